@@ -1,0 +1,214 @@
+"""The contract every kind of data fulfils: raw bytes become `Tokens`, `Tokens` become vectors and losses."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from modalities.masking import Masking
+
+MISSING, UNKNOWN = 0, 1
+"""Ids every modality shares: what is not there, and what was not seen while fitting."""
+
+
+class ContentError(ValueError):
+    """One sample's content cannot be used; loaders leave it out and count `reason`."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Tokens(NamedTuple):
+    """What every modality becomes.
+
+    values: `(N, P)` float32, content that is a number (pixels, cells).
+    ids: `(N, K)` int64, identity (vocabulary entry, band, column); the first is the content's own id.
+    coords: `(N, C)` float32, geometry only (row and column, index, time in s).
+    """
+
+    values: np.ndarray
+    ids: np.ndarray
+    coords: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Number of tokens N."""
+        return len(self.ids)
+
+
+def parser(module: str, package: str) -> Any:
+    """Import a file parser when it is first needed.
+
+    A model that runs on Tokens must load where no parser is installed, so modalities never import one at the top.
+
+    Raises:
+        ValueError: the package is absent; the message names it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"reading this data needs the package '{package}': pip install {package}") from error
+
+
+def fitted(default: Any) -> Any:
+    """A dataclass field that `fit` learns; recipes may not set it."""
+    return field(default=default, metadata={"fitted": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality(ABC):
+    """One kind of data. Fields are the recipe's keys, save those marked `fitted`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    type: ClassVar[str]
+    extensions: ClassVar[tuple[str, ...]]
+    """File extensions of this modality's members in a shard."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Packages that `decode` and `parse` need beyond numpy and torch."""
+
+    mask: Masking = Masking()
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, int, int]:
+        """`(P, K, C)`: the widths of values, ids and coords once fitted."""
+
+    @property
+    def entries(self) -> int:
+        """Number of content ids a random replacement may draw from; 0 where content is a number."""
+        return 0
+
+    @abstractmethod
+    def fit(self, raws: Iterable[Any]) -> Self:
+        """A copy that has learned its constants from training data.
+
+        Raises:
+            ValueError: nothing to fit on.
+        """
+
+    @abstractmethod
+    def decode(self, members: dict[str, bytes]) -> Any:
+        """Raw data from all of a sample's members of this modality, by extension.
+
+        Raises:
+            ContentError: the bytes are not what the extension says.
+        """
+
+    @abstractmethod
+    def parse(self, value: Any) -> Any:
+        """Raw data from what a user hands over (a path, an array, a string, a dict).
+
+        Raises:
+            ContentError: the value cannot be used.
+        """
+
+    @abstractmethod
+    def tokenize(self, raw: Any, rng: np.random.Generator | None = None) -> Tokens:
+        """Tokens of one raw item; `rng` drives augmentation in training and is None elsewhere.
+
+        Raises:
+            ContentError: the item has no tokens or more than the modality allows.
+        """
+
+    @abstractmethod
+    def embedding(self, dim: int) -> nn.Module:
+        """Module `(values, ids, coords) -> (content (N, dim), place (N, dim))`; place says nothing of the content."""
+
+    @abstractmethod
+    def head(self, dim: int) -> nn.Module:
+        """Module `(N, dim) -> (N, outputs)` that predicts a token's content."""
+
+    @abstractmethod
+    def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Loss of each token `(N,)` in float32, given the head's output and the true token."""
+
+    @abstractmethod
+    def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
+        """Tokens as predicted by the head; `tokens` are the true ones and lend what was not predicted."""
+
+    @abstractmethod
+    def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
+        """HTML of `original`, `masked` (where `target` is true) and `reconstructed`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything `from_json` needs; binary assets (fields of bytes) become `{"base64": text}`."""
+        state = dataclasses.asdict(self)
+        binary = {k: {"base64": base64.b64encode(v).decode()} for k, v in state.items() if isinstance(v, bytes)}
+        return {"type": self.type, **state, **binary}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Self:
+        """The modality that `to_json` described.
+
+        Raises:
+            ValueError: a key that this version does not know.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := set(state) - known - {"type"}:
+            raise ValueError(f"modality '{cls.type}' has no field {', '.join(sorted(unknown))}")
+        fields = {name: _thaw(value) for name, value in state.items() if name not in ("type", "mask")}
+        return cls(mask=Masking(**state["mask"]), **fields)
+
+
+def _thaw(value: Any) -> Any:
+    """JSON lists as tuples and base64 as bytes, so that a modality read back equals the one written."""
+    if isinstance(value, list):
+        return tuple(_thaw(item) for item in value)
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        return base64.b64decode(value["base64"])
+    return value
+
+
+M = TypeVar("M", bound=Modality)
+_registry: dict[str, type[Modality]] = {}
+
+
+def register(cls: type[M]) -> type[M]:
+    """Class decorator: makes a modality known to recipes by its `type`."""
+    _registry[cls.type] = cls
+    return cls
+
+
+def registry() -> dict[str, type[Modality]]:
+    """All registered modalities by type."""
+    return dict(_registry)
+
+
+def from_json(state: dict[str, Any]) -> Modality:
+    """Rebuild any registered modality from its JSON.
+
+    Raises:
+        ValueError: an unknown type or field.
+    """
+    if state.get("type") not in _registry:
+        raise ValueError(f"unknown modality type {state.get('type')!r}; known: {', '.join(sorted(_registry))}")
+    return _registry[state["type"]].from_json(state)
+
+
+class SineCosine(nn.Module):
+    """Fixed sine and cosine features of coordinates, then one linear map (Vaswani et al. 2017, MAE's 2-D form).
+
+    Coordinates `(N, C)` stay in float32, so that long sequences keep their resolution under autocast.
+    """
+
+    def __init__(self, coordinates: int, dim: int, longest: float = 10000.0):
+        super().__init__()
+        half = max(dim // (2 * coordinates), 1)
+        self.frequencies = tuple(longest ** (-i / half) for i in range(half))
+        self.project = nn.Linear(2 * half * coordinates, dim, bias=False)
+
+    def forward(self, coords: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(coords.device.type, enabled=False):
+            angles = coords.float().unsqueeze(-1) * torch.tensor(self.frequencies, device=coords.device)
+            features = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+        return self.project(features)

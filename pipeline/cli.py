@@ -1,0 +1,419 @@
+"""The command line: one command a verb."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+shards_app = typer.Typer(no_args_is_help=True, help="Raw files to shards, and what shards hold.")
+app.add_typer(shards_app, name="shards")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or .yaml file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object on standard output.")]
+Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,image=photo.")]
+SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave unusable rows out instead of stopping.")]
+
+
+def _tell(figures: Any, as_json: bool, lines: Callable[[], list[str]]) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        print(json.dumps(figures, default=str))
+    else:
+        print("\n".join(lines()))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise ValueError(f"{text!r} is not of the form name=value,name=value")
+    return {key: value for key, _, value in pairs}
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/demo"),
+    as_json: AsJson = False,
+) -> None:
+    """The whole way on real molecules that come with the packages."""
+    from pipeline.demo import demo as run
+
+    result = run(out)
+    _tell(
+        result,
+        as_json,
+        lambda: [
+            *_retrieval_lines(result["retrieval"]),
+            *_finetune_lines(result["finetune"]),
+            f"exported: {result['export']['path']} (embeddings equal to {result['export']['max_difference']:.1e})",
+            f"seconds: {', '.join(f'{k} {v}' for k, v in result['seconds'].items())}",
+            f"report: {result['report']}",
+            f"figures: {out / 'result.json'}",
+        ],
+    )
+
+
+@app.command("plan")
+def plan_command(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    ranks: Annotated[int, typer.Option(help="Number of ranks to plan for.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Dry run: parameters, tokens a sample, memory by ZeRO stage, passes over the data, data check."""
+    from pipeline.plan import plan
+
+    made = plan(recipe, overrides or (), ranks)
+    data = made["data"]
+    _tell(
+        made,
+        as_json,
+        lambda: [
+            f"{made['recipe']}: {made['parameters']['total']:,} parameters "
+            f"(trunk {made['parameters']['trunk']:,}, decoder {made['parameters']['decoder']:,})",
+            f"tokens a sample: {', '.join(f'{name} {n:.1f}' for name, n in made['tokens_a_sample'].items())}",
+            f"data: {data['training_samples']:,} training samples in {data['shards']} shards, whole; "
+            f"{data['passes']:.1f} passes; {data['unusable_of_sampled'][0]} of {data['unusable_of_sampled'][1]} sampled "
+            "are unusable",
+            f"precision: {made['precision']}",
+            f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
+            + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),
+            f"activations a rank, about: {made['activations_gib_a_rank']:.2f} GiB",
+        ],
+    )
+
+
+@app.command("pretrain")
+def pretrain_command(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.")] = None,
+    devices: Annotated[int, typer.Option(help="Ranks to start on this machine.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
+    if devices > 1 and "RANK" not in os.environ:
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={devices}",
+            "-m",
+            "pipeline",
+            "pretrain",
+            recipe,
+            *(overrides or ()),
+            *(["--out", str(out)] if out else []),
+            *(["--json"] if as_json else []),
+        ]
+        raise typer.Exit(2 if subprocess.run(command, check=False).returncode else 0)
+    from pipeline.pretrain import pretrain
+    from pipeline.run import Run
+
+    folder = pretrain(recipe, overrides or (), out)
+    last = Run(folder).metrics()[-1] if os.environ.get("RANK", "0") == "0" else {}
+    _tell(
+        {"path": str(folder), **last},
+        as_json,
+        lambda: [
+            f"step {last['step']}: loss {last['loss']:.4f}, {last['samples_per_s']:.0f} samples/s",
+            f"run: {folder}",
+        ],
+    )
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: RunFolder,
+    shards: Annotated[Path | None, typer.Option(help="Folder of shards; the recipe's by default.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label to probe.")] = None,
+    split: Annotated[str, typer.Option(help="Split to judge on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Retrieval between modalities, probes on frozen features, RankMe."""
+    from pipeline.evaluate import evaluate
+
+    result = evaluate(run, shards, label=label, split=split)
+
+    def lines() -> list[str]:
+        told = _retrieval_lines(result["retrieval"])
+        for name, row in result.get("probe", {}).items():
+            if isinstance(row, dict):
+                figures = ", ".join(f"{k} {v:.3f}" for k, v in row["linear"].items())
+                told.append(f"probe of {result['probe']['label']} from {name}: {figures}")
+        told.append("RankMe: " + ", ".join(f"{name} {value:.1f}" for name, value in result["rankme"].items()))
+        return [*told, f"figures: {run / 'result.json'}"]
+
+    _tell(result, as_json, lines)
+
+
+@app.command("finetune")
+def finetune_command(
+    run: RunFolder,
+    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    label: Annotated[str, typer.Option(help="Column or label to learn.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the fine-tuned run.")] = None,
+    modalities: Annotated[str, typer.Option(help="Modalities to use, as a,b; all by default.")] = "",
+    mode: Annotated[str, typer.Option(help="full, linear or lora.")] = "full",
+    labels: Annotated[int | None, typer.Option(help="Training labels to use; all by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column, or scaffold, that a split must not tear apart.")] = None,
+    test: Annotated[float, typer.Option(help="Share of samples held out.")] = 0.3,
+    task: Annotated[str, typer.Option(help="auto, regression or classification.")] = "auto",
+    seeds: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 5e-4,
+    compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune on your own labels, beside the same model from scratch and a classical baseline."""
+    from pipeline.finetune import Settings, finetune
+
+    for name, value, known in (
+        ("mode", mode, ("full", "linear", "lora")),
+        ("task", task, ("auto", "regression", "classification")),
+    ):
+        if value not in known:
+            raise ValueError(f"--{name} is {value!r}; known: {', '.join(known)}")
+    settings = Settings(mode=mode, labels=labels, test=test, epochs=epochs, learning_rate=learning_rate)  # type: ignore[arg-type]
+    result = finetune(
+        run,
+        data,
+        label,
+        out=out,
+        modalities=[m for m in modalities.split(",") if m] or None,
+        split=split,
+        columns=_pairs(columns),
+        task=task,
+        seeds=seeds,
+        compare=compare,
+        skip_invalid=skip_invalid,
+        settings=settings,
+    )
+    _tell(result, as_json, lambda: [*_finetune_lines(result), f"run: {result['path']}"])
+
+
+@app.command("embed")
+def embed_command(
+    run: RunFolder,
+    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed your own data."""
+    from pipeline.predict import embed_file
+
+    result = embed_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
+    _tell(result, as_json, lambda: [f"{result['rows']:,} rows embedded: {result['path']}"])
+
+
+@app.command("predict")
+def predict_command(
+    run: RunFolder,
+    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    columns: Columns = "",
+    skip_invalid: SkipInvalid = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a fine-tuned label for your own data."""
+    from pipeline.predict import predict_file
+
+    result = predict_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
+    _tell(result, as_json, lambda: [f"{result['rows']:,} rows predicted: {result['path']}"])
+
+
+@app.command("export")
+def export_command(
+    run: RunFolder,
+    to: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    push: Annotated[str | None, typer.Option(help="Hub repository, as USER/NAME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export to a Hugging Face folder, checked in a fresh process."""
+    from pipeline.export import export
+
+    result = export(run, to, push)
+    _tell(
+        result,
+        as_json,
+        lambda: [
+            f"exported: {result['path']} (embeddings equal to {result['max_difference']:.1e})",
+        ],
+    )
+
+
+@app.command("report")
+def report_command(
+    run: RunFolder,
+    finetuned: Annotated[Path | None, typer.Option(help="A fine-tuned run to show too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One HTML file with the curves, reconstructions, maps and tables."""
+    from pipeline.report import report
+
+    path = report(run, finetuned)
+    _tell({"path": str(path)}, as_json, lambda: [f"report: {path}"])
+
+
+@app.command("doctor")
+def doctor_command(as_json: AsJson = False) -> None:
+    """What this machine has, what is missing, how to get it."""
+    from pipeline.doctor import doctor
+
+    found = doctor()
+
+    def lines() -> list[str]:
+        told = [f"{key}: {value}" for key, value in found.items() if key not in ("packages", "missing")]
+        told.append("packages: " + ", ".join(f"{name} {version or '-'}" for name, version in found["packages"].items()))
+        return [*told, *(f"missing: {line}" for line in found["missing"])]
+
+    _tell(found, as_json, lines)
+
+
+@shards_app.command("build")
+def shards_build(
+    recipe: RecipeName,
+    raw: Annotated[Path, typer.Option(help="File or folder of raw data.")],
+    out: Annotated[Path, typer.Option(help="New folder for the shards.")],
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raw files to shards, as the recipe's data.source says."""
+    from pipeline.verbs import build_shards
+
+    manifest = build_shards(recipe, raw, out, overrides or (), workers)
+    _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {out}"])
+
+
+@shards_app.command("index")
+def shards_index(
+    path: Annotated[Path, typer.Argument(help="Folder of tars that others wrote.")],
+    names: Annotated[
+        str, typer.Option("--as", help="What to call members by extension, as jpg=image,txt=smiles.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write indexes and a manifest for tars that others wrote."""
+    from shards.manifest import index
+
+    manifest = index(path, _pairs(names), lambda line: print(line, file=sys.stderr))
+    _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {path}"])
+
+
+@shards_app.command("verify")
+def shards_verify(path: Annotated[Path, typer.Argument(help="Folder of shards.")], as_json: AsJson = False) -> None:
+    """Check every shard and index against the manifest."""
+    from shards.manifest import verify
+
+    manifest = verify(path, lambda line: print(line, file=sys.stderr))
+    _tell(_summary(manifest), as_json, lambda: [f"{len(manifest.shards)} shards, all whole: {path}"])
+
+
+@shards_app.command("inspect")
+def shards_inspect(path: Annotated[Path, typer.Argument(help="Folder of shards.")], as_json: AsJson = False) -> None:
+    """What a folder of shards holds, and its first sample."""
+    from shards.manifest import Manifest
+    from shards.read import Split
+
+    manifest = Manifest.read(path)
+    split = next(name for name, count in manifest.counts().items() if count)
+    held = Split(path, split)
+    sample = {
+        f"{name}.{extension}": data for name, parts in held.read(0, 0).items() for extension, data in parts.items()
+    }
+
+    def shown(data: bytes) -> str:
+        text = data[:120]
+        return text.decode() if text.isascii() and text.decode().isprintable() else f"{len(data):,} bytes"
+
+    figures = {**_summary(manifest), "first": {"key": held.key(0, 0), **{k: shown(v) for k, v in sample.items()}}}
+    _tell(
+        figures,
+        as_json,
+        lambda: [
+            *_manifest_lines(manifest),
+            f"first sample of {split}: {held.key(0, 0)}",
+            *(f"  {name}: {shown(data)}" for name, data in sample.items()),
+        ],
+    )
+
+
+def _summary(manifest: Any) -> dict[str, Any]:
+    return {
+        "splits": manifest.counts(),
+        "shards": len(manifest.shards),
+        "fields": manifest.fields,
+        "skipped": manifest.skipped,
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+    }
+
+
+def _manifest_lines(manifest: Any) -> list[str]:
+    return [
+        f"samples: {', '.join(f'{name} {count:,}' for name, count in manifest.counts().items())} "
+        f"in {len(manifest.shards)} shards of {sum(shard.bytes for shard in manifest.shards):,} bytes",
+        f"members: {', '.join(f'{name} {count:,}' for name, count in manifest.fields.items())}",
+        *(
+            [f"left out: {', '.join(f'{reason} {count:,}' for reason, count in manifest.skipped.items())}"]
+            if manifest.skipped
+            else []
+        ),
+    ]
+
+
+def _retrieval_lines(rows: dict[str, dict[str, float]]) -> list[str]:
+    return [
+        f"{pair}: recall@1 {row['r1']:.3f}, recall@10 {row['r10']:.3f} (chance {row['chance_r10']:.3f}, "
+        f"gallery {row['n']})"
+        for pair, row in rows.items()
+    ]
+
+
+def _finetune_lines(result: dict[str, Any]) -> list[str]:
+    told = []
+    for start in ("pretrained", "scratch", "baseline"):
+        if start in result:
+            row = result[start]
+            names = [name.removesuffix("_mean") for name in row if name.endswith("_mean")]
+            figures = ", ".join(f"{name} {row[name + '_mean']:.3f} ± {row[name + '_sd']:.3f}" for name in names)
+            told.append(f"{result['label']}, {start}: {figures}")
+    if result.get("interval95"):
+        low, high = result["interval95"]
+        told.append(
+            f"pretrained minus scratch in {result['metric']}: {result['difference']:+.3f} "
+            f"(95% interval {low:+.3f} to {high:+.3f})"
+        )
+    return told
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one line and exit code 2, SENSORIUM_DEBUG=1 shows the traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("SENSORIUM_DEBUG"):
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text = f"the disk is full ({error.filename or 'while writing'}): free some space and run the same again"
+        print(f"sensorium: {text}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,142 @@
+"""What a pretrained model knows: retrieval between modalities, probes on frozen features, RankMe."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import baseline
+from pipeline.embed import Embedded, batches_of, embed
+from pipeline.labelled import Task, task_of
+from pipeline.loader import Held
+from pipeline.measures import classification, rankme, regression, retrieval
+from pipeline.model.modeling import SensoriumModel
+from pipeline.run import Run
+from shards.read import Split
+from shards.split import key_of
+
+NEIGHBOURS = 20
+
+
+def evaluate(
+    run: str | Path,
+    shards: str | Path | None = None,
+    *,
+    label: str | None = None,
+    split: str = "test",
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Evaluate a run on a split that it did not train on; returns the figures, which `result.json` holds too.
+
+    shards: folder of shards, the recipe's first by default. label: what to probe, the recipe's `evaluate.probe` by
+    default. The gallery of retrieval is the split's first `evaluate.gallery` samples by the sha256 of their identity.
+
+    Raises:
+        ValueError: no run, no shards, an empty split or no such label.
+    """
+    held = Run.existing(Path(run))
+    recipe = held.recipe()
+    folder = Path(shards) if shards is not None else Path(recipe.data.shards[0].path)
+    model = held.load_model()
+    unseen = Split(folder, split, verify=recipe.data.verify)
+    gallery = ranked(unseen)[: recipe.evaluate.gallery]
+    encoded = encode(model, unseen, gallery, workers)
+    result: dict[str, Any] = {
+        "split": split,
+        "retrieval": retrieval(encoded.embeddings, encoded.present),
+        "rankme": {name: rankme(values[encoded.present[name]]) for name, values in encoded.pooled.items()},
+        "skipped": len(encoded.faults),
+    }
+    name = label or recipe.evaluate.probe
+    if name is not None:
+        training = Split(folder, "train")
+        places = spread(training, recipe.evaluate.samples)
+        result["probe"] = probe(
+            name,
+            (encode(model, training, places, workers), labels_of(training, places, name)),
+            (encoded, labels_of(unseen, gallery, name)),
+        )
+    held.add_result(evaluate=result)
+    return result
+
+
+def ranked(split: Split) -> list[tuple[int, int]]:
+    """(shard, number) of all samples by the sha256 of their identity, which is what keys made by `build` are."""
+
+    def rank(key: str) -> str:
+        return key if re.fullmatch(r"[0-9a-f]{32}", key) else key_of(key)
+
+    return [(shard, number) for _, shard, number in sorted((rank(k), s, n) for k, _, s, n in split.locations())]
+
+
+def spread(split: Split, count: int) -> list[tuple[int, int]]:
+    """At most `count` samples of a split, the first by the sha256 of their identity."""
+    return ranked(split)[:count]
+
+
+def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
+    """Embeddings of samples of a split."""
+    return embed(model, batches_of(Held(split, places, model.modalities), workers))
+
+
+def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> list[Any]:
+    """One label of samples, None where it is missing.
+
+    Raises:
+        ValueError: no sample has it.
+    """
+    found = [json.loads(split.read(*place).get("labels", {}).get("json", b"{}")) for place in places]
+    if not any(name in row for row in found):
+        known = sorted({key for row in found for key in row})
+        raise ValueError(f"{split.folder} has no label {name!r}; it has {', '.join(known) or 'none'}")
+    return [row.get(name) for row in found]
+
+
+def probe(name: str, training: tuple[Embedded, list[Any]], unseen: tuple[Embedded, list[Any]]) -> dict[str, Any]:
+    """Linear and nearest-neighbour probes of each modality's frozen pooled features.
+
+    Ridge or logistic regression on standardised features; the mean label or class of the nearest neighbours by cosine.
+    """
+    task = task_of(name, [value for value in training[1] if value is not None])
+    result: dict[str, Any] = {"label": name, "task": task.kind}
+    for modality in training[0].pooled:
+        x, y = _labelled(*training, modality, task)
+        new, true = _labelled(*unseen, modality, task)
+        if len(y) < 2 or len(true) < 2:
+            continue
+        mean, deviation = x.mean(0), x.std(0) + 1e-6
+        x, new = (x - mean) / deviation, (new - mean) / deviation
+        result[modality] = {
+            "linear": _score(task, baseline.predict(task, x, y, new), true),
+            "knn": _score(task, neighbours(task, x, y, new), true),
+            "n": len(true),
+        }
+    return result
+
+
+def _labelled(encoded: Embedded, labels: list[Any], modality: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    known = np.array(
+        [label is not None and (task.kind == "regression" or str(label) in task.classes) for label in labels]
+    )
+    use = np.flatnonzero(known & encoded.present[modality])
+    return encoded.pooled[modality][use], task.encode([labels[i] for i in use])
+
+
+def neighbours(task: Task, x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Mean label or class shares of the nearest training rows by cosine."""
+    x, new = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9) for rows in (x, new))
+    nearest = np.argsort(-(new @ x.T), axis=1, kind="stable")[:, :NEIGHBOURS]
+    if task.kind == "regression":
+        return y[nearest].mean(1)
+    return np.eye(task.outputs)[y[nearest]].mean(1)
+
+
+def _score(task: Task, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    if task.kind == "classification":
+        return classification(predicted, true)
+    return regression(predicted * task.deviation + task.mean, true * task.deviation + task.mean)

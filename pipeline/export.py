@@ -1,0 +1,244 @@
+"""Export to a Hugging Face folder that loads without this project."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import modalities.base
+import modalities.masking
+import modalities.vocabulary
+import pipeline.batch
+import pipeline.model.blocks
+import pipeline.model.configuration
+import pipeline.model.modeling
+import pipeline.model.processing
+from modalities.base import Modality, registry
+from pipeline.evaluate import encode, ranked
+from pipeline.loader import tokenize
+from pipeline.run import Run
+from shards.manifest import write_json
+from shards.read import Split
+
+SHARED: tuple[ModuleType, ...] = (
+    modalities.base,
+    modalities.masking,
+    modalities.vocabulary,
+    pipeline.batch,
+    pipeline.model.blocks,
+    pipeline.model.configuration,
+    pipeline.model.modeling,
+    pipeline.model.processing,
+)
+"""Modules every exported model needs; those of its modalities are added."""
+EXAMPLES = 8
+
+
+def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
+    """Write a run's model as a Hugging Face folder, check it in a fresh process, push it if asked.
+
+    The folder holds the weights, a processor, a model card with the run's figures, the code as flat files, and a few
+    samples as tokens with the embeddings they must give. Returns its path and the largest difference found between
+    the embeddings of the fresh process and the run's own.
+
+    Raises:
+        ValueError: no model, or a folder that holds something else.
+        RuntimeError: the exported folder does not reproduce the run's embeddings.
+    """
+    held = Run.existing(Path(run))
+    target = Path(to) if to is not None else held.folder.with_name(held.folder.name + "-export")
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").is_file():
+        raise ValueError(f"{target} is not empty and not an exported model: choose another folder")
+    aside = target.with_name(target.name + ".writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fitted = held.modalities()
+    assert fitted is not None
+    _write_weights(held, aside, fitted)
+    write_code(aside, list(fitted.values()))
+    _write_examples(held, aside)
+    (aside / "README.md").write_text(card(held, fitted))
+    difference = check(aside)
+    if difference > 1e-5:
+        raise RuntimeError(f"the exported model's embeddings differ by {difference:.1e} from the run's own")
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    result = {"path": str(target), "max_difference": difference}
+    if push is not None:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(push, exist_ok=True)
+        api.upload_folder(repo_id=push, folder_path=target)
+        result["pushed"] = push
+    held.add_result(export=result)
+    return result
+
+
+def _write_weights(held: Run, folder: Path, fitted: dict[str, Modality]) -> None:
+    model = held.load_model()
+    model.config.auto_map = {
+        "AutoConfig": "configuration.SensoriumConfig",
+        "AutoModel": "modeling.SensoriumModel",
+    }
+    model.save_pretrained(folder)
+    states = {name: modality.to_json() for name, modality in fitted.items()}
+    pipeline.model.processing.SensoriumProcessor(states).save_pretrained(folder)
+    write_json(folder / "recipe.json", held.recipe().to_dict())
+    packages = sorted({package for modality in fitted.values() for package in modality.requires})
+    (folder / "requirements.txt").write_text("".join(f"{package}\n" for package in packages))
+
+
+def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
+    """The model's modules as flat files, imports rewritten, only the given kinds of modalities registered.
+
+    A module named `package.name` becomes `name.py`; a clash of names is an error.
+    """
+    own = dict.fromkeys(sys.modules[type(modality).__module__] for modality in fitted)
+    modules = [*SHARED, *own]
+    names = {module.__name__: module.__name__.rpartition(".")[2] for module in modules}
+    assert len(set(names.values())) == len(names), "two exported modules bear the same name"
+    paths = []
+    for module in modules:
+        source = flatten(inspect.getsource(module), names)
+        if module is pipeline.model.modeling or module is pipeline.model.processing:
+            # The registry is filled by importing the modalities; in the project their package does that.
+            used = "\n".join(f"from .{names[m.__name__]} import *  # noqa: F403" for m in own)
+            source = source.replace(
+                "from __future__ import annotations\n", f"from __future__ import annotations\n\n{used}\n", 1
+            )
+        path = folder / f"{names[module.__name__]}.py"
+        path.write_text(source)
+        paths.append(path)
+    return paths
+
+
+def flatten(source: str, names: dict[str, str]) -> str:
+    """Rewrite imports of the project's modules as relative imports of flat files.
+
+    Raises:
+        ValueError: an import of a project module that is not exported.
+    """
+    lines = source.splitlines(keepends=True)
+    ours = {name.partition(".")[0] for name in names}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in ours:
+            if node.module not in names:
+                raise ValueError(f"{node.module} is imported by exported code but not exported")
+            line = lines[node.lineno - 1]
+            lines[node.lineno - 1] = line.replace(f"from {node.module} import", f"from .{names[node.module]} import")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] in ours:
+                    raise ValueError(f"exported code must import names from {alias.name}, not the module")
+    return "".join(lines)
+
+
+def _write_examples(held: Run, folder: Path) -> None:
+    """A few unseen samples as tokens, and the run's own embeddings of them, from the run's own code."""
+    recipe = held.recipe()
+    model = held.load_model()
+    split = Split(Path(recipe.data.shards[0].path), "test")
+    places = ranked(split)[:EXAMPLES]
+    encoded = encode(model, split, places)
+    tensors: dict[str, torch.Tensor] = {}
+    for number, place in enumerate(places):
+        for name, tokens in tokenize(split.read(*place), model.modalities).items():
+            for part, values in zip(tokens._fields, tokens, strict=True):
+                tensors[f"{number}.{name}.{part}"] = torch.from_numpy(np.ascontiguousarray(values))
+    for name, values in encoded.embeddings.items():
+        tensors[f"embeddings.{name}"] = torch.from_numpy(values)
+    save_file(tensors, folder / "examples.safetensors")
+
+
+CHECK = """
+import json, sys
+class Stranger:
+    allowed = set(json.loads(sys.argv[2]))
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.allowed:
+            raise ImportError(f"{name} is not part of the exported model")
+sys.meta_path.insert(0, Stranger())
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+folder = sys.argv[1]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+stored = load_file(f"{folder}/examples.safetensors")
+samples = {}
+for name, value in stored.items():
+    number, modality, part = (name.split(".") + [""])[:3]
+    if number != "embeddings":
+        samples.setdefault(int(number), {}).setdefault(modality, {})[part] = value.numpy()
+batch = [{m: (t["values"], t["ids"], t["coords"]) for m, t in samples[i].items()} for i in sorted(samples)]
+with torch.inference_mode():
+    output = model(batch)
+print(json.dumps(max((output.embeddings[m] - stored[f"embeddings.{m}"]).abs().max().item() for m in output.embeddings)))
+"""
+"""Loads an exported folder as a stranger would, where this project and its parsers cannot be imported."""
+
+STRANGERS = (
+    "pipeline",
+    "modalities",
+    "shards",
+    "recipes",
+    "rdkit",
+    "PIL",
+    "tifffile",
+    "pydantic",
+    "polars",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "sklearn",
+    "scipy",
+)
+
+
+def check(folder: Path) -> float:
+    """Largest difference of embeddings between the run and the exported folder in a fresh process.
+
+    Raises:
+        RuntimeError: the folder does not load there.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps(STRANGERS)],
+            capture_output=True,
+            text=True,
+            cwd=cache,
+            env={**__import__("os").environ, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"the exported model does not load in a fresh process:\n{done.stderr[-2000:]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def card(held: Run, fitted: dict[str, Modality]) -> str:
+    """The model card: what the model is, how to use it, its figures."""
+    template = Path(__file__).parent / "templates" / "card.md.j2"
+    environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
+    recipe = held.recipe()
+    split = Split(Path(recipe.data.shards[0].path), "train")
+    return environment.from_string(template.read_text()).render(
+        recipe=recipe,
+        modalities=fitted,
+        manifest=split.manifest,
+        result=held.result(),
+        environment=json.loads((held.folder / "environment.json").read_text()),
+        known=sorted(registry()),
+    )

@@ -1,0 +1,314 @@
+"""Fine-tuning on a user's own labels, beside the same model from scratch and a classical baseline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from modalities.base import ContentError, Modality, Tokens
+from pipeline import baseline, labelled
+from pipeline.batch import pack
+from pipeline.engine import keep_freed_memory
+from pipeline.labelled import Labelled, Task, task_of
+from pipeline.measures import classification, paired_difference, regression
+from pipeline.model.modeling import SensoriumModel
+from pipeline.run import Run, environment
+from shards.manifest import write_json
+from shards.split import assign
+
+Mode = Literal["full", "linear", "lora"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
+
+    labels: number of training labels used, all by default. test: share of samples held out by group.
+    """
+
+    mode: Mode = "full"
+    labels: int | None = None
+    test: float = 0.3
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+
+
+def finetune(
+    run: str | Path,
+    data: str | Path,
+    label: str,
+    *,
+    out: str | Path | None = None,
+    modalities: Sequence[str] | None = None,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    task: str = "auto",
+    seeds: int = 1,
+    compare: bool = True,
+    skip_invalid: bool = False,
+    settings: Settings = Settings(),
+) -> dict[str, Any]:
+    """Fine-tune a run's model on labels; returns the figures, which `result.json` of `out` holds too.
+
+    Each seed draws its own split by group, labels and initial head; pretrained, from scratch and the baseline see the
+    same ones. Samples that pretraining saw, or whose group it saw, never stand in a test set. The model kept is the
+    first seed's.
+
+    Raises:
+        ValueError: unusable data, label or split, or too few samples.
+    """
+    source = Run.existing(Path(run))
+    held = source.modalities()
+    assert held is not None
+    chosen = _chosen(held, modalities)
+    samples = labelled.load(Path(data), chosen, label=label, by=split, columns=columns, skip_invalid=skip_invalid)
+    usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
+    posed = task_of(label, [samples.labels[i] for i in usable], task)
+    target = Path(out) if out is not None else source.folder.with_name(source.folder.name + f"-{label}")
+    if (target / "recipe.yaml").is_file() and not (target / "head.json").is_file():
+        raise ValueError(f"{target} holds a pretraining run: give another --out")
+    seen = source.trained_on()
+    same_groups = split is not None and getattr(source.recipe().data.split, "by", None) == split
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in ("pretrained", "scratch", "baseline")}
+    keep_freed_memory()
+    for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
+        train, test = divide(samples, usable, settings, seed, seen, same_groups)
+        task_here = task_of(label, [samples.labels[i] for i in train], posed.kind)
+        if posed.kind == "classification":
+            task_here = posed
+        for start in ("pretrained", "scratch") if compare else ("pretrained",):
+            predictor = Predictor(_model(source, start, seed), tuple(chosen), task_here.outputs)
+            fit(predictor, samples, train, task_here, settings, seed)
+            scores[start].append(score(task_here, predict(predictor, samples, test), samples, test))
+            if start == "pretrained" and seed == 0:
+                save(predictor, task_here, source, target)
+        if compare:
+            rows = [(samples.members(i), samples.tokens(i)) for i in (*train, *test)]
+            x = baseline.features(rows, chosen)
+            y = task_here.encode([samples.labels[i] for i in train])
+            guessed = baseline.predict(task_here, x[: len(train)], y, x[len(train) :])
+            scores["baseline"].append(score(task_here, guessed, samples, test))
+    result = summarise(scores, "spearman" if posed.kind == "regression" else "balanced_accuracy")
+    result |= {
+        "label": label,
+        "task": posed.kind,
+        "labels": len(train),
+        "test": len(test),
+        "modalities": list(chosen),
+        "mode": settings.mode,
+        "split": split,
+        "skipped": len(samples.skipped),
+    }
+    Run(target).add_result(finetune=result)
+    return {**result, "path": str(target)}
+
+
+def _chosen(held: Mapping[str, Modality], names: Sequence[str] | None) -> dict[str, Modality]:
+    for name in names or ():
+        if name not in held:
+            raise ValueError(f"the run has no modality {name!r}; it has {', '.join(held)}")
+    return {name: modality for name, modality in held.items() if not names or name in names}
+
+
+def _model(run: Run, start: str, seed: int) -> SensoriumModel:
+    """The run's model, or one of the same shape that learned nothing."""
+    torch.manual_seed(seed)
+    if start == "pretrained":
+        return run.load_model()
+    return SensoriumModel(SensoriumModel.config_class.from_pretrained(run.model))
+
+
+def divide(
+    samples: Labelled, usable: Sequence[int], settings: Settings, seed: int, seen: set[str], same_groups: bool
+) -> tuple[list[int], list[int]]:
+    """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
+
+    What pretraining saw is kept out of a drawn test set; a test set given by shards that it saw is refused.
+
+    Raises:
+        ValueError: a leaked test set, or nothing left on one side.
+    """
+
+    def leaked(i: int) -> bool:
+        return any(h in seen for h in samples.hashes[i] if same_groups or not h.startswith("group:"))
+
+    if any(samples.split):
+        test = [i for i in usable if samples.split[i] == "test"]
+        if count := sum(any(h in seen for h in samples.hashes[i]) for i in test):
+            raise ValueError(f"{count:,} of {len(test):,} test samples were seen in pretraining: use another test set")
+        pool = [i for i in usable if samples.split[i] == "train"]
+    else:
+        sides = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
+        test = [i for i in usable if sides[samples.groups[i]] == "test" and not leaked(i)]
+        pool = [i for i in usable if sides[samples.groups[i]] == "train"]
+    if settings.labels is not None and settings.labels > len(pool):
+        raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")
+    train = np.random.default_rng([seed, 1]).permutation(pool)[: settings.labels].tolist()
+    if len(train) < 2 or len(test) < 2:
+        raise ValueError(f"{len(train)} training and {len(test)} test samples: the split leaves too little")
+    return train, test
+
+
+class Predictor(nn.Module):
+    """The model and a linear head on the pooled tokens of the chosen modalities."""
+
+    def __init__(self, model: SensoriumModel, modalities: tuple[str, ...], outputs: int):
+        super().__init__()
+        self.model = model
+        self.names = modalities
+        self.head = nn.Linear(len(modalities) * model.config.dim, outputs)
+
+    def features(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
+        """`(B, modalities * dim)`, zero where a sample lacks a modality."""
+        widths = {name: modality.widths for name, modality in self.model.modalities.items()}
+        batch = pack(samples, widths).to(self.head.weight.device)
+        pooled = self.model(batch, views=("full",))["full"].pooled
+        return torch.cat([pooled[name] for name in self.names], dim=1)
+
+    def forward(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
+        """`(B, outputs)`."""
+        return self.head(self.features(samples))
+
+
+def fit(
+    predictor: Predictor, samples: Labelled, train: Sequence[int], task: Task, settings: Settings, seed: int
+) -> None:
+    """Fit the head by ridge on frozen features, then, unless the mode is linear, everything by AdamW."""
+    rng = np.random.default_rng([seed, 2])
+    targets = torch.from_numpy(task.encode([samples.labels[i] for i in train]))
+    with torch.no_grad():
+        x = torch.cat([predictor.features([samples.tokens(i) for i in part]) for part in _batches(train, 64)]).double()
+        _ridge_head(predictor.head, x, targets, task)
+    if settings.mode == "linear":
+        return
+    trained: Any = predictor
+    if settings.mode == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        targets_of = ["qkv", "attention.out", "mlp.0", "mlp.2"]
+        trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=targets_of, modules_to_save=["head"]))
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    batches = -(-len(train) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.epochs * batches, pct_start=0.1
+    )
+    trained.train()
+    for _ in range(settings.epochs):
+        for part in _batches(rng.permutation(len(train)).tolist(), settings.batch_size):
+            output = trained([samples.tokens(train[i]) for i in part])
+            loss = (
+                F.cross_entropy(output, targets[part])
+                if task.kind == "classification"
+                else F.mse_loss(output[:, 0], targets[part])
+            )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    if settings.mode == "lora":
+        merged = trained.merge_and_unload()
+        predictor.load_state_dict(merged.state_dict())
+    predictor.eval()
+
+
+def _batches(items: Sequence[int], size: int) -> list[list[int]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _ridge_head(head: nn.Linear, x: torch.Tensor, targets: torch.Tensor, task: Task) -> None:
+    """Set a linear head to the ridge solution on standardised features; classes are fitted as +-1."""
+    from sklearn.linear_model import RidgeCV
+
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    y = targets.double().numpy()
+    if task.kind == "classification":
+        y = np.where(np.eye(task.outputs)[targets.numpy()] > 0, 1.0, -1.0)
+    ridge = RidgeCV(alphas=np.logspace(0, 5, 11)).fit(((x - mean) / deviation).numpy(), y)
+    weight = torch.from_numpy(np.atleast_2d(ridge.coef_)) / deviation
+    bias = torch.from_numpy(np.atleast_1d(ridge.intercept_)) - weight @ mean
+    head.weight.copy_(weight.float())
+    head.bias.copy_(bias.float())
+
+
+@torch.inference_mode()
+def predict(predictor: Predictor, samples: Labelled, which: Sequence[int]) -> np.ndarray:
+    """Standardised numbers `(N,)` or probabilities `(N, classes)`."""
+    predictor.eval()
+    output = torch.cat([predictor([samples.tokens(i) for i in part]) for part in _batches(which, 64)])
+    return (output[:, 0] if output.shape[1] == 1 else output.softmax(1)).float().numpy()
+
+
+def score(task: Task, predicted: np.ndarray, samples: Labelled, which: Sequence[int]) -> dict[str, float]:
+    """Figures on a test set, in the label's own unit."""
+    true = [samples.labels[i] for i in which]
+    if task.kind == "classification":
+        return classification(predicted, task.encode(true))
+    return regression(predicted * task.deviation + task.mean, np.array(true, np.float64))
+
+
+def summarise(scores: Mapping[str, list[dict[str, float]]], metric: str) -> dict[str, Any]:
+    """Mean and deviation over seeds, and the paired difference of pretrained and scratch in one metric."""
+    result: dict[str, Any] = {"metric": metric}
+    for start, rows in scores.items():
+        if rows:
+            result[start] = {"seeds": len(rows)}
+            for name in rows[0]:
+                values = np.array([row[name] for row in rows])
+                result[start][f"{name}_mean"] = float(values.mean())
+                result[start][f"{name}_sd"] = float(values.std(ddof=1)) if len(rows) > 1 else 0.0
+    if scores.get("scratch"):
+        ours, theirs = ([row[metric] for row in scores[start]] for start in ("pretrained", "scratch"))
+        result["difference"], result["interval95"] = paired_difference(np.array(ours), np.array(theirs))
+        if len(ours) < 2:
+            result["interval95"] = None
+    return result
+
+
+def save(predictor: Predictor, task: Task, source: Run, target: Path) -> None:
+    """Write a fine-tuned run: model, head, modalities, recipe."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target / "model", ignore_errors=True)
+    predictor.model.save_pretrained(target / "model")
+    save_file(
+        {name: value.contiguous() for name, value in predictor.head.state_dict().items()}, target / "head.safetensors"
+    )
+    write_json(target / "head.json", {"task": asdict(task), "modalities": list(predictor.names)})
+    for name in ("recipe.yaml", "modalities.json", "trained_on.json"):
+        shutil.copy(source.folder / name, target / name)
+    write_json(target / "environment.json", environment())
+
+
+def load_predictor(run: Run) -> tuple[Predictor, Task]:
+    """The fine-tuned model of a run.
+
+    Raises:
+        ValueError: the run was not fine-tuned.
+    """
+    path = run.folder / "head.json"
+    if not path.is_file():
+        raise ValueError(f"{run.folder} was not fine-tuned: predict needs what `sensorium finetune` wrote")
+    state = json.loads(path.read_text())
+    task = Task(**{**state["task"], "classes": tuple(state["task"]["classes"])})
+    predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs)
+    predictor.head.load_state_dict(load_file(run.folder / "head.safetensors"))
+    return predictor.eval(), task
+
+
+__all__ = ["ContentError", "Settings", "finetune", "load_predictor", "predict"]

@@ -1,0 +1,220 @@
+"""A user's own samples, from a table file or from shards, with labels where there are any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from modalities.base import ContentError, Modality, Tokens
+from modalities.table import Table
+from pipeline.loader import tokenize
+from pipeline.recipe import nearest
+from pipeline.run import content_hash
+from shards.manifest import NAME
+from shards.read import Members, Split
+from shards.sources.rows import Rows, need_columns, read_frame
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """N samples. `tokens(i)` reads one; labels are None where a sample has none.
+
+    groups: by what a split must not tear apart. hashes: of each sample's contents and group. split: the shard split
+    each came from, empty for files. skipped: rows left out, by reason.
+    """
+
+    keys: tuple[str, ...]
+    tokens: Callable[[int], dict[str, Tokens]]
+    members: Callable[[int], Members]
+    labels: tuple[Any, ...]
+    groups: tuple[str, ...]
+    hashes: tuple[frozenset[str], ...]
+    split: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def load(
+    data: Path,
+    modalities: Mapping[str, Modality],
+    *,
+    label: str | None = None,
+    by: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    skip_invalid: bool = False,
+) -> Labelled:
+    """Samples from a CSV, TSV or Parquet file, or from a folder of shards.
+
+    columns: column of each modality where it does not bear the modality's name. by: a column, or `scaffold`.
+
+    Raises:
+        ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out.
+    """
+    if (data / NAME).is_file():
+        return _from_shards(data, modalities, label)
+    if data.is_dir():
+        raise ValueError(f"{data} is a folder without {NAME}: give a table file or a folder of shards")
+    if data.suffix not in SUFFIXES:
+        raise ValueError(f"{data} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
+    return _from_rows(data, modalities, label, by, dict(columns or {}), skip_invalid)
+
+
+def _from_rows(
+    data: Path,
+    modalities: Mapping[str, Modality],
+    label: str | None,
+    by: str | None,
+    columns: dict[str, str],
+    skip_invalid: bool,
+) -> Labelled:
+    frame = read_frame(data)
+    if label is not None:
+        need_columns(data, frame, [label])
+    source = Rows(columns=_columns(data, frame, modalities, columns, label), labels=(label,) if label else ())
+    rows = []
+    skipped = []
+    for item in source.items(data):
+        try:
+            sample = source.make(item, modalities)
+            members: Members = {}
+            for name, content in sample.members.items():
+                modality, _, extension = name.partition(".")
+                members.setdefault(modality, {})[extension] = content
+            tokens = tokenize(members, modalities)
+        except ContentError as error:
+            if not skip_invalid:
+                raise ValueError(f"{data}, row {item[1]}: {error.reason}; mend it or pass --skip-invalid") from error
+            skipped.append(f"row {item[1]}: {error.reason}")
+            continue
+        if by is not None and by not in sample.groups:
+            raise ValueError(f"cannot split by {by!r}{nearest(by, sample.groups)}")
+        value = json.loads(members["labels"]["json"])[label] if label else None
+        rows.append((str(item[1]), tokens, members, value, sample.groups[by] if by else f"row {item[1]}"))
+    if not rows:
+        raise ValueError(f"no usable row in {data}" + (f" ({skipped[0]})" if skipped else ""))
+    return Labelled(
+        tuple(row[0] for row in rows),
+        lambda i: rows[i][1],
+        lambda i: rows[i][2],
+        tuple(row[3] for row in rows),
+        tuple(row[4] for row in rows),
+        tuple(_hashes(row[2], row[4]) for row in rows),
+        ("",) * len(rows),
+        tuple(skipped),
+    )
+
+
+def _columns(
+    data: Path, frame: pl.DataFrame, modalities: Mapping[str, Modality], given: dict[str, str], label: str | None
+) -> dict[str, str | tuple[str, ...]]:
+    """The columns of each modality: as given, by the modality's name, or a table's known columns."""
+    for name in given:
+        if name not in modalities:
+            raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
+    need_columns(data, frame, list(given.values()))
+    lower = {column.lower(): column for column in frame.columns if column != label}
+    found: dict[str, str | tuple[str, ...]] = {}
+    for name, modality in modalities.items():
+        if name in given:
+            found[name] = given[name]
+        elif isinstance(modality, Table):
+            known = [column for column in frame.columns if column != label and modality.knows(column)]
+            if known:
+                found[name] = tuple(known)
+        elif name.lower() in lower:
+            found[name] = lower[name.lower()]
+    if not found:
+        raise ValueError(
+            f"{data} has no column for {', '.join(modalities)}; it has {', '.join(frame.columns)}: "
+            "name them with --columns modality=column"
+        )
+    return found
+
+
+def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
+    rows = []
+    for name in ("train", "test"):
+        split = Split(data, name)
+        for key, group, shard, number in split.locations():
+            members = split.read(shard, number)
+            value = None
+            if label is not None:
+                held = json.loads(members.get("labels", {}).get("json", b"{}"))
+                if label not in held:
+                    raise ValueError(f"{data} has no label {label!r}{nearest(label, held)}")
+                value = held[label]
+            rows.append((key, split, shard, number, value, group, _hashes(members, group), name))
+    return Labelled(
+        tuple(row[0] for row in rows),
+        lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities),
+        lambda i: rows[i][1].read(rows[i][2], rows[i][3]),
+        tuple(row[4] for row in rows),
+        tuple(row[5] for row in rows),
+        tuple(row[6] for row in rows),
+        tuple(row[7] for row in rows),
+    )
+
+
+def _hashes(members: Members, group: str) -> frozenset[str]:
+    """Hashes comparable with those a run carries of its training data."""
+    contents = {
+        f"{modality}:{content_hash(data)}"
+        for modality, parts in members.items()
+        if modality != "labels"
+        for data in parts.values()
+    }
+    return frozenset(contents | {"group:" + content_hash(group.encode())})
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted: a number, standardised by the training labels, or one of `classes`."""
+
+    label: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head."""
+        return len(self.classes) if self.kind == "classification" else 1
+
+    def encode(self, labels: Sequence[Any]) -> np.ndarray:
+        """Labels as class numbers int64 or standardised float32."""
+        if self.kind == "classification":
+            known = {name: number for number, name in enumerate(self.classes)}
+            return np.array([known[str(label)] for label in labels], np.int64)
+        return ((np.array(labels, np.float64) - self.mean) / self.deviation).astype(np.float32)
+
+
+def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:
+    """The task a label poses: regression where its values are numbers, not whole numbers of few kinds.
+
+    Raises:
+        ValueError: the label does not vary, or is not a number where regression was asked for.
+    """
+    distinct = set(values)
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in distinct)
+    if kind == "auto":
+        few = len(distinct) <= 20 and all(isinstance(value, (int, bool, str)) for value in distinct)
+        kind = "regression" if numeric and not few else "classification"
+    if kind == "regression" and not numeric:
+        raise ValueError(f"label {label!r} is not a number: use --task classification")
+    if len(distinct) < 2:
+        raise ValueError(f"label {label!r} has one value only: there is nothing to learn")
+    if kind == "classification":
+        return Task(label, kind, tuple(sorted(map(str, distinct))))
+    numbers = np.array(values, np.float64)
+    return Task(label, kind, (), float(numbers.mean()), float(numbers.std()) or 1.0)

@@ -1,0 +1,44 @@
+"""Sizes of the model and the fitted modalities it was made for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+
+class SensoriumConfig(PretrainedConfig):
+    """Everything needed to build the model.
+
+    modalities: each fitted modality's JSON by name. dim, depth, heads, mlp_ratio: the shared trunk. embedding: width
+    of the contrastive embeddings. fusion_depth: blocks over all of a sample's modalities; 0 for none.
+    decoder_dim, decoder_depth, decoder_heads: the decoder of masked modelling.
+    """
+
+    model_type = "sensorium"
+
+    def __init__(
+        self,
+        modalities: dict[str, dict[str, Any]] | None = None,
+        dim: int = 384,
+        depth: int = 6,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        embedding: int = 256,
+        fusion_depth: int = 0,
+        decoder_dim: int = 192,
+        decoder_depth: int = 2,
+        decoder_heads: int = 3,
+        **kwargs: Any,
+    ):
+        self.modalities = modalities or {}
+        self.dim = self.hidden_size = dim
+        self.depth = depth
+        self.heads = heads
+        self.mlp_ratio = mlp_ratio
+        self.embedding = embedding
+        self.fusion_depth = fusion_depth
+        self.decoder_dim = decoder_dim
+        self.decoder_depth = decoder_depth
+        self.decoder_heads = decoder_heads
+        super().__init__(**kwargs)

@@ -1,0 +1,214 @@
+"""One transformer for all modalities: embeddings, shared trunk, fusion, decoder, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from modalities.base import Modality, Tokens, from_json
+from modalities.masking import Action
+from pipeline.batch import Batch, Pack, kept, pack
+from pipeline.model.blocks import Blocks, segment_mean
+from pipeline.model.configuration import SensoriumConfig
+
+
+@dataclass
+class Encoding:
+    """What the model makes of one view of a batch of B slots.
+
+    pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
+    where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
+    batch's order, zero where dropped. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
+    """
+
+    pooled: dict[str, torch.Tensor]
+    embeddings: dict[str, torch.Tensor]
+    tokens: dict[str, torch.Tensor]
+    fused: torch.Tensor
+    predictions: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class SensoriumOutput(ModelOutput):
+    """Output of `SensoriumModel`; see `Encoding` for the shapes."""
+
+    embeddings: dict[str, torch.Tensor] | None = None
+    pooled: dict[str, torch.Tensor] | None = None
+    fused: torch.Tensor | None = None
+    tokens: dict[str, torch.Tensor] | None = None
+
+
+class Entry(nn.Module):
+    """The way of one modality into the trunk: `(tokens seen, place)`, each `(T, dim)`."""
+
+    def __init__(self, modality: Modality, dim: int):
+        super().__init__()
+        self.embedding = modality.embedding(dim)
+        self.kind = nn.Parameter(torch.zeros(dim))
+        self.hidden = nn.Parameter(torch.zeros(dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, content: Pack, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        values, ids = (content.seen_values, content.seen_ids) if masked else (content.values, content.ids)
+        x, place = self.embedding(values, ids, content.coords)
+        place = place + self.kind
+        x = self.norm(x)
+        if masked:
+            x = torch.where((content.action == Action.MASK).unsqueeze(1), self.hidden.to(x.dtype), x)
+        else:
+            x = x + 0 * self.hidden  # every parameter takes part in every pass
+        return x + place, place
+
+
+class Decoder(nn.Module):
+    """All tokens of a sample attend to each other, so that one modality helps to fill in another (MultiMAE)."""
+
+    def __init__(self, config: SensoriumConfig, modalities: dict[str, Modality]):
+        super().__init__()
+        width = config.decoder_dim
+        self.project = nn.Linear(config.dim, width)
+        self.dropped = nn.Parameter(torch.zeros(config.dim))
+        self.place = nn.Linear(config.dim, width, bias=False)
+        self.blocks = Blocks(width, config.decoder_depth, config.decoder_heads, config.mlp_ratio)
+        self.heads = nn.ModuleDict({name: modality.head(width) for name, modality in modalities.items()})
+
+    def forward(
+        self, tokens: dict[str, torch.Tensor], places: dict[str, torch.Tensor], packs: dict[str, Pack]
+    ) -> dict[str, torch.Tensor]:
+        x = torch.cat(
+            [torch.where(kept(packs[name]).unsqueeze(1), tokens[name].float(), self.dropped) for name in packs]
+        )
+        place = torch.cat([places[name] for name in packs])
+        segment = torch.cat([packs[name].sample for name in packs])
+        x = self.blocks(self.project(x) + self.place(place), segment)
+        parts = x.split([len(packs[name].sample) for name in packs])
+        predictions = {}
+        for (name, content), part in zip(packs.items(), parts, strict=True):
+            wanted = content.target.clone()
+            wanted[-1] = True  # the dummy row runs through every head
+            predictions[name] = self.heads[name](part[wanted])
+        return predictions
+
+
+class SensoriumModel(PreTrainedModel):
+    """Shared trunk over segments of one (sample, modality), pooled and projected embeddings, fusion, decoder.
+
+    `model(batch)` takes a `Batch`, or a list of samples `{modality: (values, ids, coords)}` as numpy arrays.
+    """
+
+    config_class = SensoriumConfig
+    base_model_prefix = "sensorium"
+    main_input_name = "batch"
+
+    def __init__(self, config: SensoriumConfig):
+        super().__init__(config)
+        self.modalities: dict[str, Modality] = {name: from_json(state) for name, state in config.modalities.items()}
+        self.entries = nn.ModuleDict({name: Entry(m, config.dim) for name, m in self.modalities.items()})
+        self.trunk = Blocks(config.dim, config.depth, config.heads, config.mlp_ratio)
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(config.dim, config.embedding, bias=False) for name in self.modalities}
+        )
+        self.fusion = (
+            Blocks(config.dim, config.fusion_depth, config.heads, config.mlp_ratio) if config.fusion_depth else None
+        )
+        self.decoder = Decoder(config, self.modalities)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Linear maps by Glorot & Bengio 2010, as in MAE; learnt vectors by a normal of deviation 0.02."""
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Entry):
+            nn.init.normal_(module.kind, std=0.02)
+            nn.init.normal_(module.hidden, std=0.02)
+        elif isinstance(module, Decoder):
+            nn.init.normal_(module.dropped, std=0.02)
+
+    def pack(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        """A batch of samples given as tokens or triples of arrays by modality."""
+        widths = {name: modality.widths for name, modality in self.modalities.items()}
+        return pack([{name: Tokens(*parts) for name, parts in sample.items()} for sample in samples], widths)
+
+    def forward(
+        self,
+        batch: Batch | Sequence[dict[str, Any]],
+        views: tuple[str, ...] | None = None,
+        decode: bool = False,
+        **_: Any,
+    ) -> Any:
+        """Encode a batch.
+
+        views: encodings wanted, `full` (nothing masked) or `visible` (as the masks leave it), all in one call of the
+        trunk; the result is then `{view: Encoding}`, otherwise the full encoding as a `SensoriumOutput`.
+        decode: also predict the masked targets of `visible`.
+        """
+        if not isinstance(batch, Batch):
+            batch = self.pack(batch).to(self.device)
+        encodings = self._encode(batch, views or ("full",), decode)
+        if views is not None:
+            return encodings
+        full = encodings["full"]
+        return SensoriumOutput(embeddings=full.embeddings, pooled=full.pooled, fused=full.fused, tokens=full.tokens)
+
+    def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool) -> dict[str, Encoding]:
+        slots = batch.size + 1
+        inputs, segments, places, wanted = [], [], {}, []
+        for view in views:
+            for number, (name, content) in enumerate(batch.packs.items()):
+                x, place = self.entries[name](content, masked=view == "visible")
+                keep = kept(content) if view == "visible" else torch.ones_like(content.target)
+                wanted.append((view, name, keep))
+                places[view, name] = place
+                inputs.append(x[keep])
+                segments.append((len(wanted) - 1) * slots + content.sample[keep])
+        segment = torch.cat(segments)
+        x = self.trunk(torch.cat(inputs), segment)
+        pooled = segment_mean(x, segment, len(wanted) * slots).view(len(wanted), slots, -1)
+        parts = x.split([len(part) for part in inputs])
+        encodings = {}
+        for view in views:
+            tokens, means, embeddings = {}, {}, {}
+            for i, (owner, name, keep) in enumerate(wanted):
+                if owner != view:
+                    continue
+                tokens[name] = parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
+                means[name] = pooled[i]
+                embeddings[name] = F.normalize(self.projections[name](pooled[i]).float(), dim=1, eps=1e-6)
+            tokens, fused = self._fuse(batch, tokens, means)
+            encodings[view] = Encoding(
+                {name: mean[:-1] for name, mean in means.items()},
+                {name: embedding[:-1] for name, embedding in embeddings.items()},
+                tokens,
+                fused[:-1],
+            )
+            if decode and view == "visible":
+                own = {name: places[view, name] for name in batch.packs}
+                encodings[view].predictions = self.decoder(tokens, own, batch.packs)
+        return encodings
+
+    def _fuse(
+        self, batch: Batch, tokens: dict[str, torch.Tensor], means: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Tokens after fusion and `(B + 1, dim)` of whole samples; without fusion blocks the mean over modalities."""
+        if self.fusion is not None:
+            sample = torch.cat([batch.packs[name].sample for name in tokens])
+            x = self.fusion(torch.cat(list(tokens.values())), sample)
+            split = x.split([len(part) for part in tokens.values()])
+            return dict(zip(tokens, split, strict=True)), segment_mean(x, sample, batch.size + 1)
+        present = torch.stack([F.pad(batch.present[name].float(), (0, 1), value=1.0) for name in means])
+        total = (torch.stack(list(means.values())) * present.unsqueeze(2)).sum(0)
+        return tokens, total / present.sum(0).clamp(min=1).unsqueeze(1)

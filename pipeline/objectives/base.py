@@ -1,0 +1,76 @@
+"""The contract of a training objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from modalities.base import Modality
+from pipeline.batch import Batch
+from pipeline.model.modeling import Encoding
+
+
+class Term(NamedTuple):
+    """A summed loss; the engine divides it by the count of the whole step over all ranks."""
+
+    sum: torch.Tensor
+    count: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(ABC):
+    """A recipe's `objectives.NAME`; it builds what it describes."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    name: ClassVar[str]
+
+    weight: float = 1.0
+
+    @abstractmethod
+    def build(self, modalities: Mapping[str, Modality]) -> Objective:
+        """The objective over these modalities.
+
+        Raises:
+            ValueError: they cannot serve it.
+        """
+
+
+class Objective(nn.Module, ABC):
+    """One way to learn.
+
+    views: the encodings it reads (`full`, `visible`). decodes: whether it reads the decoder's predictions.
+    """
+
+    views: tuple[str, ...]
+    decodes: bool = False
+
+    @abstractmethod
+    def count(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Number of summands of each term, from the batch alone; the same names on every batch and rank."""
+
+    @abstractmethod
+    def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
+        """Terms by the names of `count`."""
+
+    def after_step(self) -> None:
+        """Update running state, alike on all ranks; called after each optimizer step."""
+
+
+_registry: dict[str, type[ObjectiveConfig]] = {}
+C = TypeVar("C", bound=ObjectiveConfig)
+
+
+def register(cls: type[C]) -> type[C]:
+    """Class decorator: makes an objective known to recipes by its `name`."""
+    _registry[cls.name] = cls
+    return cls
+
+
+def registry() -> dict[str, type[ObjectiveConfig]]:
+    """All registered objectives by name."""
+    return dict(_registry)

@@ -1,0 +1,124 @@
+"""Contrast between modalities: two embeddings of one sample attract, those of others repel."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+from modalities.base import Modality
+from pipeline.batch import Batch
+from pipeline.model.modeling import Encoding
+from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
+
+LARGEST_SCALE = math.log(100.0)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Contrastive(ObjectiveConfig):
+    """Symmetric InfoNCE (CLIP, Radford et al. 2021) over pairs of modalities, each pair both ways.
+
+    pairs: `all`, or a list of pairs. reads: the encoding contrasted; `visible` contrasts masked samples (FLIP, Li et
+    al. 2023), which costs no second pass. scale: initial inverse temperature, learnt and kept within [1, 100].
+    """
+
+    name = "contrastive"
+
+    loss: Literal["infonce"] = "infonce"
+    pairs: Literal["all"] | tuple[tuple[str, str], ...] = "all"
+    reads: Literal["full", "visible"] = "full"
+    scale: float = 1 / 0.07
+
+    def build(self, modalities: Mapping[str, Modality]) -> Objective:
+        pairs = tuple(itertools.combinations(modalities, 2)) if self.pairs == "all" else self.pairs
+        if not pairs:
+            raise ValueError("objectives.contrastive needs two modalities or more")
+        for name in itertools.chain(*pairs):
+            if name not in modalities:
+                raise ValueError(f"objectives.contrastive.pairs names {name!r}, which is no modality here")
+        if not 1 <= self.scale <= 100:
+            raise ValueError(f"objectives.contrastive.scale is {self.scale}, it must lie within [1, 100]")
+        return ContrastiveObjective(pairs, self.reads, self.scale)
+
+
+class ContrastiveObjective(Objective):
+    """Each present pair adds its two cross-entropies; negatives are the pass's samples over all ranks."""
+
+    def __init__(self, pairs: tuple[tuple[str, str], ...], reads: str, scale: float):
+        super().__init__()
+        self.pairs = pairs
+        self.views = (reads,)
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+
+    def count(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {f"{a}-{b}": 2 * (batch.present[a] & batch.present[b]).sum().float() for a, b in self.pairs}
+
+    def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
+        own = encodings[self.views[0]].embeddings
+        names = dict.fromkeys(itertools.chain(*self.pairs))
+        everyone = {name: gather(own[name]) for name in names}
+        here = {name: gather(batch.present[name].float()) > 0 for name in names}
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        scale = Bounded.apply(self.log_scale, 0.0, LARGEST_SCALE).exp()
+        counts, terms = self.count(batch), {}
+        for a, b in self.pairs:
+            both = here[a] & here[b]
+            rows = torch.arange(batch.size, device=both.device)
+            answers = rank * batch.size + rows
+            total = torch.zeros((), device=both.device)
+            for query, keys in ((own[a], everyone[b]), (own[b], everyone[a])):
+                logits = scale * query @ keys.T
+                logits = logits.masked_fill(~both, -1e4)  # finite: a slot without the pair gives no NaN
+                losses = F.cross_entropy(logits, answers, reduction="none")
+                total = total + losses.where(both[answers], 0.0).sum()
+            terms[f"{a}-{b}"] = Term(total, counts[f"{a}-{b}"])
+        return terms
+
+
+class Bounded(torch.autograd.Function):
+    """A value clamped to [low, high] whose gradient vanishes only where it would push further outside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        """Clamp."""
+        ctx.save_for_backward(x)
+        ctx.bounds = (low, high)
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Descent moves against the gradient: stop it where it leads out."""
+        (x,), (low, high), (gradient,) = ctx.saved_tensors, ctx.bounds, gradients
+        outward = ((x >= high) & (gradient < 0)) | ((x <= low) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0), None, None
+
+
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """Rows `(B, ...)` of all ranks as `(world * B, ...)`; the backward sums the gradients of all ranks."""
+    return Gather.apply(x) if dist.is_initialized() and dist.get_world_size() > 1 else x
+
+
+class Gather(torch.autograd.Function):
+    """All-gather of equally shaped tensors, with gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Concatenate in rank order."""
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, then this rank's rows."""
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]

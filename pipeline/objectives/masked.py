@@ -1,0 +1,57 @@
+"""Masked modelling: fill in what the masks took away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from modalities.base import Modality
+from pipeline.batch import Batch
+from pipeline.model.modeling import Encoding
+from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Masked(ObjectiveConfig):
+    """Masked modelling in every modality (BERT, Devlin et al. 2019; MAE, He et al. 2022; MultiMAE, Bachmann et al. 2022).
+
+    What is predicted and by which loss is the modality's own. `weights` scales single modalities, 1 where not named.
+    """
+
+    name = "masked"
+
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def build(self, modalities: Mapping[str, Modality]) -> Objective:
+        if unknown := set(self.weights) - set(modalities):
+            raise ValueError(f"objectives.masked.weights names {sorted(unknown)[0]!r}, which is no modality here")
+        return MaskedObjective(dict(modalities), self.weights)
+
+
+class MaskedObjective(Objective):
+    """Sum of token losses over the masks' targets, one term a modality."""
+
+    views = ("visible",)
+    decodes = True
+
+    def __init__(self, modalities: dict[str, Modality], weights: Mapping[str, float]):
+        super().__init__()
+        self.modalities = modalities
+        self.weights = dict(weights)
+
+    def count(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {name: batch.packs[name].target.sum().float() for name in self.modalities}
+
+    def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
+        counts, terms = self.count(batch), {}
+        for name, modality in self.modalities.items():
+            content, prediction = batch.packs[name], encodings["visible"].predictions[name]
+            wanted = content.target.clone()
+            wanted[-1] = True  # the dummy, whose loss counts nothing
+            losses = modality.loss(prediction, content.values[wanted], content.ids[wanted])
+            total = losses[:-1].sum() + 0 * losses[-1]
+            terms[name] = Term(self.weights.get(name, 1.0) * total, counts[name])
+        return terms

@@ -1,0 +1,275 @@
+"""Pretraining: a recipe in, a run directory out; goes on where the run stands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from modalities.base import ContentError, Modality
+from pipeline.batch import Batch
+from pipeline.engine import Engine, Pretraining, Report, accelerate, learning_rate
+from pipeline.loader import Stream, passes
+from pipeline.model.configuration import SensoriumConfig
+from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe import Recipe, load
+from pipeline.run import Run, content_hash
+from shards.read import Split
+
+
+def pretrain(
+    recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), out: str | Path | None = None
+) -> Path:
+    """Pretrain a model; returns the run directory.
+
+    recipe: file, name or mapping. overrides: `key.key=value`. out: run directory, `runs/NAME` by default; a run that
+    stands there goes on exactly, also on another number of ranks.
+
+    Raises:
+        ValueError: a wrong recipe, wrong or missing shards, a directory of another run, or data that is mostly bad.
+    """
+    checked = load(recipe, overrides)
+    run = Run(Path(out) if out is not None else Path("runs") / checked.name)
+    accelerator = accelerate(checked.train, run.folder)
+    leads = accelerator.is_main_process
+    sets = open_sets(checked, "train", verify=checked.data.verify and leads)
+    if leads:
+        run.claim(checked)
+        if run.modalities() is None:
+            run.save_modalities(fit(checked, sets))
+            run.save_trained_on(hashes(sets))
+    accelerator.wait_for_everyone()
+    fitted = run.modalities()
+    assert fitted is not None
+    torch.manual_seed(checked.train.seed)
+    module = build(checked, fitted)
+    engine = Engine(module, checked.train, accelerator)
+    position, skipped = 0, 0
+    if run.checkpoints():
+        state = engine.load(run.checkpoints()[-1])
+        position, skipped = state["position"], state["skipped"]
+        if leads:
+            print(f"going on from {run.checkpoints()[-1]}", file=sys.stderr)
+    if leads:
+        accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
+    Trainer(checked, run, engine, sets, fitted, position, skipped).train()
+    save_model(run, engine, checked, fitted)
+    accelerator.end_training()
+    return run.folder
+
+
+def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
+    """One split of all of a recipe's shard folders.
+
+    Raises:
+        ValueError: none given, one that is not whole, or one that was split otherwise than the recipe says.
+    """
+    if not recipe.data.shards:
+        raise ValueError("data.shards is empty: name a folder that `sensorium shards build` made")
+    sets = tuple(Split(Path(shards.path), split, verify) for shards in recipe.data.shards)
+    wanted = recipe.to_dict()["data"].get("split")
+    for held in sets:
+        if wanted and held.manifest.split and held.manifest.split != wanted:
+            key = next(key for key in wanted if held.manifest.split.get(key) != wanted[key])
+            raise ValueError(
+                f"{held.folder} was split with {key} {held.manifest.split.get(key)!r}, the recipe says "
+                f"{wanted[key]!r}: build the shards again or change data.split"
+            )
+        for name in recipe.modalities:
+            if not any(field.partition(".")[0] == name for field in held.manifest.fields):
+                fields = ", ".join(held.manifest.fields)
+                raise ValueError(f"{held.folder} has no members of modality {name!r}; it has {fields}")
+    return sets
+
+
+def fit(recipe: Recipe, sets: Sequence[Split]) -> dict[str, Modality]:
+    """Modalities fitted on at most `data.fit_samples` training samples, spread over all shards."""
+    places = [(held, shard, n) for held in sets for shard, size in enumerate(held.sizes) for n in range(size)]
+    if len(places) > recipe.data.fit_samples:
+        chosen = np.random.default_rng(recipe.train.seed).choice(len(places), recipe.data.fit_samples, replace=False)
+        places = [places[i] for i in np.sort(chosen)]
+
+    def raws(name: str, modality: Modality) -> Iterator[Any]:
+        for held, shard, number in places:
+            members = held.read(shard, number)
+            if name in members:
+                try:
+                    yield modality.decode(members[name])
+                except ContentError:
+                    continue  # counted where it is met in training
+
+    return {name: modality.fit(raws(name, modality)) for name, modality in recipe.modalities.items()}
+
+
+def hashes(sets: Sequence[Split]) -> set[str]:
+    """Hashes of all groups and contents of the training split, by which a leaked test set is recognised."""
+    found = set()
+    for held in sets:
+        for _, group, shard, number in held.locations():
+            found.add("group:" + content_hash(group.encode()))
+            for modality, members in held.read(shard, number).items():
+                if modality != "labels":
+                    found |= {f"{modality}:{content_hash(data)}" for data in members.values()}
+    return found
+
+
+def build(recipe: Recipe, fitted: dict[str, Modality]) -> Pretraining:
+    """The module to train, initialised from the global random state or from `init`."""
+    config = SensoriumConfig(
+        modalities={name: modality.to_json() for name, modality in fitted.items()},
+        **{
+            name: getattr(recipe.model, name)
+            for name in ("dim", "depth", "heads", "mlp_ratio", "embedding", "fusion_depth")
+        },
+        decoder_dim=recipe.model.decoder.dim,
+        decoder_depth=recipe.model.decoder.depth,
+        decoder_heads=recipe.model.decoder.heads,
+    )
+    model = SensoriumModel(config)
+    if recipe.init is not None:
+        start_from(model, recipe.init)
+    objectives = {name: objective.build(fitted) for name, objective in recipe.objectives.items()}
+    return Pretraining(model, objectives, {name: objective.weight for name, objective in recipe.objectives.items()})
+
+
+class Trainer:
+    """The loop: batches in, steps, figures, checkpoints out. State is the position in the order alone."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        engine: Engine,
+        sets: tuple[Split, ...],
+        fitted: dict[str, Modality],
+        position: int,
+        skipped: int,
+    ):
+        self.recipe, self.run, self.engine = recipe, run, engine
+        self.position, self.skipped, self.bad = position, skipped, 0
+        train = recipe.train
+        self.pass_size = train.pass_size or train.batch_size
+        self.stream = Stream(
+            sets, fitted, train.seed, recipe.data.block, train.batch_size, self.pass_size, engine.rank, engine.world
+        )
+        self.leads = engine.rank == 0
+        self.waited = self.samples = self.tokens = 0.0
+        self.since = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        """Steps done, applied or not."""
+        return self.position // self.recipe.train.batch_size
+
+    def train(self) -> None:
+        """Train to the last step."""
+        train = self.recipe.train
+        per_step = train.batch_size // self.pass_size
+        batches = passes(self.stream, self.step * per_step, train.steps * per_step, train.workers)
+        bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
+        while self.step < train.steps:
+            started = time.perf_counter()
+            group = list(islice(batches, per_step))
+            self.waited += time.perf_counter() - started
+            step = self.step
+            rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
+            report = self.engine.step(group, rate)
+            self.position += train.batch_size
+            self._watch(report, group)
+            bar.update()
+            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+            if self.step % train.log_every == 0 or self.step in (1, train.steps):
+                self._log(report, rate)
+            if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+                self.checkpoint()
+        bar.close()
+
+    def _watch(self, report: Report, group: list[Batch]) -> None:
+        """Stop where too much is bad, alike on all ranks."""
+        self.samples += report.samples
+        self.tokens += report.tokens
+        self.skipped += report.faults
+        for batch in group:
+            for reason in batch.faults:
+                print(f"skipped a sample: {reason}", file=sys.stderr)
+        if self.skipped > max(self.recipe.data.max_skipped * self.position, 1):
+            raise ValueError(
+                f"{self.skipped:,} of {self.position:,} samples could not be used, more than data.max_skipped "
+                f"{self.recipe.data.max_skipped:.0%}: look at the reasons above"
+            )
+        self.bad = 0 if report.applied else self.bad + 1
+        if not report.applied and self.leads:
+            print(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
+        if self.bad >= self.recipe.train.max_bad_steps:
+            raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
+
+    def _log(self, report: Report, rate: float) -> None:
+        seconds = time.perf_counter() - self.since
+        row = {
+            "step": self.step,
+            "loss": report.loss,
+            **report.terms,
+            "learning_rate": rate,
+            "gradient_norm": report.gradient_norm,
+            "applied": report.applied,
+            "samples_per_s": self.samples / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "data_wait": self.waited / seconds,
+            "skipped": self.skipped,
+        }
+        if self.leads:
+            with (self.run.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.engine.accelerator.log(
+                {name: float(value) for name, value in row.items() if name != "step"}, step=self.step
+            )
+        self.waited = self.samples = self.tokens = 0.0
+        self.since = time.perf_counter()
+
+    def checkpoint(self) -> None:
+        """Save where the run stands, then drop checkpoints beyond those to keep."""
+        folder = self.run.folder / "checkpoints" / f"step-{self.step}"
+        self.engine.save(folder, {"position": self.position, "skipped": self.skipped, "step": self.step})
+        if self.leads:
+            for old in self.run.checkpoints()[: -self.recipe.train.keep_checkpoints]:
+                shutil.rmtree(old)
+
+
+def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modality]) -> None:
+    """Write `model/`, which `from_pretrained` loads; every rank calls this."""
+    parameters = engine.parameters()
+    if parameters is None:
+        return
+    model = build(recipe.model_copy(update={"init": None}), fitted).model
+    own = {name.removeprefix("model."): value for name, value in parameters.items() if name.startswith("model.")}
+    model.load_state_dict(own)
+    aside = run.folder / "model.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    shutil.rmtree(run.model, ignore_errors=True)
+    aside.rename(run.model)
+
+
+def start_from(model: SensoriumModel, source: str) -> None:
+    """Copy the weights of a run or Hub model whose names and shapes agree; what is new keeps its initialisation.
+
+    Raises:
+        ValueError: nothing agrees.
+    """
+    path = Path(source)
+    other = SensoriumModel.from_pretrained(path / "model" if (path / "model").is_dir() else source)
+    own, given = model.state_dict(), other.state_dict()
+    shared = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not shared:
+        raise ValueError(f"init: nothing in {source} fits this model")
+    model.load_state_dict(shared, strict=False)
+    print(f"took {len(shared)} of {len(own)} tensors from {source}", file=sys.stderr)

@@ -1,0 +1,392 @@
+"""Recipes: YAML, checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+
+import modalities  # noqa: F401  (registers the kinds of data)
+import pipeline.objectives  # noqa: F401
+import recipes
+import shards.sources  # noqa: F401
+from modalities.base import Modality
+from modalities.base import registry as modality_types
+from pipeline.objectives.base import ObjectiveConfig
+from pipeline.objectives.base import registry as objective_types
+from shards.build import SplitBy
+from shards.sources.base import Source
+from shards.sources.base import registry as source_types
+
+Fraction = Field(ge=0, le=1)
+Positive = Field(ge=1)
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"dim": 192, "depth": 4, "heads": 3, "decoder": {"dim": 96, "depth": 1, "heads": 3}},
+    "small": {"dim": 384, "depth": 12, "heads": 6, "decoder": {"dim": 256, "depth": 2, "heads": 4}},
+    "base": {"dim": 768, "depth": 12, "heads": 12, "embedding": 512, "decoder": {"dim": 512, "depth": 4, "heads": 8}},
+    "large": {"dim": 1024, "depth": 24, "heads": 16, "embedding": 768, "decoder": {"dim": 512, "depth": 8, "heads": 8}},
+}
+"""Model sizes by name: widths and depths of ViT-Ti (4 blocks), -S, -B and -L."""
+
+
+class Strict(BaseModel):
+    """A part of a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Decoder(Strict):
+    """The decoder of masked modelling."""
+
+    dim: int = Field(192, ge=1)
+    depth: int = Field(2, ge=0)
+    heads: int = Field(3, ge=1)
+
+
+class Model(Strict):
+    """Sizes of the model."""
+
+    dim: int = Field(384, ge=2)
+    depth: int = Field(6, ge=1)
+    heads: int = Field(6, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    embedding: int = Field(256, ge=2)
+    fusion_depth: int = Field(0, ge=0)
+    decoder: Decoder = Decoder()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Model:
+        for name, part in (("model", self), ("model.decoder", self.decoder)):
+            if part.dim % part.heads:
+                raise ValueError(f"{name}.dim {part.dim} is not divisible by {name}.heads {part.heads}")
+        return self
+
+
+class Shards(Strict):
+    """One folder of shards."""
+
+    path: str
+
+
+class Data(Strict):
+    """Where samples come from. `source` and `split` are read by `shards build` alone."""
+
+    shards: tuple[Shards, ...] = ()
+    source: Source | None = None
+    split: SplitBy | None = None
+    fit_samples: int = Field(20_000, ge=1)
+    samples_per_shard: int = Field(1000, ge=1)
+    block: int = Field(16_384, ge=1)
+    verify: bool = True
+    max_skipped: float = Field(0.05, ge=0, le=1)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source(cls, value: Any) -> Any:
+        return _typed(value, source_types(), "data.source")
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value if value is None else _build(SplitBy, value, "data.split")
+
+
+class Schedule(Strict):
+    """Learning rate over steps: linear warm-up, then decay to `final` of the peak.
+
+    cosine: over all remaining steps. wsd: flat, then linear over the last `decay` share (Hu et al. 2024).
+    """
+
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup: int = Field(0, ge=0)
+    decay: float = Field(0.2, ge=0, le=1)
+    final: float = Field(0.0, ge=0, le=1)
+
+
+class Train(Strict):
+    """The training run. `batch_size` and `pass_size` (samples a forward) are totals over all ranks.
+
+    precision: bf16 is fp32 weights under autocast; auto is bf16 where the hardware has it. zero: auto is ZeRO stage 2
+    among several ranks and no DeepSpeed in one process.
+    """
+
+    steps: int = Field(10_000, ge=1)
+    batch_size: int = Field(256, ge=1)
+    pass_size: int | None = Field(None, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = Field(1.0, gt=0)
+    schedule: Schedule = Schedule()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    zero: Literal["auto", 0, 1, 2, 3] = "auto"
+    seed: int = Field(0, ge=0)
+    workers: int = Field(1, ge=0)
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    max_bad_steps: int = Field(10, ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    @model_validator(mode="after")
+    def _passes(self) -> Train:
+        if self.pass_size and self.batch_size % self.pass_size:
+            raise ValueError(f"train.batch_size {self.batch_size} is not a multiple of pass_size {self.pass_size}")
+        return self
+
+
+class Evaluate(Strict):
+    """Evaluation: `every` so many steps on the validation split (0: never), and in the verb `evaluate`."""
+
+    every: int = Field(0, ge=0)
+    gallery: int = Field(1000, ge=2)
+    probe: str | None = None
+    samples: int = Field(2000, ge=2)
+
+
+class Recipe(Strict):
+    """A whole recipe, every value explicit."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    model: Model = Model()
+    data: Data = Data()
+    modalities: dict[str, Modality]
+    objectives: dict[str, ObjectiveConfig]
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    init: str | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @field_validator("modalities", mode="before")
+    @classmethod
+    def _modalities(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("a recipe needs at least one modality")
+        for name in value:
+            if not str(name).isidentifier() or name == "labels":
+                raise ValueError(f"modality name {name!r} must be a plain word other than 'labels'")
+        return {name: _typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _objectives(cls, value: Any) -> Any:
+        known = objective_types()
+        if not isinstance(value, dict) or not value:
+            raise ValueError("a recipe needs at least one objective")
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown objective {name!r}{nearest(name, known)}")
+        return {name: _build(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
+
+    @model_validator(mode="after")
+    def _served(self) -> Recipe:
+        for config in self.objectives.values():
+            config.build(self.modalities)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data; `load` reads it back to an equal recipe."""
+        state = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "train", "evaluate")}
+        data = {name: getattr(self.data, name) for name in Data.model_fields}
+        data["shards"] = [{"path": shards.path} for shards in self.data.shards]
+        if self.data.source is not None:
+            data["source"] = {"type": self.data.source.type, **_plain(self.data.source)}
+        if self.data.split is not None:
+            data["split"] = _plain(self.data.split)
+        return {
+            "name": self.name,
+            "model": state["model"],
+            "data": data,
+            "modalities": {name: {"type": m.type, **_plain(m)} for name, m in self.modalities.items()},
+            "objectives": {name: _plain(config) for name, config in self.objectives.items()},
+            "train": state["train"],
+            "evaluate": state["evaluate"],
+            "init": self.init,
+        }
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A dataclass's recipe keys as JSON data, without what `fit` learns."""
+    learned = {f.name for f in dataclasses.fields(config) if f.metadata.get("fitted")}
+    state = {name: value for name, value in dataclasses.asdict(config).items() if name not in learned}
+    return TypeAdapter(dict[str, Any]).dump_python(state, mode="json")
+
+
+def _typed(value: Any, known: Mapping[str, type], where: str) -> Any:
+    """Build the registered dataclass that `value["type"]` names."""
+    if value is None or not isinstance(value, dict):
+        return value
+    if value.get("type") not in known:
+        kind = value.get("type")
+        raise ValueError(f"{where}.type is {kind!r}{nearest(str(kind), known)}")
+    config = {key: item for key, item in value.items() if key != "type"}
+    return _build(known[value["type"]], config, where)
+
+
+def _build(cls: type, config: Any, where: str) -> Any:
+    """A validated dataclass from a mapping; keys that `fit` learns are unknown here.
+
+    Raises:
+        ValueError: naming the first wrong key.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{where} must be a mapping")
+    known = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("fitted")}
+    checked = {}
+    for key, value in config.items():
+        if key not in known:
+            raise ValueError(f"unknown key '{where}.{key}'{nearest(str(key), known)}")
+        default = known[key].default
+        nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
+        checked[key] = _build(type(default), value, f"{where}.{key}") if nested else value
+    try:
+        return TypeAdapter(cls).validate_python(checked)
+    except pydantic.ValidationError as error:
+        raise ValueError(explain(error, where)) from error
+
+
+def nearest(word: str, known: Any) -> str:
+    """A hint at the known word nearest to an unknown one."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(map(str, known)))}"
+
+
+def explain(error: pydantic.ValidationError, where: str = "") -> str:
+    """The first fault of a validation error in one line."""
+    fault = error.errors()[0]
+    path = ".".join(str(part) for part in ([where] if where else []) + list(fault["loc"]))
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{path}'{nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"'{path}' is missing"
+    if fault["type"] == "value_error":
+        return message
+    return f"'{path}' is {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_at(path: Sequence[Any]) -> list[str]:
+    """Known keys of the recipe's part at a path."""
+    part: Any = Recipe
+    for name in path:
+        part = part.model_fields[name].annotation
+    return list(part.model_fields)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over`, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["train.steps=100"]` as a nested mapping; values are YAML.
+
+    Raises:
+        ValueError: one has no `=`.
+    """
+    result: dict[str, Any] = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ValueError(f"override {override!r} is not of the form key.key=value")
+        nested: Any = _yaml(text, f"override {override!r}")
+        for key in reversed(path.split(".")):
+            nested = {key: nested}
+        result = merge(result, nested)
+    return result
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise ValueError(f"{where} is not valid YAML: {line}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-4` as a string; here it is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.YAMLError(f"key {key!r} stands twice (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A recipe file with what it extends, unchecked.
+
+    Raises:
+        ValueError: not a mapping, or recipes that extend each other in a circle.
+    """
+    state, seen = _read_one(path), {path.resolve()}
+    while "extends" in state:
+        parent = state.pop("extends")
+        beside = path.parent / str(parent)
+        path = beside if beside.suffix in (".yaml", ".yml") else recipes.find(parent)
+        if path.resolve() in seen:
+            raise ValueError(f"recipe {path} extends itself")
+        seen.add(path.resolve())
+        state = merge(_read_one(path), state)
+    return state
+
+
+def _read_one(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"no recipe file {path}")
+    state = _yaml(path.read_text(), str(path))
+    if not isinstance(state, dict):
+        raise ValueError(f"recipe {path} is not a mapping of keys")
+    return state
+
+
+def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe from a file, a name or a mapping, with overrides `key.key=value`.
+
+    `size` picks an entry of the recipe's own `sizes`, or one of tiny, small, base and large; what the recipe says
+    itself under `model` wins over the latter.
+
+    Raises:
+        ValueError: anything wrong, in one line that names the key.
+    """
+    state = dict(recipe) if isinstance(recipe, Mapping) else read(recipes.find(recipe))
+    changes = parse_overrides(overrides)
+    state = merge(state, {"size": changes["size"]} if "size" in changes else {})
+    sizes = state.pop("sizes", {}) or {}
+    size = state.pop("size", None)
+    if size in sizes:
+        state = merge(state, sizes[size])
+    elif size in SIZES:
+        state["model"] = merge(SIZES[size], state.get("model") or {})
+    elif size is not None:
+        raise ValueError(f"size is {size!r}{nearest(str(size), [*sizes, *SIZES])}")
+    state = merge(state, {key: value for key, value in changes.items() if key != "size"})
+    try:
+        return Recipe.model_validate(state)
+    except pydantic.ValidationError as error:
+        raise ValueError(explain(error)) from error

@@ -1,0 +1,219 @@
+"""One self-contained HTML page of a run: curves, reconstructions, a map, retrieval, tables."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+
+from modalities.base import Modality, Tokens
+from pipeline.embed import Embedded
+from pipeline.evaluate import encode, labels_of, ranked
+from pipeline.loader import Stream, tokenize
+from pipeline.model.modeling import SensoriumModel
+from pipeline.run import Run
+from shards.read import Members, Split
+
+EXAMPLES = 4
+HITS = 4
+COLOURS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#6b7a8f")
+
+
+def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
+    """Write `report.html` of a run that has a model; returns its path.
+
+    finetuned: a run that was fine-tuned from it, whose figures are shown too.
+
+    Raises:
+        ValueError: no model, or its shards are gone.
+    """
+    held = Run.existing(Path(run))
+    recipe = held.recipe()
+    model = held.load_model()
+    fitted = model.modalities
+    split = Split(Path(recipe.data.shards[0].path), "test")
+    gallery = ranked(split)[: recipe.evaluate.gallery]
+    encoded = encode(model, split, gallery)
+    label = recipe.evaluate.probe
+    values = labels_of(split, gallery, label) if label is not None else None
+    result = held.result()
+    if finetuned is not None:
+        result["finetune"] = Run(Path(finetuned)).result().get("finetune")
+    template = Path(__file__).parent / "templates" / "report.html.j2"
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    metrics = [row for row in held.metrics() if row.get("split", "train") == "train"]
+    page = environment.from_string(template.read_text()).render(
+        name=recipe.name,
+        recipe=recipe,
+        parameters=sum(p.numel() for p in model.parameters()),
+        manifest=split.manifest,
+        result=result,
+        last=metrics[-1] if metrics else {},
+        curves=curves(metrics),
+        reconstructions=reconstructions(model, recipe.train.seed, split),
+        picture=embedding_map(encoded, values, label),
+        label=label,
+        retrieval=retrieval_examples(encoded, split, gallery, fitted),
+    )
+    path = held.folder / "report.html"
+    aside = path.with_suffix(".html.writing")
+    aside.write_text(page)
+    aside.rename(path)
+    return path
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+        }
+    )
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """SVG of the loss terms over steps, one panel an objective."""
+    terms = sorted({name for row in metrics for name in row if "/" in name})
+    objectives = sorted({name.split("/")[0] for name in terms})
+    if not objectives:
+        return ""
+    figure, axes = _figure(5.2 * len(objectives), 3.0, len(objectives))
+    for axis, objective in zip(axes, objectives, strict=True):
+        own = [name for name in terms if name.startswith(objective + "/")]
+        for colour, name in zip(COLOURS * len(own), own, strict=False):
+            steps = [row["step"] for row in metrics if name in row]
+            axis.plot(steps, [row[name] for row in metrics if name in row], color=colour, label=name.split("/")[1])
+        axis.set(title=objective, xlabel="step", ylabel="loss", ylim=(0, None))
+        axis.legend(frameon=False)
+    return _svg(figure)
+
+
+def embedding_map(encoded: Embedded, values: Sequence[Any] | None, label: str | None) -> str:
+    """SVG of all embeddings in two dimensions by t-SNE: by modality, and by label."""
+    from sklearn.manifold import TSNE
+
+    names = list(encoded.embeddings)
+    points = np.concatenate([encoded.embeddings[name][encoded.present[name]] for name in names])
+    owner = np.concatenate([np.full(int(encoded.present[name].sum()), i) for i, name in enumerate(names)])
+    if len(points) < 10:
+        return ""
+    flat = TSNE(perplexity=min(30, len(points) // 4), init="pca", random_state=0).fit_transform(points)
+    shown = values is not None and any(value is not None for value in values)
+    figure, axes = _figure(9.6 if shown else 4.8, 4.4, 2 if shown else 1)
+    for i, name in enumerate(names):
+        axes[0].scatter(*flat[owner == i].T, s=7, color=COLOURS[i % len(COLOURS)], label=name, linewidths=0, alpha=0.7)
+    axes[0].set_title("by modality")
+    axes[0].legend(frameon=False, markerscale=2)
+    if shown and values is not None:
+        numbers = np.concatenate([np.array(_numbers(values))[encoded.present[name]] for name in names])
+        dots = axes[1].scatter(*flat.T, s=7, c=numbers, cmap="viridis", linewidths=0, alpha=0.8)
+        figure.colorbar(dots, ax=axes[1], shrink=0.8, label=label)
+        axes[1].set_title(f"by {label}")
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        for side in axis.spines.values():
+            side.set_visible(False)
+    return _svg(figure)
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Labels as numbers for colouring; classes by their rank."""
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return [np.nan if value is None else float(value) for value in values]
+    ranks = {name: float(i) for i, name in enumerate(sorted({str(value) for value in values if value is not None}))}
+    return [np.nan if value is None else ranks[str(value)] for value in values]
+
+
+@torch.inference_mode()
+def reconstructions(model: SensoriumModel, seed: int, split: Split) -> dict[str, list[dict[str, str]]]:
+    """Original, masked and reconstructed examples of each modality, as HTML."""
+    stream = Stream((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES)
+    batch = stream[0]
+    encoding = model(batch, views=("visible",), decode=True)["visible"]
+    shown: dict[str, list[dict[str, str]]] = {}
+    for name, modality in model.modalities.items():
+        content = batch.packs[name]
+        owner, target = content.sample.numpy(), content.target.numpy()
+        predicted = np.zeros((len(owner), encoding.predictions[name].shape[1]), np.float32)
+        predicted[target] = encoding.predictions[name][:-1].float().numpy()
+        shown[name] = []
+        for i in range(batch.size):
+            own = owner == i
+            if own.any():
+                tokens = Tokens(content.values.numpy()[own], content.ids.numpy()[own], content.coords.numpy()[own])
+                shown[name].append(modality.show(tokens, target[own], modality.reconstruct(predicted[own], tokens)))
+    return shown
+
+
+def retrieval_examples(
+    encoded: Embedded, split: Split, places: Sequence[tuple[int, int]], fitted: Mapping[str, Modality]
+) -> list[dict[str, Any]]:
+    """For each pair of modalities some queries, what was found, and whether it was the right one."""
+    pairs = []
+    names = list(fitted)
+    for query in names:
+        for answer in names:
+            if query == answer:
+                continue
+            both = np.flatnonzero(encoded.present[query] & encoded.present[answer])
+            rows = []
+            for i in both[:EXAMPLES]:
+                scores = encoded.embeddings[answer][both] @ encoded.embeddings[query][i]
+                found = both[np.argsort(-scores, kind="stable")[:HITS]]
+                rank = int((scores > scores[np.flatnonzero(both == i)[0]]).sum()) + 1
+                rows.append(
+                    {
+                        "query": thumbnail(split.read(*places[i]), query, fitted),
+                        "found": [
+                            {"html": thumbnail(split.read(*places[j]), answer, fitted), "right": bool(i == j)}
+                            for j in found
+                        ],
+                        "rank": rank,
+                    }
+                )
+            pairs.append({"query": query, "answer": answer, "rows": rows, "gallery": len(both)})
+    return pairs
+
+
+def thumbnail(members: Members, name: str, fitted: Mapping[str, Modality]) -> str:
+    """A sample's modality as small HTML; molecules and rows come with their drawing where the sample has one."""
+    drawing = next((m for m, kind in fitted.items() if kind.type == "image" and m in members), None)
+    extension, data = next(iter(members[name].items()))
+    if fitted[name].type == "image":
+        return _picture(extension, data)
+    beside = "" if drawing is None else _picture(*next(iter(members[drawing].items())))
+    if extension in ("txt", "json"):
+        text = data.decode(errors="replace")
+        return (
+            f'{beside}<code title="{html.escape(text)}">{html.escape(text[:60])}{"…" if len(text) > 60 else ""}</code>'
+        )
+    tokens = tokenize({name: members[name]}, {name: fitted[name]})[name]
+    return fitted[name].show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+
+
+def _picture(extension: str, data: bytes) -> str:
+    kind = {"jpg": "jpeg"}.get(extension, extension)
+    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

@@ -1,0 +1,155 @@
+"""The run directory: what a run is, where it stands, what it found."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from modalities.base import Modality, from_json
+from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe import Recipe, load
+from shards.manifest import write_json
+
+RESUMABLE = {
+    "train.steps",
+    "train.workers",
+    "train.zero",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.trackers",
+    "data.verify",
+}
+"""Keys that may change when a run goes on."""
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
+
+
+class Run:
+    """A run directory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    def existing(cls, folder: Path) -> Run:
+        """A run that has a model.
+
+        Raises:
+            ValueError: there is none.
+        """
+        run = cls(folder)
+        if not (run.folder / "recipe.yaml").is_file():
+            raise ValueError(f"{folder} is not a run directory: it has no recipe.yaml")
+        if not (run.model / "model.safetensors").is_file():
+            raise ValueError(f"{folder} has no model yet: let pretraining finish first")
+        return run
+
+    @property
+    def model(self) -> Path:
+        """The folder that `from_pretrained` loads."""
+        return self.folder / "model"
+
+    def recipe(self) -> Recipe:
+        """The run's resolved recipe."""
+        return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
+
+    def claim(self, recipe: Recipe) -> None:
+        """Write the resolved recipe, or check that the one already there is the same.
+
+        Raises:
+            ValueError: the directory belongs to another recipe; the message names the first key that differs.
+        """
+        path = self.folder / "recipe.yaml"
+        if path.is_file():
+            old, new = flatten(self.recipe().to_dict()), flatten(recipe.to_dict())
+            for key in sorted(old.keys() | new.keys()):
+                if key not in RESUMABLE and old.get(key) != new.get(key):
+                    raise ValueError(
+                        f"{self.folder} holds a run of another recipe ({key} is {old.get(key)!r} there, "
+                        f"{new.get(key)!r} here): give another --out or remove it"
+                    )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder} is not empty and not a run: give another --out")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+        write_json(self.folder / "environment.json", environment())
+
+    def modalities(self) -> dict[str, Modality] | None:
+        """The fitted modalities, None before they are fitted."""
+        path = self.folder / "modalities.json"
+        if not path.is_file():
+            return None
+        return {name: from_json(state) for name, state in json.loads(path.read_text()).items()}
+
+    def save_modalities(self, modalities: dict[str, Modality]) -> None:
+        """Keep the fitted modalities."""
+        write_json(self.folder / "modalities.json", {name: m.to_json() for name, m in modalities.items()})
+
+    def load_model(self) -> SensoriumModel:
+        """The pretrained model, in float32, for use."""
+        model: SensoriumModel = SensoriumModel.from_pretrained(self.model, dtype=torch.float32)
+        return model.eval()
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != ".writing")
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def result(self) -> dict[str, Any]:
+        """The figures so far, one key a verb."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def add_result(self, **figures: Any) -> None:
+        """Add figures to `result.json`, replacing it at once."""
+        write_json(self.folder / "result.json", {**self.result(), **figures})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of `metrics.jsonl`; where a run went back to a checkpoint the later row of a step counts."""
+        path = self.folder / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return list({(row["step"], row.get("split", "train")): row for row in rows}.values())
+
+    def trained_on(self) -> set[str]:
+        """Hashes of the groups and contents the run trained on."""
+        path = self.folder / "trained_on.json"
+        return set(json.loads(path.read_text())) if path.is_file() else set()
+
+    def save_trained_on(self, hashes: Iterable[str]) -> None:
+        """Keep the hashes of what the run trains on."""
+        write_json(self.folder / "trained_on.json", sorted(hashes))
+
+
+def flatten(state: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if not isinstance(state, dict) or not state:
+        return {path: state}
+    return {
+        key: value
+        for name, nested in state.items()
+        for key, value in flatten(nested, f"{path}.{name}" if path else str(name)).items()
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def content_hash(data: bytes) -> str:
+    """Short hash by which contents are compared between training and test sets."""
+    return hashlib.sha256(data).hexdigest()[:16]

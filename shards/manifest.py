@@ -1,0 +1,200 @@
+"""What a folder of shards holds: its manifest, its indexes and their checks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from shards.split import SPLITS
+
+VERSION = 1
+NAME = "manifest.json"
+SCHEMA = {"key": pl.String, "member": pl.String, "offset": pl.Int64, "size": pl.Int64, "group": pl.String}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: its file name, split, number of samples, size in bytes and checksums."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What stands beside a folder of shards.
+
+    fields: number of samples that have each member. source, split: what the shards were built from and by.
+    skipped: raw items left out, by reason.
+    """
+
+    shards: tuple[Shard, ...]
+    fields: dict[str, int]
+    source: dict[str, Any] = field(default_factory=dict)
+    split: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    version: int = VERSION
+
+    def of(self, split: str) -> tuple[Shard, ...]:
+        """The shards of one split."""
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def counts(self) -> dict[str, int]:
+        """Samples by split."""
+        return {split: sum(shard.samples for shard in self.of(split)) for split in SPLITS}
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, replacing an old one at once."""
+        write_json(folder / NAME, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a folder.
+
+        Raises:
+            ValueError: there is none, or it is not one this version reads.
+        """
+        path = folder / NAME
+        if not path.is_file():
+            raise ValueError(
+                f"no shards at {folder}: build them with `sensorium shards build`, or index tars with `sensorium shards index`"
+            )
+        try:
+            state = json.loads(path.read_text())
+            if state["version"] != VERSION:
+                raise ValueError(f"{path} has format version {state['version']}, this program reads {VERSION}")
+            return cls(**{**state, "shards": tuple(Shard(**shard) for shard in state["shards"])})
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside, then rename, so that a reader never sees half of it."""
+    aside = path.with_name(path.name + ".writing")
+    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    os.replace(aside, path)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def index_path(tar: Path) -> Path:
+    """Where the index of a tar lies: `train-00000.tar` has `train-00000.index.parquet`."""
+    return tar.with_suffix(".index.parquet")
+
+
+def check(folder: Path, shard: Shard, contents: bool = True) -> None:
+    """Compare a shard with what the manifest says of it.
+
+    contents: read the tar and compare its sha256 too, not its size alone.
+
+    Raises:
+        ValueError: tar or index is missing, truncated or changed; the message names it.
+    """
+    tar = folder / shard.name
+    remedy = "copy it again or build the shards again"
+    for path in (tar, index_path(tar)):
+        if not path.is_file():
+            raise ValueError(f"shard {path} is missing: {remedy}")
+    if (size := tar.stat().st_size) != shard.bytes:
+        raise ValueError(f"shard {tar} has {size:,} bytes instead of {shard.bytes:,}: {remedy}")
+    if sha256(index_path(tar)) != shard.index_sha256:
+        raise ValueError(f"index {index_path(tar)} has a wrong checksum: {remedy}")
+    if contents and sha256(tar) != shard.sha256:
+        raise ValueError(f"shard {tar} has a wrong checksum: {remedy}")
+
+
+def describe(folder: Path, name: str, split: str) -> Shard:
+    """The manifest's entry for a tar and its index as they lie on disk."""
+    tar = folder / name
+    samples = pl.scan_parquet(index_path(tar)).select(pl.col("key").n_unique()).collect().item()
+    return Shard(name, split, samples, tar.stat().st_size, sha256(tar), sha256(index_path(tar)))
+
+
+def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
+    """Write the index of a tar: (key, member, offset, size, group) of each member, in tar order."""
+    pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(index_path(tar))
+
+
+def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
+    """(key, member, offset, size) of each file in a tar.
+
+    names: what to call members that carry an extension alone, such as `{"jpg": "image"}` for `000.jpg`.
+
+    Raises:
+        ValueError: not a tar, or a member's name leads outside.
+    """
+    try:
+        with tarfile.open(tar, "r:") as file:
+            for entry in file:
+                if not entry.isfile():
+                    continue
+                if entry.name.startswith("/") or ".." in entry.name.split("/"):
+                    raise ValueError(f"{tar} holds a member that leads outside: {entry.name!r}")
+                folder, _, base = entry.name.rpartition("/")
+                stem, _, rest = base.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                yield key, rest if "." in rest else f"{names.get(rest, rest)}.{rest}", entry.offset_data, entry.size
+    except tarfile.TarError as error:
+        raise ValueError(f"{tar} is not a readable tar ({error})") from error
+
+
+def index(folder: Path, names: Mapping[str, str], report: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Write indexes and a manifest for tars that others wrote; the tars stay as they are.
+
+    A tar whose name begins with `train`, `validation` (or `val`) or `test` belongs to that split, any other to train.
+
+    Raises:
+        ValueError: no tar there, or one cannot be read.
+    """
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        raise ValueError(f"no .tar files in {folder}")
+    shards, fields = [], Counter[str]()
+    for tar in tars:
+        rows = [(key, member, offset, size, key) for key, member, offset, size in members(tar, names)]
+        write_index(tar, rows)
+        fields.update(member for _, member, _, _, _ in rows)
+        split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")
+        shards.append(describe(folder, tar.name, split))
+        report(f"{tar.name}: {shards[-1].samples:,} samples, {len(rows):,} members")
+    manifest = Manifest(tuple(shards), dict(sorted(fields.items())), source={"type": "tars"})
+    manifest.write(folder)
+    return manifest
+
+
+def verify(folder: Path, report: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Check every shard against the manifest and every index against its tar.
+
+    Raises:
+        ValueError: the first fault found, by shard.
+    """
+    manifest = Manifest.read(folder)
+    for shard in manifest.shards:
+        check(folder, shard)
+        rows = pl.read_parquet(index_path(folder / shard.name))
+        if rows.schema != pl.Schema(SCHEMA):
+            raise ValueError(f"index {index_path(folder / shard.name)} has other columns than {', '.join(SCHEMA)}")
+        spans = {(offset, size) for _, _, offset, size in members(folder / shard.name, {})}
+        if spans != set(rows.select("offset", "size").iter_rows()):
+            raise ValueError(f"index of {folder / shard.name} does not match the tar: index it again")
+        if rows["key"].n_unique() != shard.samples:
+            raise ValueError(f"shard {folder / shard.name} holds {rows['key'].n_unique()} samples, not {shard.samples}")
+        report(f"{shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes, whole")
+    return manifest

@@ -1,0 +1,66 @@
+"""The order of training samples, as a pure function of a position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Place(NamedTuple):
+    """Where a position of the endless order lies: pass over the data, shard, sample within the shard."""
+
+    turn: int
+    shard: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """An endless shuffled order over shards of the given sizes; every sample once a pass.
+
+    Each pass shuffles the shards, then the samples within blocks of `block` consecutive ones, so that finding a place
+    costs O(shards + block) and never O(samples). State is the position alone.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+
+    sizes: tuple[int, ...]
+    seed: int
+    block: int = 16384
+
+    def __post_init__(self) -> None:
+        if sum(self.sizes) < 1:
+            raise ValueError("the training split is empty: there is no sample to order")
+
+    @property
+    def total(self) -> int:
+        """Samples a pass."""
+        return sum(self.sizes)
+
+    def place(self, position: int) -> Place:
+        """The sample at a position, counted from 0 over all passes."""
+        turn, offset = divmod(position, self.total)
+        shards, ends = _arrangement(self, turn)
+        number, inside = divmod(offset, self.block)
+        spot = number * self.block + int(_shuffled(self, turn, number)[inside])
+        which = int(np.searchsorted(ends, spot, side="right"))
+        shard = int(shards[which])
+        return Place(turn, shard, spot - int(ends[which] - self.sizes[shard]))
+
+
+@lru_cache(maxsize=8)
+def _arrangement(order: Order, turn: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shards in this pass's order and the running end of each."""
+    shards = np.random.default_rng([order.seed, turn, 0]).permutation(len(order.sizes))
+    return shards, np.cumsum(np.array(order.sizes)[shards])
+
+
+@lru_cache(maxsize=8)
+def _shuffled(order: Order, turn: int, number: int) -> np.ndarray:
+    """A permutation of the block's samples."""
+    size = min(order.block, order.total - number * order.block)
+    return np.random.default_rng([order.seed, turn, 1, number]).permutation(size)

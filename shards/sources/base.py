@@ -1,0 +1,63 @@
+"""The contract of a raw format: find the items under a path, make a sample of each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from modalities.base import Modality
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample on its way into a shard.
+
+    identity: what makes it the same sample as another; its sha256 becomes the key, a second one is a duplicate.
+    members: bytes by `{modality}.{extension}`. groups: what a split may be made by, such as its scaffold or speaker.
+    """
+
+    identity: str
+    members: dict[str, bytes]
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """One raw format. Fields are the keys of a recipe's `data.source`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    type: ClassVar[str]
+
+    @abstractmethod
+    def items(self, raw: Path) -> Iterator[Any]:
+        """Small picklable descriptions of the raw items under a path, in a fixed order.
+
+        Raises:
+            ValueError: nothing there, or not of this format.
+        """
+
+    @abstractmethod
+    def make(self, item: Any, modalities: Mapping[str, Modality]) -> Sample:
+        """The sample of one item; called in parallel.
+
+        Raises:
+            ContentError: the item cannot be used; it is skipped and counted.
+        """
+
+
+_registry: dict[str, type[Source]] = {}
+S = TypeVar("S", bound=Source)
+
+
+def register(cls: type[S]) -> type[S]:
+    """Class decorator: makes a source known to recipes by its `type`."""
+    _registry[cls.type] = cls
+    return cls
+
+
+def registry() -> dict[str, type[Source]]:
+    """All registered sources by type."""
+    return dict(_registry)

@@ -1,0 +1,104 @@
+"""Rows of a CSV, TSV or Parquet file: cells are content, or name files that hold it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+from modalities.base import ContentError, Modality
+from modalities.smiles import Smiles
+from shards.sources.base import Sample, Source, register
+from shards.sources.molecules import canonical, scaffold
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Rows(Source):
+    """One row one sample.
+
+    file: below the raw folder. columns: for each modality its column (text itself, or a file's path below the raw
+    folder) or, for a table, the list of its columns. key: column that identifies a row, the row number without one.
+    labels: columns kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES.
+    """
+
+    type: ClassVar[str] = "rows"
+
+    file: str = "*.csv"
+    columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    key: str | None = None
+    labels: tuple[str, ...] = ()
+
+    def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+        paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
+        if not paths:
+            raise ValueError(f"no file {self.file} in {raw}")
+        for path in paths:
+            frame = read_frame(path)
+            wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+            need_columns(path, frame, [*wanted, *self.labels, *([self.key] if self.key else [])])
+            for number, row in enumerate(frame.iter_rows(named=True), 1):
+                yield path.parent, number, row
+
+    def make(self, item: tuple[Path, int, dict[str, Any]], modalities: Mapping[str, Modality]) -> Sample:
+        folder, number, row = item
+        groups = {name: str(value) for name, value in row.items()}
+        members: dict[str, bytes] = {}
+        for name, column in self.columns.items():
+            if name not in modalities:
+                raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
+            modality = modalities[name]
+            if not isinstance(column, str):
+                members[f"{name}.json"] = json.dumps({c: row[c] for c in column}).encode()
+            elif row[column] is None:
+                continue
+            elif isinstance(modality, Smiles):
+                smiles = canonical(str(row[column]))
+                groups["scaffold"] = scaffold(smiles)
+                members[f"{name}.txt"] = smiles.encode()
+            elif modality.extensions == ("txt",):
+                members[f"{name}.txt"] = str(row[column]).encode()
+            else:
+                path = folder / str(row[column])
+                if not path.is_file():
+                    raise ContentError(f"{name} file is missing")
+                members[f"{name}.{path.suffix.lower().lstrip('.')}"] = path.read_bytes()
+        if not members:
+            raise ContentError("row without content")
+        if self.labels:
+            members["labels.json"] = json.dumps({name: row[name] for name in self.labels}).encode()
+        return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null.
+
+    Raises:
+        ValueError: no such file, or not readable as what its name says.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        separator = "\t" if path.suffix in (".tsv", ".txt") else ","
+        return pl.read_csv(
+            path, separator=separator, infer_schema_length=None, null_values=["", "NA", "NaN", "nan", "null"]
+        )
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def need_columns(path: Path, frame: pl.DataFrame, names: list[str]) -> None:
+    """Check that a frame has columns.
+
+    Raises:
+        ValueError: one is absent; the message lists what there is.
+    """
+    for name in names:
+        if name not in frame.columns:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(frame.columns)}")
