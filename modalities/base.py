@@ -153,11 +153,13 @@ class Modality(ABC):
         Raises:
             ValueError: a key that this version does not know.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := set(state) - known - {"type"}:
+        mask = state.get("mask", {})
+        unknown = set(state) - {f.name for f in dataclasses.fields(cls)} - {"type"}
+        unknown |= {f"mask.{name}" for name in set(mask) - {f.name for f in dataclasses.fields(Masking)}}
+        if unknown:
             raise ValueError(f"modality '{cls.type}' has no field {', '.join(sorted(unknown))}")
         fields = {name: _thaw(value) for name, value in state.items() if name not in ("type", "mask")}
-        return cls(mask=Masking(**state["mask"]), **fields)
+        return cls(mask=Masking(**mask), **fields)
 
 
 def _thaw(value: Any) -> Any:

@@ -108,6 +108,8 @@ class Image(Modality):
             return self.decode({_extension(value): value})
         if hasattr(value, "convert"):
             return self._bands(*_from_pillow(value))
+        if not isinstance(value, (str, Path)):
+            raise ContentError(f"an image cannot be read from {type(value).__name__}")
         path = Path(value)
         if not path.is_file():
             raise ContentError(f"no image at {path}")
@@ -156,7 +158,7 @@ class Image(Modality):
         """Mean squared error over a patch."""
         values = values.float()
         if self.target == "normalised":
-            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True) + 1e-6).sqrt()
+            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
         return (prediction.float() - values).square().mean(1)
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
@@ -195,21 +197,23 @@ class Image(Modality):
 
 
 class PatchEmbedding(nn.Module):
-    """Content from two strided convolutions within the patch and one linear map, place from row, column and band.
+    """Content from strided convolutions within the patch and one linear map, place from row, column and band.
 
-    A small convolutional stem makes transformers on images learn from less (Xiao et al. 2021); it stays within the
-    patch, so that no token sees a masked neighbour.
+    A convolutional stem lets transformers learn images from less data (Xiao et al. 2021); this one stays within the
+    patch, so that no token sees a masked neighbour. Each convolution halves the side until it is 4 or less.
     """
 
     def __init__(self, patch: int, channels: int, bands: int, dim: int):
         super().__init__()
         self.shape = (patch, patch, channels)
+        layers: list[nn.Module] = []
+        side, width = patch, channels
         hidden = max(dim // 8, 8)
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, 2, 1), nn.SiLU(), nn.Conv2d(hidden, 2 * hidden, 3, 2, 1), nn.SiLU()
-        )
-        side = -(-(-(-patch // 2)) // 2)
-        self.content = nn.Linear(2 * hidden * side**2, dim)
+        while side > 4:
+            layers += [nn.Conv2d(width, hidden, 3, 2, 1), nn.SiLU()]
+            side, width, hidden = -(-side // 2), hidden, 2 * hidden
+        self.stem = nn.Sequential(*layers)
+        self.content = nn.Linear(width * side**2, dim)
         self.place = SineCosine(2, dim)
         self.band = nn.Embedding(bands + 2, dim)
 
@@ -222,8 +226,7 @@ class PatchEmbedding(nn.Module):
 
 def grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
     """Height and width in pixels: the longer side near `size`, the aspect kept, both multiples of `patch`."""
-    scale = size / max(shape)
-    height, width = (max(round(side * scale / patch), 1) * patch for side in shape)
+    height, width = (max(round(side * size / (max(shape) * patch)), 1) * patch for side in shape)
     return height, width
 
 
@@ -246,7 +249,7 @@ def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # of either byte order
         return pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     if pixels.dtype.kind not in "fiub":
         raise ContentError(f"image of {pixels.dtype} pixels")
@@ -266,6 +269,8 @@ def _named(pixels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if pixels.ndim != 3:
         raise ContentError(f"image array of shape {pixels.shape}, expected (height, width) or (height, width, bands)")
     _bounded(*pixels.shape[:2])
+    if not pixels.shape[2]:
+        raise ContentError("image without bands")
     names = {1: ("grey",), 3: ("red", "green", "blue")}
     bands = names.get(pixels.shape[2], tuple(f"band{i + 1}" for i in range(pixels.shape[2])))
     return _scaled(pixels), bands
@@ -280,10 +285,10 @@ def _pillow(file: io.BytesIO) -> tuple[np.ndarray, tuple[str, ...]]:
 def _from_pillow(picture: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:  # transparent is white, not black
         layers = picture.convert("RGBA")
-        paper = parser("PIL.Image", "pillow").new("RGBA", layers.size, "white")
-        picture = (
-            parser("PIL.Image", "pillow").alpha_composite(paper, layers).convert("L" if picture.mode == "LA" else "RGB")
-        )
+        pillow = parser("PIL.Image", "pillow")
+        paper = pillow.new("RGBA", layers.size, "white")
+        grey = picture.mode in ("1", "L", "LA")
+        picture = pillow.alpha_composite(paper, layers).convert("L" if grey else "RGB")
     elif picture.mode == "1":
         picture = picture.convert("L")
     elif picture.mode not in ("L", "RGB", "I;16", "I;16B", "I", "F"):
@@ -306,4 +311,4 @@ def _extension(data: bytes) -> str:
     """The kind of image, by its first bytes."""
     if data[:6] == b"\x93NUMPY":
         return "npy"
-    return "tif" if data[:4] in (b"II*\0", b"MM\0*") else "png"
+    return "tif" if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else "png"

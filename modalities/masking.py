@@ -119,6 +119,8 @@ def _mask(tokens: Tokens, rng: np.random.Generator, step: int, masking: Masking,
         source[replaced] = rng.integers(2, entries, len(replaced))
     else:
         action[replaced] = Action.MASK
+    blank = ~tokens.values.any(1) & ((action == Action.ZERO) | (action == Action.NOISE))
+    action[blank] = Action.MASK  # content that is an id would be seen through zeros and noise
     swapped = np.flatnonzero(action == Action.SWAP)
     source[swapped] = allowed[rng.integers(0, max(len(allowed), 1), len(swapped))]
     return Mask(target, action, source)
@@ -138,6 +140,8 @@ def _span(_: Tokens, allowed: np.ndarray, wanted: int, masking: Masking, rng: np
 
 def _block(tokens: Tokens, allowed: np.ndarray, wanted: int, masking: Masking, rng: np.random.Generator) -> np.ndarray:
     """Squares of side `span` on the grid of the first two coordinates, the last one cut so that the count is exact."""
+    if tokens.coords.shape[1] < 2:
+        raise ValueError("mask kind 'block' needs tokens on a grid: use 'random' or 'span'")
     grid = tokens.coords[allowed, :2]
     centres = grid[rng.permutation(len(allowed))]
     offset = grid[None] - centres[:, None]  # (centre, token, 2)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from string import ascii_lowercase, digits
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,9 @@ NUMBER = 2
 """Content id of every number; categories follow."""
 EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Cells that say nothing is there, in lower case."""
+_LARGEST = float(np.finfo(np.float32).max)
+_FARTHEST = 1e6
+"""Deviations from the mean beyond which a number is cut, so that one wild cell keeps all sums finite."""
 _FREQUENCIES = 8
 
 Cell = float | int | str | bool | None
@@ -94,10 +98,11 @@ class Table(Modality):
         for column, values in sorted(cells.items()):
             if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
                 array = np.array(values, np.float64)
-                numbers.append((column, float(array.mean()), float(array.std()) or 1.0))
+                spread = float(array.std()) if array.min() < array.max() else 0.0  # rounding gives constants a spread
+                numbers.append((column, float(array.mean()), spread or 1.0))
             else:
                 categories.append((column, common(map(_text, values), self.min_count)))
-        letters = sorted({letter for column in cells for letter in column.lower()} | set("abcdefghijklmnopqrstuvwxyz"))
+        letters = sorted({letter for column in cells for letter in column.lower()} | set(ascii_lowercase + digits))
         whole = common((word for column in cells for word in words(column) if len(word) > 1), 1)
         subwords = (*(letter for letter in letters if not letter.isspace()), *whole)
         spelled = Vocabulary(subwords)
@@ -160,12 +165,12 @@ class Table(Modality):
                 number = float(cell)  # type: ignore[arg-type]
             except ValueError:
                 return self.vocabulary.id(f"{column}={cell}"), 0.0  # a word where numbers stood: unknown
-            if not math.isfinite(number):
+            if _empty(number):
                 return MISSING, 0.0
             if column not in self.scales:
                 return NUMBER, math.copysign(math.log1p(abs(number)), number)
             mean, deviation = self.scales[column]
-            return NUMBER, (number - mean) / deviation
+            return NUMBER, min(max((number - mean) / deviation, -_FARTHEST), _FARTHEST)
         return self.vocabulary.id(f"{column}={_text(cell)}"), 0.0
 
     @cached_property
@@ -198,7 +203,7 @@ class Table(Modality):
         def cell(which: Tokens, i: int) -> str:
             content = int(which.ids[i, 0])
             if content != NUMBER:
-                return html.escape(self.vocabulary.entries[content].split("=", 1)[-1])
+                return html.escape(self.vocabulary.entries[content].removeprefix(f"{columns[i]}="))
             mean, deviation = self.scales.get(columns[i], (0.0, 1.0))
             return f"{which.values[i, 0] * deviation + mean:.4g}"
 
@@ -255,7 +260,7 @@ class CellEmbedding(nn.Module):
 def _empty(cell: Cell) -> bool:
     if isinstance(cell, str):
         return cell.strip().lower() in EMPTY
-    return cell is None or (isinstance(cell, float) and not math.isfinite(cell))
+    return cell is None or not abs(cell) <= _LARGEST  # nan, infinities and integers beyond float32
 
 
 def _text(cell: Cell) -> str:

@@ -124,6 +124,11 @@ def accelerate(train: Train, run: Path) -> Any:
     if stage is None:
         return Accelerator(mixed_precision="bf16" if bf16(train) else "no", **options)
     _single_process_environment()
+    import deepspeed
+
+    # Gloo carries collectives on CPUs. DeepSpeed would compile a kernel for them at the first start, and a start that
+    # is killed meanwhile leaves a lock on which every later one waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": size // world,
@@ -271,9 +276,9 @@ class Engine:
 
     def _update(self) -> float:
         if self.deepspeed is not None:
+            norm = torch.nn.utils.get_total_norm(self._gradients()) if self.stage == 0 else None
             self.deepspeed.step()
-            norm = self.deepspeed.get_global_grad_norm()
-            return float(norm) if norm is not None else math.nan
+            return float(norm if norm is not None else self.deepspeed.get_global_grad_norm())
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.train.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -309,6 +314,8 @@ class Engine:
             aside.mkdir(parents=True)
         self.barrier()
         mine: dict[str, torch.Tensor] = {}
+        if self.updates:
+            self._link()
         for number, (name, parameter) in enumerate(self.bare.named_parameters()):
             for part in ("", *MOMENTS):
                 whole = self._full(parameter, part)
@@ -343,9 +350,7 @@ class Engine:
             self._prime()
             for name, parameter in self.bare.named_parameters():
                 for part in MOMENTS:
-                    if f"{part}:{name}" in found:
-                        self._set(parameter, part, found[f"{part}:{name}"])
-            self._set_updates()
+                    self._set(parameter, part, found[f"{part}:{name}"])
         for name, buffer in self.bare.named_buffers():
             buffer.copy_(found[f"buffer:{name}"])
         return state
@@ -391,18 +396,27 @@ class Engine:
             optimizer = optimizer.optimizer
         return optimizer
 
-    def _prime(self) -> None:
-        """Make AdamW hold moments for every parameter it owns, which it does lazily."""
-        for group in self._inner().param_groups:
-            for p in group["params"]:
-                state = self._inner().state[p]
-                state.setdefault("step", torch.tensor(0.0))
-                for part in MOMENTS:
-                    state.setdefault(part, torch.zeros_like(p))
+    def _owned(self) -> list[torch.Tensor]:
+        """What this rank's AdamW updates: parameters, or flat partitions of them."""
+        if self.stage == 0:
+            return [p for group in self._inner().param_groups for p in group["params"]]
+        held = self.deepspeed.optimizer
+        return held.fp32_partitioned_groups_flat if self.stage == 3 else held.single_partition_of_fp32_groups
 
-    def _set_updates(self) -> None:
-        for state in self._inner().state.values():
+    def _prime(self) -> None:
+        """Make AdamW hold moments of everything it owns, which it does lazily, at the right count of updates."""
+        for owned in self._owned():
+            state = self._inner().state[owned]
             state["step"] = torch.tensor(float(self.updates))
+            for part in MOMENTS:
+                state.setdefault(part, torch.zeros_like(owned))
+        self._link()
+
+    def _link(self) -> None:
+        """Let DeepSpeed find the moments by parameter: by itself it does so after stepping its first group alone."""
+        if self.stage in (1, 2):
+            self.deepspeed.optimizer._hp_optimizer_states_linked = False
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _any(self, flag: bool) -> bool:
         return self._sum(torch.tensor([float(flag)], device=self.device)).item() > 0

@@ -16,7 +16,7 @@ from modalities.table import Table
 from pipeline.loader import tokenize
 from pipeline.recipe import nearest
 from pipeline.run import content_hash
-from shards.manifest import NAME
+from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.sources.rows import Rows, need_columns, read_frame
 
@@ -142,18 +142,16 @@ def _columns(
 
 
 def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
-    rows = []
-    for name in ("train", "test"):
+    rows, known = [], set[str]()
+    for name in (name for name, count in Manifest.read(data).counts().items() if count):
         split = Split(data, name)
         for key, group, shard, number in split.locations():
             members = split.read(shard, number)
-            value = None
-            if label is not None:
-                held = json.loads(members.get("labels", {}).get("json", b"{}"))
-                if label not in held:
-                    raise ValueError(f"{data} has no label {label!r}{nearest(label, held)}")
-                value = held[label]
-            rows.append((key, split, shard, number, value, group, _hashes(members, group), name))
+            held = json.loads(members.get("labels", {}).get("json", b"{}"))
+            known |= held.keys()
+            rows.append((key, split, shard, number, held.get(label), group, _hashes(members, group), name))
+    if label is not None and label not in known:
+        raise ValueError(f"{data} has no label {label!r}{nearest(label, known)}")
     return Labelled(
         tuple(row[0] for row in rows),
         lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities),
@@ -208,7 +206,7 @@ def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:
     distinct = set(values)
     numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in distinct)
     if kind == "auto":
-        few = len(distinct) <= 20 and all(isinstance(value, (int, bool, str)) for value in distinct)
+        few = len(distinct) <= 20 and numeric and all(float(value).is_integer() for value in distinct)
         kind = "regression" if numeric and not few else "classification"
     if kind == "regression" and not numeric:
         raise ValueError(f"label {label!r} is not a number: use --task classification")

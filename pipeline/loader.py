@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,9 +61,9 @@ class Stream(Dataset[Batch]):
     def _shards(self) -> list[tuple[int, int, int]]:
         """(set, shard, number of the shard's first sample within its set) of every shard."""
         return [
-            (number, shard, sum(split.sizes[:shard]))
+            (number, shard, first)
             for number, split in enumerate(self.sets)
-            for shard in range(len(split.sizes))
+            for shard, first in enumerate(itertools.accumulate(split.sizes[:-1], initial=0))
         ]
 
     def __getitem__(self, number: int) -> Batch:

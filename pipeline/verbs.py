@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,7 +23,8 @@ from shards.manifest import Manifest
 
 
 def build_shards(
-    recipe: str | Path, raw: str | Path, out: str | Path, overrides: Sequence[str] = (), workers: int | None = None
+    recipe: str | Path | Mapping[str, Any],
+    raw: str | Path, out: str | Path, overrides: Sequence[str] = (), workers: int | None = None
 ) -> Manifest:
     """Build shards from raw files as a recipe's `data.source` and `data.split` say.
 

@@ -77,7 +77,7 @@ class Manifest:
             if state["version"] != VERSION:
                 raise ValueError(f"{path} has format version {state['version']}, this program reads {VERSION}")
             return cls(**{**state, "shards": tuple(Shard(**shard) for shard in state["shards"])})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
 
 
@@ -128,7 +128,7 @@ def describe(folder: Path, name: str, split: str) -> Shard:
 
 
 def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
-    """Write the index of a tar: (key, member, offset, size, group) of each member, in tar order."""
+    """Write the index of a tar: (key, member, offset, size, group) of each member, those of a sample together."""
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(index_path(tar))
 
 
@@ -168,7 +168,10 @@ def index(folder: Path, names: Mapping[str, str], report: Callable[[str], None] 
         raise ValueError(f"no .tar files in {folder}")
     shards, fields = [], Counter[str]()
     for tar in tars:
-        rows = [(key, member, offset, size, key) for key, member, offset, size in members(tar, names)]
+        samples: dict[str, list[tuple[str, str, int, int, str]]] = {}
+        for key, member, offset, size in members(tar, names):  # a sample's members may stand apart in the tar
+            samples.setdefault(key, []).append((key, member, offset, size, key))
+        rows = [row for sample in samples.values() for row in sample]
         write_index(tar, rows)
         fields.update(member for _, member, _, _, _ in rows)
         split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")

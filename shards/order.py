@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ class Place(NamedTuple):
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: caches must not hash all sizes at every place
 class Order:
     """An endless shuffled order over shards of the given sizes; every sample once a pass.
 
@@ -36,7 +36,7 @@ class Order:
         if sum(self.sizes) < 1:
             raise ValueError("the training split is empty: there is no sample to order")
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Samples a pass."""
         return sum(self.sizes)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from shards.manifest import Manifest, check, index_path
+
+OPEN_FILES = 128
+"""Tars of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
 
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
@@ -51,6 +54,7 @@ class Split:
     """
 
     def __init__(self, folder: Path, split: str, verify: bool = False):
+        self._files: dict[int, BinaryIO] = {}
         self.folder, self.split = folder, split
         self.manifest = Manifest.read(folder)
         self.shards = self.manifest.of(split)
@@ -60,7 +64,6 @@ class Split:
             raise ValueError(f"the {split} split of {folder} is empty ({held})")
         for shard in self.shards:
             check(folder, shard, contents=verify)
-        self._files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -69,12 +72,13 @@ class Split:
     def _indexes(self) -> list[Index]:
         return [load_index(self.folder / shard.name) for shard in self.shards]
 
-    def _file(self, shard: int) -> int:
-        """A file descriptor of this process's own: a forked worker shares no handle with its parent."""
-        handle = (os.getpid(), shard)
-        if handle not in self._files:
-            self._files[handle] = os.open(self.folder / self.shards[shard].name, os.O_RDONLY)
-        return self._files[handle]
+    def _file(self, shard: int) -> BinaryIO:
+        """A shard's tar; the least recently used one is closed where more than `OPEN_FILES` are open."""
+        file = self._files.pop(shard, None) or (self.folder / self.shards[shard].name).open("rb", buffering=0)
+        self._files[shard] = file  # a dict keeps its order: the last used stands last
+        if len(self._files) > OPEN_FILES:
+            self._files.pop(next(iter(self._files))).close()
+        return file
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
@@ -86,7 +90,7 @@ class Split:
         sample: Members = {}
         for i in range(index.starts[number], index.starts[number + 1]):
             modality, _, extension = index.members[i].partition(".")
-            data = os.pread(self._file(shard), int(index.sizes[i]), int(index.offsets[i]))
+            data = os.pread(self._file(shard).fileno(), int(index.sizes[i]), int(index.offsets[i]))
             sample.setdefault(modality, {})[extension.lower()] = data
         return sample
 
@@ -99,8 +103,12 @@ class Split:
         ]
 
     def close(self) -> None:
-        """Close this process's files."""
-        for (process, _), file in self._files.items():
-            if process == os.getpid():
-                os.close(file)
-        self._files.clear()
+        """Close this process's files; reading opens them again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from modalities.base import ContentError, Modality, parser
 from shards.sources.base import Sample, Source, register
@@ -45,7 +45,7 @@ class Molecules(Source):
             if path.suffix == ".csv":
                 yield from column(path, self.smiles)
             else:
-                with path.open() as lines:
+                with _text(path) as lines:
                     yield from (line.split()[0] for line in lines if line.strip())
 
     def make(self, item: str, modalities: Mapping[str, Modality]) -> Sample:
@@ -62,13 +62,18 @@ class Molecules(Source):
         return Sample(smiles, members, {"scaffold": scaffold(smiles)})
 
 
+def _text(path: Path) -> TextIO:
+    """A text file, with or without a byte order mark; a byte that is not UTF-8 spoils no more than its own word."""
+    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
 def column(path: Path, name: str) -> Iterator[str]:
     """One column of a CSV file.
 
     Raises:
         ValueError: no such column.
     """
-    with path.open(newline="") as file:
+    with _text(path) as file:
         rows = csv.DictReader(file)
         if name not in (rows.fieldnames or ()):
             raise ValueError(f"{path} has no column {name!r}; it has {', '.join(rows.fieldnames or ())}")
@@ -125,11 +130,11 @@ def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
     Raises:
         ValueError: RDKit has no such descriptor.
     """
-    known = parser("rdkit.Chem.Descriptors", "rdkit")
+    known = dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
     values = {}
     for name in names:
-        if not hasattr(known, name):
+        if name not in known:
             raise ValueError(f"RDKit has no descriptor {name!r}")
-        value = float(getattr(known, name)(molecule))
+        value = float(known[name](molecule))
         values[name] = value if math.isfinite(value) else None
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ class Rows(Source):
     """One row one sample.
 
     file: below the raw folder. columns: for each modality its column (text itself, or a file's path below the raw
-    folder) or, for a table, the list of its columns. key: column that identifies a row, the row number without one.
-    labels: columns kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES.
+    folder) or, for a table, the list of its columns. key: column that identifies a row; without one it is the row's
+    number, counted over all files. labels: columns kept apart from the content. A split can be made by any column, or
+    by `scaffold` of a SMILES, which is empty where there is none.
     """
 
     type: ClassVar[str] = "rows"
@@ -37,15 +39,18 @@ class Rows(Source):
         paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
         if not paths:
             raise ValueError(f"no file {self.file} in {raw}")
+        numbers = itertools.count(1)
         for path in paths:
             frame = read_frame(path)
             wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
             need_columns(path, frame, [*wanted, *self.labels, *([self.key] if self.key else [])])
-            for number, row in enumerate(frame.iter_rows(named=True), 1):
-                yield path.parent, number, row
+            for row in frame.iter_rows(named=True):
+                yield path.parent, next(numbers), row
 
     def make(self, item: tuple[Path, int, dict[str, Any]], modalities: Mapping[str, Modality]) -> Sample:
         folder, number, row = item
+        if self.key and row[self.key] is None:
+            raise ContentError(f"row without {self.key}")
         groups = {name: str(value) for name, value in row.items()}
         members: dict[str, bytes] = {}
         for name, column in self.columns.items():
@@ -53,9 +58,10 @@ class Rows(Source):
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             if not isinstance(column, str):
-                members[f"{name}.json"] = json.dumps({c: row[c] for c in column}).encode()
+                members[f"{name}.json"] = _json(row, column)
             elif row[column] is None:
-                continue
+                if isinstance(modality, Smiles):
+                    groups.setdefault("scaffold", "")
             elif isinstance(modality, Smiles):
                 smiles = canonical(str(row[column]))
                 groups["scaffold"] = scaffold(smiles)
@@ -70,8 +76,13 @@ class Rows(Source):
         if not members:
             raise ContentError("row without content")
         if self.labels:
-            members["labels.json"] = json.dumps({name: row[name] for name in self.labels}).encode()
+            members["labels.json"] = _json(row, self.labels)
         return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
+
+
+def _json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
+    """Cells by column; dates and other types that JSON has not become text."""
+    return json.dumps({name: row[name] for name in columns}, default=str).encode()
 
 
 def read_frame(path: Path) -> pl.DataFrame:
@@ -84,7 +95,7 @@ def read_frame(path: Path) -> pl.DataFrame:
         raise ValueError(f"no file {path}")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(path).fill_nan(None)
         separator = "\t" if path.suffix in (".tsv", ".txt") else ","
         return pl.read_csv(
             path, separator=separator, infer_schema_length=None, null_values=["", "NA", "NaN", "nan", "null"]

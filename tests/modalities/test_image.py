@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import base64
+import io
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modalities.base import ContentError, Tokens
+from modalities.image import MAX_PIXELS, Image, Picture, grid_size, resize
+
+RGB = ("red", "green", "blue")
+
+
+def picture(height: int, width: int, bands: int | tuple[str, ...] = RGB, seed: int = 0) -> Picture:
+    """Random pixels between 0 and 1."""
+    names = bands if isinstance(bands, tuple) else tuple(f"band{i + 1}" for i in range(bands))
+    pixels = np.random.default_rng(seed).random((height, width, len(names)), np.float32)
+    return Picture(pixels, names)
+
+
+def whole(modality: Image, tokens: Tokens) -> np.ndarray:
+    """Pixels `(H, W, B)` from tokens, one patch at a time."""
+    p = modality.patch
+    rows, columns = tokens.coords.max(0).astype(int) + 1
+    planes = np.full((rows * p, columns * p, len(modality.band_names)), np.nan)
+    for values, (identity,), (row, column) in zip(tokens.values, tokens.ids, tokens.coords.astype(int), strict=True):
+        bands = slice(identity - 2, identity - 1) if modality.separate else slice(None)
+        patch = values.reshape(p, p, -1) * np.array(modality.deviation)[bands] + np.array(modality.mean)[bands]
+        planes[row * p : (row + 1) * p, column * p : (column + 1) * p, bands] = patch
+    return planes
+
+
+def encoded(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
+    """File bytes of an image array."""
+    buffer = io.BytesIO()
+    if kind == "npy":
+        np.save(buffer, pixels, **options)
+    elif kind == "tif":
+        tifffile.imwrite(buffer, pixels, **options)
+    else:
+        made = PIL.Image.fromarray(pixels)
+        (made.convert(mode) if mode else made).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def ramp(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    """All values of a type, evenly spread."""
+    return np.linspace(0, np.iinfo(dtype).max, int(np.prod(shape))).astype(dtype).reshape(shape)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 5), st.integers(1, 9), st.integers(0, 40), st.booleans())
+def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: int, more: int, separate: bool) -> None:
+    raw = picture(height, width, bands)
+    others = [picture(3, 3, bands + 1)] if separate else []
+    modality = Image(size=patch + more, patch=patch).fit([raw, *others])
+    tokens = modality.tokenize(raw)
+    rows, columns = (side // patch for side in grid_size((height, width), patch + more, patch))
+
+    assert modality.separate == separate
+    assert tuple(part.shape[1] for part in tokens) == modality.widths
+    assert modality.widths == (patch**2 * (1 if separate else bands), 1, 2)
+    assert [part.dtype for part in tokens] == [np.float32, np.int64, np.float32]
+    assert np.isfinite(tokens.values).all()
+    everywhere = {(r, c, b) for r in range(rows) for c in range(columns) for b in range(bands if separate else 1)}
+    places = np.column_stack([tokens.coords, tokens.ids[:, 0] - 2]).astype(int).tolist()
+    assert len(places) == len(everywhere)
+    assert set(map(tuple, places)) == everywhere
+
+    longer, shorter = max(rows, columns), min(rows, columns)
+    assert longer == round((patch + more) / patch)
+    ideal = (patch + more) / patch * min(height, width) / max(height, width)
+    assert abs(shorter - max(ideal, 1)) <= 0.5
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_tokens_are_the_pixels(rows: int, columns: int, patch: int, bands: int, separate: bool) -> None:
+    raw = picture(rows * patch, columns * patch, bands, seed=rows)
+    others = [picture(5, 4, bands + 1)] if separate else []
+    modality = Image(size=max(rows, columns) * patch, patch=patch).fit([raw, *others])
+    np.testing.assert_allclose(whole(modality, modality.tokenize(raw))[..., :bands], raw.pixels, atol=1e-5)
+
+
+def test_mean_and_deviation_are_of_all_training_pixels() -> None:
+    raws = [picture(5, 7, 2, seed=1), picture(3, 2, 2, seed=2)]
+    modality = Image().fit(raws)
+    pixels = np.concatenate([raw.pixels.reshape(-1, 2) for raw in raws])
+    np.testing.assert_allclose(modality.mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(modality.deviation, pixels.std(0), rtol=1e-5)
+    flat = Image(size=16).fit([Picture(np.ones((4, 4, 1), np.float32), ("grey",))])
+    assert np.isfinite(flat.tokenize(Picture(np.zeros((4, 4, 1), np.float32), ("grey",))).values).all()
+    with pytest.raises(ValueError, match="no images"):
+        Image().fit([])
+
+
+def test_resize_keeps_flat_bands_flat() -> None:
+    pixels = np.full((13, 29, 2), [0.25, 0.75], np.float32)
+    np.testing.assert_allclose(resize(pixels, (32, 8)), np.full((32, 8, 2), [0.25, 0.75]), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"patch": 0}, {"size": 8, "patch": 16}])
+def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="patch"):
+        Image(**wrong)
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels", "bands"),
+    [
+        ("png", ramp(5, 7), ("grey",)),
+        ("png", ramp(5, 7, dtype=np.uint16), ("grey",)),
+        ("png", ramp(5, 7, 3), RGB),
+        ("tif", ramp(5, 7), ("grey",)),
+        ("tif", ramp(5, 7, dtype=np.uint16), ("grey",)),
+        ("tif", ramp(5, 7, 3), RGB),
+        ("tif", ramp(5, 7, 6, dtype=np.uint16), tuple(f"band{i}" for i in range(1, 7))),
+        ("npy", ramp(5, 7), ("grey",)),
+        ("npy", ramp(5, 7, 2, dtype=np.uint16), ("band1", "band2")),
+        ("npy", ramp(5, 7, 3), RGB),
+    ],
+)
+def test_whole_numbers_are_scaled_to_one(kind: str, pixels: np.ndarray, bands: tuple[str, ...]) -> None:
+    contiguous = {"planarconfig": "contig"} if pixels.ndim == 3 else {}
+    options = {"photometric": "rgb" if bands == RGB else "minisblack", **contiguous} if kind == "tif" else {}
+    data = encoded(pixels, kind, **options)
+    for raw in (Image().decode({kind: data}), Image().parse(data)):
+        assert raw.bands == bands
+        assert raw.pixels.dtype == np.float32
+        np.testing.assert_allclose(raw.pixels, pixels.reshape(5, 7, -1) / np.iinfo(pixels.dtype).max, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_lossy_formats(kind: str) -> None:
+    rgb = np.stack(np.broadcast_arrays(ramp(1, 32), ramp(32, 1), np.uint8(128)), -1)
+    raw = Image().decode({{"jpeg": "jpg"}.get(kind, kind): encoded(rgb, kind, quality=95)})
+    assert raw.bands == RGB
+    assert np.abs(raw.pixels - rgb / 255).mean() < 0.02
+    if kind == "jpeg":
+        assert Image().decode({"jpg": encoded(rgb[..., 0], kind)}).bands == ("grey",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "bands"),
+    [
+        ("1", {}, ("grey",)),
+        ("L", {}, ("grey",)),
+        ("LA", {}, ("grey",)),
+        ("L", {"transparency": 3}, ("grey",)),
+        ("P", {}, RGB),
+        ("P", {"transparency": 0}, RGB),
+        ("RGB", {"transparency": (1, 2, 3)}, RGB),
+        ("RGBA", {}, RGB),
+    ],
+)
+def test_modes_of_png(mode: str, options: dict[str, Any], bands: tuple[str, ...]) -> None:
+    raw = Image().decode({"png": encoded(ramp(8, 8, 3), "png", mode, **options)})
+    assert raw.bands == bands
+    assert raw.pixels.shape == (8, 8, len(bands))
+    assert raw.pixels.min() >= 0
+    assert raw.pixels.max() <= 1
+
+
+def test_one_bit_images_are_black_and_white() -> None:
+    bits = np.eye(6, dtype=bool)
+    np.testing.assert_array_equal(Image().decode({"png": encoded(bits, "png")}).pixels[..., 0], bits)
+    np.testing.assert_array_equal(Image().decode({"npy": encoded(bits, "npy")}).pixels[..., 0], bits)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_what_is_transparent_is_white(bands: int) -> None:
+    pixels = np.zeros((2, 2, bands + 1), np.uint8)
+    pixels[0, 0, -1] = 255  # one black point
+    raw = Image().decode({"png": encoded(pixels, "png")})
+    np.testing.assert_array_equal(raw.pixels, np.repeat([[[0.0], [1]], [[1], [1]]], bands, axis=2))
+
+
+def test_multiband_tiff_of_either_layout_and_byte_order() -> None:
+    pixels = ramp(5, 7, 6, dtype=np.uint16)
+    planes = np.moveaxis(pixels, 2, 0)
+    for array, options in [
+        (pixels, {"planarconfig": "contig"}),
+        (planes, {"planarconfig": "separate"}),
+        (planes, {}),
+        (pixels, {"planarconfig": "contig", "byteorder": ">"}),
+        (pixels, {"planarconfig": "contig", "bigtiff": True}),
+        (pixels, {"planarconfig": "contig", "compression": "zlib"}),
+    ]:
+        raw = Image().parse(encoded(array, "tif", photometric="minisblack", **options))
+        np.testing.assert_allclose(raw.pixels, pixels / 65535, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [">u2", "<u2", ">f4", "<f8", "f2", "i4"])
+def test_arrays_of_any_number_type(dtype: str) -> None:
+    pixels = np.arange(12).reshape(3, 4).astype(dtype)
+    raw = Image().decode({"npy": encoded(pixels, "npy")})
+    np.testing.assert_allclose(raw.pixels[..., 0], np.arange(12).reshape(3, 4) / (65535 if "u2" in dtype else 1))
+
+
+def test_parse_takes_paths_images_and_arrays(tmp_path: Path) -> None:
+    pixels = ramp(6, 4, 3)
+    path = tmp_path / "photo.PNG"
+    path.write_bytes(encoded(pixels, "png"))
+    for value in (path, str(path), path.read_bytes(), PIL.Image.fromarray(pixels), pixels):
+        raw = Image().parse(value)
+        assert raw.bands == RGB
+        np.testing.assert_allclose(raw.pixels, pixels / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, ["a.png"], "nowhere.png", Path("/nowhere/at/all.jpg"), b"", np.zeros(5), np.zeros((2, 2, 2, 2))]
+)
+def test_what_is_no_image_is_refused(value: Any) -> None:
+    with pytest.raises(ContentError):
+        Image().parse(value)
+
+
+def test_bands_are_turned_into_grey_and_rgb() -> None:
+    rgb, grey = picture(4, 5).pixels, picture(4, 5, ("grey",)).pixels
+    made = Image(bands="grey").parse(rgb)
+    assert made.bands == ("grey",)
+    np.testing.assert_allclose(made.pixels, (rgb @ [0.299, 0.587, 0.114])[..., None], rtol=1e-5)
+    made = Image(bands="rgb").parse(grey)
+    assert made.bands == RGB
+    np.testing.assert_array_equal(made.pixels, np.repeat(grey, 3, 2))
+    assert Image(bands="grey").parse(grey).bands == ("grey",)
+    assert Image(bands="rgb").parse(rgb).bands == RGB
+    for bands in ("grey", "rgb"):
+        with pytest.raises(ContentError, match="cannot become"):
+            Image(bands=bands).parse(picture(4, 5, 4).pixels)
+
+
+# Hostile files
+
+
+class Trap:
+    """Unpickling it leaves a trace."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return setattr, (Trap, "sprung", True)
+
+
+def test_pickles_are_never_loaded() -> None:
+    array = np.empty((2, 2), object)
+    array[:] = Trap()
+    for data in (encoded(array, "npy", allow_pickle=True), pickle.dumps(Trap())):
+        for kind in ("npy", "png", "tif"):
+            with pytest.raises(ContentError):
+                Image().decode({kind: data})
+        with pytest.raises(ContentError):
+            Image().parse(data)
+    assert not Trap.sprung
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tif", "npy"])
+def test_truncated_files_are_refused(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    data = encoded(noise, kind, **({"photometric": "rgb"} if kind == "tif" else {}))
+    for length in (0, 1, 7, 20, len(data) // 2, len(data) * 9 // 10):
+        with pytest.raises(ContentError):
+            Image().decode({kind: data[:length]})
+
+
+@given(st.sampled_from(Image.extensions), st.binary(max_size=60), st.integers(0, 8))
+def test_garbage_is_refused(kind: str, garbage: bytes, head: int) -> None:
+    heads = [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"II*\0",
+        b"MM\0*",
+        b"\x93NUMPY\x01\0",
+        b"RIFF",
+        b"GIF89a",
+        b"PK\3\4",
+    ]
+    with pytest.raises(ContentError):
+        Image().decode({kind: heads[head] + garbage})
+
+
+@given(
+    st.sampled_from(["png", "jpeg", "webp", "tif", "npy"]),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255))),
+)
+def test_spoilt_bytes_give_an_image_or_a_content_error(kind: str, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(encoded(ramp(9, 9, 3), kind, **({"photometric": "rgb"} if kind == "tif" else {})))
+    for at, byte in changes:
+        data[at % len(data)] = byte
+    try:
+        raw = Image().decode({kind: bytes(data)})
+    except ContentError:
+        return
+    assert raw.pixels.ndim == 3
+    assert np.isfinite(raw.pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(8000, 8000), (60_000, 60_000), (MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]
+)
+def test_png_bombs_are_refused_before_they_are_decoded(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(*_: Any) -> None:
+        raise AssertionError("the pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    with pytest.raises(ContentError, match=r"pixels|bomb"):
+        Image().decode({"png": png_header(width, height)})
+
+
+def test_tiff_bombs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.tif"
+    tifffile.imwrite(path, ramp(4, 4), photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in ("ImageWidth", "ImageLength"):
+            file.pages[0].tags[tag].overwrite(50_000)
+
+    def decoded(*_: Any) -> None:
+        raise AssertionError("the pixels were decoded")
+
+    monkeypatch.setattr("tifffile.TiffPageSeries.asarray", decoded)
+    with pytest.raises(ContentError, match="more than"):
+        Image().parse(path)
+
+
+def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (10**7, 10**7)})
+    with pytest.raises(ContentError):
+        Image().decode({"npy": buffer.getvalue() + bytes(100)})
+    with pytest.raises(ContentError, match="more than"):
+        Image().parse(np.broadcast_to(np.uint8(0), (10_000, 10_000)))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (4, 4, 0), (0, 0, 3), (5,), (1, 2, 3, 4), ()])
+def test_arrays_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ContentError):
+        Image().decode({"npy": encoded(np.zeros(shape, np.float32), "npy")})
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_pixels_must_be_numbers(wrong: float) -> None:
+    pixels = np.zeros((3, 3))
+    pixels[1, 1] = wrong
+    with pytest.raises(ContentError, match="not numbers"):
+        Image().parse(pixels)
+    for dtype in (complex, "U3", "M8[s]", [("a", "f4")]):
+        with pytest.raises(ContentError, match="pixels"):
+            Image().parse(np.zeros((3, 3), dtype))
+
+
+# Bands that differ
+
+
+def test_separate_bands_give_a_token_for_each_patch_and_band() -> None:
+    raws = [picture(8, 12, ("nir", "red")), picture(12, 8, ("red", "swir"))]
+    modality = Image(size=12, patch=4).fit(raws)
+    assert (modality.separate, modality.band_names, modality.widths) == (True, ("nir", "red", "swir"), (16, 1, 2))
+    for raw in (*raws, picture(12, 12, ("swir", "nir", "red")), picture(4, 12, ("red",))):
+        tokens = modality.tokenize(raw)
+        pixels = whole(modality, tokens)
+        for i, band in enumerate(modality.band_names):
+            if band in raw.bands:
+                plane = raw.pixels[..., raw.bands.index(band)]
+                np.testing.assert_allclose(pixels[..., i], plane, atol=1e-5)
+            else:
+                assert np.isnan(pixels[..., i]).all()
+
+
+def test_bands_that_were_not_fitted_are_refused() -> None:
+    both = Image(size=16).fit([picture(4, 4, ("red", "nir")), picture(4, 4, ("red",))])
+    alike = Image(size=16).fit([picture(4, 4, ("red", "nir"))])
+    for modality in (both, alike):
+        with pytest.raises(ContentError, match="'swir'"):
+            modality.tokenize(picture(4, 4, ("red", "swir")))
+    with pytest.raises(ContentError, match="differ"):
+        alike.tokenize(picture(4, 4, ("red",)))
+    with pytest.raises(ContentError, match="differ"):
+        alike.tokenize(picture(4, 4, ("nir", "red")))
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 12)])
+def test_flip_is_one_of_the_eight_symmetries(shape: tuple[int, int]) -> None:
+    raw = picture(*shape)
+    modality = Image(size=12, patch=4, flip=True).fit([raw])
+    symmetries = [np.rot90(side, turn) for side in (raw.pixels, raw.pixels[:, ::-1]) for turn in range(4)]
+    seen = set()
+    for seed in range(100):
+        made = whole(modality, modality.tokenize(raw, np.random.default_rng(seed)))
+        same = [i for i, s in enumerate(symmetries) if s.shape == made.shape and np.allclose(s, made, atol=1e-5)]
+        assert len(same) == 1
+        seen.update(same)
+    assert seen == set(range(8))
+
+
+def test_images_are_turned_only_in_training_and_on_demand() -> None:
+    raw = picture(8, 12)
+    turning = Image(size=12, patch=4, flip=True).fit([raw])
+    still = Image(size=12, patch=4).fit([raw])
+    straight = still.tokenize(raw)
+    for tokens in (turning.tokenize(raw), *(still.tokenize(raw, np.random.default_rng(i)) for i in range(9))):
+        assert all((a == b).all() for a, b in zip(tokens, straight, strict=True))
+
+
+# Loss, reconstruction and pictures
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Each patch by its own mean and deviation."""
+    return np.stack([(row - row.mean()) / np.sqrt(row.var() + 1e-6) for row in values.astype(np.float64)])
+
+
+@pytest.mark.parametrize("target", ["pixels", "normalised"])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_loss_is_the_squared_error_of_the_target(target: Any, patch: int) -> None:
+    raw = picture(8, 8, ("grey",))
+    modality = Image(size=8, patch=patch, target=target).fit([raw])
+    tokens = modality.tokenize(raw)
+    prediction = np.random.default_rng(1).standard_normal(tokens.values.shape).astype(np.float32)
+    wanted = tokens.values if target == "pixels" else normalised(tokens.values)
+    loss = modality.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
+    assert loss.dtype == torch.float32
+    np.testing.assert_allclose(loss.numpy(), ((prediction - wanted) ** 2).mean(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["pixels", "normalised"])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_a_perfect_prediction_reconstructs_the_image(target: Any, patch: int) -> None:
+    raw = picture(8, 12)
+    modality = Image(size=12, patch=patch, target=target).fit([raw])
+    tokens = modality.tokenize(raw)
+    prediction = tokens.values if target == "pixels" else normalised(tokens.values)
+    made = modality.reconstruct(prediction, tokens)
+    assert made.values.dtype == np.float32
+    np.testing.assert_allclose(whole(modality, made), raw.pixels, atol=1e-4)
+
+
+def drawn(html: str) -> np.ndarray:
+    """Pixels `(H, W, 3)` of the picture in HTML."""
+    data = html.split("base64,")[1].split('"')[0]
+    return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data)))) / 255
+
+
+@pytest.mark.parametrize("bands", [("grey",), RGB, ("nir", "red", "green", "blue")])
+@pytest.mark.parametrize("separate", [False, True])
+def test_show_draws_the_image(bands: tuple[str, ...], separate: bool) -> None:
+    raw = picture(8, 12, bands)
+    modality = Image(size=12, patch=4, target="pixels").fit([raw, *[picture(4, 4, ("other",))] * separate])
+    tokens = modality.tokenize(raw)
+    target = (tokens.coords == [1, 2]).all(1)
+    shown = modality.show(tokens, target, modality.reconstruct(np.zeros_like(tokens.values), tokens))
+    assert list(shown) == ["original", "masked", "reconstructed"]
+    images = {name: drawn(html) for name, html in shown.items()}
+
+    drawn_bands = RGB if bands == RGB and not separate else bands[:1] * 3
+    mean = [modality.mean[modality.band_names.index(band)] for band in drawn_bands]
+    patch = np.s_[4:8, 8:12]
+    for name, part, expected in [
+        ("original", np.s_[:], raw.pixels[..., [bands.index(band) for band in drawn_bands]]),
+        ("masked", patch, np.full((4, 4, 3), [0.75, 0.8, 0.88])),
+        ("reconstructed", patch, np.full((4, 4, 3), mean)),
+    ]:
+        np.testing.assert_allclose(images[name][part], expected, atol=1.5 / 255)
+    for name in ("masked", "reconstructed"):
+        images[name][patch] = images["original"][patch]
+        np.testing.assert_array_equal(images[name], images["original"])

@@ -1,0 +1,213 @@
+"""A user's own samples and labels, and the task they pose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image as Pillow
+
+from modalities.base import Modality
+from modalities.image import Image, Picture
+from modalities.smiles import Smiles
+from modalities.table import Table
+from pipeline.labelled import Task, load, task_of
+from shards.build import SplitBy, build
+from shards.sources.rows import Rows
+
+ROWS = "SMILES,weight,Colour,toxic\nOCC,46,red,1\nCCN,45,,0\nCc1ccccc1,92,blue,\n"
+
+
+@pytest.fixture(scope="module")
+def modalities() -> dict[str, Modality]:
+    table = Table().fit([{"weight": 40.0, "Colour": "red"}, {"weight": 60.0, "Colour": "red"}])
+    image = Image(size=16, patch=8).fit([Picture(np.random.default_rng(0).random((16, 16, 1), np.float32), ("grey",))])
+    return {"smiles": Smiles().fit(["C"]), "image": image, "table": table}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data.csv").write_text(ROWS)
+    return tmp_path / "data.csv"
+
+
+@pytest.fixture
+def shards(tmp_path: Path, modalities: dict[str, Modality]) -> Path:
+    """Six rows of which the last has no label, in three splits."""
+    lines = [f"{'C' * n}O,{n},{n % 2 if n < 6 else ''}" for n in range(1, 7)]
+    (tmp_path / "raw.csv").write_text("\n".join(["SMILES,weight,toxic", *lines]))
+    source = Rows(columns={"smiles": "SMILES", "table": ("weight",)}, labels=("toxic",))
+    split = SplitBy(validation=0.1, test=0.3, large=1.0)
+    build(source, modalities, split, tmp_path / "raw.csv", tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+def test_columns_are_found_by_the_names_of_modalities_and_tables(data: Path, modalities: dict[str, Modality]) -> None:
+    samples = load(data, modalities, label="toxic")
+    assert len(samples) == 3
+    assert samples.labels == (1, 0, None)
+    assert samples.keys == ("1", "2", "3")
+    assert (samples.split, samples.skipped) == (("",) * 3, ())
+    tokens = samples.tokens(0)
+    assert tokens.keys() == {"smiles", "table"}
+    assert isinstance(smiles := modalities["smiles"], Smiles)
+    assert smiles.join(tokens["smiles"].ids[:, 0]) == "CCO", "SMILES are made canonical, as in shards"
+    assert tokens["table"].size == 2
+    assert samples.members(1)["smiles"] == {"txt": b"CCN"}
+
+
+def test_the_label_is_never_content(data: Path, modalities: dict[str, Modality]) -> None:
+    samples = load(data, modalities, label="weight")
+    assert samples.labels == (46, 45, 92)
+    assert samples.tokens(0)["table"].size == 1
+    assert "weight" not in samples.members(0)["table"]["json"].decode()
+
+
+def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    Pillow.new("L", (16, 16)).save(tmp_path / "a.png")
+    path = tmp_path / "own.tsv"
+    path.write_text("structure\tphoto\tscore\nCCO\ta.png\t0.5\nCCN\t\t1.5\n")
+    samples = load(path, modalities, label="score", columns={"smiles": "structure", "image": "photo"})
+    assert [sorted(samples.tokens(i)) for i in range(2)] == [["image", "smiles"], ["smiles"]]
+    assert samples.labels == (0.5, 1.5)
+    with pytest.raises(ValueError, match="'smile', which is not a modality here: did you mean 'smiles'"):
+        load(path, modalities, columns={"smile": "structure"})
+    with pytest.raises(ValueError, match="has no column 'structures'; it has structure, photo, score"):
+        load(path, modalities, columns={"smiles": "structures"})
+    with pytest.raises(ValueError, match=r"has no column for smiles, image, table.*--columns modality=column"):
+        load(path, modalities)
+
+
+def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("smiles,y\nCCO,1\nC1CC,2\nCCN,3\nnonsense,4\n")
+    with pytest.raises(ValueError, match=r"data\.csv, row 2: invalid SMILES; mend it or pass --skip-invalid"):
+        load(path, modalities, label="y")
+    samples = load(path, modalities, label="y", skip_invalid=True)
+    assert samples.keys == ("1", "3")
+    assert samples.labels == (1, 3)
+    assert samples.skipped == ("row 2: invalid SMILES", "row 4: invalid SMILES")
+    path.write_text("smiles\nC1CC\n")
+    with pytest.raises(ValueError, match=r"no usable row in .* \(row 1: invalid SMILES\)"):
+        load(path, modalities, skip_invalid=True)
+
+
+def test_a_label_that_is_not_there_lists_the_columns(data: Path, modalities: dict[str, Modality]) -> None:
+    with pytest.raises(ValueError, match=r"data\.csv has no column 'qed'; it has SMILES, weight, Colour, toxic"):
+        load(data, modalities, label="qed")
+
+
+def test_groups(data: Path, modalities: dict[str, Modality]) -> None:
+    assert load(data, modalities).groups == ("row 1", "row 2", "row 3")
+    assert load(data, modalities, by="scaffold").groups == ("", "", "c1ccccc1")
+    assert load(data, modalities, by="Colour").groups == ("red", "None", "blue")
+    with pytest.raises(ValueError, match="cannot split by 'scaffolds': did you mean 'scaffold'"):
+        load(data, modalities, by="scaffolds")
+
+
+def test_rows_without_smiles_can_be_split_by_scaffold(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    (tmp_path / "data.csv").write_text("smiles,weight\nCc1ccccc1,92\n,40\n")
+    assert load(tmp_path / "data.csv", modalities, by="scaffold").groups == ("c1ccccc1", "")
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_other_formats(tmp_path: Path, data: Path, modalities: dict[str, Modality], suffix: str) -> None:
+    frame, path = pl.read_csv(data), tmp_path / f"data.{suffix}"
+    if suffix == "tsv":
+        frame.write_csv(path, separator="\t")
+    else:
+        frame.write_parquet(path)
+    first, second = load(data, modalities, label="toxic"), load(path, modalities, label="toxic")
+    assert (first.labels, first.groups, first.hashes) == (second.labels, second.groups, second.hashes)
+
+
+def test_what_is_no_data_is_refused(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    (tmp_path / "a.pdf").write_text("")
+    with pytest.raises(ValueError, match="folder without manifest"):
+        load(tmp_path, modalities)
+    with pytest.raises(ValueError, match="neither a folder of shards nor a file of"):
+        load(tmp_path / "a.pdf", modalities)
+    with pytest.raises(ValueError, match=r"no file .*none\.csv"):
+        load(tmp_path / "none.csv", modalities)
+
+
+def test_shards_give_all_splits_and_their_labels(shards: Path, modalities: dict[str, Modality]) -> None:
+    samples = load(shards, modalities, label="toxic")
+    assert sorted(samples.split) == ["test"] * 2 + ["train"] * 3 + ["validation"]
+    by_smiles = {
+        samples.members(i)["smiles"]["txt"].decode(): (samples.labels[i], samples.split[i]) for i in range(len(samples))
+    }
+    assert {smiles: label for smiles, (label, _) in by_smiles.items()} == {
+        "CO": 1, "CCO": 0, "CCCO": 1, "CCCCO": 0, "CCCCCO": 1, "CCCCCCO": None,
+    }  # fmt: skip
+    assert samples.tokens(0).keys() == {"smiles", "table"}
+    assert load(shards, modalities).labels == (None,) * 6
+    with pytest.raises(ValueError, match="has no label 'toxik': did you mean 'toxic'"):
+        load(shards, modalities, label="toxik")
+
+
+def test_shards_may_lack_splits_and_labels(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    (tmp_path / "raw.csv").write_text("smiles\nCCO\nCCN\n")
+    source = Rows(columns={"smiles": "smiles"})
+    build(source, modalities, SplitBy(validation=0, test=0), tmp_path / "raw.csv", tmp_path / "shards")
+    assert load(tmp_path / "shards", modalities).split == ("train", "train")
+    with pytest.raises(ValueError, match="has no label 'qed'"):
+        load(tmp_path / "shards", modalities, label="qed")
+
+
+def test_equal_content_has_equal_hashes_in_tables_and_shards(
+    shards: Path, tmp_path: Path, modalities: dict[str, Modality]
+) -> None:
+    chosen = {"smiles": modalities["smiles"]}
+    rows = load(tmp_path / "raw.csv", chosen, label="toxic", by="SMILES")
+    content = {h for hashes in rows.hashes for h in hashes if h.startswith("smiles:")}
+    held = load(shards, modalities)
+    assert content == {h for hashes in held.hashes for h in hashes if h.startswith("smiles:")}
+    assert not any(h.startswith("labels:") for hashes in held.hashes for h in hashes)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0.5, 1.5, 2.25], "regression"),
+        ([1, 2.5], "regression"),
+        (list(range(30)), "regression"),
+        ([0, 1, 1, 0], "classification"),
+        ([0.0, 1.0, 1.0], "classification"),
+        ([True, False], "classification"),
+        (["a", "b"], "classification"),
+        ([f"species {i}" for i in range(40)], "classification"),
+    ],
+)
+def test_the_task_of_labels(values: list[object], kind: str) -> None:
+    task = task_of("y", values)
+    assert task.kind == kind
+    assert task.outputs == (1 if kind == "regression" else len(set(values)))
+
+
+def test_a_task_asked_for() -> None:
+    assert task_of("y", [0, 1, 2], "regression").kind == "regression"
+    assert task_of("y", [0.5, 1.5], "classification").classes == ("0.5", "1.5")
+    with pytest.raises(ValueError, match="'y' is not a number: use --task classification"):
+        task_of("y", ["a", "b"], "regression")
+
+
+@pytest.mark.parametrize("values", [[1.5, 1.5], ["a", "a"], [3], []])
+def test_a_label_that_does_not_vary_is_refused(values: list[object]) -> None:
+    with pytest.raises(ValueError, match="one value only"):
+        task_of("y", values)
+
+
+def test_encoded_labels() -> None:
+    values = [1.0, 2.5, 6.0]
+    task = task_of("y", values)
+    encoded = task.encode(values)
+    assert encoded.dtype == np.float32
+    assert encoded.mean() == pytest.approx(0, abs=1e-6)
+    assert encoded.std() == pytest.approx(1, abs=1e-6)
+    assert encoded * task.deviation + task.mean == pytest.approx(values)
+    classes = task_of("y", ["b", "a", "c", "a"])
+    assert classes == Task("y", "classification", ("a", "b", "c"))
+    assert classes.encode(["c", "a"]).tolist() == [2, 0]

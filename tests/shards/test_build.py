@@ -1,0 +1,237 @@
+"""Raw files to shards: exact bytes, nothing lost unseen, nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import webdataset
+from PIL import Image as Pillow
+
+from modalities.base import ContentError, Modality
+from modalities.image import Image
+from modalities.smiles import Smiles
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.manifest import Manifest, verify
+from shards.read import Split
+from shards.sources.base import Sample, Source
+from shards.sources.molecules import Molecules, canonical
+from shards.sources.rows import Rows
+from shards.split import SPLITS, key_of
+
+RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1"]
+MOLECULES = ["C" * chain + ring for chain in range(1, 10) for ring in RINGS]
+MODALITIES: dict[str, Modality] = {"smiles": Smiles(), "image": Image(size=32, patch=16), "table": Table()}
+SOURCE = Molecules(drawing_px=32, descriptors=("MolWt",), labels=("qed",))
+SPLIT = SplitBy(by="scaffold", validation=0.2, test=0.2, large=0.3)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Molecules, two of them twice in other words, and two lines that are none."""
+    folder = tmp_path_factory.mktemp("raw")
+    lines = [*MOLECULES[:40], "c1ccccc1C", "C1CC", "junk name", "", *MOLECULES[40:], "C1CC1C"]
+    (folder / "molecules.smi").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "one"
+    build(SOURCE, MODALITIES, SPLIT, raw, out, samples_per_shard=10)
+    return out
+
+
+def table(folder: Path, *lines: str) -> Path:
+    (folder / "raw").mkdir()
+    (folder / "raw" / "table.csv").write_text("\n".join(lines))
+    return folder / "raw"
+
+
+def png(path: Path, grey: int = 0) -> None:
+    Pillow.new("L", (16, 16), grey).save(path)
+
+
+def test_bytes_are_the_same_for_any_number_of_workers(raw: Path, built: Path, tmp_path: Path) -> None:
+    build(SOURCE, MODALITIES, SPLIT, raw, tmp_path / "two", samples_per_shard=10, workers=2)
+    one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (built, tmp_path / "two"))
+    assert one == two
+    assert len(one) > 12
+
+
+def test_manifest_counts_everything(built: Path) -> None:
+    manifest = verify(built)
+    assert manifest.skipped == {"duplicate": 2, "invalid SMILES": 2}
+    assert sum(manifest.counts().values()) == len(MOLECULES)
+    assert all(manifest.counts().values())
+    assert manifest.fields == dict.fromkeys(("image.png", "labels.json", "smiles.txt", "table.json"), len(MOLECULES))
+    assert manifest.source["type"] == "molecules"
+    assert manifest.split["by"] == "scaffold"
+    assert {path.name for path in built.iterdir()} == {"manifest.json"}.union(
+        *({shard.name, shard.name.replace(".tar", ".index.parquet")} for shard in manifest.shards)
+    )
+
+
+def test_shards_are_full_and_numbered(built: Path) -> None:
+    manifest = Manifest.read(built)
+    for split in SPLITS:
+        shards = manifest.of(split)
+        assert [shard.name for shard in shards] == [f"{split}-{i:05d}.tar" for i in range(len(shards))]
+        assert all(shard.samples == 10 for shard in shards[:-1])
+
+
+def test_no_scaffold_in_two_splits(built: Path) -> None:
+    scaffolds = [{group for _, group, _, _ in Split(built, split).locations()} for split in SPLITS]
+    assert len(set().union(*scaffolds)) == sum(map(len, scaffolds)) == len(RINGS)
+
+
+def test_keys_are_hexadecimal_and_come_from_the_identity(built: Path) -> None:
+    for split in (Split(built, name) for name in SPLITS):
+        for key, _, shard, number in split.locations():
+            assert re.fullmatch("[0-9a-f]{32}", key)
+            assert key == key_of(split.read(shard, number)["smiles"]["txt"].decode())
+
+
+def test_webdataset_reads_the_tars(built: Path) -> None:
+    for name in SPLITS:
+        split = Split(built, name)
+        urls = [str(built / shard.name) for shard in split.shards]
+        theirs = {
+            sample["__key__"]: {member: data for member, data in sample.items() if not member.startswith("__")}
+            for sample in webdataset.WebDataset(urls, shardshuffle=False)
+        }
+        ours = {
+            key: {f"{m}.{e}": data for m, parts in split.read(shard, i).items() for e, data in parts.items()}
+            for key, _, shard, i in split.locations()
+        }
+        assert theirs == ours
+        assert len(theirs) == len(split)
+
+
+def test_members_are_named_after_key_modality_and_extension(built: Path) -> None:
+    with tarfile.open(built / "train-00000.tar") as tar:
+        entries = tar.getmembers()
+    assert {entry.name.split(".", 1)[1] for entry in entries} == set(Manifest.read(built).fields)
+    assert all((entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "") for entry in entries)
+
+
+def test_samples_keep_the_order_of_the_input(built: Path) -> None:
+    split = Split(built, "train")
+    ranks = {key_of(canonical(smiles)): i for i, smiles in enumerate(MOLECULES)}
+    places = [ranks[key] for key, *_ in split.locations()]
+    assert places == sorted(places)
+
+
+def test_without_groups_each_sample_stands_by_itself(raw: Path, tmp_path: Path) -> None:
+    manifest = build(SOURCE, MODALITIES, SplitBy(validation=0.25, test=0.25), raw, tmp_path / "out")
+    assert manifest.counts() == {"train": 36, "validation": 18, "test": 18}
+    assert all(group == key for key, group, *_ in Split(tmp_path / "out", "test").locations())
+
+
+def test_a_folder_that_holds_something_is_refused(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match="out is not empty"):
+        build(SOURCE, MODALITIES, SPLIT, raw, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_an_empty_folder_and_leftovers_of_a_killed_build_are_replaced(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.building").mkdir()
+    (tmp_path / "out.building" / "train-00099.tar").write_text("half")
+    build(SOURCE, MODALITIES, SPLIT, raw, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "train-00099.tar").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failing(Source):
+    """Ten samples, of which number `at` raises `error`."""
+
+    type: ClassVar[str] = "failing"
+    at: int
+    error: type[BaseException] = RuntimeError
+
+    def items(self, raw: Path) -> Iterator[int]:
+        yield from range(10)
+
+    def make(self, item: int, modalities: Mapping[str, Modality]) -> Sample:
+        if item == self.at or self.at < 0:
+            raise self.error(f"item {'of no use' if self.at < 0 else item}")
+        return Sample(str(item), {"smiles.txt": b"C"})
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+def test_a_failing_build_leaves_nothing_behind(error: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        build(Failing(at=7, error=error), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_fails_while_writing_leaves_nothing_behind(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shards.build.write_index", full)
+    with pytest.raises(OSError, match="No space"):
+        build(Failing(at=99), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_usable_is_an_error_that_tells_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no usable sample in .*item of no use: 10"):
+        build(Failing(at=-1, error=ContentError), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
+    (tmp_path / "empty.smi").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"no usable sample in .*no items"):
+        build(SOURCE, MODALITIES, SPLIT, tmp_path, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.smi"]
+
+
+def test_a_wrong_group_names_the_possible_ones(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.split\.by is 'scafold', but samples can be grouped by scaffold"):
+        build(SOURCE, MODALITIES, SplitBy(by="scafold"), raw, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_images_are_counted_and_left_out(tmp_path: Path) -> None:
+    raw = table(tmp_path, "picture", "a.png", "b.png", "c.png")
+    png(raw / "a.png")
+    (raw / "b.png").write_bytes(b"no picture")
+    whole = io.BytesIO()
+    Pillow.effect_noise((64, 64), 50).save(whole, "png")
+    (raw / "c.png").write_bytes(whole.getvalue()[:200])
+    manifest = build(Rows(columns={"image": "picture"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
+    assert sum(manifest.counts().values()) == 1
+    assert sum(manifest.skipped.values()) == 2
+    assert all(reason.startswith("unreadable png image") for reason in manifest.skipped)
+
+
+def test_samples_may_lack_modalities(tmp_path: Path) -> None:
+    raw = table(tmp_path, "smiles,picture,size", "CCO,a.png,1", ",a.png,2", "CCN,,3", "c1ccccc1,,")
+    png(raw / "a.png")
+    source = Rows(columns={"smiles": "smiles", "image": "picture", "table": ("size",)})
+    manifest = build(source, MODALITIES, SplitBy(by="scaffold"), raw, tmp_path / "out")
+    assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 4}
+    assert manifest.skipped == {}
+    samples = [Split(tmp_path / "out", "train").read(0, i) for i in range(4)]
+    assert [sorted(sample) for sample in samples] == [
+        ["image", "smiles", "table"],
+        ["image", "table"],
+        ["smiles", "table"],
+        ["smiles", "table"],
+    ]
+
+
+def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
+    raw = table(tmp_path, "smiles", "CCO", "CCN")
+    (raw / "more.csv").write_text("smiles\nCCC\nCCCl")
+    manifest = build(Rows(columns={"smiles": "smiles"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
+    assert (sum(manifest.counts().values()), manifest.skipped) == (4, {})

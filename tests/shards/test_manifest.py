@@ -1,0 +1,241 @@
+"""Shards that are missing, cut short, changed or made by others."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from modalities.smiles import Smiles
+from shards.build import SplitBy, build
+from shards.manifest import Manifest, describe, index, index_path, verify, write_index
+from shards.read import Split
+from shards.sources.molecules import Molecules
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "raw.smi").write_text("\n".join("C" * n for n in range(1, 31)))
+    split = SplitBy(validation=0.1, test=0.1)
+    build(Molecules(drawing_px=16), {"smiles": Smiles()}, split, folder, folder / "shards", samples_per_shard=8)
+    return folder / "shards"
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy to harm."""
+    return Path(shutil.copytree(whole, tmp_path / "shards"))
+
+
+def fault(call: Callable[[], Any]) -> str:
+    """The message of the ValueError that a call raises, which is one line."""
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def add(tar: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(tar, mode) as file:  # type: ignore[call-overload]
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    return tar
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    state = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**state, **changes}))
+
+
+def flip(path: Path) -> None:
+    """Change one bit and no size."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_whole_shards_pass_every_check(whole: Path) -> None:
+    told: list[str] = []
+    manifest = verify(whole, told.append)
+    assert len(told) == len(manifest.shards) == 5
+    assert manifest == Manifest.read(whole)
+    assert manifest.counts() == {"train": 24, "validation": 3, "test": 3}
+    assert len(Split(whole, "train", verify=True)) == 24
+
+
+@pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.index.parquet"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+        assert f"{folder / name} is missing" in fault(call)
+
+
+def test_a_truncated_shard_is_named(folder: Path) -> None:
+    tar = folder / "train-00001.tar"
+    tar.write_bytes(tar.read_bytes()[:-700])
+    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+        assert f"{tar} has {tar.stat().st_size:,} bytes instead of {tar.stat().st_size + 700:,}" in fault(call)
+
+
+def test_a_changed_shard_is_named(folder: Path) -> None:
+    flip(folder / "train-00001.tar")
+    for call in (lambda: verify(folder), lambda: Split(folder, "train", verify=True)):
+        assert f"{folder / 'train-00001.tar'} has a wrong checksum" in fault(call)
+    assert len(Split(folder, "train")) == 24, "sizes alone are compared unless contents are asked for"
+
+
+def test_a_changed_index_is_named(folder: Path) -> None:
+    flip(folder / "train-00001.index.parquet")
+    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+        assert f"{folder / 'train-00001.index.parquet'} has a wrong checksum" in fault(call)
+
+
+def test_a_fault_in_one_split_leaves_the_others_readable(folder: Path) -> None:
+    (folder / "train-00001.tar").unlink()
+    assert len(Split(folder, "validation")) == 3
+
+
+def test_a_missing_manifest_tells_what_to_do(tmp_path: Path) -> None:
+    assert f"no shards at {tmp_path}" in fault(lambda: Manifest.read(tmp_path))
+    assert "sensorium shards build" in fault(lambda: Split(tmp_path / "nowhere", "train"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\x00", b"[]", b"7", b"null", b"{}", b'{"version": 1}', b'{"version": 1, "shards": [1]}'],
+)
+def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    assert f"{tmp_path / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(tmp_path))
+
+
+def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:
+    rewrite(folder, colour="red")
+    assert "'colour'" in fault(lambda: Manifest.read(folder))
+
+
+def test_another_version_is_named(folder: Path) -> None:
+    rewrite(folder, version=2)
+    message = fault(lambda: Manifest.read(folder))
+    assert message == f"{folder / 'manifest.json'} has format version 2, this program reads 1"
+
+
+def redescribe(folder: Path, name: str) -> None:
+    """Make the manifest agree with a tar and index as they lie on disk."""
+    manifest = Manifest.read(folder)
+    shards = [describe(folder, name, shard.split) if shard.name == name else shard for shard in manifest.shards]
+    replace(manifest, shards=tuple(shards)).write(folder)
+
+
+def test_verify_finds_an_index_of_another_tar(folder: Path) -> None:
+    tar = folder / "train-00001.tar"
+    rows = pl.read_parquet(index_path(tar)).with_columns(pl.col("offset") + 512)
+    write_index(tar, rows.rows())
+    redescribe(folder, tar.name)
+    assert f"index of {tar} does not match the tar" in fault(lambda: verify(folder))
+
+
+def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
+    tar = folder / "train-00001.tar"
+    pl.read_parquet(index_path(tar)).drop("group").write_parquet(index_path(tar))
+    redescribe(folder, tar.name)
+    assert f"{index_path(tar)} has other columns" in fault(lambda: verify(folder))
+
+
+def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
+    shards = [{**vars(shard), "samples": 7} for shard in Manifest.read(folder).shards]
+    rewrite(folder, shards=shards)
+    assert f"{folder / 'train-00000.tar'} holds 8 samples, not 7" in fault(lambda: verify(folder))
+
+
+def img2dataset(keys: list[str]) -> list[tuple[str, bytes]]:
+    return [(f"{key}.{e}", f"{e} of {key}".encode()) for key in keys for e in ("jpg", "txt", "json")]
+
+
+def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
+    tar = add(tmp_path / "00000.tar", img2dataset(["000000000", "000000001"]))
+    add(tmp_path / "validation-00000.tar", img2dataset(["000010000"]))
+    add(tmp_path / "test-00000.tar", img2dataset(["000020000"]))
+    before = tar.read_bytes()
+    told: list[str] = []
+    manifest = index(tmp_path, {"jpg": "image", "txt": "caption"}, told.append)
+    assert told[0] == "00000.tar: 2 samples, 6 members"
+    assert manifest == verify(tmp_path)
+    assert manifest.counts() == {"train": 2, "validation": 1, "test": 1}
+    assert manifest.fields == {"caption.txt": 4, "image.jpg": 4, "json.json": 4}
+    assert tar.read_bytes() == before
+    split = Split(tmp_path, "train")
+    assert split.key(0, 1) == "000000001"
+    assert split.read(0, 1) == {
+        "image": {"jpg": b"jpg of 000000001"},
+        "caption": {"txt": b"txt of 000000001"},
+        "json": {"json": b"json of 000000001"},
+    }
+
+
+def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
+    members = img2dataset(["0", "1", "2"])
+    add(tmp_path / "00000.tar", members[::3] + members[1::3] + members[2::3])
+    index(tmp_path, {"jpg": "image"})
+    assert verify(tmp_path).counts()["train"] == 3
+    split = Split(tmp_path, "train")
+    for number, key in enumerate("012"):
+        assert split.key(0, number) == key
+        assert [part for parts in split.read(0, number).values() for part in parts.values()] == [
+            f"{e} of {key}".encode() for e in ("jpg", "txt", "json")
+        ]
+
+
+def test_folders_long_names_and_empty_tars(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        folder = tarfile.TarInfo("part")
+        folder.type = tarfile.DIRTYPE
+        file.addfile(folder)
+        entry = tarfile.TarInfo("part/" + "n" * 150 + ".seg.mask.png")
+        entry.size = 3
+        file.addfile(entry, io.BytesIO(b"png"))
+    add(tmp_path / "b.tar", [])
+    manifest = index(tmp_path, {})
+    assert [shard.samples for shard in manifest.shards] == [1, 0]
+    split = Split(tmp_path, "train")
+    assert split.key(0, 0) == "part/" + "n" * 150
+    assert split.read(0, 0) == {"seg": {"mask.png": b"png"}}
+    assert len(split.locations()) == 1
+
+
+@pytest.mark.parametrize("name", ["../x.txt", "/x.txt", "a/../../x.txt", "a/.."])
+def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+    tar = add(tmp_path / "00000.tar", [("fine.txt", b"a"), (name, b"b")])
+    message = fault(lambda: index(tmp_path, {}))
+    assert str(tar) in message
+    assert repr(name) in message
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all", b"x" * 5000])
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "00000.tar").write_bytes(content)
+    assert f"{tmp_path / '00000.tar'} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+
+
+def test_compressed_and_truncated_tars_are_refused(tmp_path: Path) -> None:
+    tar = add(tmp_path / "00000.tar", img2dataset(["0"]), "w:gz")
+    assert f"{tar} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+    add(tar, [("0.txt", b"a" * 5000)])
+    tar.write_bytes(tar.read_bytes()[:2000])
+    assert f"{tar} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+
+
+def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
+    assert fault(lambda: index(tmp_path, {})) == f"no .tar files in {tmp_path}"

@@ -1,0 +1,124 @@
+"""Molecules from SMILES files: what becomes of them, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from modalities.base import ContentError
+from modalities.smiles import Smiles
+from shards.build import SplitBy, build
+from shards.sources.molecules import Molecules, canonical, scaffold
+
+
+def items(source: Molecules, raw: Path) -> list[str]:
+    return list(source.items(raw))
+
+
+def picture(smiles: str, **options: float) -> np.ndarray:
+    sample = Molecules(**options).make(smiles, {})  # type: ignore[arg-type]
+    image = Pillow.open(io.BytesIO(sample.members["image.png"]))
+    assert image.mode == "L"
+    return np.asarray(image)
+
+
+def test_smi_files_give_the_first_word_of_each_line(tmp_path: Path) -> None:
+    (tmp_path / "b.smi").write_text("CCO ethanol\n\nCCN\tethylamine\r\n")
+    (tmp_path / "a.smi").write_text("C methane")
+    (tmp_path / "c.txt").write_text("CCC")
+    assert items(Molecules(), tmp_path) == ["C", "CCO", "CCN"]
+    assert items(Molecules(), tmp_path / "b.smi") == ["CCO", "CCN"]
+    assert items(Molecules(files="*.txt"), tmp_path) == ["CCC"]
+
+
+def test_csv_files_give_a_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,structure\n1,CCO\n2,\n3,"CC(=O)O"\n')
+    source = Molecules(files="*.csv", smiles="structure")
+    assert items(source, tmp_path) == ["CCO", "", "CC(=O)O"]
+    with pytest.raises(ValueError, match=r"a\.csv has no column 'smiles'; it has id, structure"):
+        items(Molecules(files="*.csv"), tmp_path)
+
+
+def test_bytes_around_the_smiles_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_bytes("\ufeffCCO \N{GREEK SMALL LETTER ALPHA}\nCCN ".encode() + b"\xe9thyl\nC\xe9C\n")
+    (tmp_path / "a.csv").write_bytes("\ufeffsmiles\r\nCCO\r\n".encode())
+    assert items(Molecules(), tmp_path) == ["CCO", "CCN", "C\ufffdC"]
+    assert items(Molecules(files="*.csv"), tmp_path) == ["CCO"]
+
+
+def test_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file \*\.smi in"):
+        items(Molecules(), tmp_path)
+
+
+@pytest.mark.parametrize("smiles", ["", "C1CC", "hello", "C\ufffdC", "C(C", "c1cccc1", "[Xx]", "C(C)(C)(C)(C)C"])
+def test_invalid_smiles_are_content_errors(smiles: str) -> None:
+    with pytest.raises(ContentError) as caught:
+        Molecules().make(smiles, {})
+    assert caught.value.reason == "invalid SMILES"
+
+
+def test_a_sample_of_a_molecule() -> None:
+    source = Molecules(descriptors=("MolWt", "NumHDonors"), labels=("qed",))
+    sample = source.make("OC(=O)c1ccccc1", {})
+    assert sample.identity == "O=C(O)c1ccccc1"
+    assert sample.groups == {"scaffold": "c1ccccc1"}
+    assert sample.members.keys() == {"smiles.txt", "image.png", "table.json", "labels.json"}
+    assert sample.members["smiles.txt"] == b"O=C(O)c1ccccc1"
+    assert json.loads(sample.members["table.json"]) == {"MolWt": pytest.approx(122.12, abs=0.01), "NumHDonors": 1}
+    assert 0 < json.loads(sample.members["labels.json"])["qed"] < 1
+    assert Molecules().make("CCO", {}).members.keys() == {"smiles.txt", "image.png"}
+
+
+def test_the_same_molecule_has_one_identity() -> None:
+    spellings = ["OCC", "C(O)C", "[CH3][CH2][OH]", "CCO"]
+    assert {Molecules().make(smiles, {}).identity for smiles in spellings} == {"CCO"}
+    assert canonical("C[C@H](N)O") != canonical("C[C@@H](N)O")
+
+
+def test_scaffolds() -> None:
+    assert scaffold("CCCC") == ""
+    assert scaffold("Cc1ccccc1CCO") == scaffold("c1ccccc1") == "c1ccccc1"
+
+
+@pytest.mark.parametrize("side", [16, 48, 96])
+def test_drawings_are_grey_squares_of_the_given_side(side: int) -> None:
+    pixels = picture("c1ccccc1O", drawing_px=side)
+    assert pixels.shape == (side, side)
+    assert pixels.dtype == np.uint8
+    assert pixels.max() == 255
+    assert pixels.min() < 128
+    assert (pixels > 250).mean() > 0.3, "paper is white"
+
+
+def test_drawings_are_to_scale_and_reproducible() -> None:
+    widths = []
+    for ring in ("C1CCCCC1", "C1CCC2CCCCC2C1"):
+        columns = np.flatnonzero((picture(ring) < 200).any(0))
+        widths.append(columns[-1] - columns[0])
+        assert (picture(ring) == picture(ring)).all()
+    assert 1.4 < widths[1] / widths[0] < 2.2
+    longest = picture("C" * 80)
+    assert (longest[:, 0] > 200).all(), "a long molecule is shrunk to fit"
+    assert (longest[:, -1] > 200).all()
+
+
+@pytest.mark.parametrize("name", ["NoSuchThing", "rdMolDescriptors", "CalcMolDescriptors"])
+def test_an_unknown_descriptor_stops_the_build_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.smi").write_text("CCO\n" * 3)
+    for source in (Molecules(descriptors=("MolWt", name)), Molecules(labels=(name,))):
+        with pytest.raises(ValueError, match=f"RDKit has no descriptor '{name}'"):
+            build(source, {"smiles": Smiles()}, SplitBy(), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_descriptors_that_are_not_finite_are_missing() -> None:
+    sample = Molecules(descriptors=("MaxPartialCharge", "MolWt")).make("C[Hg]C", {})
+    row = json.loads(sample.members["table.json"])
+    assert row["MolWt"] > 0
+    assert row["MaxPartialCharge"] is None

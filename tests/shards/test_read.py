@@ -1,0 +1,117 @@
+"""Random access to samples, in one process and in many."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from modalities.smiles import Smiles
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.read import Members, Split
+from shards.sources.molecules import Molecules, canonical
+
+SMILES = ["C" * n + tail for n in range(1, 11) for tail in ("O", "N", "Cl")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty molecules in ten shards of the training split."""
+    folder = tmp_path_factory.mktemp("read")
+    (folder / "raw.smi").write_text("\n".join(SMILES))
+    source = Molecules(drawing_px=16, descriptors=("MolWt", "TPSA"), labels=("qed",))
+    split = SplitBy(validation=0, test=0)
+    build(source, {"smiles": Smiles(), "table": Table()}, split, folder, folder / "shards", samples_per_shard=3)
+    return folder / "shards"
+
+
+def places(split: Split) -> list[tuple[int, int]]:
+    return [(shard, number) for _, _, shard, number in split.locations()]
+
+
+def open_files(folder: Path) -> list[str]:
+    links = Path("/proc/self/fd")
+    if not links.is_dir():
+        pytest.skip("no /proc to count open files in")
+    targets = []
+    for link in links.iterdir():
+        try:
+            targets.append(str(link.readlink()))
+        except FileNotFoundError:
+            continue
+    return [target for target in targets if target.startswith(str(folder))]
+
+
+def test_members_come_back_by_modality_as_they_were_written(folder: Path) -> None:
+    split = Split(folder, "train")
+    assert split.sizes == (3,) * 10
+    source = Molecules(drawing_px=16, descriptors=("MolWt", "TPSA"), labels=("qed",))
+    for smiles, place in zip(SMILES, places(split), strict=True):
+        written = source.make(smiles, {}).members
+        sample = split.read(*place)
+        assert {f"{m}.{e}": data for m, parts in sample.items() for e, data in parts.items()} == written
+        assert sample["smiles"] == {"txt": canonical(smiles).encode()}
+        assert sample.keys() == {"smiles", "image", "table", "labels"}
+
+
+class Reader(Dataset[Members]):
+    def __init__(self, split: Split):
+        self.split, self.places = split, places(split)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Members:
+        return self.split.read(*self.places[number])
+
+
+def test_worker_processes_read_what_their_parent_reads(folder: Path) -> None:
+    reader = Reader(Split(folder, "train"))
+    expected = [reader[i] for i in range(len(reader))]
+    loader = DataLoader(reader, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert list(loader) == expected
+    assert [reader[i] for i in range(len(reader))] == expected
+
+
+def test_a_split_travels_to_other_processes_without_its_files(folder: Path) -> None:
+    split = Split(folder, "train")
+    expected = [split.read(*place) for place in places(split)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(split.read, places(split), chunksize=4) == expected
+    copy = pickle.loads(pickle.dumps(split))
+    copy.close()
+    assert [split.read(*place) for place in places(split)] == expected
+
+
+def test_open_files_are_bounded_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.read.OPEN_FILES", 2)
+    split = Split(folder, "train")
+    order = [(shard, number) for number in range(3) for shard in range(10)]
+    samples = {place: split.read(*place) for place in order}
+    assert len(open_files(folder)) == 2
+    assert samples == {place: split.read(*place) for place in sorted(order)}
+    split.read(0, 0), split.read(1, 0), split.read(0, 1), split.read(2, 0)
+    assert {Path(name).name for name in open_files(folder)} == {"train-00000.tar", "train-00002.tar"}
+    split.close()
+    assert not open_files(folder)
+    assert split.read(4, 1) == samples[4, 1]
+    del split
+    assert not open_files(folder)
+
+
+@pytest.mark.parametrize("name", ["validation", "test", "training"])
+def test_an_empty_split_tells_what_there_is(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"the {name} split of .* is empty \(train 30, validation 0, test 0\)"):
+        Split(folder, name)
+
+
+def test_a_sample_that_is_not_there_is_an_error(folder: Path) -> None:
+    split = Split(folder, "train")
+    with pytest.raises(IndexError):
+        split.read(0, 3)
+    with pytest.raises(IndexError):
+        split.key(10, 0)

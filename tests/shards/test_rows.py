@@ -1,0 +1,160 @@
+"""Rows of table files as samples."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from PIL import Image as Pillow
+
+from modalities.base import ContentError, Modality
+from modalities.image import Image
+from modalities.smiles import Smiles
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.read import Split
+from shards.sources.base import Sample
+from shards.sources.rows import Rows, read_frame
+
+MODALITIES: dict[str, Modality] = {"smiles": Smiles(), "image": Image(size=16, patch=16), "table": Table()}
+COLUMNS: dict[str, Any] = {"smiles": "structure", "image": "photo", "table": ("weight", "colour")}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Five rows: whole, without photo, without SMILES, of a missing photo, of an invalid SMILES."""
+    folder = tmp_path / "raw"
+    (folder / "photos").mkdir(parents=True)
+    Pillow.new("RGB", (16, 16), "red").save(folder / "photos" / "a.JPG")
+    (folder / "rows.csv").write_text(
+        "id,structure,photo,weight,colour,toxic\n"
+        "m1,OCC,photos/a.JPG,1.5,red,1\n"
+        "m2,CCN,,2,NA,0\n"
+        "m3,,photos/a.JPG,,blue,\n"
+        "m4,CCC,photos/none.jpg,4,red,1\n"
+        "m5,C1CC,photos/a.JPG,5,red,1\n"
+    )
+    return folder
+
+
+def made(source: Rows, raw: Path) -> list[Sample | str]:
+    samples: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            samples.append(source.make(item, MODALITIES))
+        except ContentError as error:
+            samples.append(error.reason)
+    return samples
+
+
+def test_cells_are_content_or_name_files(raw: Path) -> None:
+    first, second, third, missing, invalid = made(Rows(columns=COLUMNS, key="id", labels=("toxic",)), raw)
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert isinstance(third, Sample)
+    assert first.members["smiles.txt"] == b"CCO"
+    assert first.members["image.jpg"] == (raw / "photos" / "a.JPG").read_bytes()
+    assert json.loads(first.members["table.json"]) == {"weight": 1.5, "colour": "red"}
+    assert json.loads(first.members["labels.json"]) == {"toxic": 1}
+    assert json.loads(second.members["table.json"]) == {"weight": 2.0, "colour": None}
+    assert json.loads(third.members["table.json"]) == {"weight": None, "colour": "blue"}
+    assert json.loads(third.members["labels.json"]) == {"toxic": None}
+    assert [sorted(sample.members) for sample in (first, second, third)] == [
+        ["image.jpg", "labels.json", "smiles.txt", "table.json"],
+        ["labels.json", "smiles.txt", "table.json"],
+        ["image.jpg", "labels.json", "table.json"],
+    ]
+    assert (missing, invalid) == ("image file is missing", "invalid SMILES")
+
+
+def test_identity_and_groups(raw: Path) -> None:
+    keyed, numbered = (made(Rows(columns=COLUMNS, key=key), raw)[:3] for key in ("id", None))
+    assert [sample.identity for sample in keyed] == ["m1", "m2", "m3"]  # type: ignore[union-attr]
+    assert [sample.identity for sample in numbered] == ["1", "2", "3"]  # type: ignore[union-attr]
+    assert keyed[0].groups == {  # type: ignore[union-attr]
+        "id": "m1", "structure": "OCC", "photo": "photos/a.JPG", "weight": "1.5", "colour": "red", "toxic": "1",
+        "scaffold": "",
+    }  # fmt: skip
+    assert keyed[2].groups["scaffold"] == ""  # type: ignore[union-attr]
+
+
+def test_a_build_counts_what_is_missing_and_keeps_the_rest(raw: Path, tmp_path: Path) -> None:
+    source = Rows(columns=COLUMNS, key="id", labels=("toxic",))
+    manifest = build(source, MODALITIES, SplitBy(by="colour", validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.skipped == {"image file is missing": 1, "invalid SMILES": 1}
+    assert manifest.fields == {"image.jpg": 2, "labels.json": 3, "smiles.txt": 2, "table.json": 3}
+    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["red", "None", "blue"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Rows(columns={"smiles": "SMILES"}),
+        Rows(columns={"table": ("weight", "SMILES")}),
+        Rows(columns={"smiles": "structure"}, key="SMILES"),
+        Rows(columns={"smiles": "structure"}, labels=("SMILES",)),
+    ],
+)
+def test_an_unknown_column_lists_the_known_ones(raw: Path, source: Rows) -> None:
+    known = "id, structure, photo, weight, colour, toxic"
+    with pytest.raises(ValueError, match=rf"rows\.csv has no column 'SMILES'; it has {known}"):
+        next(source.items(raw))
+
+
+def test_a_modality_that_the_recipe_has_not_is_refused(raw: Path) -> None:
+    source = Rows(columns={"dna": "structure"})
+    with pytest.raises(ValueError, match="'dna', which the recipe has not"):
+        source.make(next(source.items(raw)), MODALITIES)
+
+
+def test_rows_without_content_or_key(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,structure\n1,\n,CCO\n,CCN\n")
+    assert made(Rows(columns={"smiles": "structure"}, key="id"), tmp_path) == [
+        "row without content",
+        "row without id",
+        "row without id",
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.parquet"])
+def test_formats_hold_the_same_rows(raw: Path, tmp_path: Path, name: str) -> None:
+    frame = read_frame(raw / "rows.csv")
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    else:
+        frame.write_csv(path, separator="," if path.suffix == ".csv" else "\t", null_value="NaN")
+    assert read_frame(path).equals(frame)
+    columns = {"smiles": "structure", "table": ("weight", "colour")}
+    assert made(Rows(columns=columns, key="id"), path) == made(Rows(columns=columns, key="id"), raw)
+
+
+def test_parquet_types_that_json_has_not(tmp_path: Path) -> None:
+    day = datetime.date(2026, 1, 2)
+    frame = pl.DataFrame({"a": [1.0, float("nan"), None], "day": [day] * 3, "n": [1, None, 3]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    samples = made(Rows(columns={"table": ("a", "day", "n")}, labels=("a",)), tmp_path / "a.parquet")
+    rows = [json.loads(sample.members["table.json"]) for sample in samples]  # type: ignore[union-attr]
+    assert rows == [
+        {"a": 1.0, "day": "2026-01-02", "n": 1},
+        {"a": None, "day": "2026-01-02", "n": None},
+        {"a": None, "day": "2026-01-02", "n": 3},
+    ]
+    assert json.loads(samples[1].members["labels.json"]) == {"a": None}  # type: ignore[union-attr]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    for name in ("empty.csv", "bad.parquet"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read") as caught:
+            read_frame(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no file"):
+        read_frame(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"no file \*\.tsv in"):
+        next(Rows(file="*.tsv").items(tmp_path))
