@@ -119,7 +119,7 @@ class Image(Modality):
         if not np.isfinite(pixels).all():
             raise ContentError("image with pixels that are not numbers")
         if self.bands == "grey" and bands == ("red", "green", "blue"):
-            pixels, bands = (pixels @ np.float32([0.299, 0.587, 0.114]))[..., None], ("grey",)  # ITU-R BT.601
+            pixels, bands = (pixels @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], ("grey",)  # ITU-R BT.601
         elif self.bands == "rgb" and bands == ("grey",):
             pixels, bands = np.repeat(pixels, 3, axis=2), ("red", "green", "blue")
         elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else ("red", "green", "blue")):
@@ -135,7 +135,7 @@ class Image(Modality):
         pixels = resize(raw.pixels, grid_size(raw.pixels.shape[:2], self.size, self.patch))
         if self.flip and rng is not None:
             pixels = _turn(pixels, int(rng.integers(8)))
-        pixels = (pixels - np.float32(self.mean)[columns]) / np.float32(self.deviation)[columns]
+        pixels = (pixels - np.array(self.mean, np.float32)[columns]) / np.array(self.deviation, np.float32)[columns]
         p, (height, width, bands) = self.patch, pixels.shape
         rows, cols = height // p, width // p
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4)
@@ -144,12 +144,11 @@ class Image(Modality):
             ids = np.full((rows * cols, 1), 2, np.int64)
             return Tokens(np.ascontiguousarray(patches.reshape(rows * cols, -1)), ids, coords.astype(np.float32))
         values = patches.transpose(4, 0, 1, 2, 3).reshape(bands * rows * cols, p * p)
-        ids = np.repeat(np.int64(columns) + 2, rows * cols)[:, None]
+        ids = np.repeat(np.array(columns, np.int64) + 2, rows * cols)[:, None]
         return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
 
     def embedding(self, dim: int) -> nn.Module:
-        bands = len(self.band_names)
-        return PatchEmbedding(self.patch, 1 if self.separate else bands, bands if self.separate else 1, dim)
+        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim)
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.widths[0])
@@ -197,31 +196,18 @@ class Image(Modality):
 
 
 class PatchEmbedding(nn.Module):
-    """Content from strided convolutions within the patch and one linear map, place from row, column and band.
+    """Content from one linear map of the patch, place from row, column and band."""
 
-    A convolutional stem lets transformers learn images from less data (Xiao et al. 2021); this one stays within the
-    patch, so that no token sees a masked neighbour. Each convolution halves the side until it is 4 or less.
-    """
-
-    def __init__(self, patch: int, channels: int, bands: int, dim: int):
+    def __init__(self, width: int, bands: int, dim: int):
         super().__init__()
-        self.shape = (patch, patch, channels)
-        layers: list[nn.Module] = []
-        side, width = patch, channels
-        hidden = max(dim // 8, 8)
-        while side > 4:
-            layers += [nn.Conv2d(width, hidden, 3, 2, 1), nn.SiLU()]
-            side, width, hidden = -(-side // 2), hidden, 2 * hidden
-        self.stem = nn.Sequential(*layers)
-        self.content = nn.Linear(width * side**2, dim)
+        self.content = nn.Linear(width, dim)
         self.place = SineCosine(2, dim)
         self.band = nn.Embedding(bands + 2, dim)
 
     def forward(
         self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = values.view(-1, *self.shape).permute(0, 3, 1, 2)
-        return self.content(self.stem(pixels).flatten(1)), self.place(coords) + self.band(ids[:, 0])
+        return self.content(values), self.place(coords) + self.band(ids[:, 0])
 
 
 def grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:

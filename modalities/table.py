@@ -128,7 +128,7 @@ class Table(Modality):
         """Subword ids `(M,)` of a column's name, 0 after its end."""
         if column not in self._spelled:
             ids = [piece for word in words(column) for piece in self._names.pieces(word)][: self.name_length]
-            self._spelled[column] = np.int64(ids + [0] * (self.name_length - len(ids)))
+            self._spelled[column] = np.array(ids + [0] * (self.name_length - len(ids)), np.int64)
         return self._spelled[column]
 
     def decode(self, members: dict[str, bytes]) -> Row:

@@ -124,7 +124,7 @@ def pack(
             seen_ids,
             torch.from_numpy(target),
             torch.from_numpy(action),
-            torch.from_numpy(np.append(np.repeat(np.int64(slots), counts), size)),
+            torch.from_numpy(np.append(np.repeat(np.array(slots, np.int64), counts), size)),
         )
         here = np.zeros(size, bool)
         here[slots] = True

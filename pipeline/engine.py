@@ -41,7 +41,7 @@ class Pretraining(nn.Module):
 
     def each(self) -> Iterable[tuple[str, Objective]]:
         """Objectives by name."""
-        return self.objectives.items()  # type: ignore[return-value]
+        return self.objectives.items()
 
     def count(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Summands of every term, named `objective/term`."""
@@ -194,7 +194,7 @@ class Engine:
             parameter_groups(module, train.weight_decay), lr=train.learning_rate, betas=train.betas
         )
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        self.deepspeed = self.module if zero_stage(train) is not None else None
+        self.deepspeed: Any = self.module if zero_stage(train) is not None else None
         self.stage = zero_stage(train) or 0
 
     @property
@@ -212,7 +212,7 @@ class Engine:
         batches = [batch.to(self.device) for batch in batches]
         counts = [self.bare.count(batch) for batch in batches]
         names = list(counts[0])
-        held = torch.stack([sum(count[name] for count in counts) for name in names])  # type: ignore[arg-type]
+        held = torch.stack([sum(count[name] for count in counts) for name in names])
         extra = [
             sum(b.size - len(b.faults) for b in batches),
             sum(b.tokens for b in batches),
@@ -349,8 +349,9 @@ class Engine:
         if self.updates:
             self._prime()
             for name, parameter in self.bare.named_parameters():
+                none = torch.zeros_like(found[f"parameter:{name}"])  # what no objective reads has no moments
                 for part in MOMENTS:
-                    self._set(parameter, part, found[f"{part}:{name}"])
+                    self._set(parameter, part, found.get(f"{part}:{name}", none))
         for name, buffer in self.bare.named_buffers():
             buffer.copy_(found[f"buffer:{name}"])
         return state

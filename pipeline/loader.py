@@ -92,13 +92,13 @@ class Stream(Dataset[Batch]):
         """
         place = self.order.place(position)
         number, shard, first = self._shards[place.shard]
-        rng = np.random.default_rng([self.seed, number, place.turn, first + place.index, 0])
-        tokens = tokenize(self.sets[number].read(shard, place.index), self.modalities, rng)
+        rng = np.random.default_rng([self.seed, number, place.turn, first + place.sample, 0])
+        tokens = tokenize(self.sets[number].read(shard, place.sample), self.modalities, rng)
         maskings = {name: self.modalities[name].mask for name in tokens}
         entries = {name: self.modalities[name].entries for name in tokens}
         masks = plan(tokens, rng, step, maskings, entries)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
-        return self.sets[number].key(shard, place.index), tokens, masks, seen
+        return self.sets[number].key(shard, place.sample), tokens, masks, seen
 
 
 def passes(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Batch]:
@@ -106,7 +106,7 @@ def passes(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Batc
     loader: DataLoader[Batch] = DataLoader(
         stream,
         batch_size=None,
-        sampler=range(start, stop),  # type: ignore[arg-type]  # any sized iterable of indices
+        sampler=range(start, stop),  # any sized iterable of indices
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),

@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -261,10 +261,11 @@ def nearest(word: str, known: Any) -> str:
 
 
 def explain(error: pydantic.ValidationError, where: str = "") -> str:
-    """The first fault of a validation error in one line."""
-    fault = error.errors()[0]
+    """The first fault of a validation error in one line; an unknown key explains a missing one, so it goes first."""
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    fault = min(error.errors(), key=lambda fault: fault["type"] not in unknown)
     path = ".".join(str(part) for part in ([where] if where else []) + list(fault["loc"]))
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if fault["type"] in unknown:
         return f"unknown key '{path}'{nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
@@ -278,7 +279,7 @@ def _keys_at(path: Sequence[Any]) -> list[str]:
     """Known keys of the recipe's part at a path."""
     part: Any = Recipe
     for name in path:
-        part = part.model_fields[name].annotation
+        part = get_args(part)[0] if isinstance(name, int) else part.model_fields[name].annotation
     return list(part.model_fields)
 
 

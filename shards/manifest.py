@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +69,8 @@ class Manifest:
         path = folder / NAME
         if not path.is_file():
             raise ValueError(
-                f"no shards at {folder}: build them with `sensorium shards build`, or index tars with `sensorium shards index`"
+                f"no shards at {folder}: build them with `sensorium shards build`, "
+                "or index tars with `sensorium shards index`"
             )
         try:
             state = json.loads(path.read_text())
@@ -85,7 +85,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON aside, then rename, so that a reader never sees half of it."""
     aside = path.with_name(path.name + ".writing")
     aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def sha256(path: Path) -> str:

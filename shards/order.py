@@ -14,7 +14,7 @@ class Place(NamedTuple):
 
     turn: int
     shard: int
-    index: int
+    sample: int
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: caches must not hash all sizes at every place

@@ -97,6 +97,13 @@ class Decoder(nn.Module):
         return predictions
 
 
+class Projection(nn.Sequential):
+    """From pooled features to contrastive embeddings by one hidden layer, so that features keep more (SimCLR)."""
+
+    def __init__(self, dim: int, embedding: int):
+        super().__init__(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, embedding, bias=False))
+
+
 class SensoriumModel(PreTrainedModel):
     """Shared trunk over segments of one (sample, modality), pooled and projected embeddings, fusion, decoder.
 
@@ -112,9 +119,7 @@ class SensoriumModel(PreTrainedModel):
         self.modalities: dict[str, Modality] = {name: from_json(state) for name, state in config.modalities.items()}
         self.entries = nn.ModuleDict({name: Entry(m, config.dim) for name, m in self.modalities.items()})
         self.trunk = Blocks(config.dim, config.depth, config.heads, config.mlp_ratio)
-        self.projections = nn.ModuleDict(
-            {name: nn.Linear(config.dim, config.embedding, bias=False) for name in self.modalities}
-        )
+        self.projections = nn.ModuleDict({name: Projection(config.dim, config.embedding) for name in self.modalities})
         self.fusion = (
             Blocks(config.dim, config.fusion_depth, config.heads, config.mlp_ratio) if config.fusion_depth else None
         )
@@ -123,7 +128,7 @@ class SensoriumModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Linear maps by Glorot & Bengio 2010, as in MAE; learnt vectors by a normal of deviation 0.02."""
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -168,7 +173,7 @@ class SensoriumModel(PreTrainedModel):
         slots = batch.size + 1
         inputs, segments, places, wanted = [], [], {}, []
         for view in views:
-            for number, (name, content) in enumerate(batch.packs.items()):
+            for name, content in batch.packs.items():
                 x, place = self.entries[name](content, masked=view == "visible")
                 keep = kept(content) if view == "visible" else torch.ones_like(content.target)
                 wanted.append((view, name, keep))
@@ -191,7 +196,7 @@ class SensoriumModel(PreTrainedModel):
             tokens, fused = self._fuse(batch, tokens, means)
             encodings[view] = Encoding(
                 {name: mean[:-1] for name, mean in means.items()},
-                {name: embedding[:-1] for name, embedding in embeddings.items()},
+                {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
                 tokens,
                 fused[:-1],
             )

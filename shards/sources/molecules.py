@@ -23,8 +23,8 @@ class Molecules(Source):
 
     files: glob below the raw folder. smiles: column of a CSV that holds SMILES. drawing_px: side of the square
     drawing. bond_px: length of a bond, smaller only where a molecule would not fit, so that drawings are to scale.
-    line_px: width of a bond's line. descriptors, labels: names in `rdkit.Chem.Descriptors`. Samples can be grouped by `scaffold`
-    (Bemis & Murcko 1996). The identity is RDKit's canonical SMILES.
+    line_px: width of a bond's line. descriptors, labels: names in `rdkit.Chem.Descriptors`. Samples can be grouped by
+    `scaffold` (Bemis & Murcko 1996). The identity is RDKit's canonical SMILES.
     """
 
     type: ClassVar[str] = "molecules"

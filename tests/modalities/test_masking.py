@@ -82,12 +82,32 @@ def test_every_token_may_become_a_target_and_seeds_differ(kind: str) -> None:
     assert len(np.unique(drawn, axis=0)) > 250
 
 
-@pytest.mark.parametrize("mode", ["bert", "corrupt"])
-def test_shares_of_the_actions(mode: str) -> None:
-    action = masked(grid(150, 150), mode=mode, ratio=1.0).action
-    for kind, share in MODES[mode]:
+@pytest.mark.parametrize(
+    ("mode", "shares"),
+    [
+        ("drop", {Action.DROP: 1}),
+        ("mask", {Action.MASK: 1}),
+        ("bert", {Action.MASK: 0.8, Action.RANDOM: 0.1, Action.KEEP: 0.1}),
+        ("corrupt", {Action.ZERO: 0.35, Action.NOISE: 0.3, Action.SWAP: 0.35}),
+    ],
+)
+def test_shares_of_the_actions(mode: str, shares: dict[Action, float]) -> None:
+    mask = masked(grid(150, 150), mode=mode, ratio=0.9)
+    action = mask.action[mask.target]
+    assert sum(shares.values()) == pytest.approx(1)
+    for kind, share in shares.items():
         spread = (share * (1 - share) / len(action)) ** 0.5
         assert abs((action == kind).mean() - share) < 5 * spread
+
+
+def test_replacements_are_drawn_from_all_content_and_nothing_else() -> None:
+    tokens = grid(40, 40, np.arange(1600) % 3 == 0)
+    mask = masked(tokens, mode="bert", ratio=1.0, entries=7)
+    assert set(mask.source[mask.action == Action.RANDOM].tolist()) == {2, 3, 4, 5, 6}
+    mask = masked(tokens, mode="corrupt", ratio=1.0)
+    sources = mask.source[mask.action == Action.SWAP]
+    assert maskable(tokens)[sources].all()
+    assert len(set(sources.tolist())) > 200
 
 
 def test_a_lone_token_is_never_dropped() -> None:

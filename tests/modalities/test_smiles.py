@@ -105,7 +105,7 @@ def test_chlorine_and_zinc_are_not_carbon_and_nitrogen() -> None:
 
 
 def test_brackets_seen_often_have_tokens_of_their_own() -> None:
-    fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[Na+]", "[nH]1cccc1"])
+    fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[][][]", "[Na+]", "[nH]1cccc1"])
     assert fitted.brackets == ("[O-]",)
     assert fitted.split("[O-][Na+]") == ["[O-]", "[", "Na", "+", "]"]
     assert fitted.entries == len(fitted.vocabulary) == Smiles().entries + 1
@@ -170,9 +170,9 @@ def test_show_marks_targets_and_guesses() -> None:
     modality = Smiles()
     tokens = modality.tokenize("C>>O")
     guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.vocabulary.id("N")])[:, None])
-    shown = modality.show(tokens, np.array([True, False, False, True]), guess)
+    shown = modality.show(tokens, np.array([False, False, True, True]), guess)
     assert shown == {
-        "original": '<code><b class="target">C</b>&gt;&gt;<b class="target">O</b></code>',
-        "masked": '<code><b class="hidden">_</b>&gt;&gt;<b class="hidden">_</b></code>',
-        "reconstructed": '<code><b class="right">C</b>&gt;&gt;<b class="wrong">N</b></code>',
+        "original": '<code>C&gt;<b class="target">&gt;</b><b class="target">O</b></code>',
+        "masked": '<code>C&gt;<b class="hidden">_</b><b class="hidden">_</b></code>',
+        "reconstructed": '<code>C&gt;<b class="right">&gt;</b><b class="wrong">N</b></code>',
     }

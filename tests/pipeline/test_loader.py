@@ -6,8 +6,10 @@ import dataclasses
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -44,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def modalities(folder: Path) -> dict[str, Modality]:
     """Fitted, with every kind of mask and an augmentation that draws on the sample's generator."""
     unfitted: dict[str, Modality] = {
-        "smiles": Smiles(mask=Masking(kind="span", ratio=0.2, final_ratio=0.6, ratio_steps=4, mode="bert")),
+        "smiles": Smiles(mask=Masking(kind="span", ratio=0.2, mode="bert")),
         "image": Image(size=32, patch=8, flip=True, mask=Masking(kind="block", ratio=0.5, mode="corrupt")),
         "table": Table(mask=Masking(ratio=0.4, mode="drop")),
     }
@@ -111,6 +113,21 @@ def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: Stream) 
         assert sum(masks(first)[key] == masks(parts)[key] for key in first["keys"]) < 10
 
 
+def test_each_sample_of_each_pass_has_a_generator_of_its_own(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, real = [], np.random.default_rng
+
+    def recorded(seed: list[int]) -> np.random.Generator:
+        seeds.append(tuple(seed))
+        return real(seed)
+
+    places = [stream.order.place(position) for position in range(96)]
+    monkeypatch.setattr("pipeline.loader.Stream.order", SimpleNamespace(place=places.__getitem__))
+    monkeypatch.setattr("pipeline.loader.np.random.default_rng", recorded)
+    for number in range(12):
+        stream[number]
+    assert len(set(seeds)) == len(seeds) == 96
+
+
 def test_every_action_reaches_the_batch(stream: Stream) -> None:
     parts = joined([stream[number] for number in range(12)])
     found = {name: set(parts[f"{name}.action"].tolist()) for name in stream.modalities}
@@ -124,14 +141,12 @@ def test_every_action_reaches_the_batch(stream: Stream) -> None:
 
 
 def test_the_schedule_of_masks_follows_steps_not_passes(stream: Stream) -> None:
-    def share(number: int) -> float:
-        return float(stream[number].packs["smiles"].target[:-1].float().mean())
-
-    assert abs(share(0) - 0.2) < 0.07
-    assert abs(share(8) - 0.6) < 0.07
-    assert abs(share(30) - 0.6) < 0.07
-    whole = replace(stream, pass_size=BATCH)
-    assert same(joined([whole[2]]), joined([stream[4], stream[5]])), "passes of one step are slices of it"
+    mask = Masking(ratio=0.1, final_ratio=0.9, ratio_steps=8)
+    scheduled = replace(stream, modalities={"image": replace(stream.modalities["image"], mask=mask)})
+    for number, ratio in enumerate([0.1, 0.1, 0.2, 0.2, 0.3, 0.3]):
+        assert float(scheduled[number].packs["image"].target[:-1].float().mean()) == pytest.approx(ratio, abs=0.03)
+    whole = replace(scheduled, pass_size=BATCH)
+    assert same(joined([whole[2]]), joined([scheduled[4], scheduled[5]])), "passes of one step are slices of it"
 
 
 def test_workers_make_the_same_batches_in_the_same_order(stream: Stream) -> None:

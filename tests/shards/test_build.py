@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -118,7 +119,8 @@ def test_webdataset_reads_the_tars(built: Path) -> None:
 def test_members_are_named_after_key_modality_and_extension(built: Path) -> None:
     with tarfile.open(built / "train-00000.tar") as tar:
         entries = tar.getmembers()
-    assert {entry.name.split(".", 1)[1] for entry in entries} == set(Manifest.read(built).fields)
+    fields = list(Manifest.read(built).fields)
+    assert [entry.name.split(".", 1)[1] for entry in entries] == fields * 10
     assert all((entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "") for entry in entries)
 
 
@@ -152,26 +154,39 @@ def test_an_empty_folder_and_leftovers_of_a_killed_build_are_replaced(raw: Path,
     assert not (tmp_path / "out" / "train-00099.tar").exists()
 
 
+ERRORS = {error.__name__: error for error in (RuntimeError, OSError, KeyboardInterrupt, ContentError)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failing(Source):
-    """Ten samples, of which number `at` raises `error`."""
+    """Samples, of which number `at` raises `error`, or each one where it is negative."""
 
     type: ClassVar[str] = "failing"
     at: int
-    error: type[BaseException] = RuntimeError
+    error: str = "RuntimeError"
+    count: int = 10
 
     def items(self, raw: Path) -> Iterator[int]:
-        yield from range(10)
+        yield from range(self.count)
 
     def make(self, item: int, modalities: Mapping[str, Modality]) -> Sample:
         if item == self.at or self.at < 0:
-            raise self.error(f"item {'of no use' if self.at < 0 else item}")
+            raise ERRORS[self.error](f"item {'of no use' if self.at < 0 else item}")
         return Sample(str(item), {"smiles.txt": b"C"})
 
 
-@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
-def test_a_failing_build_leaves_nothing_behind(error: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(error):
+def test_chunks_come_back_in_input_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.build.ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers))
+    source = Failing(at=700, error="ContentError", count=1500)
+    manifest = build(source, MODALITIES, SplitBy(validation=0, test=0), tmp_path, tmp_path / "out", workers=2)
+    assert (manifest.counts()["train"], manifest.skipped) == (1499, {"item 700": 1})
+    keys = [key for key, *_ in Split(tmp_path / "out", "train").locations()]
+    assert keys == [key_of(str(number)) for number in range(1500) if number != 700]
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "OSError", "KeyboardInterrupt"])
+def test_a_failing_build_leaves_nothing_behind(error: str, tmp_path: Path) -> None:
+    with pytest.raises(ERRORS[error]):
         build(Failing(at=7, error=error), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -188,7 +203,7 @@ def test_a_build_that_fails_while_writing_leaves_nothing_behind(tmp_path: Path, 
 
 def test_nothing_usable_is_an_error_that_tells_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no usable sample in .*item of no use: 10"):
-        build(Failing(at=-1, error=ContentError), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
+        build(Failing(at=-1, error="ContentError"), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
     (tmp_path / "empty.smi").write_text("\n\n")
     with pytest.raises(ValueError, match=r"no usable sample in .*no items"):
         build(SOURCE, MODALITIES, SPLIT, tmp_path, tmp_path / "out")

@@ -197,6 +197,12 @@ def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
         ]
 
 
+def test_extensions_are_lower_case_once_read(tmp_path: Path) -> None:
+    add(tmp_path / "00000.tar", [("0.image.JPG", b"a"), ("0.TXT", b"b")])
+    assert index(tmp_path, {"TXT": "caption"}).fields == {"caption.TXT": 1, "image.JPG": 1}
+    assert Split(tmp_path, "train").read(0, 0) == {"image": {"jpg": b"a"}, "caption": {"txt": b"b"}}
+
+
 def test_folders_long_names_and_empty_tars(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as file:
         folder = tarfile.TarInfo("part")

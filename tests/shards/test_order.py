@@ -41,11 +41,13 @@ def test_a_place_depends_on_its_position_alone(
 def test_passes_and_seeds_differ() -> None:
     order = Order((40, 0, 25, 35), seed=0, block=16)
     orders = [one_pass(order, turn) for turn in range(4)] + [one_pass(Order(order.sizes, seed, 16)) for seed in (1, 2)]
-    assert len({tuple((place.shard, place.index) for place in places) for places in orders}) == len(orders)
+    assert len({tuple((place.shard, place.sample) for place in places) for places in orders}) == len(orders)
 
 
-def test_an_order_without_seen_neighbours_is_not_the_stored_one() -> None:
-    assert [place.index for place in one_pass(Order((500,), seed=0))] != list(range(500))
+def test_blocks_of_a_pass_differ() -> None:
+    indexes = np.reshape([place.sample for place in one_pass(Order((200,), seed=0, block=20))], (10, 20))
+    assert (np.sort(indexes % 20) == np.arange(20)).all()
+    assert len({tuple(block) for block in indexes % 20}) == 10
 
 
 @pytest.mark.parametrize("sizes", [(10**12,), (10**12 - 7, 0, 7), (10**9,) * 1000])
@@ -65,7 +67,7 @@ def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch
     for position in (0, 1, 10**11, 10**12 - 1, 10**12, 7 * 10**12 + 5):
         place = order.place(position)
         assert place.turn == position // 10**12
-        assert 0 <= place.index < sizes[place.shard]
+        assert 0 <= place.sample < sizes[place.shard]
     assert max(made) <= max(1024, len(sizes))
 
 
@@ -77,7 +79,7 @@ def test_a_block_touches_few_shards() -> None:
 
 def test_neighbours_are_strangers() -> None:
     order = Order((100,) * 100, seed=0, block=2000)
-    first, second = ([place.shard * 100 + place.index for place in one_pass(order, turn)] for turn in (0, 1))
+    first, second = ([place.shard * 100 + place.sample for place in one_pass(order, turn)] for turn in (0, 1))
     assert (np.abs(np.diff(first)) == 1).mean() < 0.01
     batches = np.reshape(first[:9984], (-1, 64))
     shards_in_batch = np.mean([len(set(batch // 100)) for batch in batches])
