@@ -18,9 +18,12 @@ from torch.nn import functional as F
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
 from modalities.vocabulary import Vocabulary, common
 
-ELEMENTS = tuple(
-    ["He", "Li", "Be", "Ne", "Na", "Mg", "Al", "Si", "Cl", "Ar", "Ca", "Sc", "Ti", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Ga", "Ge", "As", "Se", "Br", "Kr", "Rb", "Sr", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd", "In", "Sn", "Sb", "Te", "Xe", "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb", "Lu", "Hf", "Ta", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Th", "Pa", "Np", "Pu", "Am", "Cm", "Bk", "Cf", "Es", "Fm", "Md", "No", "Lr", "Rf", "Db", "Sg", "Bh", "Hs", "Mt", "Ds", "Rg", "Cn", "Nh", "Fl", "Mc", "Lv", "Ts", "Og"]
-)
+_TWO_LETTERS = """
+He Li Be Ne Na Mg Al Si Cl Ar Ca Sc Ti Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn
+Sb Te Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa
+Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
+ELEMENTS = tuple(_TWO_LETTERS.split())
 ALPHABET = (*(chr(code) for code in range(33, 127)), "@@", *ELEMENTS)
 """Spells every SMILES: printable ASCII, chirality and the elements of two letters."""
 
@@ -61,13 +64,11 @@ class Smiles(Modality):
         return len(self.vocabulary)
 
     def fit(self, raws: Iterable[str]) -> Smiles:
-        seen = 0
-        atoms: list[str] = []
-        for seen, raw in enumerate(raws, 1):
-            atoms.extend(atom for atom in _ATOMS.findall(raw) if atom[0] == "[" and len(atom) > 1)
-        if not seen:
+        atoms = [atom for raw in raws for atom in _ATOMS.findall(raw)]
+        if not atoms:
             raise ValueError("no SMILES to fit a vocabulary on")
-        return dataclasses.replace(self, brackets=common(atoms, self.min_count))
+        brackets = (atom for atom in atoms if atom[0] == "[" and len(atom) > 1)
+        return dataclasses.replace(self, brackets=common(brackets, self.min_count))
 
     def split(self, smiles: str) -> list[str]:
         """Token strings of a SMILES; joined they are the SMILES again."""

@@ -86,8 +86,8 @@ def plan_command(
             f"(trunk {made['parameters']['trunk']:,}, decoder {made['parameters']['decoder']:,})",
             f"tokens a sample: {', '.join(f'{name} {n:.1f}' for name, n in made['tokens_a_sample'].items())}",
             f"data: {data['training_samples']:,} training samples in {data['shards']} shards, whole; "
-            f"{data['passes']:.1f} passes; {data['unusable_of_sampled'][0]} of {data['unusable_of_sampled'][1]} sampled "
-            "are unusable",
+            f"{data['passes']:.1f} passes; unusable of some looked at: "
+            f"{' of '.join(map(str, data['unusable_of_sampled']))}",
             f"precision: {made['precision']}",
             f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
             + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),

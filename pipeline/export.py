@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import pipeline.model.blocks
 import pipeline.model.configuration
 import pipeline.model.modeling
 import pipeline.model.processing
-from modalities.base import Modality, registry
+from modalities.base import Modality
 from pipeline.evaluate import encode, ranked
 from pipeline.loader import tokenize
 from pipeline.run import Run
@@ -45,6 +46,8 @@ SHARED: tuple[ModuleType, ...] = (
 )
 """Modules every exported model needs; those of its modalities are added."""
 EXAMPLES = 8
+CARD_EXAMPLES = {"smiles": '"CCO"', "image": '"picture.png"', "table": '{"column": 1.0}'}
+"""What the model card's example hands to the processor, by kind of data."""
 
 
 def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def check(folder: Path) -> float:
             capture_output=True,
             text=True,
             cwd=cache,
-            env={**__import__("os").environ, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
             check=False,
         )
     if done.returncode:
@@ -232,13 +235,21 @@ def card(held: Run, fitted: dict[str, Modality]) -> str:
     """The model card: what the model is, how to use it, its figures."""
     template = Path(__file__).parent / "templates" / "card.md.j2"
     environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
-    recipe = held.recipe()
+    recipe, result = held.recipe(), held.result()
     split = Split(Path(recipe.data.shards[0].path), "train")
     return environment.from_string(template.read_text()).render(
         recipe=recipe,
         modalities=fitted,
+        examples=CARD_EXAMPLES,
         manifest=split.manifest,
-        result=held.result(),
+        result=result,
+        finetune=result.get("finetune"),
+        probe_metrics=metrics(result.get("evaluate", {}).get("probe", {}).get("task")),
+        finetune_metrics=metrics(result.get("finetune", {}).get("task")),
         environment=json.loads((held.folder / "environment.json").read_text()),
-        known=sorted(registry()),
     )
+
+
+def metrics(task: str | None) -> tuple[str, ...]:
+    """The figures shown of a task."""
+    return ("rmse", "spearman") if task == "regression" else ("accuracy", "balanced_accuracy", "auroc")

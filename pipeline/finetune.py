@@ -76,46 +76,52 @@ def finetune(
     held = source.modalities()
     assert held is not None
     chosen = _chosen(held, modalities)
+    target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
+    if (target / "recipe.yaml").is_file() and not (target / "head.json").is_file():
+        raise ValueError(f"{target} holds a pretraining run: give another --out")
     samples = labelled.load(Path(data), chosen, label=label, by=split, columns=columns, skip_invalid=skip_invalid)
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
-    target = Path(out) if out is not None else source.folder.with_name(source.folder.name + f"-{label}")
-    if (target / "recipe.yaml").is_file() and not (target / "head.json").is_file():
-        raise ValueError(f"{target} holds a pretraining run: give another --out")
     seen = source.trained_on()
-    same_groups = split is not None and getattr(source.recipe().data.split, "by", None) == split
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in ("pretrained", "scratch", "baseline")}
+    if split is None or getattr(source.recipe().data.split, "by", None) != split:
+        seen = {h for h in seen if not h.startswith("group:")}  # groups of another kind say nothing
+    scores: dict[str, list[dict[str, float]]] = {}
     keep_freed_memory()
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
-        train, test = divide(samples, usable, settings, seed, seen, same_groups)
-        task_here = task_of(label, [samples.labels[i] for i in train], posed.kind)
-        if posed.kind == "classification":
-            task_here = posed
+        train, test = divide(samples, usable, settings, seed, seen)
+        here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
-            predictor = Predictor(_model(source, start, seed), tuple(chosen), task_here.outputs)
-            fit(predictor, samples, train, task_here, settings, seed)
-            scores[start].append(score(task_here, predict(predictor, samples, test), samples, test))
+            predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs)
+            fit(predictor, samples, train, here, settings, seed)
+            found = score(here, predict(predictor, samples, test), samples, test)
+            scores.setdefault(start, []).append(found)
             if start == "pretrained" and seed == 0:
-                save(predictor, task_here, source, target)
+                save(predictor, here, source, target)
         if compare:
-            rows = [(samples.members(i), samples.tokens(i)) for i in (*train, *test)]
-            x = baseline.features(rows, chosen)
-            y = task_here.encode([samples.labels[i] for i in train])
-            guessed = baseline.predict(task_here, x[: len(train)], y, x[len(train) :])
-            scores["baseline"].append(score(task_here, guessed, samples, test))
+            found = score(here, _classical(samples, train, test, here, chosen), samples, test)
+            scores.setdefault("baseline", []).append(found)
     result = summarise(scores, "spearman" if posed.kind == "regression" else "balanced_accuracy")
     result |= {
         "label": label,
         "task": posed.kind,
         "labels": len(train),
         "test": len(test),
+        "split": split,
         "modalities": list(chosen),
         "mode": settings.mode,
-        "split": split,
         "skipped": len(samples.skipped),
     }
     Run(target).add_result(finetune=result)
     return {**result, "path": str(target)}
+
+
+def _classical(
+    samples: Labelled, train: Sequence[int], test: Sequence[int], task: Task, modalities: Mapping[str, Modality]
+) -> np.ndarray:
+    """The baseline's predictions of a test set."""
+    x = baseline.features([(samples.members(i), samples.tokens(i)) for i in (*train, *test)], modalities)
+    y = task.encode([samples.labels[i] for i in train])
+    return baseline.predict(task, x[: len(train)], y, x[len(train) :])
 
 
 def _chosen(held: Mapping[str, Modality], names: Sequence[str] | None) -> dict[str, Modality]:
@@ -134,7 +140,7 @@ def _model(run: Run, start: str, seed: int) -> SensoriumModel:
 
 
 def divide(
-    samples: Labelled, usable: Sequence[int], settings: Settings, seed: int, seen: set[str], same_groups: bool
+    samples: Labelled, usable: Sequence[int], settings: Settings, seed: int, seen: set[str]
 ) -> tuple[list[int], list[int]]:
     """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
 
@@ -144,17 +150,14 @@ def divide(
         ValueError: a leaked test set, or nothing left on one side.
     """
 
-    def leaked(i: int) -> bool:
-        return any(h in seen for h in samples.hashes[i] if same_groups or not h.startswith("group:"))
-
     if any(samples.split):
         test = [i for i in usable if samples.split[i] == "test"]
-        if count := sum(any(h in seen for h in samples.hashes[i]) for i in test):
+        if count := sum(not samples.hashes[i].isdisjoint(seen) for i in test):
             raise ValueError(f"{count:,} of {len(test):,} test samples were seen in pretraining: use another test set")
         pool = [i for i in usable if samples.split[i] == "train"]
     else:
         sides = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
-        test = [i for i in usable if sides[samples.groups[i]] == "test" and not leaked(i)]
+        test = [i for i in usable if sides[samples.groups[i]] == "test" and samples.hashes[i].isdisjoint(seen)]
         pool = [i for i in usable if sides[samples.groups[i]] == "train"]
     if settings.labels is not None and settings.labels > len(pool):
         raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")

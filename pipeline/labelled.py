@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,13 @@ class Task:
         """Width of the head."""
         return len(self.classes) if self.kind == "classification" else 1
 
+    def fitted(self, labels: Sequence[Any]) -> Task:
+        """The same task, its mean and deviation those of training labels."""
+        if self.kind == "classification":
+            return self
+        numbers = np.array(labels, np.float64)
+        return replace(self, mean=float(numbers.mean()), deviation=float(numbers.std()) or 1.0)
+
     def encode(self, labels: Sequence[Any]) -> np.ndarray:
         """Labels as class numbers int64 or standardised float32."""
         if self.kind == "classification":
@@ -214,5 +221,4 @@ def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:
         raise ValueError(f"label {label!r} has one value only: there is nothing to learn")
     if kind == "classification":
         return Task(label, kind, tuple(sorted(map(str, distinct))))
-    numbers = np.array(values, np.float64)
-    return Task(label, kind, (), float(numbers.mean()), float(numbers.std()) or 1.0)
+    return Task(label, kind).fitted(values)

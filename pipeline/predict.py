@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,5 +79,5 @@ def _write(frame: Mapping[str, Sequence[Any]], out: Path, skipped: Sequence[str]
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".writing")
     pl.DataFrame(frame).write_parquet(aside)
-    os.replace(aside, out)
+    aside.replace(out)
     return {"path": str(out), "rows": len(frame["key"]), "skipped": list(skipped)}

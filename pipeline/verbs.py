@@ -24,7 +24,10 @@ from shards.manifest import Manifest
 
 def build_shards(
     recipe: str | Path | Mapping[str, Any],
-    raw: str | Path, out: str | Path, overrides: Sequence[str] = (), workers: int | None = None
+    raw: str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
 ) -> Manifest:
     """Build shards from raw files as a recipe's `data.source` and `data.split` say.
 

@@ -1,4 +1,4 @@
-"""Small real things that many tests share: molecules as shards, a recipe of two minutes shrunk to two seconds, a run."""
+"""Small real things that many tests share: molecules as shards, a recipe of seconds, a finished run."""
 
 from __future__ import annotations
 
@@ -33,13 +33,25 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
         },
         "modalities": {
             "smiles": {"type": "smiles", "mask": {"ratio": 0.3}},
-            "image": {"type": "image", "size": 48, "patch": 16, "target": "pixels", "mask": {"ratio": 0.5, "mode": "drop"}},
+            "image": {
+                "type": "image",
+                "size": 48,
+                "patch": 16,
+                "target": "pixels",
+                "mask": {"ratio": 0.5, "mode": "drop"},
+            },
             "table": {"type": "table", "mask": {"ratio": 0.3}},
         },
         "objectives": {"masked": {}, "contrastive": {"reads": "visible"}},
         "train": {
-            "steps": 4, "batch_size": 16, "learning_rate": 1e-3, "precision": "fp32", "workers": 0, "log_every": 1,
-            "checkpoint_every": 2, **train,
+            "steps": 4,
+            "batch_size": 16,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+            "workers": 0,
+            "log_every": 1,
+            "checkpoint_every": 2,
+            **train,
         },
         "evaluate": {"gallery": 20, "probe": "qed", "samples": 50},
     }

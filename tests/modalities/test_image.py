@@ -101,6 +101,12 @@ def test_tokens_are_the_pixels(rows: int, columns: int, patch: int, bands: int, 
     np.testing.assert_allclose(whole(modality, modality.tokenize(raw))[..., :bands], raw.pixels, atol=1e-5)
 
 
+def test_the_grid_does_not_depend_on_rounding() -> None:
+    assert grid_size((400, 300), 224, 16) == (224, 160)
+    assert grid_size((1, 1000), 224, 16) == (16, 224)
+    assert {grid_size((side, side), 21, 2) for side in range(1, 200)} == {(20, 20)}
+
+
 def test_mean_and_deviation_are_of_all_training_pixels() -> None:
     raws = [picture(5, 7, 2, seed=1), picture(3, 2, 2, seed=2)]
     modality = Image().fit(raws)
@@ -318,15 +324,17 @@ def test_spoilt_bytes_give_an_image_or_a_content_error(kind: str, changes: list[
     assert np.isfinite(raw.pixels).all()
 
 
+def decoded(*_: Any) -> None:
+    """Stands for a decoder; no handler of exceptions catches this failure."""
+    pytest.fail("the pixels were decoded")
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(8000, 8000), (60_000, 60_000), (MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]
 )
 def test_png_bombs_are_refused_before_they_are_decoded(
     width: int, height: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decoded(*_: Any) -> None:
-        raise AssertionError("the pixels were decoded")
-
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
     with pytest.raises(ContentError, match=r"pixels|bomb"):
         Image().decode({"png": png_header(width, height)})
@@ -338,9 +346,6 @@ def test_tiff_bombs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypa
     with tifffile.TiffFile(path, mode="r+") as file:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages[0].tags[tag].overwrite(50_000)
-
-    def decoded(*_: Any) -> None:
-        raise AssertionError("the pixels were decoded")
 
     monkeypatch.setattr("tifffile.TiffPageSeries.asarray", decoded)
     with pytest.raises(ContentError, match="more than"):
@@ -491,3 +496,12 @@ def test_show_draws_the_image(bands: tuple[str, ...], separate: bool) -> None:
     for name in ("masked", "reconstructed"):
         images[name][patch] = images["original"][patch]
         np.testing.assert_array_equal(images[name], images["original"])
+
+
+def test_show_clips_what_is_no_colour() -> None:
+    raw = picture(4, 8, ("grey",))
+    modality = Image(size=8, patch=4).fit([raw])
+    tokens = modality.tokenize(raw)
+    wild = tokens._replace(values=np.float32([[99], [-99]]) * np.ones((1, 16), np.float32))
+    image = drawn(modality.show(tokens, np.ones(2, bool), wild)["reconstructed"])
+    np.testing.assert_array_equal(image[:, :, 0], np.repeat([[1.0, 0.0]], 4, axis=0).repeat(4, axis=1))

@@ -20,8 +20,20 @@ from pipeline.run import Run
 
 def start(ranks: int, recipe: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """`torchrun -m pipeline pretrain` on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
-               "-m", "pipeline", "pretrain", str(recipe), *overrides, "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={ranks}",
+        "-m",
+        "pipeline",
+        "pretrain",
+        str(recipe),
+        *overrides,
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
@@ -48,8 +60,12 @@ def alone(recipe: dict[str, Any], tmp_path: Path) -> Path:
 def same_run(ours: Path, theirs: Path) -> None:
     """Losses, gradient norms, parameters and moments agree."""
     terms = [name for name in Run(theirs).metrics()[0] if "/" in name]
-    for name, a, b in zip(["loss", "gradient_norm", *terms], losses(ours, "loss", "gradient_norm", *terms),
-                          losses(theirs, "loss", "gradient_norm", *terms), strict=True):
+    for name, a, b in zip(
+        ["loss", "gradient_norm", *terms],
+        losses(ours, "loss", "gradient_norm", *terms),
+        losses(theirs, "loss", "gradient_norm", *terms),
+        strict=True,
+    ):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5), name
     a, b = (read_checkpoint(Run(run).checkpoints()[-1]) for run in (ours, theirs))
     assert set(a) == set(b)
@@ -134,9 +150,22 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     script = tmp_path / "forget.py"
     script.write_text(FORGET)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script),
-         str(recipe_file), str(stage), str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            str(script),
+            str(recipe_file),
+            str(stage),
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (first, one), (second, _), (third, three) = json.loads(done.stdout.strip().splitlines()[-1])
