@@ -18,10 +18,21 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 shards_app = typer.Typer(no_args_is_help=True, help="Raw files to shards, and what shards hold.")
 app.add_typer(shards_app, name="shards")
 
+
+def _keep_stdout(asked: bool) -> bool:
+    """Keep standard output for the JSON: libraries that print or log there are sent to standard error."""
+    if asked:
+        sys.stdout = sys.stderr
+    return asked
+
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object on standard output.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", callback=_keep_stdout, help="Print the figures as one JSON object on standard output."),
+]
 Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,image=photo.")]
 SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave unusable rows out instead of stopping.")]
 
@@ -30,7 +41,7 @@ def _tell(figures: Any, as_json: bool, lines: Callable[[], list[str]]) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        print(json.dumps(figures, default=str))
+        print(json.dumps(figures, default=str), file=sys.__stdout__, flush=True)
     else:
         print("\n".join(lines()))
 
@@ -105,7 +116,12 @@ def pretrain_command(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
+    from pipeline.pretrain import open_sets, pretrain
+    from pipeline.recipe import load
+    from pipeline.run import Run
+
     if devices > 1 and "RANK" not in os.environ:
+        open_sets(load(recipe, overrides or ()), "train", verify=False)  # said once here, not by every rank
         command = [
             sys.executable,
             "-m",
@@ -121,8 +137,6 @@ def pretrain_command(
             *(["--json"] if as_json else []),
         ]
         raise typer.Exit(2 if subprocess.run(command, check=False).returncode else 0)
-    from pipeline.pretrain import pretrain
-    from pipeline.run import Run
 
     folder = pretrain(recipe, overrides or (), out)
     last = Run(folder).metrics()[-1] if os.environ.get("RANK", "0") == "0" else {}
@@ -407,6 +421,7 @@ def _finetune_lines(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Entry point: a user's mistake ends in one line and exit code 2, SENSORIUM_DEBUG=1 shows the traceback."""
+    stdout = sys.stdout
     try:
         app()
     except (ValueError, OSError) as error:
@@ -417,3 +432,5 @@ def main() -> None:
             text = f"the disk is full ({error.filename or 'while writing'}): free some space and run the same again"
         print(f"sensorium: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
+    finally:
+        sys.stdout = stdout

@@ -109,6 +109,7 @@ def accelerate(train: Train, run: Path) -> Any:
         ValueError: the batch cannot be divided among the ranks.
     """
     from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     size = train.pass_size or train.batch_size
@@ -121,6 +122,7 @@ def accelerate(train: Train, run: Path) -> Any:
         "cpu": not torch.cuda.is_available() and zero_stage(train) is None,
     }
     stage = zero_stage(train)
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if stage is None:
         return Accelerator(mixed_precision="bf16" if bf16(train) else "no", **options)
     _single_process_environment()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from modalities.base import ContentError, Modality
@@ -227,8 +228,7 @@ class Trainer:
             "skipped": self.skipped,
         }
         if self.leads:
-            with (self.run.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self.run.add_metrics(row)
             self.engine.accelerator.log(
                 {name: float(value) for name, value in row.items() if name != "step"}, step=self.step
             )
@@ -254,7 +254,11 @@ def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modal
     model.load_state_dict(own)
     aside = run.folder / "model.writing"
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    try:
+        model.save_pretrained(aside)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(f"cannot write {run.model}: {error}") from error
     shutil.rmtree(run.model, ignore_errors=True)
     aside.rename(run.model)
 

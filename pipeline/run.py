@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from shards.manifest import write_json
+from shards.manifest import write_json, write_text
 
 RESUMABLE = {
     "train.steps",
@@ -26,7 +27,9 @@ RESUMABLE = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.trackers",
+    "train.max_bad_steps",
     "data.verify",
+    "data.max_skipped",
 }
 """Keys that may change when a run goes on."""
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
@@ -79,7 +82,7 @@ class Run:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and not a run: give another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
         write_json(self.folder / "environment.json", environment())
 
     def modalities(self) -> dict[str, Modality] | None:
@@ -115,8 +118,17 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of `metrics.jsonl`; where a run went back to a checkpoint the later row of a step counts."""
         path = self.folder / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may leave half a line
         return list({(row["step"], row.get("split", "train")): row for row in rows}.values())
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Add a row to `metrics.jsonl`, on a line of its own whatever stands there."""
+        with (self.folder / "metrics.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+            whole = file.read(1) in (b"", b"\n")
+            file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
 
     def trained_on(self) -> set[str]:
         """Hashes of the groups and contents the run trained on."""

@@ -81,11 +81,20 @@ class Manifest:
             raise ValueError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside, then rename, so that a reader never sees half of it."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text aside, then rename, so that a reader never sees half of it and a full disk costs nothing."""
     aside = path.with_name(path.name + ".writing")
-    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    aside.replace(path)
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

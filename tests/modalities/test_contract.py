@@ -93,7 +93,7 @@ def test_json_round_trip_of_any_table(mask: Masking, rows: list[dict[str, Any]])
     assert back(table) == table
 
 
-@given(maskings, st.lists(st.text("CO[]+-H13", max_size=9), min_size=1))
+@given(maskings, st.lists(st.text("CO[]+-H13", min_size=1, max_size=9), min_size=1))
 def test_json_round_trip_of_any_smiles(mask: Masking, strings: list[str]) -> None:
     smiles = Smiles(min_count=1, mask=mask).fit(strings)
     assert back(smiles) == smiles

@@ -291,6 +291,7 @@ def test_truncated_files_are_refused(kind: str) -> None:
             Image().decode({kind: data[:length]})
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @given(st.sampled_from(Image.extensions), st.binary(max_size=60), st.integers(0, 8))
 def test_garbage_is_refused(kind: str, garbage: bytes, head: int) -> None:
     heads = [
@@ -367,6 +368,7 @@ def test_arrays_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
         Image().decode({"npy": encoded(np.zeros(shape, np.float32), "npy")})
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
 def test_pixels_must_be_numbers(wrong: float) -> None:
     pixels = np.zeros((3, 3))

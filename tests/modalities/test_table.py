@@ -22,7 +22,7 @@ ROWS: list[Row] = [
     {"MolWt": float("nan"), "charge": 5, "colour": " blue ", "chiral": True, "constant": 0.1},
     {"MolWt": 400.0, "charge": "NA", "colour": "green", "chiral": None, "constant": 0.1},
 ]
-MISSING_CELLS: list[Cell] = [
+MISSING_CELLS: list[Any] = [
     None,
     math.nan,
     math.inf,
@@ -35,7 +35,7 @@ MISSING_CELLS: list[Cell] = [
     "null",
     "None",
     "?",
-    10**400,
+    pytest.param(10**400, id="huge"),
 ]
 
 finite = st.floats(-1e30, 1e30)
@@ -118,6 +118,16 @@ def test_constant_columns_have_a_deviation_of_one(constant: float, count: int, o
     assert table.scales["a"] == (pytest.approx(constant), 1.0)
     assert content(table, "a", constant) == (NUMBER, pytest.approx(0.0, abs=1e-9 * max(abs(constant), 1)))
     assert np.isfinite(content(table, "a", other)[1])
+
+
+@pytest.mark.parametrize("spread", [1e-300, 1e-12, 1.0, 1e30])
+@pytest.mark.parametrize("wild", [1e38, -1e38, 10**38, "1e38"])
+def test_wild_numbers_stay_finite(spread: float, wild: Cell) -> None:
+    table = Table().fit([{"a": 0.0}, {"a": spread}])
+    kind, value = content(table, "a", wild)
+    assert kind == NUMBER
+    assert 1 < abs(value) < 1e9
+    assert (value > 0) == (float(str(wild)) > 0)
 
 
 @given(

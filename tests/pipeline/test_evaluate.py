@@ -1,0 +1,116 @@
+"""Retrieval, probes and the report of a finished run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modalities.smiles import Smiles
+from pipeline import evaluate, plan, report
+from pipeline.doctor import doctor
+from pipeline.evaluate import labels_of, neighbours, ranked
+from pipeline.labelled import Task
+from pipeline.plan import memory
+from pipeline.run import Run
+from shards.read import Split
+from shards.split import key_of
+
+
+@pytest.fixture
+def own(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may write to."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) -> None:
+    split = Split(shards, "test")
+    smiles = [split.read(*place)["smiles"]["txt"].decode() for place in ranked(split)]
+    assert [key_of(text) for text in smiles] == sorted(key_of(text) for text in smiles)
+    assert len(smiles) == len(split)
+
+
+def test_six_directions_with_chance_beside(own: Path) -> None:
+    result = evaluate(own)
+    assert len(result["retrieval"]) == 6
+    for row in result["retrieval"].values():
+        assert row["n"] == 20
+        assert row["chance_r10"] == 0.5
+        assert 0 <= row["r1"] <= row["r10"] <= 1
+    assert set(result["rankme"]) == {"smiles", "image", "table"}
+    assert all(1 <= value <= 32 for value in result["rankme"].values())
+    assert Run(own).result()["evaluate"] == json.loads(json.dumps(result))
+
+
+def test_probe_of_a_label(own: Path, shards: Path) -> None:
+    result = evaluate(own, shards, label="qed")
+    for name in ("smiles", "image", "table"):
+        assert {"rmse", "spearman", "r2"} == set(result["probe"][name]["linear"])
+    with pytest.raises(ValueError, match="no label 'colour'; it has qed"):
+        evaluate(own, shards, label="colour")
+
+
+def test_an_empty_split_is_named(own: Path, shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    state = json.loads((copy / "manifest.json").read_text())
+    state["shards"] = [shard for shard in state["shards"] if shard["split"] != "test"]
+    (copy / "manifest.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"the test split of .* is empty"):
+        evaluate(own, copy)
+
+
+def test_labels_are_read_in_order(shards: Path) -> None:
+    split = Split(shards, "test")
+    places = ranked(split)[:5]
+    values = labels_of(split, places, "qed")
+    assert values == [json.loads(split.read(*place)["labels"]["json"])["qed"] for place in places]
+
+
+def test_nearest_neighbours_of_two_clusters() -> None:
+    x = np.concatenate([np.tile([1.0, 0.0], (30, 1)), np.tile([0.0, 1.0], (30, 1))])
+    y = np.repeat([0.0, 1.0], 30)
+    found = neighbours(Task("y", "regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
+    assert found.tolist() == [0.0, 1.0]
+
+
+def test_report_is_one_file_with_everything(own: Path) -> None:
+    evaluate(own)
+    page = report(own).read_text()
+    assert "http" not in re.sub(
+        r'https?://www\.w3\.org/[^"\']*|http://purl\.org[^"\']*|https?://matplotlib[^"\'<]*', "", page
+    )
+    assert page.count("<svg") >= 2
+    assert page.count("data:image/png;base64,") > 20
+    for word in ("smiles", "image", "table", "contrastive", "masked", "Retrieval", "qed"):
+        assert word in page
+    assert not list(own.glob("*.writing"))
+    assert Smiles.type in page
+
+
+def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
+    made = plan(recipe)
+    parameters = sum(p.numel() for p in Run(run).load_model().parameters())
+    assert made["parameters"]["total"] == parameters + 1  # the logit scale
+    assert made["tokens_a_sample"]["table"] == 6
+    assert made["tokens_a_sample"]["image"] == 9
+    assert made["data"]["training_samples"] == len(Split(shards, "train"))
+    assert made["memory_gib_by_zero_stage"]["0"] == pytest.approx(16 * made["parameters"]["total"] / 2**30)
+
+
+def test_memory_falls_with_the_stage() -> None:
+    by_stage = memory(10**9, 8)
+    assert by_stage["1"] > by_stage["2"] > by_stage["3"]
+    assert by_stage["3"] == pytest.approx(20 * 10**9 / 8 / 2**30)
+
+
+def test_doctor_finds_what_the_tests_need() -> None:
+    found = doctor()
+    assert all(found["packages"][name] for name in ("torch", "deepspeed", "rdkit"))
+    assert found["cores"] >= 1
+    assert isinstance(found["missing"], list)

@@ -1,0 +1,158 @@
+"""What is exported loads without this project and gives the run's own embeddings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from pipeline import export as export_run
+from pipeline.export import CHECK, STRANGERS, flatten
+from pipeline.pretrain import pretrain
+from pipeline.run import Run
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Path]:
+    """An exported folder, what `export` said of it, and the run it came from."""
+    copy = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(run, copy)
+    result = export_run(copy, copy.parent / "model")
+    return copy.parent / "model", result, copy
+
+
+def test_a_fresh_process_gives_the_same_embeddings(exported: tuple[Path, dict[str, Any], Path]) -> None:
+    folder, result, run = exported
+    assert result["max_difference"] <= 1e-5
+    assert result["path"] == str(folder)
+    assert Run(run).result()["export"] == result
+    assert not list(folder.parent.glob("*.writing"))
+
+
+def test_the_folder_is_flat_and_holds_no_import_of_the_project(exported: tuple[Path, dict[str, Any], Path]) -> None:
+    folder, _, _ = exported
+    assert all(path.is_file() for path in folder.iterdir())
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md", "requirements.txt"} <= names
+    present = {path.stem for path in folder.glob("*.py")}
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module in present) if node.level else node.module.split(".")[0] not in STRANGERS
+            elif isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & set(STRANGERS)
+    assert (folder / "requirements.txt").read_text().split() == ["pillow"]
+    json.loads((folder / "config.json").read_text())
+
+
+def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any], Path]) -> None:
+    folder, _, _ = exported
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules")
+    import numpy as np
+
+    picture = np.full((40, 60), 255, np.uint8)
+    inputs = processor(
+        smiles=["CCO", None, "c1ccccc1"], image=[None, picture, picture], table=[{"MolWt": 46.0}, None, {}]
+    )
+    with pytest.raises(ValueError, match="unknown modality"):
+        processor(sound=[1])
+    with pytest.raises(ValueError, match="one item a sample"):
+        processor(smiles=["C", "CC"], image=[picture])
+    del inputs
+    inputs = processor(smiles=["CCO", None], image=[None, picture], table=[{"MolWt": 46.0, "new": 1}, None])
+    with torch.inference_mode():
+        output = model(**inputs)
+    norms = output.embeddings["smiles"].norm(dim=1)
+    assert norms[0].item() == pytest.approx(1.0, abs=1e-5)
+    assert output.embeddings["image"].shape == (2, 16)
+    assert torch.isfinite(output.fused).all()
+
+
+def test_the_card_runs_and_has_the_figures(exported: tuple[Path, dict[str, Any], Path]) -> None:
+    folder, _, _ = exported
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\n")
+    assert "AutoModel.from_pretrained" in text
+    assert "{{" not in text
+    assert "{%" not in text
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace('folder = "."', f"folder = {str(folder)!r}").replace('"picture.png"', "numpy_picture")
+    import numpy as np
+
+    scope: dict[str, Any] = {"numpy_picture": np.zeros((48, 48), np.uint8)}
+    exec(code, scope)
+    assert scope["output"].embeddings["smiles"].shape == (1, 16)
+
+
+def test_only_the_modalities_of_the_recipe_travel(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["modalities"] = {name: recipe["modalities"][name] for name in ("smiles", "table")}
+    recipe["train"]["steps"] = 1
+    run = pretrain(recipe, out=tmp_path / "run")
+    result = export_run(run, tmp_path / "model")
+    assert not (tmp_path / "model" / "image.py").exists()
+    assert (tmp_path / "model" / "requirements.txt").read_text() == ""
+    assert result["max_difference"] <= 1e-5
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="choose another folder"):
+        export_run(run, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_flatten_refuses_what_would_not_load() -> None:
+    names = {"modalities.base": "base"}
+    assert flatten("from modalities.base import Tokens\n", names) == "from .base import Tokens\n"
+    with pytest.raises(ValueError, match="not exported"):
+        flatten("from modalities.other import x\n", names)
+    with pytest.raises(ValueError, match="import names from"):
+        flatten("import modalities.base\n", names)
+
+
+@pytest.mark.slow
+def test_an_environment_of_torch_and_transformers_alone(
+    exported: tuple[Path, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    folder, _, _ = exported
+    venv.create(tmp_path / "clean", with_pip=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    constraints = Path(__file__).parents[2] / "constraints.txt"
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", constraints, "torch", "transformers"], check=True)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [python, "-c", CHECK, str(folder), json.dumps(STRANGERS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.splitlines()[-1]) <= 1e-5
+    requirements = folder / "requirements.txt"
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", constraints, "-r", requirements], check=True)
+    code = (
+        "import sys; from transformers import AutoModel, AutoProcessor; f = sys.argv[1]\n"
+        "m = AutoModel.from_pretrained(f, trust_remote_code=True)\n"
+        "p = AutoProcessor.from_pretrained(f, trust_remote_code=True)\n"
+        "from PIL import Image\n"
+        "print(m(**p(smiles=['CCO'], image=[Image.new('L', (48, 48))])).embeddings['image'].shape)\n"
+    )
+    done = subprocess.run(
+        [python, "-c", code, str(folder)], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sys.executable != str(python)

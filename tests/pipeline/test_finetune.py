@@ -1,0 +1,179 @@
+"""Fine-tuning from a table file and from shards, its safeguards, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline import finetune, labelled
+from pipeline.finetune import Settings, divide, load_predictor, predict, summarise
+from pipeline.labelled import Labelled
+from pipeline.predict import embed_file, predict_file
+from pipeline.run import Run
+
+QUICK = Settings(labels=24, epochs=2, batch_size=8, test=0.3)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Molecules that pretraining did not see, with a number and a class."""
+    from rdkit import Chem, RDConfig
+
+    path = tmp_path_factory.mktemp("labels") / "labels.csv"
+    lines = (Path(RDConfig.RDContribDir) / "FreeWilson" / "data" / "CHEMBL2321810.smi").read_text().splitlines()[:80]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["structure", "atoms", "fluorinated"])
+        for line in lines:
+            smiles = line.split()[0]
+            atoms = Chem.MolFromSmiles(smiles).GetNumAtoms()
+            writer.writerow([smiles, atoms + 0.5, "yes" if "F" in smiles else "no"])
+    return path
+
+
+def tuned(run: Path, table: Path, out: Path, label: str = "atoms", **options: Any) -> dict[str, Any]:
+    """Fine-tune on SMILES alone."""
+    return finetune(
+        run,
+        table,
+        label,
+        out=out,
+        modalities=["smiles"],
+        columns={"smiles": "structure"},
+        **{"settings": QUICK, "split": "scaffold", **options},
+    )
+
+
+def test_regression_beside_scratch_and_baseline(run: Path, table: Path, tmp_path: Path) -> None:
+    result = tuned(run, table, tmp_path / "t", seeds=2)
+    for start in ("pretrained", "scratch", "baseline"):
+        assert result[start]["seeds"] == 2
+        assert {"rmse_mean", "rmse_sd", "spearman_mean", "spearman_sd"} <= set(result[start])
+    low, high = result["interval95"]
+    assert low < result["difference"] < high
+    assert result["labels"] == 24
+    assert Run(tmp_path / "t").result()["finetune"]["pretrained"] == result["pretrained"]
+
+
+def test_same_seed_same_result(run: Path, table: Path, tmp_path: Path) -> None:
+    first = tuned(run, table, tmp_path / "a", compare=False)
+    second = tuned(run, table, tmp_path / "b", compare=False)
+    assert first["pretrained"] == second["pretrained"]
+
+
+@pytest.mark.parametrize("mode", ["linear", "lora", "full"])
+def test_modes(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
+    settings = Settings(mode=mode, labels=24, epochs=1, batch_size=8)  # type: ignore[arg-type]
+    tuned(run, table, tmp_path / "t", compare=False, settings=settings)
+    before, after = (Run(path).load_model().state_dict() for path in (run, tmp_path / "t"))
+    assert set(before) == set(after)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    if mode == "linear":
+        assert not changed
+    elif mode == "lora":
+        assert changed
+        assert all(any(part in name for part in ("qkv", "attention.out", "mlp")) for name in changed)
+    else:
+        assert "trunk.blocks.0.norm_mlp.weight" in changed
+
+
+def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) -> None:
+    result = tuned(run, table, tmp_path / "t", "fluorinated", split=None)
+    assert result["task"] == "classification"
+    assert 0 <= result["pretrained"]["balanced_accuracy_mean"] <= 1
+    predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
+    frame = pl.read_parquet(tmp_path / "p.parquet")
+    assert len(frame) == 80
+    assert set(frame["fluorinated"]) <= {"yes", "no"}
+    total = (frame["probability_no"] + frame["probability_yes"]).to_numpy()
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: Path) -> None:
+    tuned(run, table, tmp_path / "t", compare=False)
+    predictor, task = load_predictor(Run.existing(tmp_path / "t"))
+    chosen = {"smiles": predictor.model.modalities["smiles"]}
+    samples = labelled.load(table, chosen, columns={"smiles": "structure"})
+    expected = predict(predictor, samples, range(80)) * task.deviation + task.mean
+    predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "p.parquet")["atoms"].to_numpy(), expected, rtol=1e-5)
+
+
+def test_embeddings_of_a_file(run: Path, table: Path, tmp_path: Path) -> None:
+    embed_file(run, table, tmp_path / "e.parquet", columns={"smiles": "structure"})
+    frame = pl.read_parquet(tmp_path / "e.parquet")
+    assert frame.columns == ["key", "smiles", "fused"]
+    np.testing.assert_allclose(np.linalg.norm(np.stack(frame["smiles"].to_list()), axis=1), 1, atol=1e-5)
+
+
+def test_from_shards_with_their_own_split(run: Path, shards: Path, tmp_path: Path) -> None:
+    result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
+    assert result["modalities"] == ["smiles", "image", "table"]
+    assert result["test"] > 10
+
+
+def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
+    samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
+    everyone = set().union(*samples.hashes)
+    with pytest.raises(ValueError, match="were seen in pretraining"):
+        divide(samples, range(len(samples)), QUICK, 0, everyone)
+
+
+def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
+    hashes = tuple(frozenset({f"smiles:{i}", f"group:{i % 20}"}) for i in range(100))
+    samples = Labelled(
+        tuple(map(str, range(100))),
+        lambda i: {},
+        lambda i: {},
+        tuple(range(100)),
+        tuple(str(i % 25) for i in range(100)),
+        hashes,
+        ("",) * 100,
+    )
+    seen = {f"smiles:{i}" for i in range(0, 100, 2)}
+    train, test = divide(samples, range(100), Settings(), 0, seen)
+    assert all(i % 2 for i in test)
+    assert not set(train) & set(test)
+    assert {samples.groups[i] for i in train}.isdisjoint({samples.groups[i] for i in test})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": Settings(labels=1000)}, "1000 labels were asked for"),
+        ({"label": "mass"}, "no column 'mass'"),
+        ({"split": "scafold"}, "did you mean 'scaffold'"),
+        ({"columns": {"smiles": "nothing"}}, "no column 'nothing'"),
+    ],
+)
+def test_mistakes_are_named(run: Path, table: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "label": "atoms",
+        "split": "scaffold",
+        "columns": {"smiles": "structure"},
+        "settings": QUICK,
+        **options,
+    }
+    label = arguments.pop("label")
+    with pytest.raises(ValueError, match=message):
+        finetune(run, table, label, out=tmp_path / "t", modalities=["smiles"], **arguments)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_pretraining_run_is_not_overwritten(run: Path, table: Path) -> None:
+    with pytest.raises(ValueError, match="holds a pretraining run"):
+        tuned(run, table, run)
+    assert json.loads((run / "model" / "config.json").read_text())["model_type"] == "sensorium"
+
+
+def test_paired_difference_is_of_equal_seeds() -> None:
+    scores = {"pretrained": [{"spearman": 0.5}, {"spearman": 0.7}], "scratch": [{"spearman": 0.4}, {"spearman": 0.5}]}
+    result = summarise(scores, "spearman")
+    assert result["difference"] == pytest.approx(0.15)
+    assert result["interval95"][0] == pytest.approx(0.15 - 12.706 * 0.05, rel=1e-3)
