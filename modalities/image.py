@@ -34,7 +34,7 @@ class Image(Modality):
 
     The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
     training images have the same bands a token is a patch with all of them; where they differ a token is one band of
-    a patch, its id the band. `target`: what masked modelling predicts, the standardised pixels or each patch
+    a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the standardised pixels or each patch
     normalised by its own mean and deviation (MAE). `flip` mirrors and turns training images at random, for data in
     which no direction is special.
     """
@@ -59,7 +59,7 @@ class Image(Modality):
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        return self.patch**2 * (1 if self.separate else len(self.band_names)), 1, 2
+        return self.patch**2 * (1 if self.separate else len(self.band_names)), 2, 2
 
     def fit(self, raws: Iterable[Picture]) -> Image:
         """Band names, and the mean and deviation of each band over all pixels."""
@@ -141,10 +141,11 @@ class Image(Modality):
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4)
         coords = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1).reshape(-1, 2)
         if not self.separate:
-            ids = np.full((rows * cols, 1), 2, np.int64)
+            ids = np.full((rows * cols, 2), 2, np.int64)
             return Tokens(np.ascontiguousarray(patches.reshape(rows * cols, -1)), ids, coords.astype(np.float32))
         values = patches.transpose(4, 0, 1, 2, 3).reshape(bands * rows * cols, p * p)
-        ids = np.repeat(np.array(columns, np.int64) + 2, rows * cols)[:, None]
+        ids = np.full((bands * rows * cols, 2), 2, np.int64)
+        ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, rows * cols)
         return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
 
     def embedding(self, dim: int) -> nn.Module:
@@ -178,8 +179,8 @@ class Image(Modality):
     def _html(self, tokens: Tokens, values: np.ndarray) -> str:
         """A PNG of the tokens, hidden ones (nan) blue-grey; of separate bands the first."""
         p = self.patch
-        band = int(tokens.ids[0, 0])
-        first = tokens.ids[:, 0] == band
+        band = int(tokens.ids[0, 1])
+        first = tokens.ids[:, 1] == band
         rows, cols = tokens.coords[first].max(0).astype(int) + 1
         bands = values.shape[1] // p**2
         chosen = slice(band - 2, band - 1) if self.separate else slice(None)
@@ -207,7 +208,7 @@ class PatchEmbedding(nn.Module):
     def forward(
         self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.content(values), self.place(coords) + self.band(ids[:, 0])
+        return self.content(values), self.place(coords) + self.band(ids[:, 1])
 
 
 def grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:

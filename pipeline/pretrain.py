@@ -138,7 +138,7 @@ def build(recipe: Recipe, fitted: dict[str, Modality]) -> Pretraining:
     model = SensoriumModel(config)
     if recipe.init is not None:
         start_from(model, recipe.init)
-    objectives = {name: objective.build(fitted) for name, objective in recipe.objectives.items()}
+    objectives = {name: objective.build(fitted, recipe.model.dim) for name, objective in recipe.objectives.items()}
     return Pretraining(model, objectives, {name: objective.weight for name, objective in recipe.objectives.items()})
 
 

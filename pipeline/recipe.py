@@ -190,7 +190,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _served(self) -> Recipe:
         for config in self.objectives.values():
-            config.build(self.modalities)
+            config.check(self.modalities)
         return self
 
     def to_dict(self) -> dict[str, Any]:

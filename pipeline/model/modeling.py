@@ -25,13 +25,14 @@ class Encoding:
 
     pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
     where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
-    batch's order, zero where dropped. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
+    batch's order, zero where dropped. places: `(T, dim)` by modality, what a token is apart from its content. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
     """
 
     pooled: dict[str, torch.Tensor]
     embeddings: dict[str, torch.Tensor]
     tokens: dict[str, torch.Tensor]
     fused: torch.Tensor
+    places: dict[str, torch.Tensor] = field(default_factory=dict)
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -199,10 +200,10 @@ class SensoriumModel(PreTrainedModel):
                 {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
                 tokens,
                 fused[:-1],
+                {name: places[view, name] for name in batch.packs},
             )
             if decode and view == "visible":
-                own = {name: places[view, name] for name in batch.packs}
-                encodings[view].predictions = self.decoder(tokens, own, batch.packs)
+                encodings[view].predictions = self.decoder(tokens, encodings[view].places, batch.packs)
         return encodings
 
     def _fuse(

@@ -32,12 +32,16 @@ class ObjectiveConfig(ABC):
     weight: float = 1.0
 
     @abstractmethod
-    def build(self, modalities: Mapping[str, Modality]) -> Objective:
-        """The objective over these modalities.
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        """See whether these modalities, fitted or not, can serve the objective.
 
         Raises:
-            ValueError: they cannot serve it.
+            ValueError: they cannot.
         """
+
+    @abstractmethod
+    def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
+        """The objective over fitted modalities and a trunk of width `dim`."""
 
 
 class Objective(nn.Module, ABC):

@@ -37,8 +37,11 @@ class Contrastive(ObjectiveConfig):
     reads: Literal["full", "visible"] = "full"
     scale: float = 1 / 0.07
 
-    def build(self, modalities: Mapping[str, Modality]) -> Objective:
-        pairs = tuple(itertools.combinations(modalities, 2)) if self.pairs == "all" else self.pairs
+    def _pairs(self, modalities: Mapping[str, Modality]) -> tuple[tuple[str, str], ...]:
+        return tuple(itertools.combinations(modalities, 2)) if self.pairs == "all" else self.pairs
+
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        pairs = self._pairs(modalities)
         if not pairs:
             raise ValueError("objectives.contrastive needs two modalities or more")
         for name in itertools.chain(*pairs):
@@ -46,7 +49,9 @@ class Contrastive(ObjectiveConfig):
                 raise ValueError(f"objectives.contrastive.pairs names {name!r}, which is no modality here")
         if not 1 <= self.scale <= 100:
             raise ValueError(f"objectives.contrastive.scale is {self.scale}, it must lie within [1, 100]")
-        return ContrastiveObjective(pairs, self.reads, self.scale)
+
+    def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
+        return ContrastiveObjective(self._pairs(modalities), self.reads, self.scale)
 
 
 class ContrastiveObjective(Objective):

@@ -26,9 +26,11 @@ class Masked(ObjectiveConfig):
 
     weights: dict[str, float] = field(default_factory=dict)
 
-    def build(self, modalities: Mapping[str, Modality]) -> Objective:
+    def check(self, modalities: Mapping[str, Modality]) -> None:
         if unknown := set(self.weights) - set(modalities):
             raise ValueError(f"objectives.masked.weights names {sorted(unknown)[0]!r}, which is no modality here")
+
+    def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
         return MaskedObjective(dict(modalities), self.weights)
 
 

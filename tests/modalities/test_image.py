@@ -34,7 +34,7 @@ def whole(modality: Image, tokens: Tokens) -> np.ndarray:
     p = modality.patch
     rows, columns = tokens.coords.max(0).astype(int) + 1
     planes = np.full((rows * p, columns * p, len(modality.band_names)), np.nan)
-    for values, (identity,), (row, column) in zip(tokens.values, tokens.ids, tokens.coords.astype(int), strict=True):
+    for values, (_, identity), (row, column) in zip(tokens.values, tokens.ids, tokens.coords.astype(int), strict=True):
         bands = slice(identity - 2, identity - 1) if modality.separate else slice(None)
         patch = values.reshape(p, p, -1) * np.array(modality.deviation)[bands] + np.array(modality.mean)[bands]
         planes[row * p : (row + 1) * p, column * p : (column + 1) * p, bands] = patch
@@ -79,11 +79,11 @@ def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: i
 
     assert modality.separate == separate
     assert tuple(part.shape[1] for part in tokens) == modality.widths
-    assert modality.widths == (patch**2 * (1 if separate else bands), 1, 2)
+    assert modality.widths == (patch**2 * (1 if separate else bands), 2, 2)
     assert [part.dtype for part in tokens] == [np.float32, np.int64, np.float32]
     assert np.isfinite(tokens.values).all()
     everywhere = {(r, c, b) for r in range(rows) for c in range(columns) for b in range(bands if separate else 1)}
-    places = np.column_stack([tokens.coords, tokens.ids[:, 0] - 2]).astype(int).tolist()
+    places = np.column_stack([tokens.coords, tokens.ids[:, 1] - 2]).astype(int).tolist()
     assert len(places) == len(everywhere)
     assert set(map(tuple, places)) == everywhere
 
@@ -386,7 +386,7 @@ def test_pixels_must_be_numbers(wrong: float) -> None:
 def test_separate_bands_give_a_token_for_each_patch_and_band() -> None:
     raws = [picture(8, 12, ("nir", "red")), picture(12, 8, ("red", "swir"))]
     modality = Image(size=12, patch=4).fit(raws)
-    assert (modality.separate, modality.band_names, modality.widths) == (True, ("nir", "red", "swir"), (16, 1, 2))
+    assert (modality.separate, modality.band_names, modality.widths) == (True, ("nir", "red", "swir"), (16, 2, 2))
     for raw in (*raws, picture(12, 12, ("swir", "nir", "red")), picture(4, 12, ("red",))):
         tokens = modality.tokenize(raw)
         pixels = whole(modality, tokens)

@@ -119,7 +119,7 @@ def test_infonce_is_cross_entropy_over_the_samples_that_have_both(holes: Batch, 
 def test_infonce_of_absent_pairs_is_zero_and_finite(kinds: dict[str, Modality], draw: Draw) -> None:
     alone = [{"smiles": sample["smiles"]} for sample in draw(4)]
     batch = pack(alone, {name: modality.widths for name, modality in kinds.items()})
-    objective = Contrastive().build(kinds)
+    objective = Contrastive().build(kinds, 32)
     encoding = embedded(batch)
     terms = objective({"full": encoding}, batch)
     assert set(terms) == {"smiles-image", "smiles-table", "image-table"}
@@ -140,7 +140,7 @@ def test_counts_depend_on_the_batch_alone(recipe: dict[str, Any], holes: Batch, 
         for parameter in module.parameters():
             parameter.zero_()
     assert module.count(batch) == counted
-    contrast = Contrastive().build(kinds).count(holes)
+    contrast = Contrastive().build(kinds, 32).count(holes)
     assert {name: n.item() for name, n in contrast.items()} == {
         "smiles-image": 8,
         "smiles-table": 10,
@@ -149,7 +149,7 @@ def test_counts_depend_on_the_batch_alone(recipe: dict[str, Any], holes: Batch, 
 
 
 def test_pairs_and_reads_are_the_recipes(kinds: dict[str, Modality], holes: Batch) -> None:
-    objective = Contrastive(pairs=(("table", "image"),), reads="visible").build(kinds)
+    objective = Contrastive(pairs=(("table", "image"),), reads="visible").build(kinds, 32)
     assert objective.views == ("visible",)
     assert list(objective.count(holes)) == ["table-image"]
 
@@ -175,7 +175,7 @@ def test_beyond_a_bound_the_value_is_clamped_and_can_come_back() -> None:
 def test_the_logit_scale_stays_within_bounds(kinds: dict[str, Modality], draw: Draw, aligned: bool) -> None:
     """Perfect embeddings push the scale up for ever, opposite ones down."""
     batch = pack(draw(4), {name: modality.widths for name, modality in kinds.items()})
-    objective = Contrastive(pairs=(("smiles", "image"),), scale=2.0).build(kinds)
+    objective = Contrastive(pairs=(("smiles", "image"),), scale=2.0).build(kinds, 32)
     rows = torch.eye(4)
     encoding = Encoding({}, {"smiles": rows, "image": rows if aligned else -rows}, {}, rows)
     optimizer = torch.optim.SGD(objective.parameters(), lr=50.0)

@@ -1,0 +1,74 @@
+"""Regression of one modality's cells from the pooled features of every other one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modalities.base import MISSING, Modality
+from pipeline.batch import Batch
+from pipeline.model.modeling import Encoding
+from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Regression(ObjectiveConfig):
+    """Multi-task regression of a table from other modalities (ChemBERTa-2, Ahmad et al. 2022).
+
+    target: the modality whose tokens are predicted. reads: the encoding whose pooled features predict them.
+    """
+
+    name = "regression"
+
+    target: str = "table"
+    reads: Literal["full", "visible"] = "full"
+
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        if self.target not in modalities:
+            raise ValueError(f"objectives.regression.target is {self.target!r}, which is no modality here")
+        if len(modalities) < 2:
+            raise ValueError("objectives.regression needs a modality beside its target")
+
+    def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
+        return RegressionObjective(dict(modalities), self.target, self.reads, dim)
+
+
+class RegressionObjective(Objective):
+    """A bilinear readout: for each cell a linear function of the features whose weights come from the cell's place."""
+
+    def __init__(self, modalities: dict[str, Modality], target: str, reads: str, dim: int):
+        super().__init__()
+        self.views = (reads,)
+        self.target = target
+        self.modality = modalities[target]
+        self.sources = tuple(name for name in modalities if name != target)
+        self.features = nn.ModuleDict({name: nn.Linear(dim, dim) for name in self.sources})
+        self.place = nn.Linear(dim, dim)
+        self.head = self.modality.head(dim)
+
+    def _wanted(self, batch: Batch, source: str) -> torch.Tensor:
+        """`(T,)` bool: cells that are there, of samples that have the source."""
+        content = batch.packs[self.target]
+        has = F.pad(batch.present[source], (0, 1))[content.sample]
+        return has & (content.ids[:, 0] != MISSING)
+
+    def count(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {f"{source}->{self.target}": self._wanted(batch, source).sum().float() for source in self.sources}
+
+    def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
+        encoding, content = encodings[self.views[0]], batch.packs[self.target]
+        place = self.place(encoding.places[self.target].float())
+        counts, terms = self.count(batch), {}
+        for source in self.sources:
+            features = F.pad(self.features[source](encoding.pooled[source].float()), (0, 0, 0, 1))
+            prediction = self.head(features[content.sample] * place)
+            losses = self.modality.loss(prediction, content.values, content.ids)
+            total = losses.where(self._wanted(batch, source), 0.0).sum()
+            terms[f"{source}->{self.target}"] = Term(total, counts[f"{source}->{self.target}"])
+        return terms

@@ -1,0 +1,556 @@
+"""The command line as its users meet it: one line and exit code 2 for every mistake, one JSON object where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+import yaml
+
+from pipeline import cli
+from pipeline.engine import read_checkpoint
+from pipeline.run import Run
+from shards.manifest import Manifest, index_path, sha256
+
+VERBS = ("demo", "plan", "pretrain", "evaluate", "finetune", "embed", "predict", "export", "report", "doctor", "shards")
+MOLECULES = ("CCO", "c1ccccc1O", "CC(=O)N", "CCCCCC", "C1CCCCC1", "CCN(CC)CC", "OCC(O)CO", "Cc1ccccc1", "CC#N", "CCCl")
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def refusal(self) -> str:
+        """The one line that says what is wrong; progress bars may stand before it."""
+        assert self.code == 2, (self.code, self.err)
+        lines = [line for line in self.err.replace("\r", "\n").splitlines() if line.strip()]
+        said = [line for line in lines if line.startswith("sensorium: ")]
+        assert len(said) == 1, self.err
+        assert lines[-1] == said[0]
+        assert "Traceback" not in self.err
+        assert not self.out.strip()
+        return said[0]
+
+    def figures(self) -> dict[str, Any]:
+        """What `--json` printed, which is all that stands on standard output."""
+        assert self.code == 0, self.err
+        assert self.out.count("\n") == 1
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run a command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["sensorium", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code
+        return Done(code if isinstance(code, int) else 0 if code is None else 1, *capfd.readouterr())
+
+    return run
+
+
+def process(*words: str | Path, cwd: Path) -> Done:
+    """Run a command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, words)],
+        cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def file(recipe: dict[str, Any], tmp_path: Path) -> Path:
+    """The small recipe as a file."""
+    return written(recipe, tmp_path / "recipe.yaml")
+
+
+def written(recipe: dict[str, Any], path: Path) -> Path:
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def own(shards: Path, tmp_path: Path) -> Path:
+    """A copy of the shards to spoil."""
+    return Path(shutil.copytree(shards, tmp_path / "own"))
+
+
+@pytest.fixture
+def own_file(recipe: dict[str, Any], own: Path, tmp_path: Path) -> Path:
+    """The small recipe on the copy."""
+    recipe["data"]["shards"] = [{"path": str(own)}]
+    return written(recipe, tmp_path / "own.yaml")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Forty rows of SMILES with a number and a class, all of them different molecules."""
+    rows = [f"{smiles}{'C' * n if smiles[-1] in 'CO' else ''}" for n in range(1, 9) for smiles in MOLECULES]
+    rows = list(dict.fromkeys(rows))[:40]
+    frame = pl.DataFrame(
+        {"smiles": rows, "weight": [len(row) + 0.5 for row in rows], "odd": [len(r) % 2 for r in rows]}
+    )
+    frame.write_csv(tmp_path / "table.csv")
+    return tmp_path / "table.csv"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def nothing_new(folder: Path, *expected: str) -> None:
+    """Nothing stands in a folder but what was put there."""
+    assert {path.name for path in folder.iterdir()} == set(expected)
+
+
+# what it says
+
+
+def test_help_lists_all_verbs(tmp_path: Path) -> None:
+    done = process("--help", cwd=tmp_path)
+    assert done.code == 0
+    assert all(verb in done.out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [*((verb,) for verb in VERBS), *(("shards", v) for v in ("build", "index", "verify"))])
+def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
+    done = call(*verb, "--help")
+    assert done.code == 0
+    assert "Usage" in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["plan"], ["plan", "molecules", "--nope"], ["nope"], ["finetune", "run"], ["shards", "build", "molecules"],
+     ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"], ["pretrain", "molecules", "--devices", "two"]],
+)  # fmt: skip
+def test_wrong_usage_ends_in_2(call: Call, words: list[str]) -> None:
+    done = call(*words)
+    assert done.code == 2
+    assert "Usage" in done.err
+    assert "Traceback" not in done.err
+
+
+# recipes
+
+
+def test_an_unknown_key_in_a_process_of_its_own(file: Path, tmp_path: Path) -> None:
+    done = process("pretrain", file, "train.step=3", "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.err == "sensorium: unknown key 'train.step': did you mean 'steps'?\n"
+    assert (done.code, done.out) == (2, "")
+    nothing_new(tmp_path, "recipe.yaml")
+
+
+def test_several_devices_say_a_mistake_once(call: Call, file: Path, own: Path) -> None:
+    assert "'steps'" in call("pretrain", file, "train.step=3", "--devices", "2").refusal()
+    assert "nowhere" in call("pretrain", file, "data.shards=[{path: nowhere}]", "--devices", "2").refusal()
+
+
+@pytest.mark.parametrize("verb", ["plan", "pretrain"])
+def test_recipes_that_are_not_there(call: Call, tmp_path: Path, verb: str) -> None:
+    assert "no recipe 'nothing': give a .yaml file or one of" in call(verb, "nothing").refusal()
+    assert "no recipe file nothing.yaml" in call(verb, "nothing.yaml").refusal()
+    nothing_new(tmp_path)
+
+
+def test_recipes_that_are_wrong(call: Call, file: Path, tmp_path: Path) -> None:
+    assert "'train.steps' is 'many'" in call("plan", file, "train.steps=many").refusal()
+    assert "key.key=value" in call("plan", file, "train.steps").refusal()
+    assert "divisible" in call("pretrain", file, "model.heads=5").refusal()
+    (tmp_path / "bad.yaml").write_text("name: [")
+    assert "not valid YAML" in call("plan", tmp_path / "bad.yaml").refusal()
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    call("plan", tmp_path / "bad.yaml").refusal()
+    nothing_new(tmp_path, "recipe.yaml", "bad.yaml")
+
+
+# shards
+
+
+def spoil(own: Path, how: str) -> str:
+    """Break the last training shard; returns what a message must name."""
+    tar = sorted(own.glob("train-*.tar"))[-1]
+    if how == "missing":
+        tar.unlink()
+    elif how == "truncated":
+        tar.write_bytes(tar.read_bytes()[:-1024])
+    elif how == "checksum":
+        data = bytearray(tar.read_bytes())
+        data[len(data) // 2] ^= 1
+        tar.write_bytes(data)
+    elif how == "index":
+        index_path(tar).unlink()
+        return index_path(tar).name
+    return tar.name
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "checksum", "index"])
+def test_broken_shards_are_named(call: Call, own: Path, own_file: Path, tmp_path: Path, how: str) -> None:
+    named = spoil(own, how)
+    for words in (["pretrain", own_file, "--out", "run"], ["plan", own_file], ["shards", "verify", own]):
+        said = call(*words)
+        if words[0] == "shards":  # tells of each whole shard before it
+            assert said.code == 2
+            assert f"{named}" in said.err.splitlines()[-1]
+        else:
+            assert named in said.refusal()
+            assert "again" in said.refusal()
+    nothing_new(tmp_path, "own", "own.yaml")
+
+
+def test_shards_that_are_not_there(call: Call, file: Path, tmp_path: Path) -> None:
+    elsewhere = "data.shards=[{path: nowhere}]"
+    for words in (["plan", file, elsewhere], ["pretrain", file, elsewhere], ["shards", "verify", "nowhere"],
+                  ["shards", "inspect", "nowhere"]):  # fmt: skip
+        assert "no shards at nowhere" in call(*words).refusal()
+    assert "data.shards is empty" in call("pretrain", file, "data.shards=[]").refusal()
+    assert "no .tar files in" in call("shards", "index", tmp_path).refusal()
+    nothing_new(tmp_path, "recipe.yaml")
+
+
+@pytest.mark.parametrize("text", ["{}", "half {", '{"version": 99}', "[]"])
+def test_a_manifest_that_is_none(call: Call, own: Path, text: str) -> None:
+    (own / "manifest.json").write_text(text)
+    assert "manifest.json" in call("shards", "verify", own).refusal()
+    assert "manifest.json" in call("shards", "inspect", own).refusal()
+
+
+def test_an_empty_split(call: Call, own: Path, own_file: Path, run: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(own)
+    kept = {**manifest.__dict__, "shards": manifest.of("validation")}
+    Manifest(**kept).write(own)
+    assert "the train split of" in call("pretrain", own_file, "--out", "run").refusal()
+    assert "the test split of" in call("evaluate", run, "--shards", own).refusal()
+    assert "the nosuch split of" in call("evaluate", run, "--shards", own, "--split", "nosuch").refusal()
+    nothing_new(tmp_path, "own", "own.yaml")
+
+
+def test_shards_of_another_split_or_without_a_modality(call: Call, file: Path, tmp_path: Path) -> None:
+    assert "was split with test 0.2" in call("pretrain", file, "data.split.test=0.3").refusal()
+    assert "no members of modality 'sound'" in call("plan", file, "modalities.sound={type: image}").refusal()
+    nothing_new(tmp_path, "recipe.yaml")
+
+
+def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
+    assert "no raw data at nowhere" in call("shards", "build", file, "--raw", "nowhere", "--out", "new").refusal()
+    (tmp_path / "raw").mkdir()
+    assert "no file *.smi in" in call("shards", "build", file, "--raw", "raw", "--out", "new").refusal()
+    (tmp_path / "raw" / "bad.smi").write_text("not-a-molecule\nC1CC\n")
+    said = call("shards", "build", file, "--raw", "raw", "--out", "new", "--workers", "1").refusal()
+    assert "no usable sample" in said
+    assert "invalid SMILES: 2" in said
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    assert "not empty" in call("shards", "build", file, "--raw", "raw", "--out", "full").refusal()
+    assert (tmp_path / "full" / "mine").read_text() == "mine"
+    nothing_new(tmp_path, "recipe.yaml", "raw", "full")
+
+
+# runs
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["embed", "--data", "x.csv", "--out", "o"], ["report"], ["export", "--to", "o"],
+                                   ["finetune", "--data", "x.csv", "--label", "y"], ["predict", "--data", "x", "--out", "o"]],
+                         ids=lambda words: words[0])  # fmt: skip
+def test_a_run_that_is_not_there(call: Call, tmp_path: Path, words: list[str]) -> None:
+    assert "nowhere is not a run directory" in call(words[0], "nowhere", *words[1:]).refusal()
+    nothing_new(tmp_path)
+
+
+def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: Path, tmp_path: Path) -> None:
+    before = contents(run)
+    for override, key in (("model.dim=64", "model.dim"), ("train.seed=3", "train.seed"),
+                          ("modalities.image.mask.ratio=0.75", "modalities.image.mask.ratio")):  # fmt: skip
+        said = call("pretrain", file, override, "--out", run).refusal()
+        assert f"holds a run of another recipe ({key} is " in said
+    assert contents(run) == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine").write_text("mine")
+    assert "not empty and not a run" in call("pretrain", file, "--out", "notes").refusal()
+    assert contents(tmp_path / "notes") == {"mine": b"mine"}
+
+
+def test_a_run_without_a_model_yet(call: Call, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "begun", ignore=shutil.ignore_patterns("model"))
+    assert "no model yet" in call("evaluate", "begun").refusal()
+
+
+def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
+    assert "was not fine-tuned" in call("predict", run, "--data", table, "--out", "o.parquet").refusal()
+    nothing_new(tmp_path, "table.csv")
+
+
+# a user's own data
+
+
+@pytest.mark.parametrize("verb", [["finetune", "--label", "weight", "--out", "new"], ["embed", "--out", "new"]],
+                         ids=["finetune", "embed"])  # fmt: skip
+def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb: list[str]) -> None:
+    before = contents(run)
+
+    def said(*words: str | Path) -> str:
+        return call(verb[0], run, *verb[1:], *words).refusal()
+
+    lines = table.read_text().splitlines()
+    (tmp_path / "bad.csv").write_text("\n".join([*lines[:3], "C1CC(,7.0,1", *lines[4:]]))
+    assert "bad.csv, row 3: invalid SMILES" in said("--data", "bad.csv")
+    assert "--skip-invalid" in said("--data", "bad.csv")
+    (tmp_path / "empty.csv").write_text("smiles,weight\n")
+    assert "empty.csv" in said("--data", "empty.csv")
+    (tmp_path / "none.csv").write_text("")
+    assert "none.csv" in said("--data", "none.csv")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    assert "torn.parquet" in said("--data", "torn.parquet")
+    (tmp_path / "other.csv").write_text("formula,weight\nCCO,1\nCCN,2\n")
+    assert "--columns modality=column" in said("--data", "other.csv")
+    assert "no column 'SMILES'" in said("--data", table, "--columns", "smiles=SMILES")
+    assert "not a modality" in said("--data", table, "--columns", "sound=smiles")
+    assert "name=value" in said("--data", table, "--columns", "smiles")
+    assert "no file nowhere.csv" in said("--data", "nowhere.csv")
+    assert "nowhere.xlsx" in said("--data", "nowhere.xlsx")
+    assert "folder without manifest.json" in said("--data", tmp_path)
+    assert not (tmp_path / "new").exists()
+    assert not list(tmp_path.rglob("*.writing"))
+    assert contents(run) == before
+
+
+def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards: Path, tmp_path: Path) -> None:
+    before = contents(run)
+
+    def said(*words: str | Path) -> str:
+        return call("finetune", run, "--data", table, "--out", "new", *words).refusal()
+
+    assert "no column 'wieght'" in said("--label", "wieght")
+    assert "--mode is 'half'" in said("--label", "weight", "--mode", "half")
+    assert "no modality 'sound'" in said("--label", "weight", "--modalities", "smiles,sound")
+    assert "only" in said("--label", "weight", "--labels", "1000")
+    assert "cannot split by 'patient'" in said("--label", "weight", "--split", "patient")
+    assert "too little" in said("--label", "weight", "--test", "0")
+    assert "no label 'mass'" in call("finetune", run, "--data", shards, "--label", "mass", "--out", "new").refusal()
+    assert "pretraining run" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
+    assert contents(run) == before
+    nothing_new(tmp_path, "table.csv")
+
+
+def test_a_label_that_shards_have_not(call: Call, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    before = contents(copy)
+    assert "no label 'mass'; it has qed" in call("evaluate", copy, "--label", "mass").refusal()
+    assert contents(copy) == before
+
+
+# bad samples
+
+
+@pytest.fixture
+def unreadable(own: Path) -> int:
+    """Every tenth training image is no image, and checksums say so is right; returns how many."""
+    manifest, count, shards = Manifest.read(own), 0, []
+    for shard in manifest.shards:
+        tar = own / shard.name
+        if shard.split == "train":
+            images = pl.read_parquet(index_path(tar)).filter(pl.col("member") == "image.png")
+            data = bytearray(tar.read_bytes())
+            for offset, size in images.select("offset", "size").gather_every(10).iter_rows():
+                data[offset : offset + size] = b"\0" * size
+                count += 1
+            tar.write_bytes(data)
+        shards.append(shard.__class__(**{**shard.__dict__, "sha256": sha256(tar)}))
+    Manifest(**{**manifest.__dict__, "shards": tuple(shards)}).write(own)
+    return count
+
+
+def test_unreadable_images_are_skipped_and_counted(call: Call, own_file: Path, own: Path, unreadable: int) -> None:
+    steps = -(-len_of(own) // 16)
+    done = call("pretrain", own_file, "data.max_skipped=0.3", f"train.steps={steps}", "--out", "run", "--json")
+    assert done.figures()["step"] == steps
+    assert done.err.count("skipped a sample: unreadable png image") >= unreadable
+    metrics = Run(Path("run")).metrics()
+    assert [row["skipped"] for row in metrics] == sorted(row["skipped"] for row in metrics)
+    assert metrics[-1]["skipped"] >= unreadable
+    assert all(row["applied"] for row in metrics)
+
+
+def len_of(folder: Path) -> int:
+    return Manifest.read(folder).counts()["train"]
+
+
+def test_too_many_unreadable_images_stop_the_run(call: Call, own_file: Path, unreadable: int) -> None:
+    words = ["pretrain", own_file, "train.steps=8", "train.checkpoint_every=1", "--out", "run"]
+    said = call(*words, "data.max_skipped=0.01").refusal()
+    assert "samples could not be used, more than data.max_skipped 1%" in said
+    assert call(*words, "data.max_skipped=0.5").code == 0, "the limit may change when the run goes on"
+    assert Run(Path("run")).metrics()[-1]["step"] == 8
+
+
+# full disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 12 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> Path:
+    """Fill a disk but for some bytes."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"\0" * (shutil.disk_usage(disk).free - leave_bytes))
+    return ballast
+
+
+@pytest.mark.parametrize("leave_bytes", [0, 64 * 1024, 600 * 1024])
+def test_a_full_disk_loses_nothing(call: Call, file: Path, disk: Path, tmp_path: Path, leave_bytes: int) -> None:
+    """Full at the start, while a row or a checkpoint is written, or later; then the run goes on, here and elsewhere."""
+    run, flat = disk / "run", "train.schedule.kind=constant"
+    assert call("pretrain", file, flat, "train.steps=2", "--out", run).code == 0
+    assert call("pretrain", file, flat, "train.steps=6", "--out", tmp_path / "straight").code == 0
+    kept = ("checkpoints/step-2/", "model/", "modalities.json", "trained_on.json", "environment.json")
+    before = {name: data for name, data in contents(run).items() if name.startswith(kept)}
+    ballast = fill(disk, leave_bytes)
+    words = ["pretrain", file, flat, "train.steps=6", "train.keep_checkpoints=9", "--out"]
+    said = call(*words, run).refusal()
+    assert "disk" in said.lower() or "No space left" in said
+    assert {name: data for name, data in contents(run).items() if name in before} == before
+    assert Run.existing(run).recipe().name == "small"
+    shutil.copytree(run, tmp_path / "elsewhere")
+    ballast.unlink()
+    for folder in (run, tmp_path / "elsewhere"):
+        assert call(*words, folder).code == 0
+        ours, theirs = (read_checkpoint(Run(r).checkpoints()[-1]) for r in (folder, tmp_path / "straight"))
+        assert ours.keys() == theirs.keys()
+        assert all((ours[name] == theirs[name]).all() for name in theirs)
+        assert [row["loss"] for row in Run(folder).metrics()] == [
+            r["loss"] for r in Run(tmp_path / "straight").metrics()
+        ]
+
+
+def test_a_disk_full_while_the_model_is_written(call: Call, file: Path, disk: Path) -> None:
+    run = disk / "run"
+    assert call("pretrain", file, "--out", run).code == 0
+    before = contents(run)
+    ballast = fill(disk, 64 * 1024)
+    said = call("pretrain", file, "--out", run).refusal()
+    assert "disk" in said.lower() or "No space left" in said
+    assert contents(run) == before
+    ballast.unlink()
+    assert call("pretrain", file, "--out", run).code == 0
+
+
+def test_a_disk_full_before_a_run_begins(call: Call, file: Path, disk: Path) -> None:
+    ballast = fill(disk, 0)
+    assert "the disk is full" in call("pretrain", file, "--out", disk / "run").refusal()
+    ballast.unlink()
+    assert call("pretrain", file, "--out", disk / "run").code == 0, "the same again, as the message says"
+
+
+def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: Path) -> None:
+    fill(disk, 300 * 1024)
+    done = process("pretrain", file, "--out", disk / "run", cwd=tmp_path)
+    said = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("sensorium: ")]
+    assert done.code == 2
+    assert len(said) == 1
+    assert "disk" in said[0] or "No space left" in said[0]
+    assert "Traceback" not in done.err
+    assert not (disk / "run" / "model").exists()
+    assert not list((disk / "run").rglob("step-*"))
+
+
+# figures for machines
+
+
+def test_json_of_plan_and_doctor(call: Call, file: Path, tmp_path: Path) -> None:
+    planned = call("plan", file, "--json").figures()
+    assert planned["recipe"] == "small"
+    assert set(planned["tokens_a_sample"]) == {"smiles", "image", "table"}
+    assert planned["memory_gib_by_zero_stage"].keys() == {"0", "1", "2", "3"}
+    found = call("doctor", "--json").figures()
+    assert found["packages"]["torch"]
+    assert isinstance(found["missing"], list)
+    nothing_new(tmp_path, "recipe.yaml")
+
+
+def test_json_of_shards(call: Call, file: Path, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "few.smi").write_text("\n".join([*MOLECULES, "broken("]))
+    built = call("shards", "build", file, "--raw", "raw", "--out", "new", "--workers", "1", "--json").figures()
+    assert sum(built["splits"].values()) == len(MOLECULES)
+    assert built["skipped"] == {"invalid SMILES": 1}
+    assert call("shards", "verify", "new", "--json").figures() == built
+    inspected = call("shards", "inspect", "new", "--json").figures()
+    assert inspected["fields"] == built["fields"]
+    assert inspected["first"]["smiles.txt"] in MOLECULES or inspected["first"]["key"]
+    (tmp_path / "foreign").mkdir()
+    for tar in (tmp_path / "new").glob("*.tar"):
+        shutil.copy(tar, tmp_path / "foreign")
+    indexed = call("shards", "index", "foreign", "--json").figures()
+    assert indexed["splits"] == built["splits"]
+    assert call("shards", "verify", "foreign").code == 0
+
+
+def test_json_of_evaluate_finetune_embed_and_predict(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    judged = call("evaluate", copy, "--json").figures()
+    assert len(judged["retrieval"]) == 6
+    assert json.loads((copy / "result.json").read_text())["evaluate"] == judged
+    tuned = call("finetune", copy, "--data", table, "--label", "weight", "--epochs", "1", "--out", "tuned", "--json")
+    figures = tuned.figures()
+    assert (figures["label"], figures["task"], figures["path"]) == ("weight", "regression", "tuned")
+    embedded = call("embed", copy, "--data", table, "--out", "e.parquet", "--json").figures()
+    predicted = call("predict", "tuned", "--data", table, "--out", "p.parquet", "--json").figures()
+    assert embedded["rows"] == predicted["rows"] == pl.read_csv(table).height
+    frame = pl.read_parquet(tmp_path / "e.parquet")
+    assert len(frame["smiles"][0]) == 16
+    assert pl.read_parquet(tmp_path / "p.parquet")["weight"].is_finite().all()
+    assert not list(tmp_path.rglob("*.writing"))
+
+
+def test_invalid_rows_can_be_left_out(call: Call, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mixed.csv").write_text("smiles\nCCO\nnot(\nCCN\n")
+    figures = call("embed", run, "--data", "mixed.csv", "--out", "e.parquet", "--skip-invalid", "--json").figures()
+    assert (figures["rows"], figures["skipped"]) == (2, ["row 2: invalid SMILES"])
+
+
+def test_json_of_pretrain_in_a_process_of_its_own(file: Path, tmp_path: Path) -> None:
+    """Libraries that log to standard output do not reach it."""
+    done = process("pretrain", file, "--out", "run", "--json", cwd=tmp_path)
+    figures = done.figures()
+    assert (figures["path"], figures["step"]) == ("run", 4)
+    assert "4/4" in done.err
+    told = process("doctor", cwd=tmp_path)
+    assert told.code == 0
+    assert "torch" in told.out
+    assert not told.err
+
+
+def test_a_traceback_only_where_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORIUM_DEBUG", "1")
+    done = call("plan", "nothing")
+    assert done.code == 2
+    assert "Traceback" in done.err
