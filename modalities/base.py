@@ -21,10 +21,10 @@ MISSING, UNKNOWN = 0, 1
 
 
 class ContentError(ValueError):
-    """One sample's content cannot be used; loaders leave it out and count `reason`."""
+    """One sample's content cannot be used; loaders leave it out and count it by `reason`, which quotes no content."""
 
-    def __init__(self, reason: str):
-        super().__init__(reason)
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason = reason
 
 

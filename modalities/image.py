@@ -34,9 +34,9 @@ class Image(Modality):
 
     The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
     training images have the same bands a token is a patch with all of them; where they differ a token is one band of
-    a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the standardised pixels or each patch
-    normalised by its own mean and deviation (MAE). `flip` mirrors and turns training images at random, for data in
-    which no direction is special.
+    a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
+    standardised pixels or each patch normalised by its own mean and deviation (MAE). `flip` mirrors and turns
+    training images at random, for data in which no direction is special.
     """
 
     type: ClassVar[str] = "image"
@@ -98,7 +98,7 @@ class Image(Modality):
         except Exception as error:  # parsers raise anything from SyntaxError to struct.error on hostile bytes
             if isinstance(error, ValueError) and "pip install" in str(error):
                 raise
-            raise ContentError(f"unreadable {extension} image ({type(error).__name__}: {error})") from error
+            raise ContentError(f"unreadable {extension} image", f"{type(error).__name__}: {error}") from error
 
     def parse(self, value: Any) -> Picture:
         """A path, encoded bytes, a Pillow image or an array `(H, W)` or `(H, W, B)`."""
@@ -112,7 +112,7 @@ class Image(Modality):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
         path = Path(value)
         if not path.is_file():
-            raise ContentError(f"no image at {path}")
+            raise ContentError("no such image file", str(path))
         return self.decode({path.suffix.lower().lstrip("."): path.read_bytes()})
 
     def _bands(self, pixels: np.ndarray, bands: tuple[str, ...]) -> Picture:
@@ -245,7 +245,7 @@ def _scaled(pixels: np.ndarray) -> np.ndarray:
 
 def _bounded(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise ContentError(f"image of {width} x {height} pixels, more than {MAX_PIXELS:,}")
+        raise ContentError(f"image of more than {MAX_PIXELS:,} pixels", f"{width} x {height}")
     if height < 1 or width < 1:
         raise ContentError("image without pixels")
 
@@ -254,7 +254,7 @@ def _named(pixels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3:
-        raise ContentError(f"image array of shape {pixels.shape}, expected (height, width) or (height, width, bands)")
+        raise ContentError("image array that is not (height, width) or (height, width, bands)", f"{pixels.shape}")
     _bounded(*pixels.shape[:2])
     if not pixels.shape[2]:
         raise ContentError("image without bands")

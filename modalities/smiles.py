@@ -89,15 +89,15 @@ class Smiles(Modality):
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not _FORM.fullmatch(smiles := value.strip()):
-            raise ContentError(f"not a SMILES: {str(value)[:80]!r}")
+            raise ContentError("not a SMILES", repr(str(value)[:80]))
         if smiles.count("[") != smiles.count("]") or smiles.count("(") != smiles.count(")"):
-            raise ContentError(f"SMILES with an unclosed bracket: {smiles[:80]!r}")
+            raise ContentError("SMILES with an unclosed bracket", repr(smiles[:80]))
         return smiles
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
         ids = self.vocabulary.encode(self.split(raw))
         if not 0 < len(ids) <= self.length:
-            raise ContentError(f"SMILES of {len(ids)} tokens, allowed are 1 to {self.length}")
+            raise ContentError(f"SMILES that is empty or of more than {self.length} tokens", f"{len(ids)} tokens")
         return Tokens(np.zeros((len(ids), 0), np.float32), ids[:, None], np.arange(len(ids), dtype=np.float32)[:, None])
 
     def embedding(self, dim: int) -> nn.Module:

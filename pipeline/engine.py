@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,6 +24,7 @@ from pipeline.batch import Batch
 from pipeline.model.modeling import SensoriumModel
 from pipeline.objectives.base import Objective, Term
 from pipeline.recipe import Schedule, Train
+from pipeline.run import disk_error
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -431,19 +432,17 @@ class Engine:
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write safetensors; what its library raises on a full disk becomes an OSError."""
-    from safetensors import SafetensorError
-
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+        raise disk_error(error, path) from error
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint by `part:name`.
 
     Raises:
-        ValueError: a part is missing.
+        ValueError: a part is missing or broken.
     """
     paths = sorted(folder.glob("state-*.safetensors"))
     wanted = int(paths[0].stem.rpartition("-")[2]) if paths else 1
@@ -451,6 +450,9 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"checkpoint {folder} has {len(paths)} of {wanted} parts: remove it to resume from an earlier")
     found = {}
     for path in paths:
-        with safe_open(path, "pt") as file:
-            found.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
+        try:
+            with safe_open(path, "pt") as file:
+                found.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is broken ({error}): remove its folder to resume from an earlier one") from error
     return found

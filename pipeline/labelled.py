@@ -93,7 +93,7 @@ def _from_rows(
             tokens = tokenize(members, modalities)
         except ContentError as error:
             if not skip_invalid:
-                raise ValueError(f"{data}, row {item[1]}: {error.reason}; mend it or pass --skip-invalid") from error
+                raise ValueError(f"{data}, row {item[1]}: {error}; mend it or pass --skip-invalid") from error
             skipped.append(f"row {item[1]}: {error.reason}")
             continue
         if by is not None and by not in sample.groups:

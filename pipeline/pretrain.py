@@ -23,7 +23,7 @@ from pipeline.loader import Stream, passes
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import Run, content_hash
+from pipeline.run import Run, content_hash, disk_error
 from shards.read import Split
 
 
@@ -43,7 +43,10 @@ def pretrain(
     accelerator = accelerate(checked.train, run.folder)
     leads = accelerator.is_main_process
     sets = open_sets(checked, "train", verify=checked.data.verify and leads)
+    fresh = checked if not run.checkpoints() else checked.model_copy(update={"init": None})
     if leads:
+        if fresh.init is not None:
+            pretrained(fresh.init)  # refused before anything is written
         run.claim(checked)
         if run.modalities() is None:
             run.save_modalities(fit(checked, sets))
@@ -52,7 +55,7 @@ def pretrain(
     fitted = run.modalities()
     assert fitted is not None
     torch.manual_seed(checked.train.seed)
-    module = build(checked, fitted)
+    module = build(fresh, fitted)
     engine = Engine(module, checked.train, accelerator)
     position, skipped = 0, 0
     if run.checkpoints():
@@ -177,22 +180,26 @@ class Trainer:
         per_step = train.batch_size // self.pass_size
         batches = passes(self.stream, self.step * per_step, train.steps * per_step, train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
-        while self.step < train.steps:
-            started = time.perf_counter()
-            group = list(islice(batches, per_step))
-            self.waited += time.perf_counter() - started
-            step = self.step
-            rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
-            report = self.engine.step(group, rate)
-            self.position += train.batch_size
-            self._watch(report, group)
-            bar.update()
-            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
-            if self.step % train.log_every == 0 or self.step in (1, train.steps):
-                self._log(report, rate)
-            if self.step % train.checkpoint_every == 0 or self.step == train.steps:
-                self.checkpoint()
-        bar.close()
+        with bar:  # closed where a step fails, so that what is said of it stands on a line of its own
+            while self.step < train.steps:
+                self._step(batches, per_step, bar)
+
+    def _step(self, batches: Iterator[Batch], per_step: int, bar: tqdm) -> None:
+        """One step, and what is due after it."""
+        train, step = self.recipe.train, self.step
+        started = time.perf_counter()
+        group = list(islice(batches, per_step))
+        self.waited += time.perf_counter() - started
+        rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
+        report = self.engine.step(group, rate)
+        self.position += train.batch_size
+        self._watch(report, group)
+        bar.update()
+        bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+        if self.step % train.log_every == 0 or self.step in (1, train.steps):
+            self._log(report, rate)
+        if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+            self.checkpoint()
 
     def _watch(self, report: Report, group: list[Batch]) -> None:
         """Stop where too much is bad, alike on all ranks."""
@@ -201,7 +208,7 @@ class Trainer:
         self.skipped += report.faults
         for batch in group:
             for reason in batch.faults:
-                print(f"skipped a sample: {reason}", file=sys.stderr)
+                tqdm.write(f"skipped a sample: {reason}", file=sys.stderr)
         if self.skipped > max(self.recipe.data.max_skipped * self.position, 1):
             raise ValueError(
                 f"{self.skipped:,} of {self.position:,} samples could not be used, more than data.max_skipped "
@@ -209,7 +216,7 @@ class Trainer:
             )
         self.bad = 0 if report.applied else self.bad + 1
         if not report.applied and self.leads:
-            print(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
+            tqdm.write(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
         if self.bad >= self.recipe.train.max_bad_steps:
             raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
 
@@ -258,7 +265,7 @@ def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modal
         model.save_pretrained(aside)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(f"cannot write {run.model}: {error}") from error
+        raise disk_error(error, run.model) from error
     shutil.rmtree(run.model, ignore_errors=True)
     aside.rename(run.model)
 
@@ -269,11 +276,24 @@ def start_from(model: SensoriumModel, source: str) -> None:
     Raises:
         ValueError: nothing agrees.
     """
-    path = Path(source)
-    other = SensoriumModel.from_pretrained(path / "model" if (path / "model").is_dir() else source)
+    other = pretrained(source)
     own, given = model.state_dict(), other.state_dict()
     shared = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not shared:
         raise ValueError(f"init: nothing in {source} fits this model")
     model.load_state_dict(shared, strict=False)
     print(f"took {len(shared)} of {len(own)} tensors from {source}", file=sys.stderr)
+
+
+def pretrained(source: str) -> SensoriumModel:
+    """The model of a run, a folder or the Hub.
+
+    Raises:
+        OSError: there is none.
+        ValueError: its file is broken.
+    """
+    model = Path(source) / "model"
+    try:
+        return SensoriumModel.from_pretrained(model if model.is_dir() else source)
+    except SafetensorError as error:
+        raise ValueError(f"init: the model in {source} is broken ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
@@ -97,8 +99,15 @@ class Run:
         write_json(self.folder / "modalities.json", {name: m.to_json() for name, m in modalities.items()})
 
     def load_model(self) -> SensoriumModel:
-        """The pretrained model, in float32, for use."""
-        model: SensoriumModel = SensoriumModel.from_pretrained(self.model, dtype=torch.float32)
+        """The pretrained model, in float32, for use.
+
+        Raises:
+            ValueError: its file is broken.
+        """
+        try:
+            model: SensoriumModel = SensoriumModel.from_pretrained(self.model, dtype=torch.float32)
+        except SafetensorError as error:
+            raise ValueError(f"{self.model} is broken ({error}): run `sensorium pretrain` again to write it") from error
         return model.eval()
 
     def checkpoints(self) -> list[Path]:
@@ -138,6 +147,12 @@ class Run:
     def save_trained_on(self, hashes: Iterable[str]) -> None:
         """Keep the hashes of what the run trains on."""
         write_json(self.folder / "trained_on.json", sorted(hashes))
+
+
+def disk_error(error: Exception, path: Path) -> OSError:
+    """What safetensors raises where it cannot write, as an OSError that tells a full disk from other faults."""
+    full = "os error 28" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+    return OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path))
 
 
 def flatten(state: Any, path: str = "") -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Encoding:
 
     pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
     where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
-    batch's order, zero where dropped. places: `(T, dim)` by modality, what a token is apart from its content. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
+    batch's order, zero where dropped. places: `(T, dim)` by modality, what a token is apart from its content.
+    predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
     """
 
     pooled: dict[str, torch.Tensor]
@@ -151,7 +152,7 @@ class SensoriumModel(PreTrainedModel):
 
     def forward(
         self,
-        batch: Batch | Sequence[dict[str, Any]],
+        batch: Any,
         views: tuple[str, ...] | None = None,
         decode: bool = False,
         **_: Any,
@@ -162,7 +163,7 @@ class SensoriumModel(PreTrainedModel):
         trunk; the result is then `{view: Encoding}`, otherwise the full encoding as a `SensoriumOutput`.
         decode: also predict the masked targets of `visible`.
         """
-        if not isinstance(batch, Batch):
+        if not hasattr(batch, "packs"):  # by what it is: code from the Hub loads a processor's classes apart
             batch = self.pack(batch).to(self.device)
         encodings = self._encode(batch, views or ("full",), decode)
         if views is not None:

@@ -96,7 +96,7 @@ def canonical(smiles: str) -> str:
     chem = chemistry()
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
-        raise ContentError("invalid SMILES")
+        raise ContentError("invalid SMILES", repr(smiles[:80]))
     return chem.MolToSmiles(molecule)
 
 

@@ -142,7 +142,8 @@ def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "words",
     [["plan"], ["plan", "molecules", "--nope"], ["nope"], ["finetune", "run"], ["shards", "build", "molecules"],
-     ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"], ["pretrain", "molecules", "--devices", "two"]],
+     ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"],
+     ["pretrain", "molecules", "--devices", "two"]],
 )  # fmt: skip
 def test_wrong_usage_ends_in_2(call: Call, words: list[str]) -> None:
     done = call(*words)
@@ -269,11 +270,20 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
 # runs
 
 
-@pytest.mark.parametrize("words", [["evaluate"], ["embed", "--data", "x.csv", "--out", "o"], ["report"], ["export", "--to", "o"],
-                                   ["finetune", "--data", "x.csv", "--label", "y"], ["predict", "--data", "x", "--out", "o"]],
-                         ids=lambda words: words[0])  # fmt: skip
-def test_a_run_that_is_not_there(call: Call, tmp_path: Path, words: list[str]) -> None:
-    assert "nowhere is not a run directory" in call(words[0], "nowhere", *words[1:]).refusal()
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate",
+        "embed --data x.csv --out o",
+        "predict --data x.csv --out o",
+        "finetune --data x.csv --label y",
+        "export --to o",
+        "report",
+    ],
+)
+def test_a_run_that_is_not_there(call: Call, tmp_path: Path, words: str) -> None:
+    verb, *options = words.split()
+    assert "nowhere is not a run directory" in call(verb, "nowhere", *options).refusal()
     nothing_new(tmp_path)
 
 
@@ -293,6 +303,21 @@ def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: 
 def test_a_run_without_a_model_yet(call: Call, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "begun", ignore=shutil.ignore_patterns("model"))
     assert "no model yet" in call("evaluate", "begun").refusal()
+
+
+def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    for path, words in (
+        ("model/model.safetensors", ["evaluate", copy]),
+        ("checkpoints/step-4/state-00000-of-00001.safetensors", ["pretrain", file, "--out", copy]),
+    ):
+        (copy / path).write_bytes((copy / path).read_bytes()[:1000])
+        assert "is broken" in call(*words).refusal()
+    shutil.rmtree(copy / "checkpoints" / "step-4")
+    assert call("pretrain", file, "--out", copy).code == 0
+    whole = (read_checkpoint(r / "checkpoints" / "step-4") for r in (copy, run))
+    ours, theirs = whole
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
@@ -364,7 +389,7 @@ def test_a_label_that_shards_have_not(call: Call, run: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def unreadable(own: Path) -> int:
-    """Every tenth training image is no image, and checksums say so is right; returns how many."""
+    """Every tenth training image is no image, and their checksums are right; returns how many."""
     manifest, count, shards = Manifest.read(own), 0, []
     for shard in manifest.shards:
         tar = own / shard.name
@@ -436,7 +461,7 @@ def test_a_full_disk_loses_nothing(call: Call, file: Path, disk: Path, tmp_path:
     ballast = fill(disk, leave_bytes)
     words = ["pretrain", file, flat, "train.steps=6", "train.keep_checkpoints=9", "--out"]
     said = call(*words, run).refusal()
-    assert "disk" in said.lower() or "No space left" in said
+    assert "the disk is full" in said
     assert {name: data for name, data in contents(run).items() if name in before} == before
     assert Run.existing(run).recipe().name == "small"
     shutil.copytree(run, tmp_path / "elsewhere")
@@ -457,7 +482,7 @@ def test_a_disk_full_while_the_model_is_written(call: Call, file: Path, disk: Pa
     before = contents(run)
     ballast = fill(disk, 64 * 1024)
     said = call("pretrain", file, "--out", run).refusal()
-    assert "disk" in said.lower() or "No space left" in said
+    assert "the disk is full" in said
     assert contents(run) == before
     ballast.unlink()
     assert call("pretrain", file, "--out", run).code == 0
@@ -476,7 +501,7 @@ def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: P
     said = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("sensorium: ")]
     assert done.code == 2
     assert len(said) == 1
-    assert "disk" in said[0] or "No space left" in said[0]
+    assert "the disk is full" in said[0]
     assert "Traceback" not in done.err
     assert not (disk / "run" / "model").exists()
     assert not list((disk / "run").rglob("step-*"))
@@ -534,7 +559,9 @@ def test_json_of_evaluate_finetune_embed_and_predict(call: Call, run: Path, tabl
 def test_invalid_rows_can_be_left_out(call: Call, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mixed.csv").write_text("smiles\nCCO\nnot(\nCCN\n")
     figures = call("embed", run, "--data", "mixed.csv", "--out", "e.parquet", "--skip-invalid", "--json").figures()
-    assert (figures["rows"], figures["skipped"]) == (2, ["row 2: invalid SMILES"])
+    (skipped,) = figures["skipped"]
+    assert figures["rows"] == 2
+    assert skipped.startswith("row 2: invalid SMILES")
 
 
 def test_json_of_pretrain_in_a_process_of_its_own(file: Path, tmp_path: Path) -> None:

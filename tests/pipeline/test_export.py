@@ -63,14 +63,10 @@ def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any],
     import numpy as np
 
     picture = np.full((40, 60), 255, np.uint8)
-    inputs = processor(
-        smiles=["CCO", None, "c1ccccc1"], image=[None, picture, picture], table=[{"MolWt": 46.0}, None, {}]
-    )
     with pytest.raises(ValueError, match="unknown modality"):
         processor(sound=[1])
     with pytest.raises(ValueError, match="one item a sample"):
         processor(smiles=["C", "CC"], image=[picture])
-    del inputs
     inputs = processor(smiles=["CCO", None], image=[None, picture], table=[{"MolWt": 46.0, "new": 1}, None])
     with torch.inference_mode():
         output = model(**inputs)

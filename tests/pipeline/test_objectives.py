@@ -201,7 +201,10 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
         name: ClassVar[str] = "pull"
         to: float = 0.5
 
-        def build(self, modalities: Mapping[str, Modality]) -> Objective:
+        def check(self, modalities: Mapping[str, Modality]) -> None:
+            assert modalities
+
+        def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
             return PullObjective(self.to)
 
     class PullObjective(Objective):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,7 @@ def test_a_finished_run_started_again_stays_as_it_is(recipe: dict[str, Any], tmp
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(recipe: dict[str, Any], tmp_path: Path) -> None:
     overrides = [FLAT, "train.steps=60", "train.checkpoint_every=20", "train.log_every=5"]
     straight = pretrain(recipe, overrides, tmp_path / "straight")
@@ -198,9 +200,20 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     assert any(name.startswith("entries.image") and name not in taken for name in grown)
 
 
-def test_init_from_nothing_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises((ValueError, OSError)):
+def test_init_from_nothing_is_refused_before_anything_is_written(recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises((ValueError, OSError), match="nothing"):
         pretrain({**recipe, "init": str(tmp_path / "nothing")}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_where_what_it_began_from_is_gone(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(run, tmp_path / "source"))
+    begun = {**recipe, "init": str(source)}
+    straight = pretrain(begun, [FLAT], tmp_path / "straight")
+    pretrain(begun, [FLAT, "train.steps=2"], tmp_path / "cut")
+    shutil.rmtree(source)
+    same_checkpoints(pretrain(begun, [FLAT], tmp_path / "cut"), straight)
 
 
 def test_zero_in_one_process_trains_alike(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
