@@ -144,9 +144,8 @@ class Train(Strict):
 
 
 class Evaluate(Strict):
-    """Evaluation: `every` so many steps on the validation split (0: never), and in the verb `evaluate`."""
+    """What the verb `evaluate` does: size of the gallery, label to probe, training samples a probe learns from."""
 
-    every: int = Field(0, ge=0)
     gallery: int = Field(1000, ge=2)
     probe: str | None = None
     samples: int = Field(2000, ge=2)

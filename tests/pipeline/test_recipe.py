@@ -70,7 +70,7 @@ def test_a_resolved_recipe_is_explicit(recipe: dict[str, Any]) -> None:
         ("data.shards=[{path: x}, {path: y, paths: z}]", "data.shards.1.paths", "path"),
         ("data.source.drawing=1", "data.source.drawing", "drawing_px"),
         ("data.split.tets=0.1", "data.split.tets", "test"),
-        ("evaluate.evry=1", "evaluate.evry", "every"),
+        ("evaluate.galery=1", "evaluate.galery", "gallery"),
         ("modalities.image.patches=8", "modalities.image.patches", "patch"),
         ("modalities.image.mask.ration=0.5", "modalities.image.mask.ration", "ratio"),
         ("objectives.contrastive.pair=all", "objectives.contrastive.pair", "pairs"),
