@@ -18,6 +18,8 @@ from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, 
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
+_TINT = 1 / 128
+"""Pixels nearer to the paper's value than this are paper."""
 
 
 class Picture(NamedTuple):
@@ -36,7 +38,8 @@ class Image(Modality):
     training images have the same bands a token is a patch with all of them; where they differ a token is one band of
     a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
     standardised pixels or each patch normalised by its own mean and deviation (MAE). `flip` mirrors and turns
-    training images at random, for data in which no direction is special.
+    training images at random, for data in which no direction is special. `paper`: the value of an empty background;
+    patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
     """
 
     type: ClassVar[str] = "image"
@@ -48,6 +51,7 @@ class Image(Modality):
     bands: Literal["file", "grey", "rgb"] = "file"
     target: Literal["pixels", "normalised"] = "normalised"
     flip: bool = False
+    paper: float | None = None
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
@@ -135,17 +139,23 @@ class Image(Modality):
         pixels = resize(raw.pixels, grid_size(raw.pixels.shape[:2], self.size, self.patch))
         if self.flip and rng is not None:
             pixels = _turn(pixels, int(rng.integers(8)))
-        pixels = (pixels - np.array(self.mean, np.float32)[columns]) / np.array(self.deviation, np.float32)[columns]
         p, (height, width, bands) = self.patch, pixels.shape
         rows, cols = height // p, width // p
-        patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4)
+        patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4).reshape(rows * cols, p * p, bands)
         coords = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1).reshape(-1, 2)
+        if self.paper is not None:
+            inked = (np.abs(patches - self.paper) > _TINT).any((1, 2))
+            if not inked.any():
+                raise ContentError("image of nothing but paper")
+            patches, coords = patches[inked], coords[inked]
+        patches = (patches - np.array(self.mean, np.float32)[columns]) / np.array(self.deviation, np.float32)[columns]
+        count = len(patches)
         if not self.separate:
-            ids = np.full((rows * cols, 2), 2, np.int64)
-            return Tokens(np.ascontiguousarray(patches.reshape(rows * cols, -1)), ids, coords.astype(np.float32))
-        values = patches.transpose(4, 0, 1, 2, 3).reshape(bands * rows * cols, p * p)
-        ids = np.full((bands * rows * cols, 2), 2, np.int64)
-        ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, rows * cols)
+            ids = np.full((count, 2), 2, np.int64)
+            return Tokens(np.ascontiguousarray(patches.reshape(count, -1)), ids, coords.astype(np.float32))
+        values = patches.transpose(2, 0, 1).reshape(bands * count, p * p)
+        ids = np.full((bands * count, 2), 2, np.int64)
+        ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, count)
         return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
 
     def embedding(self, dim: int) -> nn.Module:
@@ -181,12 +191,14 @@ class Image(Modality):
         p = self.patch
         band = int(tokens.ids[0, 1])
         first = tokens.ids[:, 1] == band
-        rows, cols = tokens.coords[first].max(0).astype(int) + 1
+        coords = tokens.coords[first].astype(int)
+        rows, cols = coords.max(0) + 1
         bands = values.shape[1] // p**2
         chosen = slice(band - 2, band - 1) if self.separate else slice(None)
-        pixels = values[first].reshape(rows, cols, p, p, bands).transpose(0, 2, 1, 3, 4)
-        pixels = pixels.reshape(rows * p, cols * p, bands) * np.array(self.deviation)[chosen]
-        pixels = pixels + np.array(self.mean)[chosen]
+        grid = np.full((rows, cols, p, p, bands), self.paper or 0.0)
+        patches = values[first].reshape(-1, p, p, bands)
+        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.deviation)[chosen] + np.array(self.mean)[chosen]
+        pixels = grid.transpose(0, 2, 1, 3, 4).reshape(rows * p, cols * p, bands)
         if bands != 3:
             pixels = np.repeat(pixels[..., :1], 3, axis=2)
         pixels = np.where(np.isnan(pixels), np.array([0.75, 0.8, 0.88]), pixels)
