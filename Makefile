@@ -21,11 +21,13 @@ check: setup
 setup: $(VENV)/installed
 
 # torch comes first and pinned: a looser range, or one asked for by another package, may take a build with CUDA.
+# torchaudio's compiled parts are linked to CUDA and cannot load beside a CPU build; without them it runs in Python.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sensorium needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -c 'import importlib.util, pathlib, torch; torch.version.cuda or [f.unlink() for f in (pathlib.Path(importlib.util.find_spec("torchaudio").origin).parent / "lib").glob("*.so")]'
 	touch $@
 
 clean:
