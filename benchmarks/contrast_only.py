@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import Modality
-from pipeline.engine import keep_freed_memory
 from pipeline.evaluate import evaluate, ranked
+from pipeline.launch import keep_freed_memory
 from pipeline.loader import tokenize
 from pipeline.measures import retrieval
 from pipeline.pretrain import pretrain

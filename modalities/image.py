@@ -39,7 +39,8 @@ class Image(Modality):
     a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
     standardised pixels or each patch normalised by its own mean and deviation (MAE). `flip` mirrors and turns
     training images at random, for data in which no direction is special. `paper`: the value of an empty background;
-    patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
+    patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes. `stem`: how a
+    patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
     """
 
     type: ClassVar[str] = "image"
@@ -52,6 +53,7 @@ class Image(Modality):
     target: Literal["pixels", "normalised"] = "normalised"
     flip: bool = False
     paper: float | None = None
+    stem: Literal["linear", "mlp"] = "linear"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
@@ -159,7 +161,7 @@ class Image(Modality):
         return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
 
     def embedding(self, dim: int) -> nn.Module:
-        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim)
+        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem == "mlp")
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.widths[0])
@@ -209,11 +211,15 @@ class Image(Modality):
 
 
 class PatchEmbedding(nn.Module):
-    """Content from one linear map of the patch, place from row, column and band."""
+    """Content from the pixels of the patch, place from row, column and band."""
 
-    def __init__(self, width: int, bands: int, dim: int):
+    def __init__(self, width: int, bands: int, dim: int, hidden: bool):
         super().__init__()
-        self.content = nn.Linear(width, dim)
+        self.content = (
+            nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
+            if hidden
+            else nn.Linear(width, dim)
+        )
         self.place = SineCosine(2, dim)
         self.band = nn.Embedding(bands + 2, dim)
 

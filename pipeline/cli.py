@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -107,6 +107,19 @@ def plan_command(
     )
 
 
+def _ranks(devices: int, arguments: list[str]) -> None:
+    """Run `pretrain` as that many processes, as torchrun does; what went wrong is said by the rank that met it."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(1, 1, devices, run_id="sensorium", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        elastic_launch(config, sys.executable)("-m", "pipeline", "pretrain", *arguments)
+    except ChildFailedError as error:
+        raise typer.Exit(2 if any(f.exitcode == 2 for f in error.failures.values()) else 1) from error
+
+
 @app.command("pretrain")
 def pretrain_command(
     recipe: RecipeName,
@@ -122,21 +135,8 @@ def pretrain_command(
 
     if devices > 1 and "RANK" not in os.environ:
         open_sets(load(recipe, overrides or ()), "train", verify=False)  # said once here, not by every rank
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={devices}",
-            "-m",
-            "pipeline",
-            "pretrain",
-            recipe,
-            *(overrides or ()),
-            *(["--out", str(out)] if out else []),
-            *(["--json"] if as_json else []),
-        ]
-        raise typer.Exit(2 if subprocess.run(command, check=False).returncode else 0)
+        _ranks(devices, [recipe, *(overrides or ()), *(["--out", str(out)] if out else []), *["--json"] * as_json])
+        return
 
     folder = pretrain(recipe, overrides or (), out)
     last = Run(folder).metrics()[-1] if os.environ.get("RANK", "0") == "0" else {}

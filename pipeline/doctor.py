@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine import fast_bf16
+from pipeline.launch import fast_bf16
 
 NEEDED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic", "pillow", "rdkit")
 EXTRAS = {

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import os
 import shutil
-import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.batch import Batch
+from pipeline.launch import keep_freed_memory, zero_stage
 from pipeline.model.modeling import SensoriumModel
 from pipeline.objectives.base import Objective, Term
 from pipeline.recipe import Schedule, Train
@@ -94,94 +91,6 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed = [p for p in module.parameters() if p.ndim > 1 and id(p) not in tables]
     others = [p for p in module.parameters() if p.ndim <= 1 or id(p) in tables]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def zero_stage(train: Train) -> int | None:
-    """DeepSpeed's ZeRO stage, None for no DeepSpeed: `auto` is stage 2 among several ranks."""
-    if train.zero == "auto":
-        return 2 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    return train.zero
-
-
-def accelerate(train: Train, run: Path) -> Any:
-    """The Accelerator of this process.
-
-    Raises:
-        ValueError: the batch cannot be divided among the ranks.
-    """
-    from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    size = train.pass_size or train.batch_size
-    if size % world:
-        raise ValueError(f"a pass of {size} samples cannot be divided among {world} ranks: change train.batch_size")
-    options: dict[str, Any] = {
-        "log_with": list(train.trackers) or None,
-        "project_dir": str(run),
-        "dataloader_config": DataLoaderConfiguration(),
-        "cpu": not torch.cuda.is_available() and zero_stage(train) is None,
-    }
-    stage = zero_stage(train)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    if stage is None:
-        return Accelerator(mixed_precision="bf16" if bf16(train) else "no", **options)
-    _single_process_environment()
-    import deepspeed
-
-    # Gloo carries collectives on CPUs. DeepSpeed would compile a kernel for them at the first start, and a start that
-    # is killed meanwhile leaves a lock on which every later one waits for ever.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": size // world,
-        "gradient_accumulation_steps": train.batch_size // size,
-        "gradient_clipping": train.clip,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": False},
-        "steps_per_print": 10**9,
-    }
-    if bf16(train):  # weights stay in float32, as they do without DeepSpeed
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    return Accelerator(
-        mixed_precision="no",
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config),
-        kwargs_handlers=[InitProcessGroupKwargs(backend=backend)],
-        **options,
-    )
-
-
-def bf16(train: Train) -> bool:
-    """Whether passes run under bf16 autocast."""
-    return fast_bf16() if train.precision == "auto" else train.precision == "bf16"
-
-
-def fast_bf16() -> bool:
-    """Whether this machine multiplies bf16 matrices in hardware; emulated it is a hundred times slower than fp32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: returning each to the system costs a CPU training step a fifth of its time."""
-    if torch.cuda.is_available() or not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
-def _single_process_environment() -> None:
-    """What torchrun would set, for DeepSpeed in one process."""
-    if "RANK" in os.environ:
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
 class Engine:

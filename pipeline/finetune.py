@@ -21,11 +21,11 @@ from tqdm import tqdm
 from modalities.base import ContentError, Modality, Tokens
 from pipeline import baseline, labelled
 from pipeline.batch import pack
-from pipeline.engine import keep_freed_memory
 from pipeline.labelled import Labelled, Task, task_of
+from pipeline.launch import keep_freed_memory
 from pipeline.measures import classification, paired_difference, regression
 from pipeline.model.modeling import SensoriumModel
-from pipeline.run import Run, environment
+from pipeline.run import Run, environment, written_aside
 from shards.manifest import write_json
 from shards.split import assign
 
@@ -77,8 +77,8 @@ def finetune(
     assert held is not None
     chosen = _chosen(held, modalities)
     target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
-    if (target / "recipe.yaml").is_file() and not (target / "head.json").is_file():
-        raise ValueError(f"{target} holds a pretraining run: give another --out")
+    if target.exists() and any(target.iterdir()) and not (target / "head.json").is_file():
+        raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
     samples = labelled.load(Path(data), chosen, label=label, by=split, columns=columns, skip_invalid=skip_invalid)
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
@@ -286,16 +286,14 @@ def summarise(scores: Mapping[str, list[dict[str, float]]], metric: str) -> dict
 
 def save(predictor: Predictor, task: Task, source: Run, target: Path) -> None:
     """Write a fine-tuned run: model, head, modalities, recipe."""
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target / "model", ignore_errors=True)
-    predictor.model.save_pretrained(target / "model")
-    save_file(
-        {name: value.contiguous() for name, value in predictor.head.state_dict().items()}, target / "head.safetensors"
-    )
-    write_json(target / "head.json", {"task": asdict(task), "modalities": list(predictor.names)})
-    for name in ("recipe.yaml", "modalities.json", "trained_on.json"):
-        shutil.copy(source.folder / name, target / name)
-    write_json(target / "environment.json", environment())
+    with written_aside(target) as aside:
+        predictor.model.save_pretrained(aside / "model")
+        head = {name: value.contiguous() for name, value in predictor.head.state_dict().items()}
+        save_file(head, aside / "head.safetensors")
+        write_json(aside / "head.json", {"task": asdict(task), "modalities": list(predictor.names)})
+        for name in ("recipe.yaml", "modalities.json", "trained_on.json"):
+            shutil.copy(source.folder / name, aside / name)
+        write_json(aside / "environment.json", environment())
 
 
 def load_predictor(run: Run) -> tuple[Predictor, Task]:

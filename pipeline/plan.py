@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from modalities.base import ContentError, Modality
-from pipeline.engine import bf16
+from pipeline.launch import bf16
 from pipeline.loader import tokenize
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import Recipe, load

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from modalities.base import ContentError, Modality
 from pipeline.batch import Batch
-from pipeline.engine import Engine, Pretraining, Report, accelerate, learning_rate
+from pipeline.engine import Engine, Pretraining, Report, learning_rate
+from pipeline.launch import accelerate, led
 from pipeline.loader import Stream, passes
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import Run, content_hash, disk_error
+from pipeline.run import Run, content_hash, written_aside
 from shards.read import Split
 
 
@@ -42,16 +43,9 @@ def pretrain(
     run = Run(Path(out) if out is not None else Path("runs") / checked.name)
     accelerator = accelerate(checked.train, run.folder)
     leads = accelerator.is_main_process
-    sets = open_sets(checked, "train", verify=checked.data.verify and leads)
     fresh = checked if not run.checkpoints() else checked.model_copy(update={"init": None})
-    if leads:
-        if fresh.init is not None:
-            pretrained(fresh.init)  # refused before anything is written
-        run.claim(checked)
-        if run.modalities() is None:
-            run.save_modalities(fit(checked, sets))
-            run.save_trained_on(hashes(sets))
-    accelerator.wait_for_everyone()
+    led(accelerator, lambda: _prepare(fresh, checked, run))
+    sets = open_sets(checked, "train", verify=False)
     fitted = run.modalities()
     assert fitted is not None
     torch.manual_seed(checked.train.seed)
@@ -69,6 +63,17 @@ def pretrain(
     save_model(run, engine, checked, fitted)
     accelerator.end_training()
     return run.folder
+
+
+def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
+    """What one rank does for all: check the data, claim the directory, fit the modalities."""
+    sets = open_sets(checked, "train", verify=checked.data.verify)
+    if fresh.init is not None:
+        pretrained(fresh.init)  # refused before anything is written
+    run.claim(checked)
+    if run.modalities() is None:
+        run.save_modalities(fit(checked, sets))
+        run.save_trained_on(hashes(sets))
 
 
 def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
@@ -259,15 +264,8 @@ def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modal
     model = build(recipe.model_copy(update={"init": None}), fitted).model
     own = {name.removeprefix("model."): value for name, value in parameters.items() if name.startswith("model.")}
     model.load_state_dict(own)
-    aside = run.folder / "model.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with written_aside(run.model) as aside:
         model.save_pretrained(aside)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise disk_error(error, run.model) from error
-    shutil.rmtree(run.model, ignore_errors=True)
-    aside.rename(run.model)
 
 
 def start_from(model: SensoriumModel, source: str) -> None:

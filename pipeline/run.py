@@ -6,9 +6,12 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +135,8 @@ class Run:
         return list({(row["step"], row.get("split", "train")): row for row in rows}.values())
 
     def add_metrics(self, row: dict[str, Any]) -> None:
-        """Add a row to `metrics.jsonl`, on a line of its own whatever stands there."""
+        """Add a row to `metrics.jsonl`, on a line of its own whatever stands there; JSON has no nan, so it is null."""
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with (self.folder / "metrics.jsonl").open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -147,6 +151,28 @@ class Run:
     def save_trained_on(self, hashes: Iterable[str]) -> None:
         """Keep the hashes of what the run trains on."""
         write_json(self.folder / "trained_on.json", sorted(hashes))
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside `folder`, which it replaces once it is whole; where filling fails nothing changes.
+
+    Raises:
+        OSError: the disk is full, whatever a library calls it.
+    """
+    aside = folder.with_name(f"{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise disk_error(error, folder) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
 
 
 def disk_error(error: Exception, path: Path) -> OSError:

@@ -507,3 +507,39 @@ def test_show_clips_what_is_no_colour() -> None:
     wild = tokens._replace(values=np.float32([[99], [-99]]) * np.ones((1, 16), np.float32))
     image = drawn(modality.show(tokens, np.ones(2, bool), wild)["reconstructed"])
     np.testing.assert_array_equal(image[:, :, 0], np.repeat([[1.0, 0.0]], 4, axis=0).repeat(4, axis=1))
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int, data: st.DataObject) -> None:
+    inked = data.draw(st.sets(st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1)), min_size=1))
+    pixels = np.ones((rows * 4, columns * 4, 1), np.float32)
+    for row, column in inked:
+        pixels[row * 4 + 1, column * 4 + 2] = 0.25
+    drawing = Picture(pixels, ("grey",))
+    modality = Image(size=4 * max(rows, columns), patch=4, paper=1.0).fit([drawing])
+    tokens = modality.tokenize(drawing)
+    assert {tuple(place) for place in tokens.coords.astype(int)} == inked
+    full = Image(size=modality.size, patch=4).fit([drawing]).tokenize(drawing)
+    for values, place in zip(tokens.values, tokens.coords, strict=True):
+        assert np.array_equal(values, full.values[(full.coords == place).all(1)][0])
+    shown = modality.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(shown.split("base64,")[1].split('"')[0])))
+    height, width = image.height, image.width
+    assert np.allclose(np.asarray(image)[..., 0] / 255, pixels[:height, :width, 0], atol=0.01)
+
+
+def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
+    drawing = picture(8, 8, ("grey",))
+    modality = Image(size=8, patch=4, paper=1.0).fit([drawing])
+    with pytest.raises(ContentError, match="nothing but paper"):
+        modality.tokenize(Picture(np.ones((8, 8, 1), np.float32), ("grey",)))
+
+
+def test_the_stem_is_one_map_or_two() -> None:
+    drawing = picture(8, 8)
+    for stem, layers in (("linear", 1), ("mlp", 2)):
+        modality = Image(size=8, patch=4, stem=stem).fit([drawing])
+        module = modality.embedding(16)
+        tokens = [torch.from_numpy(part) for part in modality.tokenize(drawing)]
+        assert module(*tokens)[0].shape == (4, 16)
+        assert sum(isinstance(m, torch.nn.Linear) for m in module.content.modules()) == layers

@@ -167,6 +167,18 @@ def test_several_devices_say_a_mistake_once(call: Call, file: Path, own: Path) -
     assert "nowhere" in call("pretrain", file, "data.shards=[{path: nowhere}]", "--devices", "2").refusal()
 
 
+@pytest.mark.slow
+def test_a_mistake_that_ranks_meet_is_said_once(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("mine")
+    done = process("pretrain", file, "--devices", "2", "--out", tmp_path / "run", cwd=tmp_path)
+    assert done.code == 2
+    assert done.err.count("sensorium: ") == 1
+    assert "not empty and not a run" in done.err
+    assert "Traceback" not in done.err
+    assert contents(tmp_path / "run") == {"letter.txt": b"mine"}
+
+
 @pytest.mark.parametrize("verb", ["plan", "pretrain"])
 def test_recipes_that_are_not_there(call: Call, tmp_path: Path, verb: str) -> None:
     assert "no recipe 'nothing': give a .yaml file or one of" in call(verb, "nothing").refusal()
@@ -505,6 +517,29 @@ def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: P
     assert "Traceback" not in done.err
     assert not (disk / "run" / "model").exists()
     assert not list((disk / "run").rglob("step-*"))
+
+
+def test_a_disk_full_while_a_fine_tuned_model_is_written(call: Call, file: Path, disk: Path, tmp_path: Path) -> None:
+    assert call("pretrain", file, "--out", tmp_path / "run").code == 0
+    labels = tmp_path / "labels.csv"
+    labels.write_text("smiles,size\n" + "".join(f"{smiles},{len(smiles)}\n" for smiles in MOLECULES))
+    words = [
+        "finetune",
+        tmp_path / "run",
+        "--data",
+        labels,
+        "--label",
+        "size",
+        "--epochs",
+        "1",
+        "--modalities",
+        "smiles",
+    ]
+    assert call(*words, "--out", disk / "tuned").code == 0
+    before = contents(disk / "tuned")
+    fill(disk, 64 * 1024)
+    assert "the disk is full" in call(*words, "--out", disk / "tuned").refusal()
+    assert contents(disk / "tuned") == before
 
 
 # figures for machines

@@ -120,7 +120,8 @@ def test_gradient_accumulation_on_two_ranks(recipe: dict[str, Any], tmp_path: Pa
 FORGET = """
 import sys, json, torch
 from pathlib import Path
-from pipeline.engine import Engine, accelerate
+from pipeline.engine import Engine
+from pipeline.launch import accelerate
 from pipeline.loader import Stream
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import load
@@ -172,7 +173,8 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     assert (first, second, third) == (True, False, True)
     import torch as t
 
-    from pipeline.engine import Engine, accelerate
+    from pipeline.engine import Engine
+    from pipeline.launch import accelerate
     from pipeline.loader import Stream
     from pipeline.pretrain import build, fit, open_sets
     from pipeline.recipe import load

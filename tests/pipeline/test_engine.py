@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from pipeline import engine as engine_module
-from pipeline.engine import Engine, accelerate, learning_rate, parameter_groups, read_checkpoint
+from pipeline import launch
+from pipeline.engine import Engine, learning_rate, parameter_groups, read_checkpoint
+from pipeline.launch import accelerate
 from pipeline.loader import Stream
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import Recipe, Schedule, load
@@ -206,6 +208,6 @@ def test_a_batch_that_ranks_cannot_share_is_refused(recipe: dict[str, Any], monk
 def test_auto_precision_follows_the_hardware(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = SimpleNamespace(precision="auto")
     for fast in (True, False):
-        monkeypatch.setattr(engine_module, "fast_bf16", lambda fast=fast: fast)
-        assert engine_module.bf16(auto) is fast  # type: ignore[arg-type]
-    assert engine_module.bf16(SimpleNamespace(precision="bf16"))  # type: ignore[arg-type]
+        monkeypatch.setattr(launch, "fast_bf16", lambda fast=fast: fast)
+        assert launch.bf16(auto) is fast  # type: ignore[arg-type]
+    assert launch.bf16(SimpleNamespace(precision="bf16"))  # type: ignore[arg-type]

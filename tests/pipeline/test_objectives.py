@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from modalities.base import Modality, Tokens
 from pipeline.batch import Batch, pack
-from pipeline.engine import Engine, Pretraining, accelerate
+from pipeline.engine import Engine, Pretraining
+from pipeline.launch import accelerate
 from pipeline.loader import Stream
 from pipeline.model.modeling import Encoding
 from pipeline.objectives import base

@@ -233,7 +233,7 @@ def test_samples_may_lack_modalities(tmp_path: Path) -> None:
     raw = table(tmp_path, "smiles,picture,size", "CCO,a.png,1", ",a.png,2", "CCN,,3", "c1ccccc1,,")
     png(raw / "a.png")
     source = Rows(columns={"smiles": "smiles", "image": "picture", "table": ("size",)})
-    manifest = build(source, MODALITIES, SplitBy(by="scaffold"), raw, tmp_path / "out")
+    manifest = build(source, MODALITIES, SplitBy(by="scaffold", validation=0, test=0), raw, tmp_path / "out")
     assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 4}
     assert manifest.skipped == {}
     samples = [Split(tmp_path / "out", "train").read(0, i) for i in range(4)]

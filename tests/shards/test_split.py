@@ -26,13 +26,21 @@ def test_groups_are_whole_and_shares_reached_within_one_group(
     assert splits.keys() == groups.keys()
     assert set(splits.values()) <= set(SPLITS)
     total = sum(groups.values())
-    small = {group: count for group, count in groups.items() if count <= large * total}
-    assert all(splits[group] == "train" for group in groups.keys() - small.keys())
+    limit = max(large, 2 / len(groups)) * total
+    assert all(splits[group] == "train" for group, count in groups.items() if count > limit)
+    assert any(split == "train" and groups[group] == max(groups.values()) for group, split in splits.items())
     for split, share in (("test", test), ("validation", validation)):
-        got = held(groups, splits, split)
-        largest = max((small[group] for group in small if splits[group] == split), default=0)
-        assert got == 0 or got - largest < share * total
-        assert got >= share * total or not any(splits[group] == "train" for group in small)
+        members = [groups[group] for group in groups if splits[group] == split]
+        assert len(members) < 2 or sum(members) - share * total <= max(members) / 2 + 1e-6
+        assert share or not members
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10])
+def test_few_large_groups_are_divided_too(count: int) -> None:
+    splits = assign({f"speaker {i}": 100 for i in range(count)}, 0.1, 0.25)
+    held_out = sum(split != "train" for split in splits.values())
+    assert len(splits) - held_out > 0
+    assert held_out >= min(count - 1, 2)
 
 
 @settings(deadline=None)
