@@ -143,8 +143,10 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("test", "validation"))
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seconds", type=float, help="train the towers alone, for this long")
-    parser.add_argument("--run", type=Path, help="a finished run to take modalities from, with --seconds")
+    parser.add_argument("--run", type=Path, help="a finished run to compare with, with --seconds")
     arguments = parser.parse_args()
+    if (arguments.run is None) != (arguments.seconds is None):
+        parser.error("--run and --seconds go together")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.run is None:
             started = time.perf_counter()
@@ -152,9 +154,9 @@ def main() -> None:
                 "molecules", [f"data.shards=[{{path: {json.dumps(str(arguments.shards))}}}]"], folder + "/run"
             )
             seconds = time.perf_counter() - started
-            ours = evaluate(run, arguments.shards, split=arguments.split)["retrieval"]
         else:
-            run, seconds, ours = arguments.run, arguments.seconds, {}
+            run, seconds = arguments.run, arguments.seconds
+        ours = evaluate(run, arguments.shards, split=arguments.split)["retrieval"]
         held = Run(run)
         recipe, modalities = held.recipe(), held.modalities()
         assert modalities is not None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.masking import Masking
+from modalities.masking import Axes, Masking
 
 MISSING, UNKNOWN = 0, 1
 """Ids every modality shares: what is not there, and what was not seen while fitting."""
@@ -76,7 +76,15 @@ class Modality(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that `decode` and `parse` need beyond numpy and torch."""
 
-    mask: Masking = Masking()
+    axes: ClassVar[Axes] = {}
+    """Columns of ids and coords that masks may run along, by name."""
+
+    mask: Masking | tuple[Masking, ...] = Masking()
+
+    @property
+    def overlap(self) -> int:
+        """How many neighbours on either side share content with a token."""
+        return 0
 
     @property
     @abstractmethod
@@ -153,13 +161,16 @@ class Modality(ABC):
         Raises:
             ValueError: a key that this version does not know.
         """
-        mask = state.get("mask", {})
+        held = state.get("mask", {})
+        masks = [held] if isinstance(held, dict) else held
         unknown = set(state) - {f.name for f in dataclasses.fields(cls)} - {"type"}
-        unknown |= {f"mask.{name}" for name in set(mask) - {f.name for f in dataclasses.fields(Masking)}}
+        known = {f.name for f in dataclasses.fields(Masking)}
+        unknown |= {f"mask.{name}" for mask in masks for name in set(mask) - known}
         if unknown:
             raise ValueError(f"modality '{cls.type}' has no field {', '.join(sorted(unknown))}")
         fields = {name: _thaw(value) for name, value in state.items() if name not in ("type", "mask")}
-        return cls(mask=Masking(**mask), **fields)
+        maskings = tuple(Masking(**{name: _thaw(value) for name, value in mask.items()}) for mask in masks)
+        return cls(mask=maskings[0] if isinstance(held, dict) else maskings, **fields)
 
 
 def _thaw(value: Any) -> Any:

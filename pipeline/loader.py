@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from modalities.base import ContentError, Modality, Tokens
-from modalities.masking import Mask, corrupt, plan
+from modalities.masking import Mask, corrupt
+from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, pack
 from shards.order import Order
 from shards.read import Members, Split
@@ -51,6 +52,7 @@ class Stream(Dataset[Batch]):
     pass_size: int
     rank: int = 0
     world: int = 1
+    masking: Plan = Plan()
 
     @cached_property
     def order(self) -> Order:
@@ -94,9 +96,7 @@ class Stream(Dataset[Batch]):
         number, shard, first = self._shards[place.shard]
         rng = np.random.default_rng([self.seed, number, place.turn, first + place.sample, 0])
         tokens = tokenize(self.sets[number].read(shard, place.sample), self.modalities, rng)
-        maskings = {name: self.modalities[name].mask for name in tokens}
-        entries = {name: self.modalities[name].entries for name in tokens}
-        masks = plan(tokens, rng, step, maskings, entries)
+        masks = plan(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
         return self.sets[number].key(shard, place.sample), tokens, masks, seen
 

@@ -168,7 +168,15 @@ class Trainer:
         train = recipe.train
         self.pass_size = train.pass_size or train.batch_size
         self.stream = Stream(
-            sets, fitted, train.seed, recipe.data.block, train.batch_size, self.pass_size, engine.rank, engine.world
+            sets,
+            fitted,
+            train.seed,
+            recipe.data.block,
+            train.batch_size,
+            self.pass_size,
+            engine.rank,
+            engine.world,
+            recipe.masking,
         )
         self.leads = engine.rank == 0
         self.waited = self.samples = self.tokens = 0.0

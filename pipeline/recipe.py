@@ -19,6 +19,8 @@ import recipes
 import shards.sources  # noqa: F401
 from modalities.base import Modality
 from modalities.base import registry as modality_types
+from modalities.plans import Plan
+from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
 from shards.build import SplitBy
@@ -158,6 +160,7 @@ class Recipe(Strict):
     model: Model = Model()
     data: Data = Data()
     modalities: dict[str, Modality]
+    masking: Plan = Plan()
     objectives: dict[str, ObjectiveConfig]
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -175,6 +178,11 @@ class Recipe(Strict):
                 raise ValueError(f"modality name {name!r} must be a plain word other than 'labels'")
         return {name: _typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
 
+    @field_validator("masking", mode="before")
+    @classmethod
+    def _masking(cls, value: Any) -> Any:
+        return _build(Plan, value or {}, "masking")
+
     @field_validator("objectives", mode="before")
     @classmethod
     def _objectives(cls, value: Any) -> Any:
@@ -188,6 +196,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _served(self) -> Recipe:
+        visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
+        check_masks(self.modalities, self.masking, visible)
         for config in self.objectives.values():
             config.check(self.modalities)
         return self
@@ -206,6 +216,7 @@ class Recipe(Strict):
             "model": state["model"],
             "data": data,
             "modalities": {name: {"type": m.type, **_plain(m)} for name, m in self.modalities.items()},
+            "masking": _plain(self.masking),
             "objectives": {name: _plain(config) for name, config in self.objectives.items()},
             "train": state["train"],
             "evaluate": state["evaluate"],
@@ -246,7 +257,10 @@ def _build(cls: type, config: Any, where: str) -> Any:
             raise ValueError(f"unknown key '{where}.{key}'{nearest(str(key), known)}")
         default = known[key].default
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
-        checked[key] = _build(type(default), value, f"{where}.{key}") if nested else value
+        if nested and isinstance(value, list):
+            checked[key] = tuple(_build(type(default), item, f"{where}.{key}") for item in value)
+        else:
+            checked[key] = _build(type(default), value, f"{where}.{key}") if nested else value
     try:
         return TypeAdapter(cls).validate_python(checked)
     except pydantic.ValidationError as error:

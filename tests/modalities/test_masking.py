@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modalities.base import Tokens
-from modalities.masking import MODES, Action, Mask, Masking, corrupt, maskable, plan
+from modalities.masking import MODES, Action, Mask, Masking, Rules, corrupt, mask, maskable
 
 KINDS = ("random", "span", "block")
 seeds = st.integers(0, 2**32 - 1)
@@ -28,8 +28,7 @@ def grid(rows: int, columns: int, special: np.ndarray | None = None, width: int 
 
 def masked(tokens: Tokens, seed: int = 0, step: int = 0, entries: int = 9, **masking: Any) -> Mask:
     """The mask of one modality on its own."""
-    rng = np.random.default_rng(seed)
-    return plan({"m": tokens}, rng, step, {"m": Masking(**masking)}, {"m": entries})["m"]
+    return mask(tokens, np.random.default_rng(seed), step, Rules((Masking(**masking),), entries))
 
 
 @st.composite
@@ -241,10 +240,94 @@ def test_corruption_never_shows_content_that_is_an_id() -> None:
     assert set(mask.action.tolist()) == {Action.MASK, Action.SWAP}
 
 
-def test_masks_of_a_sample_are_drawn_in_turn() -> None:
-    maskings = {"a": Masking(ratio=0.5), "b": Masking(ratio=0.5), "c": Masking(ratio=0.0)}
-    sample = {name: grid(5, 5) for name in maskings}
-    masks = plan(sample, np.random.default_rng(0), 0, maskings, dict.fromkeys(maskings, 9))
-    assert masks.keys() == sample.keys()
-    assert (masks["a"].target != masks["b"].target).any()
-    assert not masks["c"].target.any()
+def recording(channels: int, times: int, special: np.ndarray | None = None) -> Tokens:
+    """Tokens of several channels over time, the channel in the second id."""
+    tokens = grid(channels, times, special)
+    ids = np.column_stack([tokens.ids[:, 0], tokens.coords[:, 0].astype(np.int64)])
+    return tokens._replace(ids=ids, coords=tokens.coords[:, 1:] * np.float32(0.1))
+
+
+AXES = {"channel": ("ids", 1), "time": ("coords", 0)}
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.sampled_from(sorted(AXES)), st.integers(1, 3), ratios, seeds)
+def test_an_axis_is_masked_by_whole_values(
+    channels: int, times: int, axis: str, span: int, ratio: float, seed: int
+) -> None:
+    tokens = recording(channels, times)
+    made = mask(tokens, np.random.default_rng(seed), 0, Rules((Masking(kind=axis, ratio=ratio, span=span),), 9, AXES))
+    shape = made.target.reshape(channels, times)
+    values = shape if axis == "channel" else shape.T
+    assert (values.all(1) | ~values.any(1)).all()
+    assert values.all(1).sum() in {int(np.floor(ratio * len(values))), int(np.ceil(ratio * len(values)))}
+    runs = np.flatnonzero(np.diff(np.concatenate([[0], values[:, 0].astype(int), [0]])))
+    short = [end for start, end in zip(runs[::2], runs[1::2], strict=True) if end - start < span and end < len(values)]
+    assert len(short) <= 1
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4), ratios, seeds, st.booleans())
+def test_spans_stay_within_a_channel(
+    channels: int, times: int, span: int, ratio: float, seed: int, by_time: bool
+) -> None:
+    tokens = recording(channels, times)
+    if by_time:  # tokens in another order: all channels of a time, then the next
+        order = np.arange(channels * times).reshape(channels, times).T.ravel()
+        tokens = Tokens(*(part[order] for part in tokens))
+    rules = Rules((Masking(kind="span", ratio=ratio, span=span),), 9, AXES)
+    made = mask(tokens, np.random.default_rng(seed), 0, rules)
+    rows = made.target.reshape(times, channels).T if by_time else made.target.reshape(channels, times)
+    short = 0
+    for row in rows:
+        runs = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+        short += sum(b - a < span and b < times for a, b in zip(runs[::2], runs[1::2], strict=True))
+    assert short <= 1
+
+
+@given(st.integers(2, 40), st.integers(1, 4), st.sampled_from(["random", "span"]), st.floats(0, 0.6), seeds, st.data())
+def test_nothing_beside_a_target_can_be_read(
+    n: int, overlap: int, kind: str, ratio: float, seed: int, data: st.DataObject
+) -> None:
+    special = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    tokens = grid(n, 1, special)
+    mode = data.draw(st.sampled_from(["mask", "drop"]))
+    rules = Rules((Masking(kind=kind, ratio=ratio, mode=mode),), 9, {}, overlap)
+    made = mask(tokens, np.random.default_rng(seed), 0, rules)
+    hidden = made.action != Action.KEEP
+    plain = mask(tokens, np.random.default_rng(seed), 0, rules._replace(overlap=0))
+    kept_one = mode == "drop" and (~hidden).sum() == 1
+    for place in np.flatnonzero(made.target):
+        beside = np.arange(max(place - overlap, 0), min(place + overlap + 1, n))
+        assert kept_one or hidden[beside][~special[beside]].all()
+    assert kept_one or (made.target == plain.target).all()
+    assert not hidden[special].any()
+
+
+def test_maskings_in_turn_are_a_union() -> None:
+    tokens = recording(12, 20)
+    leads, spans = Masking(kind="channel", ratio=0.5), Masking(kind="span", ratio=0.2, mode="drop", span=(2, 4))
+    made = mask(tokens, np.random.default_rng(0), 0, Rules((leads, spans), 9, AXES))
+    rows = made.target.reshape(12, 20)
+    whole = (made.action.reshape(12, 20) == Action.MASK).all(1)
+    assert whole.sum() == 6
+    assert rows[whole].all()
+    dropped = made.action.reshape(12, 20) == Action.DROP
+    assert dropped[~whole].any()
+    assert not dropped[whole].any()
+    assert (rows == (made.action.reshape(12, 20) != Action.KEEP)).all()
+
+
+def test_lengths_of_spans_are_drawn_from_a_range() -> None:
+    found = set()
+    for seed in range(200):
+        target = masked(grid(60, 1), seed, kind="span", ratio=0.1, span=(2, 5)).target
+        runs = np.flatnonzero(np.diff(np.concatenate([[0], target.astype(int), [0]])))
+        found.add(int(runs[1] - runs[0]))
+    assert {2, 3, 4, 5} <= found
+
+
+def test_blocks_are_counted_in_steps_of_the_grid() -> None:
+    tokens = grid(6, 6)
+    scaled = tokens._replace(coords=tokens.coords * np.array([0.08, 16.0], np.float32))
+    for seed in range(20):
+        ours, theirs = (masked(t, seed, kind="block", span=3, ratio=0.4).target for t in (scaled, tokens))
+        assert (ours == theirs).all()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import ContentError
-from modalities.masking import Masking, maskable, plan
+from modalities.masking import Masking, Rules, mask, maskable
 from modalities.table import NUMBER, Cell, Row, Table
 
 ROWS: list[Row] = [
@@ -98,8 +98,8 @@ def test_missing_cells_are_never_targets(table: Table, column: str, cell: Cell) 
     tokens = table.tokenize({column: cell, "charge": 2})
     assert (tokens.ids[0, 0], tokens.values[0, 0]) == (0, 0.0)
     assert maskable(tokens).tolist() == [False, True]
-    mask = plan({"t": tokens}, np.random.default_rng(0), 0, {"t": Masking(ratio=1.0)}, {"t": table.entries})["t"]
-    assert mask.target.tolist() == [False, True]
+    made = mask(tokens, np.random.default_rng(0), 0, Rules((Masking(ratio=1.0),), table.entries))
+    assert made.target.tolist() == [False, True]
 
 
 def test_a_column_of_nothing_but_missing_cells_is_not_learned() -> None:
