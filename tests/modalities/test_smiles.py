@@ -108,7 +108,7 @@ def test_brackets_seen_often_have_tokens_of_their_own() -> None:
     fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[][][]", "[Na+]", "[nH]1cccc1"])
     assert fitted.brackets == ("[O-]",)
     assert fitted.split("[O-][Na+]") == ["[O-]", "[", "Na", "+", "]"]
-    assert fitted.entries == len(fitted.vocabulary) == Smiles().entries + 1
+    assert fitted.entries == len(fitted.lexicon) == Smiles().entries + 1
     with pytest.raises(ValueError, match="no SMILES"):
         Smiles().fit([])
 
@@ -169,7 +169,7 @@ def test_loss_is_cross_entropy_over_the_vocabulary() -> None:
 def test_show_marks_targets_and_guesses() -> None:
     modality = Smiles()
     tokens = modality.tokenize("C>>O")
-    guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.vocabulary.id("N")])[:, None])
+    guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.lexicon.id("N")])[:, None])
     shown = modality.show(tokens, np.array([False, False, True, True]), guess)
     assert shown == {
         "original": '<code>C&gt;<b class="target">&gt;</b><b class="target">O</b></code>',
