@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import Modality
+from modalities.image import Image
 from pipeline.evaluate import evaluate, ranked
 from pipeline.launch import keep_freed_memory
 from pipeline.loader import tokenize
@@ -88,14 +89,18 @@ def arrays(split: Split, places: list[tuple[int, int]], modalities: dict[str, Mo
     """Padded ids, whole images and rows of a split, from the same fitted modalities."""
     smiles = np.zeros((len(places), LENGTH), np.int64)
     images, rows = [], []
+    drawing = modalities["image"]
+    assert isinstance(drawing, Image)
     for i, place in enumerate(places):
         tokens = tokenize(split.read(*place), modalities)
         ids = tokens["smiles"].ids[:LENGTH, 0]
         smiles[i, : len(ids)] = ids
-        side = int(modalities["image"].patch)  # type: ignore[attr-defined]
-        grid = int(tokens["image"].coords.max()) + 1
-        image = tokens["image"].values.reshape(grid, grid, side, side).transpose(0, 2, 1, 3)
-        images.append(image.reshape(1, grid * side, grid * side))
+        side, grid = drawing.patch, drawing.size // drawing.patch
+        paper = (drawing.paper - drawing.mean[0]) / drawing.deviation[0] if drawing.paper is not None else 0.0
+        image = np.full((grid, grid, side, side), paper, np.float32)
+        row, column = tokens["image"].coords.astype(int).T
+        image[row, column] = tokens["image"].values.reshape(-1, side, side)
+        images.append(image.transpose(0, 2, 1, 3).reshape(1, grid * side, grid * side))
         rows.append(tokens["table"].values[:, 0])
     return {
         "smiles": torch.from_numpy(smiles),

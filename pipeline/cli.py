@@ -112,7 +112,9 @@ def _ranks(devices: int, arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(1, 1, devices, run_id="sensorium", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0)
+    config = LaunchConfig(
+        1, 1, devices, run_id="sensorium", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+    )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, sys.executable)("-m", "pipeline", "pretrain", *arguments)
@@ -183,6 +185,7 @@ def finetune_command(
     out: Annotated[Path | None, typer.Option(help="Folder of the fine-tuned run.")] = None,
     modalities: Annotated[str, typer.Option(help="Modalities to use, as a,b; all by default.")] = "",
     mode: Annotated[str, typer.Option(help="full, linear or lora.")] = "full",
+    features: Annotated[str, typer.Option(help="What the head reads: pooled or layers.")] = "layers",
     labels: Annotated[int | None, typer.Option(help="Training labels to use; all by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Column, or scaffold, that a split must not tear apart.")] = None,
     test: Annotated[float, typer.Option(help="Share of samples held out.")] = 0.3,
@@ -200,11 +203,19 @@ def finetune_command(
 
     for name, value, known in (
         ("mode", mode, ("full", "linear", "lora")),
+        ("features", features, ("pooled", "layers")),
         ("task", task, ("auto", "regression", "classification")),
     ):
         if value not in known:
             raise ValueError(f"--{name} is {value!r}; known: {', '.join(known)}")
-    settings = Settings(mode=mode, labels=labels, test=test, epochs=epochs, learning_rate=learning_rate)  # type: ignore[arg-type]
+    settings = Settings(
+        mode=mode,  # type: ignore[arg-type]
+        features=features,  # type: ignore[arg-type]
+        labels=labels,
+        test=test,
+        epochs=epochs,
+        learning_rate=learning_rate,
+    )
     result = finetune(
         run,
         data,

@@ -30,16 +30,20 @@ from shards.manifest import write_json
 from shards.split import assign
 
 Mode = Literal["full", "linear", "lora"]
+Features = Literal["pooled", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
 
-    labels: number of training labels used, all by default. test: share of samples held out by group.
+    features: what the head reads, the pooled tokens after the trunk or those of every layer, for what a task needs
+    often stands in earlier layers (Peters et al. 2018). labels: number of training labels used, all by default.
+    test: share of samples held out by group.
     """
 
     mode: Mode = "full"
+    features: Features = "layers"
     labels: int | None = None
     test: float = 0.3
     epochs: int = 30
@@ -91,7 +95,7 @@ def finetune(
         train, test = divide(samples, usable, settings, seed, seen)
         here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
-            predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs)
+            predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
             fit(predictor, samples, train, here, settings, seed)
             found = score(here, predict(predictor, samples, test), samples, test)
             scores.setdefault(start, []).append(found)
@@ -168,19 +172,22 @@ def divide(
 
 
 class Predictor(nn.Module):
-    """The model and a linear head on the pooled tokens of the chosen modalities."""
+    """The model and a linear head on features of the chosen modalities."""
 
-    def __init__(self, model: SensoriumModel, modalities: tuple[str, ...], outputs: int):
+    def __init__(self, model: SensoriumModel, modalities: tuple[str, ...], outputs: int, features: Features):
         super().__init__()
         self.model = model
         self.names = modalities
-        self.head = nn.Linear(len(modalities) * model.config.dim, outputs)
+        self.read: Features = features
+        layers = model.config.depth + 1 if features == "layers" else 1
+        self.head = nn.Linear(len(modalities) * layers * model.config.dim, outputs)
 
     def features(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
-        """`(B, modalities * dim)`, zero where a sample lacks a modality."""
+        """`(B, modalities * dim)`, of every layer `depth + 1` times as wide; zero where a sample lacks a modality."""
         widths = {name: modality.widths for name, modality in self.model.modalities.items()}
         batch = pack(samples, widths).to(self.head.weight.device)
-        pooled = self.model(batch, views=("full",))["full"].pooled
+        encoding = self.model(batch, views=("full",), layers=self.read == "layers")["full"]
+        pooled = encoding.layers if self.read == "layers" else encoding.pooled
         return torch.cat([pooled[name] for name in self.names], dim=1)
 
     def forward(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
@@ -290,7 +297,8 @@ def save(predictor: Predictor, task: Task, source: Run, target: Path) -> None:
         predictor.model.save_pretrained(aside / "model")
         head = {name: value.contiguous() for name, value in predictor.head.state_dict().items()}
         save_file(head, aside / "head.safetensors")
-        write_json(aside / "head.json", {"task": asdict(task), "modalities": list(predictor.names)})
+        reads = {"modalities": list(predictor.names), "features": predictor.read}
+        write_json(aside / "head.json", {"task": asdict(task), **reads})
         for name in ("recipe.yaml", "modalities.json", "trained_on.json"):
             shutil.copy(source.folder / name, aside / name)
         write_json(aside / "environment.json", environment())
@@ -307,7 +315,7 @@ def load_predictor(run: Run) -> tuple[Predictor, Task]:
         raise ValueError(f"{run.folder} was not fine-tuned: predict needs what `sensorium finetune` wrote")
     state = json.loads(path.read_text())
     task = Task(**{**state["task"], "classes": tuple(state["task"]["classes"])})
-    predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs)
+    predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs, state["features"])
     predictor.head.load_state_dict(load_file(run.folder / "head.safetensors"))
     return predictor.eval(), task
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import polars as pl
+import pyarrow.parquet as parquet
 
 from shards.manifest import Manifest, check, index_path
 
-OPEN_FILES = 128
-"""Tars of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
+OPEN_SHARDS = 128
+"""Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
 
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
@@ -31,17 +30,25 @@ class Index(NamedTuple):
 
 
 def load_index(tar: Path) -> Index:
-    """The index beside a tar."""
-    rows = pl.read_parquet(index_path(tar))
-    first = np.flatnonzero(np.r_[True, rows["key"].to_numpy()[1:] != rows["key"].to_numpy()[:-1]][: len(rows)])
+    """The index beside a tar, read by one thread: in a forked loader worker a pool of threads would wait for ever."""
+    rows = parquet.read_table(index_path(tar), use_threads=False)
+    keys, groups = rows["key"].to_numpy(), rows["group"].to_numpy()
+    first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
     return Index(
-        rows["key"].gather(first).to_list(),
-        rows["group"].gather(first).to_list(),
-        np.r_[first, len(rows)],
-        rows["member"].to_list(),
+        keys[first].tolist(),
+        groups[first].tolist(),
+        np.r_[first, len(keys)],
+        rows["member"].to_pylist(),
         rows["offset"].to_numpy(),
         rows["size"].to_numpy(),
     )
+
+
+class Shard(NamedTuple):
+    """An open shard."""
+
+    file: BinaryIO
+    rows: Index
 
 
 class Split:
@@ -54,7 +61,7 @@ class Split:
     """
 
     def __init__(self, folder: Path, split: str, verify: bool = False):
-        self._files: dict[int, BinaryIO] = {}
+        self._open: dict[int, Shard] = {}
         self.folder, self.split = folder, split
         self.manifest = Manifest.read(folder)
         self.shards = self.manifest.of(split)
@@ -68,29 +75,28 @@ class Split:
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    @cached_property
-    def _indexes(self) -> list[Index]:
-        return [load_index(self.folder / shard.name) for shard in self.shards]
-
-    def _file(self, shard: int) -> BinaryIO:
-        """A shard's tar; the least recently used one is closed where more than `OPEN_FILES` are open."""
-        file = self._files.pop(shard, None) or (self.folder / self.shards[shard].name).open("rb", buffering=0)
-        self._files[shard] = file  # a dict keeps its order: the last used stands last
-        if len(self._files) > OPEN_FILES:
-            self._files.pop(next(iter(self._files))).close()
-        return file
+    def _shard(self, number: int) -> Shard:
+        """A shard's tar and index; the least recently used one is closed where more than `OPEN_SHARDS` are open."""
+        shard = self._open.pop(number, None)
+        if shard is None:
+            tar = self.folder / self.shards[number].name
+            shard = Shard(tar.open("rb", buffering=0), load_index(tar))
+        self._open[number] = shard  # a dict keeps its order: the last used stands last
+        if len(self._open) > OPEN_SHARDS:
+            self._open.pop(next(iter(self._open))).file.close()
+        return shard
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
-        return self._indexes[shard].keys[number]
+        return self._shard(shard).rows.keys[number]
 
     def read(self, shard: int, number: int) -> Members:
         """All members of a sample."""
-        index = self._indexes[shard]
+        file, index = self._shard(shard)
         sample: Members = {}
         for i in range(index.starts[number], index.starts[number + 1]):
             modality, _, extension = index.members[i].partition(".")
-            data = os.pread(self._file(shard).fileno(), int(index.sizes[i]), int(index.offsets[i]))
+            data = os.pread(file.fileno(), int(index.sizes[i]), int(index.offsets[i]))
             sample.setdefault(modality, {})[extension.lower()] = data
         return sample
 
@@ -98,17 +104,18 @@ class Split:
         """(key, group, shard, number) of every sample."""
         return [
             (key, group, shard, number)
-            for shard, index in enumerate(self._indexes)
+            for shard in range(len(self.shards))
+            for index in [self._shard(shard).rows]
             for number, (key, group) in enumerate(zip(index.keys, index.groups, strict=True))
         ]
 
     def close(self) -> None:
-        """Close this process's files; reading opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        """Close this process's shards; reading opens them again."""
+        while self._open:
+            self._open.popitem()[1].file.close()
 
     def __del__(self) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_open": {}}

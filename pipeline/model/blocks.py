@@ -61,10 +61,13 @@ class Blocks(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, segment: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Tokens after the last norm; what goes into each block is appended to `inner` where that is given."""
         plan: Layout = layout(segment)
         x = x[plan.order]
         for block in self.blocks:
+            if inner is not None:
+                inner.append(x[plan.inverse])
             x = block(x, plan.groups)
         return self.norm(x)[plan.inverse]
 

@@ -25,14 +25,16 @@ class Encoding:
 
     pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
     where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
-    batch's order, zero where dropped. places: `(T, dim)` by modality, what a token is apart from its content.
-    predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
+    batch's order, zero where dropped. layers: `(B, (depth + 1) * dim)` by modality where asked for, means of what goes
+    into each block and of what comes out of the trunk. places: `(T, dim)` by modality, what a token is apart from its
+    content. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
     """
 
     pooled: dict[str, torch.Tensor]
     embeddings: dict[str, torch.Tensor]
     tokens: dict[str, torch.Tensor]
     fused: torch.Tensor
+    layers: dict[str, torch.Tensor] = field(default_factory=dict)
     places: dict[str, torch.Tensor] = field(default_factory=dict)
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -155,23 +157,24 @@ class SensoriumModel(PreTrainedModel):
         batch: Any,
         views: tuple[str, ...] | None = None,
         decode: bool = False,
+        layers: bool = False,
         **_: Any,
     ) -> Any:
         """Encode a batch.
 
         views: encodings wanted, `full` (nothing masked) or `visible` (as the masks leave it), all in one call of the
         trunk; the result is then `{view: Encoding}`, otherwise the full encoding as a `SensoriumOutput`.
-        decode: also predict the masked targets of `visible`.
+        decode: also predict the masked targets of `visible`. layers: also pool what goes into each block.
         """
         if not hasattr(batch, "packs"):  # by what it is: code from the Hub loads a processor's classes apart
             batch = self.pack(batch).to(self.device)
-        encodings = self._encode(batch, views or ("full",), decode)
+        encodings = self._encode(batch, views or ("full",), decode, layers)
         if views is not None:
             return encodings
         full = encodings["full"]
         return SensoriumOutput(embeddings=full.embeddings, pooled=full.pooled, fused=full.fused, tokens=full.tokens)
 
-    def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool) -> dict[str, Encoding]:
+    def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool, layers: bool) -> dict[str, Encoding]:
         slots = batch.size + 1
         inputs, segments, places, wanted = [], [], {}, []
         for view in views:
@@ -183,8 +186,11 @@ class SensoriumModel(PreTrainedModel):
                 inputs.append(x[keep])
                 segments.append((len(wanted) - 1) * slots + content.sample[keep])
         segment = torch.cat(segments)
-        x = self.trunk(torch.cat(inputs), segment)
+        inner: list[torch.Tensor] | None = [] if layers else None
+        x = self.trunk(torch.cat(inputs), segment, inner)
         pooled = segment_mean(x, segment, len(wanted) * slots).view(len(wanted), slots, -1)
+        deep = segment_mean(torch.cat([*inner, x], 1), segment, len(wanted) * slots) if inner else pooled
+        deep = deep.view(len(wanted), slots, -1)
         parts = x.split([len(part) for part in inputs])
         encodings = {}
         for view in views:
@@ -201,6 +207,7 @@ class SensoriumModel(PreTrainedModel):
                 {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
                 tokens,
                 fused[:-1],
+                {name: deep[i, :-1] for i, (owner, name, _) in enumerate(wanted) if layers and owner == view},
                 {name: places[view, name] for name in batch.packs},
             )
             if decode and view == "visible":

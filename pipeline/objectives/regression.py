@@ -1,4 +1,4 @@
-"""Regression of one modality's cells from the pooled features of every other one."""
+"""Regression of one modality's cells from the tokens of every other one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import MISSING, Modality
-from pipeline.batch import Batch
+from pipeline.batch import Batch, kept
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
+
+_USUAL_TOKENS = 16.0
+"""Scale of the sum, so that readouts start in the range of their targets."""
 
 
 @register
@@ -21,7 +24,7 @@ from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 class Regression(ObjectiveConfig):
     """Multi-task regression of a table from other modalities (ChemBERTa-2, Ahmad et al. 2022).
 
-    target: the modality whose tokens are predicted. reads: the encoding whose pooled features predict them.
+    target: the modality whose tokens are predicted. reads: the encoding whose tokens predict them.
     """
 
     name = "regression"
@@ -40,7 +43,11 @@ class Regression(ObjectiveConfig):
 
 
 class RegressionObjective(Objective):
-    """A bilinear readout: for each cell a linear function of the features whose weights come from the cell's place."""
+    """A bilinear readout: for each cell a linear function of the features whose weights come from the cell's place.
+
+    Features are a sum over tokens (Deep Sets, Zaheer et al. 2017): most descriptors add up over parts, and a sum goes
+    on to larger wholes than those trained on.
+    """
 
     def __init__(self, modalities: dict[str, Modality], target: str, reads: str, dim: int):
         super().__init__()
@@ -48,7 +55,7 @@ class RegressionObjective(Objective):
         self.target = target
         self.modality = modalities[target]
         self.sources = tuple(name for name in modalities if name != target)
-        self.features = nn.ModuleDict({name: nn.Linear(dim, dim) for name in self.sources})
+        self.features = nn.ModuleDict({name: nn.Sequential(nn.Linear(dim, dim), nn.SiLU()) for name in self.sources})
         self.place = nn.Linear(dim, dim)
         self.head = self.modality.head(dim)
 
@@ -61,12 +68,20 @@ class RegressionObjective(Objective):
     def count(self, batch: Batch) -> dict[str, torch.Tensor]:
         return {f"{source}->{self.target}": self._wanted(batch, source).sum().float() for source in self.sources}
 
+    def _sum(self, source: str, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """`(B + 1, dim)` from tokens `(T, dim)`; under `visible` dropped ones add nothing."""
+        content = batch.packs[source]
+        parts = self.features[source](tokens)
+        if self.views[0] == "visible":
+            parts = parts * kept(content).unsqueeze(1)
+        return parts.new_zeros(batch.size + 1, parts.shape[1]).index_add(0, content.sample, parts) / _USUAL_TOKENS
+
     def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
         encoding, content = encodings[self.views[0]], batch.packs[self.target]
         place = self.place(encoding.places[self.target].float())
         counts, terms = self.count(batch), {}
         for source in self.sources:
-            features = F.pad(self.features[source](encoding.pooled[source].float()), (0, 0, 0, 1))
+            features = self._sum(source, encoding.tokens[source].float(), batch)
             prediction = self.head(features[content.sample] * place)
             losses = self.modality.loss(prediction, content.values, content.ids)
             total = losses.where(self._wanted(batch, source), 0.0).sum()

@@ -167,7 +167,7 @@ def test_mistakes_are_named(run: Path, table: Path, tmp_path: Path, options: dic
 
 
 def test_a_pretraining_run_is_not_overwritten(run: Path, table: Path) -> None:
-    with pytest.raises(ValueError, match="holds a pretraining run"):
+    with pytest.raises(ValueError, match="holds something else"):
         tuned(run, table, run)
     assert json.loads((run / "model" / "config.json").read_text())["model_type"] == "sensorium"
 

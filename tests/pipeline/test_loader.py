@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +24,8 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from pipeline.batch import Batch, Pack
 from pipeline.loader import Held, Stream, passes, tokenize
+from pipeline.pretrain import fit, open_sets
+from pipeline.recipe import load
 from shards.build import SplitBy, build
 from shards.manifest import index_path
 from shards.read import Split
@@ -246,3 +251,26 @@ def test_held_samples_that_are_corrupt_keep_their_slot(
 def test_a_stream_is_frozen(stream: Stream) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         stream.rank = 1  # type: ignore[misc]
+
+
+def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any]) -> None:
+    """A worker is forked from a process that has threads of its own; what it reads first must not wait for them."""
+    checked = load(recipe)
+    fitted = fit(checked, open_sets(checked, "train", verify=False))
+    code = (
+        "import sys, polars, numpy\n"
+        "from pathlib import Path\n"
+        "polars.DataFrame({'a': numpy.arange(100000)}).sort('a')\n"
+        "from modalities.base import from_json\n"
+        "from pipeline.loader import Stream, passes\n"
+        "from shards.read import Split\n"
+        "import json\n"
+        "folder, kinds = sys.argv[1:]\n"
+        "kinds = {name: from_json(state) for name, state in json.loads(kinds).items()}\n"
+        "stream = Stream((Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4)\n"
+        "print(sum(batch.size for batch in passes(stream, 0, 3, 1)))\n"
+    )
+    kinds = json.dumps({name: modality.to_json() for name, modality in fitted.items()})
+    words = [sys.executable, "-c", code, str(checked.data.shards[0].path), kinds]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "12"

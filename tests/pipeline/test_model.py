@@ -280,3 +280,23 @@ def test_saved_and_loaded_it_is_the_same_model(model: SensoriumModel, draw: Draw
 def test_initialisation_depends_on_the_seed_alone(kinds: dict[str, Modality]) -> None:
     a, b = make(kinds).state_dict(), make(kinds).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_layers_are_means_of_what_goes_into_each_block(model: SensoriumModel, draw: Draw) -> None:
+    batch = batch_of(model, draw(3))
+    met: list[torch.Tensor] = []
+    hooks = [block.register_forward_pre_hook(lambda _, given: met.append(given[0])) for block in model.trunk.blocks]
+    with torch.no_grad():
+        encoded = model(batch, views=("full",), layers=True)["full"]
+    for hook in hooks:
+        hook.remove()
+    segment = torch.cat([i * (batch.size + 1) + batch.packs[name].sample for i, name in enumerate(model.modalities)])
+    back = layout(segment).inverse
+    for i, name in enumerate(model.modalities):
+        for slot in range(batch.size):
+            own = segment == i * (batch.size + 1) + slot
+            expected = [x[back][own].mean(0) for x in met] if own.any() else [torch.zeros(32) for _ in met]
+            expected.append(encoded.pooled[name][slot])
+            torch.testing.assert_close(encoded.layers[name][slot], torch.cat(expected), **CLOSE)
+    with torch.no_grad():
+        assert model(batch, views=("full",))["full"].layers == {}

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import Modality, Tokens
+from modalities.base import MISSING, Modality, Tokens
+from modalities.masking import Action
 from pipeline.batch import Batch, pack
 from pipeline.engine import Engine, Pretraining
 from pipeline.launch import accelerate
@@ -23,6 +25,7 @@ from pipeline.model.modeling import Encoding
 from pipeline.objectives import base
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term
 from pipeline.objectives.contrastive import LARGEST_SCALE, Bounded, Contrastive, ContrastiveObjective
+from pipeline.objectives.regression import Regression
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import load
 
@@ -265,3 +268,46 @@ def test_a_batch_can_be_learnt_by_heart(recipe: dict[str, Any], tmp_path: Path) 
         optimizer.step()
     assert max(learned) < 0.05, means
     assert means["masked/table"] < 0.1
+
+
+def test_regression_adds_up_over_tokens(kinds: dict[str, Modality], draw: Draw) -> None:
+    """What two molecules' tokens in one sample read is the sum of what each reads alone; dropped ones add nothing."""
+    torch.manual_seed(0)
+    made = Regression(reads="visible").build(kinds, 32)
+    alone = [{"smiles": sample["smiles"]} for sample in draw(2)]
+    joined = Tokens(*(np.concatenate(parts) for parts in zip(*(sample["smiles"] for sample in alone), strict=True)))
+    widths = {name: modality.widths for name, modality in kinds.items()}
+    apart, together = pack(alone, widths), pack([{"smiles": joined}], widths)
+    tokens = torch.randn(len(apart.packs["smiles"].sample), 32)
+    own, whole = (made._sum("smiles", tokens, batch) for batch in (apart, together))
+    torch.testing.assert_close(whole[0], own[:2].sum(0), rtol=0, atol=1e-5)
+    together.packs["smiles"].action[0] = Action.DROP
+    less = made._sum("smiles", tokens, together)
+    torch.testing.assert_close(less[0], whole[0] - made.features["smiles"](tokens[0]) / 16, rtol=0, atol=1e-5)
+
+
+def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str, Any]) -> None:
+    module, stream = prepared(recipe, objectives={"regression": {}})
+    objective, batch = module.objectives["regression"], stream[0]
+    encoding = module.model(batch, views=("full",))["full"]
+    terms = objective({"full": encoding}, batch)
+    table = batch.packs["table"]
+    for source in ("smiles", "image"):
+        total, cells = torch.zeros(()), 0
+        for cell in range(len(table.sample) - 1):
+            slot = int(table.sample[cell])
+            if table.ids[cell, 0] == MISSING or not batch.present[source][slot]:
+                continue
+            own = batch.packs[source].sample == slot
+            features = objective.features[source](encoding.tokens[source][own]).sum(0) / 16
+            place = objective.place(encoding.places["table"][cell])
+            guess = objective.head(features * place)[0]
+            total = total + F.smooth_l1_loss(guess, table.values[cell, 0])
+            cells += 1
+        term = terms[f"{source}->table"]
+        assert term.count == cells > 0
+        torch.testing.assert_close(term.sum, total, rtol=1e-4, atol=1e-4)
+        parameters = [*objective.features[source].parameters(), module.model.trunk.norm.weight]
+        ours, theirs = (torch.autograd.grad(x, parameters, retain_graph=True) for x in (term.sum, total))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

@@ -88,7 +88,7 @@ def test_a_split_travels_to_other_processes_without_its_files(folder: Path) -> N
 
 
 def test_open_files_are_bounded_and_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.read.OPEN_FILES", 2)
+    monkeypatch.setattr("shards.read.OPEN_SHARDS", 2)
     split = Split(folder, "train")
     order = [(shard, number) for number in range(3) for shard in range(10)]
     samples = {place: split.read(*place) for place in order}
