@@ -44,6 +44,7 @@ def train(
             hard_vocab_limit=False,
             byte_fallback=fall_back,
             character_coverage=0.9995 if fall_back else 1.0,
+            required_chars=SPACE,  # however rare
             user_defined_symbols=list(apart),
             add_dummy_prefix=word_starts,
             normalization_rule_name="identity",

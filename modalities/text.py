@@ -24,16 +24,17 @@ SMALLEST = 300
 class Text(TokenSequence):
     """Subwords of sentencepiece (Kudo & Richardson 2018); raw data is a string.
 
-    `vocabulary`: the largest number of pieces; a small training split yields fewer. Letters that are no piece are
-    spelled in their UTF-8 bytes, so tokens always read as the text they came from. Of a text of more than `length`
-    tokens the first `length` are used. Sentencepiece's own sign for a space (U+2581) is read as a space.
+    `vocabulary`: the largest number of pieces; a small training split yields fewer. `kind`: byte pair encoding, which
+    spells names in fewer tokens where there is little text, or a unigram model. Letters that are no piece are spelled
+    in their UTF-8 bytes, so tokens always read as the text they came from. Of a text of more than `length` tokens the
+    first `length` are used. Sentencepiece's own sign for a space (U+2581) is read as a space.
     """
 
     type: ClassVar[str] = "text"
     requires: ClassVar[tuple[str, ...]] = ("sentencepiece",)
 
     vocabulary: int = 4096
-    kind: Literal["unigram", "bpe"] = "unigram"
+    kind: Literal["unigram", "bpe"] = "bpe"
     length: int = 512
     model: bytes = fitted(b"")
     pieces: tuple[str, ...] = fitted(())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from shards.sources.rows import as_json, need_columns, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?")
 _KEYS = {"column", "word", "pattern"}
 
 
@@ -105,7 +107,7 @@ class Fasta(Source):
         wanted += [column for column in (*own, *self.labels) if column not in self.derive]
         need_columns(path, frame, [self.key, *wanted])
         for row in frame.iter_rows(named=True):
-            rows.setdefault(str(row[self.key]).strip(), []).append(row)
+            rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows
 
     def make(self, item: Record, modalities: Mapping[str, Modality]) -> Sample:
@@ -128,9 +130,7 @@ def records(path: Path) -> Iterator[Record]:
     try:
         with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:
             yield from _parsed(file)
-    except (OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (OSError, EOFError, zlib.error):
         yield Record("", fault="FASTA file that cannot be read to its end")
 
 
@@ -223,7 +223,4 @@ def number_or_text(part: str) -> str | float | None:
     part = part.strip()
     if degrees := _DEGREES.fullmatch(part):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    try:
-        return float(part) if part[-1:].isdigit() else part or None
-    except ValueError:
-        return part
+    return float(part) if _NUMBER.fullmatch(part) else part or None
