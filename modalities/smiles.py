@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
+from modalities.base import ContentError, Tokens, fitted, parser, register
+from modalities.sequence import TokenSequence, in_a_row, text_member
 from modalities.vocabulary import Vocabulary, common
 
 _TWO_LETTERS = """
@@ -35,33 +32,35 @@ _FORM = re.compile(r"[!-~]+")
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Smiles(Modality):
+class Smiles(TokenSequence):
     """SMILES by the atom-wise scheme of Schwaller et al. 2019; raw data is a string.
 
     Bracket atoms seen at least `min_count` times in training have a token of their own. Rarer ones are spelled by
     their parts (`[Cu-3]` as `[`, `Cu`, `-`, `3`, `]`), so tokens always join to the very string they came from. A
-    molecule of more than `length` tokens is refused, never cut.
+    molecule of more than `length` tokens is refused, never cut. In training a share `randomise` of the molecules is
+    spelled anew from a random atom and in a random order (Bjerrum 2017), where that needs no more than `length` tokens.
     """
 
     type: ClassVar[str] = "smiles"
-    extensions: ClassVar[tuple[str, ...]] = ("txt",)
 
     min_count: int = 20
     length: int = 1024
+    randomise: float = 0.0
     brackets: tuple[str, ...] = fitted(())
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.randomise <= 1:
+            raise ValueError(f"smiles randomise is {self.randomise}, but a share lies between 0 and 1")
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+        """RDKit where molecules are spelled anew."""
+        return ("rdkit",) if self.randomise else ()
+
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def lexicon(self) -> Vocabulary:
         """The fixed alphabet and the bracket atoms learned."""
         return Vocabulary((*ALPHABET, *self.brackets))
-
-    @property
-    def widths(self) -> tuple[int, int, int]:
-        return 0, 1, 1
-
-    @property
-    def entries(self) -> int:
-        return len(self.vocabulary)
 
     def fit(self, raws: Iterable[str]) -> Smiles:
         atoms = [atom for raw in raws for atom in _ATOMS.findall(raw)]
@@ -72,20 +71,17 @@ class Smiles(Modality):
 
     def split(self, smiles: str) -> list[str]:
         """Token strings of a SMILES; joined they are the SMILES again."""
-        known = self.vocabulary
+        known = self.lexicon
         return [
             piece for atom in _ATOMS.findall(smiles) for piece in ([atom] if atom in known else _INSIDE.findall(atom))
         ]
 
     def join(self, ids: np.ndarray) -> str:
         """The SMILES of content ids `(N,)`."""
-        return "".join(self.vocabulary.decode(ids.tolist()))
+        return "".join(self.lexicon.decode(ids.tolist()))
 
     def decode(self, members: dict[str, bytes]) -> str:
-        try:
-            return self.parse(members["txt"].decode("ascii"))
-        except (UnicodeDecodeError, KeyError) as error:
-            raise ContentError("SMILES is not ASCII text") from error
+        return self.parse(text_member(members, "SMILES", "ascii"))
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not _FORM.fullmatch(smiles := value.strip()):
@@ -95,48 +91,25 @@ class Smiles(Modality):
         return smiles
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
-        ids = self.vocabulary.encode(self.split(raw))
+        ids = self.lexicon.encode(self.split(raw))
         if not 0 < len(ids) <= self.length:
             raise ContentError(f"SMILES that is empty or of more than {self.length} tokens", f"{len(ids)} tokens")
-        return Tokens(np.zeros((len(ids), 0), np.float32), ids[:, None], np.arange(len(ids), dtype=np.float32)[:, None])
-
-    def embedding(self, dim: int) -> nn.Module:
-        return SmilesEmbedding(len(self.vocabulary), dim)
-
-    def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, len(self.vocabulary))
-
-    def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(prediction.float(), ids[:, 0], reduction="none")
-
-    def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        return tokens._replace(ids=prediction.argmax(1)[:, None])
-
-    def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
-        entries = self.vocabulary.decode(tokens.ids[:, 0].tolist())
-        guesses = self.vocabulary.decode(reconstructed.ids[:, 0].tolist())
-        hidden, filled = [], []
-        for entry, guess, hit in zip(entries, guesses, target, strict=True):
-            hidden.append(("_", "hidden") if hit else (entry, ""))
-            filled.append((guess, "right" if guess == entry else "wrong") if hit else (entry, ""))
-        original = [(entry, "target" if hit else "") for entry, hit in zip(entries, target, strict=True)]
-        return {"original": _marked(original), "masked": _marked(hidden), "reconstructed": _marked(filled)}
+        if rng is not None and self.randomise and rng.random() < self.randomise:
+            other = self.lexicon.encode(self.split(respell(raw, rng)))
+            ids = other if len(other) <= self.length else ids
+        return in_a_row(ids)
 
 
-def _marked(pieces: list[tuple[str, str]]) -> str:
-    text = (f'<b class="{style}">{html.escape(piece)}</b>' if style else html.escape(piece) for piece, style in pieces)
-    return f"<code>{''.join(text)}</code>"
+def respell(smiles: str, rng: np.random.Generator) -> str:
+    """Another SMILES of the same molecule, its first atom and the order of its branches drawn by `rng`.
 
-
-class SmilesEmbedding(nn.Module):
-    """Content from a learnt table, place from the index in the string."""
-
-    def __init__(self, entries: int, dim: int):
-        super().__init__()
-        self.content = nn.Embedding(entries, dim)
-        self.place = SineCosine(1, dim)
-
-    def forward(
-        self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.content(ids[:, 0]), self.place(coords)
+    Raises:
+        ContentError: RDKit cannot read the molecule.
+    """
+    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
+    chem = parser("rdkit.Chem", "rdkit")
+    molecule = chem.MolFromSmiles(smiles)
+    if molecule is None or not molecule.GetNumAtoms():
+        raise ContentError("invalid SMILES", repr(smiles[:80]))
+    seed = int(rng.integers(1, 2**31))  # RDKit takes 0 and less for no seed
+    return chem.MolToRandomSmilesVect(molecule, 1, randomSeed=seed)[0]

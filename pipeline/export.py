@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,9 +45,15 @@ SHARED: tuple[ModuleType, ...] = (
     pipeline.model.modeling,
     pipeline.model.processing,
 )
-"""Modules every exported model needs; those of its modalities are added."""
+"""Modules every exported model needs; those of its modalities, and what they import, are added."""
 EXAMPLES = 8
-CARD_EXAMPLES = {"smiles": '"CCO"', "image": '"picture.png"', "table": '{"column": 1.0}'}
+CARD_EXAMPLES = {
+    "smiles": '"CCO"',
+    "image": '"picture.png"',
+    "table": '{"column": 1.0}',
+    "dna": '"ACGTACGTACGT"',
+    "text": '"Insecta Diptera"',
+}
 """What the model card's example hands to the processor, by kind of data."""
 
 
@@ -111,7 +118,7 @@ def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
     A module named `package.name` becomes `name.py`; a clash of names is an error.
     """
     own = dict.fromkeys(sys.modules[type(modality).__module__] for modality in fitted)
-    modules = [*SHARED, *own]
+    modules = list(_with_imports([*SHARED, *own]))
     names = {module.__name__: module.__name__.rpartition(".")[2] for module in modules}
     assert len(set(names.values())) == len(names), "two exported modules bear the same name"
     paths = []
@@ -127,6 +134,20 @@ def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
         path.write_text(source)
         paths.append(path)
     return paths
+
+
+def _with_imports(modules: Iterable[ModuleType]) -> dict[ModuleType, None]:
+    """The modules, and those of the package `modalities` that they import, directly or not, in a fixed order."""
+    found: dict[ModuleType, None] = {}
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop(0)
+        if module not in found:
+            found[module] = None
+            nodes = ast.walk(ast.parse(inspect.getsource(module)))
+            names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+            waiting += [sys.modules[name] for name in names if name.startswith("modalities.")]
+    return found
 
 
 def flatten(source: str, names: dict[str, str]) -> str:

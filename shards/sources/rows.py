@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +58,7 @@ class Rows(Source):
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             if not isinstance(column, str):
-                members[f"{name}.json"] = _json(row, column)
+                members[f"{name}.json"] = as_json(row, column)
             elif row[column] is None:
                 if isinstance(modality, Smiles):
                     groups.setdefault("scaffold", "")
@@ -76,17 +76,17 @@ class Rows(Source):
         if not members:
             raise ContentError("row without content")
         if self.labels:
-            members["labels.json"] = _json(row, self.labels)
+            members["labels.json"] = as_json(row, self.labels)
         return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
 
 
-def _json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
+def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
     """Cells by column; dates and other types that JSON has not become text."""
     return json.dumps({name: row[name] for name in columns}, default=str).encode()
 
 
-def read_frame(path: Path) -> pl.DataFrame:
-    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null.
+def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
+    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null. text: columns that stay as written.
 
     Raises:
         ValueError: no such file, or not readable as what its name says.
@@ -98,7 +98,11 @@ def read_frame(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path).fill_nan(None)
         separator = "\t" if path.suffix in (".tsv", ".txt") else ","
         return pl.read_csv(
-            path, separator=separator, infer_schema_length=None, null_values=["", "NA", "NaN", "nan", "null"]
+            path,
+            separator=separator,
+            infer_schema_length=None,
+            schema_overrides=dict.fromkeys(text, pl.String),
+            null_values=["", "NA", "NaN", "nan", "null"],
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from modalities import base
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, from_json, parser, registry
+from modalities.dna import Dna
 from modalities.image import Image, Picture
 from modalities.masking import MODES, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
+from modalities.text import Text
 
 
 def noise(height: int, width: int, *bands: str) -> Picture:
@@ -30,12 +32,18 @@ MADE: dict[str, Modality] = {
     "bands": Image(size=12, patch=4, target="pixels", flip=True),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
     "table": Table(min_count=1, exclude=("label",)),
+    "dna": Dna(kmer=3, stride=2, reverse_complement=True),
+    "letters": Dna(vocabulary="character", length=12),
+    "subwords": Dna(vocabulary="learned", size=24),
+    "text": Text(vocabulary=300, kind="bpe", length=20),
 }
 """Unfitted modalities, each kind at least once."""
 RAWS: dict[str, list[Any]] = {
     "image": [noise(16, 24, "red", "green", "blue"), noise(40, 8, "red", "green", "blue")],
     "bands": [noise(12, 8, "nir", "red"), noise(9, 12, "red")],
     "smiles": ["CC(=O)O", "c1cc[nH]c1", "C[Cu-3]"],
+    **{name: ["ACGTTGCANNRT", "GATTACAGATTACA"] for name in ("dna", "letters", "subwords")},
+    "text": ["Insecta <Diptera>", "naïve 蝶"],
     "table": [{"a b": 1.5, "kind": "é<x>", "on": True, "gone": None}, {"a b": 0.1, "kind": "y", "on": False}],
 }
 NAMES = sorted(MADE)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rdkit import RDConfig
 
 from modalities.base import ContentError
-from modalities.smiles import ELEMENTS, Smiles
+from modalities.smiles import ELEMENTS, Smiles, respell
 
 HIV = Path(__file__).parents[3] / "shared" / "data" / "molecules" / "HIV.csv"
 NCI = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
@@ -108,7 +108,7 @@ def test_brackets_seen_often_have_tokens_of_their_own() -> None:
     fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[][][]", "[Na+]", "[nH]1cccc1"])
     assert fitted.brackets == ("[O-]",)
     assert fitted.split("[O-][Na+]") == ["[O-]", "[", "Na", "+", "]"]
-    assert fitted.entries == len(fitted.vocabulary) == Smiles().entries + 1
+    assert fitted.entries == len(fitted.lexicon) == Smiles().entries + 1
     with pytest.raises(ValueError, match="no SMILES"):
         Smiles().fit([])
 
@@ -169,10 +169,55 @@ def test_loss_is_cross_entropy_over_the_vocabulary() -> None:
 def test_show_marks_targets_and_guesses() -> None:
     modality = Smiles()
     tokens = modality.tokenize("C>>O")
-    guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.vocabulary.id("N")])[:, None])
+    guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.lexicon.id("N")])[:, None])
     shown = modality.show(tokens, np.array([False, False, True, True]), guess)
     assert shown == {
         "original": '<code>C&gt;<b class="target">&gt;</b><b class="target">O</b></code>',
         "masked": '<code>C&gt;<b class="hidden">_</b><b class="hidden">_</b></code>',
         "reconstructed": '<code>C&gt;<b class="right">&gt;</b><b class="wrong">N</b></code>',
     }
+
+
+def test_randomised_spellings_are_the_same_molecule() -> None:
+    from shards.sources.molecules import canonical
+
+    changed = 0
+    for number, smiles in enumerate(nci()[:400]):
+        try:
+            expected = canonical(smiles)
+        except ContentError:
+            continue
+        spelled = respell(smiles, np.random.default_rng(number))
+        assert canonical(spelled) == expected
+        changed += spelled != smiles
+    assert changed > 300
+
+
+def test_randomising_is_an_option_of_training() -> None:
+    aspirin = "CC(=O)Oc1ccccc1C(=O)O"
+
+    def read(modality: Smiles, seed: int | None) -> str:
+        rng = None if seed is None else np.random.default_rng(seed)
+        return modality.join(modality.tokenize(aspirin, rng).ids[:, 0])
+
+    always, half, never = (Smiles(randomise=share) for share in (1.0, 0.5, 0.0))
+    assert len({read(always, seed) for seed in range(50)}) > 20
+    assert [read(always, seed) for seed in range(9)] == [read(always, seed) for seed in range(9)]
+    assert 30 < sum(read(half, seed) == aspirin for seed in range(100)) < 70
+    assert {read(never, seed) for seed in range(20)} == {read(always, None)} == {aspirin}
+    assert always.requires == ("rdkit",)
+    assert never.requires == ()
+
+
+def test_a_spelling_that_is_too_long_is_not_used() -> None:
+    modality = Smiles(randomise=1.0, length=10)
+    for seed in range(30):
+        assert modality.tokenize("CCCCCC(C)C", np.random.default_rng(seed)).size <= 10
+
+
+def test_randomising_what_rdkit_cannot_read() -> None:
+    with pytest.raises(ContentError) as caught:
+        Smiles(randomise=1.0).tokenize("C1CC", np.random.default_rng(0))
+    assert caught.value.reason == "invalid SMILES"
+    with pytest.raises(ValueError, match=r"randomise is 1\.5"):
+        Smiles(randomise=1.5)

@@ -1,0 +1,162 @@
+"""DNA: sequences of IUPAC letters as k-mers, single letters or learned subwords."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from modalities.base import UNKNOWN, ContentError, Tokens, fitted, register
+from modalities.sequence import TokenSequence, in_a_row, text_member
+from modalities.subwords import load, train
+from modalities.vocabulary import Vocabulary
+
+BASES = "ACGT"
+UNCERTAIN = "RYSWKMBDHVN"
+"""Letters for one of several nucleotides (IUPAC, Cornish-Bowden 1985)."""
+LETTERS = BASES + UNCERTAIN
+LONGEST_KMER = 8
+
+_SEQUENCE = re.compile(f"[{LETTERS}]+")
+_COMPLEMENT = str.maketrans(LETTERS, "TGCAYRSWMKVHDBN")
+_CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n")})
+"""RNA is read as DNA; gaps of an alignment and line ends are left out."""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Dna(TokenSequence):
+    """DNA by k-mers, after BarcodeBERT (Millan Arias et al. 2023); raw data is a string of IUPAC letters.
+
+    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice), from a
+    random one of the first `kmer` letters in training and from the first elsewhere; letters after the last whole
+    window are not read, and one with a letter other than A, C, G, T is unknown. `character`: a token a letter, the
+    uncertain ones too. `learned`: at most `size` subwords by byte pair encoding (DNABERT-2, Zhou et al. 2023).
+
+    length: nucleotides at most; a sequence that is longer is cut there or, where `longer` is refuse, left out.
+    reverse_complement: in training half of the sequences are read from the other strand. `unknown` is the share of
+    unknown tokens met while fitting.
+    """
+
+    type: ClassVar[str] = "dna"
+
+    vocabulary: Literal["kmer", "character", "learned"] = "kmer"
+    kmer: int = 4
+    stride: int | None = None
+    size: int = 4096
+    length: int = 660
+    longer: Literal["cut", "refuse"] = "cut"
+    reverse_complement: bool = False
+    unknown: float | None = fitted(None)
+    model: bytes = fitted(b"")
+    pieces: tuple[str, ...] = fitted(())
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.kmer <= LONGEST_KMER:
+            raise ValueError(f"dna kmer is {self.kmer}, it must lie between 1 and {LONGEST_KMER}")
+        if self.stride is not None and not 1 <= self.stride <= self.kmer:
+            raise ValueError(f"dna stride is {self.stride}: between 1 and kmer {self.kmer} no letter is left out")
+        if self.vocabulary == "kmer" and self.length < self.kmer:
+            raise ValueError(f"dna length {self.length} is shorter than a k-mer of {self.kmer}")
+        if self.length < 1 or self.size <= len(LETTERS) + 2:
+            raise ValueError(f"dna length and size must be at least 1 and {len(LETTERS) + 3}")
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Sentencepiece where the vocabulary is learned."""
+        return ("sentencepiece",) if self.vocabulary == "learned" else ()
+
+    @property
+    def step(self) -> int:
+        """Letters from the start of one k-mer to the next."""
+        return self.stride or self.kmer
+
+    @property
+    def overlap(self) -> int:
+        """How many neighbours on either side share letters with a token."""
+        return (self.kmer - 1) // self.step if self.vocabulary == "kmer" else 0
+
+    @cached_property
+    def lexicon(self) -> Vocabulary:
+        """All k-mers, the letters, or the subwords learned."""
+        if self.vocabulary == "kmer":
+            return Vocabulary(tuple(map("".join, product(BASES, repeat=self.kmer))))
+        return Vocabulary(tuple(LETTERS) if self.vocabulary == "character" else self.pieces)
+
+    @cached_property
+    def _processor(self) -> Any:
+        return load(self.model)
+
+    def fit(self, raws: Iterable[str]) -> Dna:
+        sequences = [raw[: self.length] for raw in raws]
+        if not any(len(sequence) >= self.kmer or self.vocabulary != "kmer" for sequence in sequences):
+            raise ValueError("no DNA to fit on")
+        learned = self
+        if self.vocabulary == "learned":  # the four bases are known even where the data lack one
+            model, pieces = train([*sequences, BASES], self.size, "bpe", apart=UNCERTAIN, word_starts=False)
+            learned = dataclasses.replace(self, model=model, pieces=pieces)
+        ids = [learned._encode(sequence) for sequence in sequences]
+        return dataclasses.replace(learned, unknown=float(np.mean(np.concatenate(ids) == UNKNOWN)))
+
+    def decode(self, members: dict[str, bytes]) -> str:
+        return self.parse(text_member(members, "DNA", "ascii"))
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not (sequence := value.upper().translate(_CLEAN)):
+            raise ContentError("DNA that is empty or not a string", repr(value)[:80])
+        if not _SEQUENCE.fullmatch(sequence):
+            raise ContentError("DNA with other letters than IUPAC's", repr(sequence[:80]))
+        if not any(base in sequence for base in BASES):
+            raise ContentError("DNA without a certain letter")
+        return sequence
+
+    def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
+        if len(raw) > self.length and self.longer == "refuse":
+            raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(raw)} nucleotides")
+        if rng is not None and self.reverse_complement and rng.random() < 0.5:
+            raw = reverse_complement(raw)
+        if rng is not None and self.vocabulary == "kmer":
+            phases = min(self.kmer, len(raw) - self.kmer + 1)
+            raw = raw[rng.integers(phases) :] if phases > 0 else raw
+        ids = self._encode(raw[: self.length])
+        if not len(ids):
+            raise ContentError(f"DNA shorter than a k-mer of {self.kmer}", f"{len(raw)} nucleotides")
+        if (ids == UNKNOWN).all():
+            raise ContentError("DNA without a known token")
+        return in_a_row(ids)
+
+    def _encode(self, sequence: str) -> np.ndarray:
+        """Content ids `(N,)`; k-mers are numbers of base 4."""
+        if self.vocabulary == "character":
+            return self.lexicon.encode(sequence)
+        if self.vocabulary == "learned":
+            return np.array(self._processor.encode(sequence), np.int64)
+        if len(sequence) < self.kmer:
+            return np.zeros(0, np.int64)
+        digits = _DIGITS[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+        windows = np.lib.stride_tricks.sliding_window_view(digits, self.kmer)[:: self.step]
+        numbers = windows @ len(BASES) ** np.arange(self.kmer - 1, -1, -1)
+        return np.where((windows < 0).any(1), UNKNOWN, numbers + 2)
+
+    def join(self, ids: np.ndarray) -> str:
+        """The letters of content ids `(N,)`; those of an unknown k-mer read as N."""
+        nothing = "N" * (self.kmer if self.vocabulary == "kmer" else 1)
+        entries = [entry if i > UNKNOWN else nothing for i, entry in zip(ids, self.lexicon.decode(ids), strict=True)]
+        if not self.overlap or not entries:
+            return "".join(entries)
+        return "".join(entry[: self.step] for entry in entries[:-1]) + entries[-1]
+
+
+_DIGITS = np.full(128, -1, np.int64)
+_DIGITS[[ord(base) for base in BASES]] = range(len(BASES))
+
+
+def reverse_complement(sequence: str) -> str:
+    """The other strand, read in its own direction; uncertain letters become the complement of what they may be."""
+    return sequence.translate(_COMPLEMENT)[::-1]

@@ -1,0 +1,76 @@
+"""Text: names, taxonomies, reports, by a vocabulary learned from the training split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from modalities.base import ContentError, Tokens, fitted, register
+from modalities.sequence import TokenSequence, in_a_row, text_member
+from modalities.subwords import SPACE, load, train
+from modalities.vocabulary import Vocabulary
+
+SMALLEST = 300
+"""Every byte is a piece, so that nothing is lost; fewer pieces than this leave none for words."""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Text(TokenSequence):
+    """Subwords of sentencepiece (Kudo & Richardson 2018); raw data is a string.
+
+    `vocabulary`: the largest number of pieces; a small training split yields fewer. `kind`: byte pair encoding, which
+    spells names in fewer tokens where there is little text, or a unigram model. Letters that are no piece are spelled
+    in their UTF-8 bytes, so tokens always read as the text they came from. Of a text of more than `length` tokens the
+    first `length` are used. Sentencepiece's own sign for a space (U+2581) is read as a space.
+    """
+
+    type: ClassVar[str] = "text"
+    requires: ClassVar[tuple[str, ...]] = ("sentencepiece",)
+
+    vocabulary: int = 4096
+    kind: Literal["unigram", "bpe"] = "bpe"
+    length: int = 512
+    model: bytes = fitted(b"")
+    pieces: tuple[str, ...] = fitted(())
+
+    def __post_init__(self) -> None:
+        if self.vocabulary < SMALLEST:
+            raise ValueError(f"text vocabulary is {self.vocabulary}, it must be {SMALLEST} or more")
+        if self.length < 1:
+            raise ValueError(f"text length is {self.length}, but a text has at least 1 token")
+
+    @cached_property
+    def lexicon(self) -> Vocabulary:
+        """The pieces learned."""
+        return Vocabulary(self.pieces)
+
+    @cached_property
+    def _processor(self) -> Any:
+        return load(self.model)
+
+    def fit(self, raws: Iterable[str]) -> Text:
+        model, pieces = train(raws, self.vocabulary, self.kind, fall_back=True)
+        return dataclasses.replace(self, model=model, pieces=pieces)
+
+    def join(self, ids: np.ndarray) -> str:
+        """The text of content ids `(N,)`."""
+        return self._processor.decode(ids.tolist())
+
+    def decode(self, members: dict[str, bytes]) -> str:
+        return self.parse(text_member(members, "text", "utf-8"))
+
+    def parse(self, value: Any) -> str:
+        if not isinstance(value, str) or not (text := value.replace(SPACE, " ")).strip():
+            raise ContentError("text that is empty or not a string", repr(value)[:80])
+        if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
+            raise ContentError("text of letters that are none")
+        return text
+
+    def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
+        return in_a_row(np.array(self._processor.encode(raw)[: self.length], np.int64))

@@ -1,0 +1,226 @@
+"""DNA from FASTA files, with a table of the specimens where there is one."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TextIO
+
+from modalities.base import ContentError, Modality, parser
+from modalities.table import Table
+from modalities.text import Text
+from shards.sources.base import Sample, Source, register
+from shards.sources.rows import as_json, need_columns, read_frame
+
+Row = dict[str, Any]
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?")
+_KEYS = {"column", "word", "pattern"}
+
+
+class Record(NamedTuple):
+    """One FASTA record and its table row; `fault` says why it cannot be used."""
+
+    name: str
+    sequence: str = ""
+    row: Row | None = None
+    fault: str = ""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Fasta(Source):
+    """FASTA records become samples of the modality `dna`, their table rows `columns` of others and `labels`.
+
+    files: glob below the raw folder, gzip by the name's end. pattern: what of a record's header is its id (the first
+    group of a regular expression, or all that it matches), by default the first word. table: CSV, TSV or Parquet file
+    below the raw folder, joined by its column `key`; it is held in memory. columns: for each modality its column, or a
+    list of columns: cells of a table, words of one text. labels: columns kept apart.
+
+    derive: new columns, `genus: {column: scientific_name, word: 1}` for a word or `country: {column: country, pattern:
+    "[^:]+"}` for what a regular expression finds; numbers become numbers, and `25.66 S` degrees, negative in the
+    south and west. A split can be made by any column, by `id`, or by `sequence`, so that equal ones stay together.
+    """
+
+    type: ClassVar[str] = "fasta"
+
+    files: str = "*.fasta*"
+    pattern: str | None = None
+    table: str | None = None
+    key: str = "id"
+    dna: str = "dna"
+    columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    derive: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_derived(self.derive)
+        if self.pattern is not None:
+            regular(self.pattern, "data.source.pattern")
+        if self.table is None and (self.columns or self.derive or self.labels):
+            raise ValueError("data.source has columns, derive or labels, but no table to take them from")
+
+    def items(self, raw: Path) -> Iterator[Record]:
+        paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
+        if not paths:
+            raise ValueError(f"no file {self.files} in {raw}")
+        rows = self._rows(raw.parent if raw.is_file() else raw)
+        used: set[str] = set()
+        for path in paths:
+            for record in records(path):
+                yield record if record.fault else self._joined(record, rows, used)
+        yield from (Record(name, fault="table row without DNA") for name in rows if name not in used)
+
+    def _joined(self, record: Record, rows: Mapping[str, list[Row]], used: set[str]) -> Record:
+        """The record by its id, with its table row; the id is added to those used."""
+        name = self._id(record.name)
+        used.add(name)
+        if not name:
+            return Record(record.name, fault="DNA without an id")
+        if self.table is None:
+            return Record(name, record.sequence)
+        found = rows.get(name, [])
+        if len(found) != 1:
+            return Record(name, fault="DNA with several table rows" if found else "DNA without a table row")
+        return Record(name, record.sequence, found[0])
+
+    def _id(self, header: str) -> str:
+        if self.pattern is None:
+            return header.partition(" ")[0].partition("\t")[0]
+        match = re.search(self.pattern, header)
+        return (match[1] if match.re.groups else match[0]) or "" if match else ""
+
+    def _rows(self, folder: Path) -> dict[str, list[Row]]:
+        """Table rows by id."""
+        rows: dict[str, list[Row]] = {}
+        if self.table is None:
+            return rows
+        path = folder / self.table
+        frame = read_frame(path, text=(self.key,))  # ids stay as they are written: 007 is not 7
+        own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        wanted = [str(spec["column"]) for spec in self.derive.values()]
+        wanted += [column for column in (*own, *self.labels) if column not in self.derive]
+        need_columns(path, frame, [self.key, *wanted])
+        for row in frame.iter_rows(named=True):
+            rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
+        return rows
+
+    def make(self, item: Record, modalities: Mapping[str, Modality]) -> Sample:
+        if item.fault:
+            raise ContentError(item.fault)
+        if self.dna not in modalities:
+            raise ValueError(f"data.source names the modality {self.dna!r}, which the recipe has not")
+        row = derived(item.row or {}, self.derive)
+        members = {f"{self.dna}.txt": item.sequence.encode()}
+        members |= cells(row, self.columns, modalities)
+        if self.labels:
+            members["labels.json"] = as_json(row, self.labels)
+        groups = {name: "" if value is None else str(value) for name, value in row.items()}
+        return Sample(item.name, members, {"id": item.name, "sequence": item.sequence.upper(), **groups})
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The records of a FASTA file, their whole headers as names; a broken file ends in a record with a fault."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            yield from _parsed(file)
+    except (OSError, EOFError, zlib.error):
+        yield Record("", fault="FASTA file that cannot be read to its end")
+
+
+def _parsed(file: TextIO) -> Iterator[Record]:
+    lines = (line for line in file if line.strip() and not line.startswith(";"))
+    first = next(lines, "")
+    if not first.startswith(">"):
+        yield Record("", fault="file that is not FASTA" if first else "FASTA file that is empty")
+        return
+    parse = parser("Bio.SeqIO.FastaIO", "biopython").SimpleFastaParser
+    for header, sequence in parse(itertools.chain([first], lines)):
+        yield Record(header, sequence)
+
+
+def cells(
+    row: Row, columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality]
+) -> dict[str, bytes]:
+    """Members of a row: for a table its columns, for other modalities the filled cells as words of one text.
+
+    Raises:
+        ValueError: a modality that the recipe has not, or that is no table and no text.
+    """
+    members = {}
+    for name, given in columns.items():
+        if name not in modalities:
+            raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")
+        names = (given,) if isinstance(given, str) else given
+        if isinstance(modalities[name], Table):
+            members[f"{name}.json"] = as_json(row, names)
+        elif isinstance(modalities[name], Text):
+            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
+            if words:
+                members[f"{name}.txt"] = words.encode()
+        else:
+            raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
+    return members
+
+
+def check_derived(derive: Mapping[str, Mapping[str, str | int]]) -> None:
+    """Check the recipe's key `derive`.
+
+    Raises:
+        ValueError: an unknown or missing key, or a pattern that is no regular expression.
+    """
+    for name, spec in derive.items():
+        if unknown := set(spec) - _KEYS:
+            raise ValueError(
+                f"unknown key 'data.source.derive.{name}.{sorted(unknown)[0]}'; known: column, pattern, word"
+            )
+        if "column" not in spec or ("word" in spec) == ("pattern" in spec):
+            raise ValueError(f"data.source.derive.{name} needs column and either word or pattern")
+        word = spec.get("word", 1)
+        if not isinstance(word, int) or word < 1:
+            raise ValueError(f"data.source.derive.{name}.word is {word!r}: words are counted from 1")
+        regular(str(spec.get("pattern", "")), f"data.source.derive.{name}.pattern")
+
+
+def regular(pattern: str, where: str) -> None:
+    """Check a regular expression.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{where} is not a regular expression: {error}") from error
+
+
+def derived(row: Row, derive: Mapping[str, Mapping[str, str | int]]) -> Row:
+    """The row with its derived columns; None where the cell is empty or has no such part."""
+    return {**row, **{name: _part(row[str(spec["column"])], spec) for name, spec in derive.items()}}
+
+
+def _part(cell: Any, spec: Mapping[str, str | int]) -> str | float | None:
+    if cell is None:
+        return None
+    if "word" in spec:
+        words = str(cell).split()
+        number = int(spec["word"])
+        part = words[number - 1] if number <= len(words) else ""
+    else:
+        match = re.search(str(spec["pattern"]), str(cell))
+        part = (match[1] if match.re.groups else match[0]) or "" if match else ""
+    return number_or_text(part)
+
+
+def number_or_text(part: str) -> str | float | None:
+    """A number where the text is one or is degrees of latitude or longitude; None where it is empty."""
+    part = part.strip()
+    if degrees := _DEGREES.fullmatch(part):
+        return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
+    return float(part) if _NUMBER.fullmatch(part) else part or None

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modalities.base import UNKNOWN, ContentError, from_json
+from modalities.text import SMALLEST, Text
+
+TAXA = [
+    f"Arthropoda Insecta {order} {family}"
+    for order, families in {
+        "Diptera": ("Cecidomyiidae", "Sciaridae", "Phoridae", "Chironomidae"),
+        "Hymenoptera": ("Braconidae", "Ichneumonidae", "Platygastridae"),
+        "Lepidoptera": ("Noctuidae", "Geometridae"),
+    }.items()
+    for family in families
+]
+KINDS = ["unigram", "bpe"]
+letters = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\u2581"), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def learned(request: pytest.FixtureRequest) -> Text:
+    """Either kind, fitted on taxa."""
+    return Text(kind=request.param).fit(TAXA * 20)
+
+
+@given(letters.filter(str.strip))
+def test_no_text_loses_anything(learned: Text, text: str) -> None:
+    tokens = Text(**{**vars_of(learned), "length": 1000}).tokenize(learned.parse(text))
+    assert (tokens.ids > UNKNOWN).all()
+    assert learned.join(tokens.ids[:, 0]) == text
+
+
+def vars_of(modality: Text) -> dict[str, Any]:
+    return {name: getattr(modality, name) for name in ("vocabulary", "kind", "model", "pieces")}
+
+
+def test_words_of_training_are_few_tokens(learned: Text) -> None:
+    assert learned.tokenize("Arthropoda Insecta Diptera").size < (9 if learned.kind == "bpe" else 27)
+    assert learned.tokenize("Zygentoma").size > learned.tokenize("Insecta").size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "texts", [["x"], [".", ".", "."], ["a b"] * 50, ["蝶" * 400], [" a\n\n b\t", ""], ["x" * 9000]]
+)
+def test_small_corpora_yield_smaller_vocabularies(kind: Any, texts: list[str]) -> None:
+    fitted = Text(kind=kind).fit(texts)
+    assert 256 < fitted.entries < 4096
+    assert fitted.join(fitted.tokenize("Any thing").ids[:, 0]) == "Any thing"
+
+
+def test_a_vocabulary_has_at_most_the_size_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefgh "), 60)) for _ in range(200)]
+    assert Text(vocabulary=320).fit(texts).entries == 320
+    assert Text(vocabulary=320) != Text(vocabulary=320).fit(texts)
+
+
+def test_more_letters_than_a_vocabulary_holds() -> None:
+    with pytest.raises(ValueError, match=r"cannot fit a vocabulary of 300 here: .*smaller than required_chars"):
+        Text(vocabulary=300).fit(["".join(chr(0x4E00 + i) for i in range(200))])
+
+
+def test_fitting_is_the_same_every_time(learned: Text) -> None:
+    assert Text(kind=learned.kind).fit(iter(TAXA * 20)) == learned
+
+
+@pytest.mark.parametrize("texts", [[], ["", "  "]])
+def test_nothing_to_fit_on(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="no text to fit"):
+        Text().fit(texts)
+
+
+def test_a_long_text_is_cut_to_its_first_tokens(learned: Text) -> None:
+    whole = learned.tokenize(" ".join(TAXA[:5]))
+    cut = Text(**vars_of(learned), length=6).tokenize(" ".join(TAXA[:5]))
+    assert cut.size == 6 < whole.size
+    assert (cut.ids == whole.ids[:6]).all()
+    assert " ".join(TAXA).startswith(learned.join(cut.ids[:, 0]))
+
+
+def test_training_and_evaluation_read_alike(learned: Text) -> None:
+    for text in TAXA:
+        assert (learned.tokenize(text, np.random.default_rng(0)).ids == learned.tokenize(text).ids).all()
+
+
+@pytest.mark.parametrize("wrong", ["", " \n", None, 3, b"x", ["x"], "\ud800", "a\0b"])
+def test_what_is_no_text_is_refused(wrong: object) -> None:
+    with pytest.raises(ContentError):
+        Text().parse(wrong)
+
+
+@pytest.mark.parametrize("members", [{}, {"md": b"x"}, {"txt": b"\xff\xfe"}, {"txt": b" "}, {"txt": b"x" * 10_000_001}])
+def test_wrong_bytes_are_refused(members: dict[str, bytes]) -> None:
+    with pytest.raises(ContentError) as caught:
+        Text().decode(members)
+    assert "\\x" not in caught.value.reason
+
+
+def test_sentencepieces_own_sign_is_a_space() -> None:
+    assert Text().parse("a\u2581b") == "a b"
+
+
+@pytest.mark.parametrize("options", [{"vocabulary": SMALLEST - 1}, {"length": 0}])
+def test_settings_that_make_no_sense(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"text (vocabulary|length) is"):
+        Text(**options)  # type: ignore[arg-type]
+
+
+def test_the_model_needs_no_sentencepiece_but_reading_does(learned: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = learned.tokenize("Insecta Diptera")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    stranger = from_json(learned.to_json())
+    assert stranger.requires == ("sentencepiece",)
+    assert stranger.embedding(8)
+    assert stranger.head(8).out_features == learned.entries
+    assert "Insecta" in stranger.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+    with pytest.raises(ValueError, match="pip install sentencepiece"):
+        stranger.tokenize("Insecta")
+
+
+def test_workers_can_be_handed_one(learned: Text) -> None:
+    learned.tokenize("Insecta")
+    assert (pickle.loads(pickle.dumps(learned)).tokenize("Insecta").ids == learned.tokenize("Insecta").ids).all()

@@ -1,0 +1,208 @@
+"""FASTA files with and without a table of specimens."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modalities.base import ContentError, Modality
+from modalities.dna import Dna
+from modalities.table import Table
+from modalities.text import Text
+from pipeline.recipe import load
+from shards.build import SplitBy, build
+from shards.sources.base import Sample
+from shards.sources.fasta import Fasta, number_or_text, records
+
+MODALITIES: dict[str, Modality] = {"dna": Dna(), "table": Table(), "text": Text()}
+DERIVE: dict[str, dict[str, str | int]] = {
+    "genus": {"column": "scientific_name", "word": 1},
+    "land": {"column": "country", "pattern": "[^:]+"},
+    "latitude": {"column": "lat_lon", "pattern": r"^\S+ [NS]"},
+    "longitude": {"column": "lat_lon", "pattern": r"\S+ [EW]$"},
+}
+SOURCE = Fasta(
+    table="specimens.tsv",
+    key="accession",
+    columns={"table": ("land", "latitude", "longitude", "mass"), "text": ("scientific_name", "country")},
+    derive=DERIVE,
+    labels=("genus",),
+)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three specimens, the last without most cells; a record without a row and a row without a record."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "a.fasta").write_text(">007 a header\nACGTAC\nGTACGT\n\n>8|x\tCOI\nacgtnnnn\n>9\nTTTTGGGG\n>10\nAAAACCCC")
+    (folder / "specimens.tsv").write_text(
+        "accession\tscientific_name\tcountry\tlat_lon\tmass\n"
+        "007\tTurdus merula\tPeru: Lima\t25.66 S 54.16 W\t12.5\n"
+        "8|x\tTurdus iliacus\tNorway\t60 N 5.3 E\t\n"
+        "9\t\t\t\tNA\n"
+        "11\tLarus canus\tNorway\t\t3\n"
+    )
+    return folder
+
+
+def made(source: Fasta, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+    samples: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            samples.append(source.make(item, modalities))
+        except ContentError as error:
+            samples.append(error.reason)
+    return samples
+
+
+def test_records_join_their_rows(raw: Path) -> None:
+    first, second, third, alone, left = made(SOURCE, raw)
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert isinstance(third, Sample)
+    assert first.identity == "007"
+    assert first.members["dna.txt"] == b"ACGTACGTACGT"
+    assert first.members["text.txt"] == b"Turdus merula Peru: Lima"
+    row = {"land": "Peru", "latitude": -25.66, "longitude": -54.16, "mass": 12.5}
+    assert json.loads(first.members["table.json"]) == row
+    assert json.loads(first.members["labels.json"]) == {"genus": "Turdus"}
+    assert json.loads(second.members["table.json"]) == {
+        "land": "Norway", "latitude": 60.0, "longitude": 5.3, "mass": None,
+    }  # fmt: skip
+    assert third.members.keys() == {"dna.txt", "table.json", "labels.json"}
+    assert json.loads(third.members["labels.json"]) == {"genus": None}
+    assert (alone, left) == ("DNA without a table row", "table row without DNA")
+
+
+def test_groups_are_columns_derived_ones_ids_and_sequences(raw: Path) -> None:
+    first, second, third, *_ = made(SOURCE, raw)
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert isinstance(third, Sample)
+    assert first.groups["genus"] == second.groups["genus"] == "Turdus"
+    assert first.groups["id"] == first.groups["accession"] == "007"
+    assert second.groups["sequence"] == "ACGTNNNN"
+    assert third.groups["genus"] == third.groups["scientific_name"] == ""
+
+
+def test_a_build_counts_what_it_leaves_out(raw: Path, tmp_path: Path) -> None:
+    (raw / "b.fasta").write_text(">12\nMEEPQSDPSV\n>007\nACGT\n>13\n")
+    with (raw / "specimens.tsv").open("a") as table:
+        table.write("12\tLarus canus\t\t\t\n13\tLarus canus\t\t\t\n14\tA b\t\t\t\n14\tA c\t\t\t\n")
+    (raw / "c.fasta").write_text(">14\nACGT\n")
+    (raw / "d.fasta").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (raw / "e.fasta").write_text("")
+    split = SplitBy(by="genus", validation=0, test=0.5)
+    manifest = build(SOURCE, MODALITIES, split, raw, tmp_path / "out")
+    assert manifest.skipped == {
+        "DNA that is empty or not a string": 1,
+        "DNA with other letters than IUPAC's": 1,
+        "DNA with several table rows": 1,
+        "DNA without a table row": 1,
+        "FASTA file that is empty": 1,
+        "duplicate": 1,
+        "file that is not FASTA": 1,
+        "table row without DNA": 1,
+    }
+    assert manifest.counts() == {"train": 2, "validation": 0, "test": 1}
+    assert build(SOURCE, MODALITIES, split, raw, tmp_path / "again", workers=2) == manifest
+
+
+def test_records_alone_need_no_table(raw: Path) -> None:
+    samples = made(Fasta(), raw, {"dna": Dna()})
+    assert [sample.identity for sample in samples] == ["007", "8|x", "9", "10"]  # type: ignore[union-attr]
+    assert made(Fasta(dna="gene"), raw / "a.fasta", {"gene": Dna()})[0].members == {  # type: ignore[union-attr]
+        "gene.txt": b"ACGTACGTACGT"
+    }
+    with pytest.raises(ValueError, match="'dna', which the recipe has not"):
+        made(Fasta(), raw, {"table": Table()})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [(r"x(\d+)", ["1", "DNA without an id"]), (r"\d\d", ["DNA without an id", "22"])]
+)
+def test_ids_by_pattern(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    (tmp_path / "a.fasta").write_text(">x1 y\nACGT\n>z22\nACGT\n")
+    samples = made(Fasta(pattern=pattern), tmp_path)
+    assert [s if isinstance(s, str) else s.identity for s in samples] == expected
+
+
+def test_compressed_and_broken_files(tmp_path: Path) -> None:
+    text = "".join(f">r{i}\n{'ACGT' * 20}{i * 'A'}\n" for i in range(200)).encode()
+    (tmp_path / "a.fasta.gz").write_bytes(gzip.compress(text))
+    assert len(list(records(tmp_path / "a.fasta.gz"))) == 200
+    (tmp_path / "a.fasta.gz").write_bytes(gzip.compress(text)[:-60])
+    found = list(records(tmp_path / "a.fasta.gz"))
+    assert found[-1].fault == "FASTA file that cannot be read to its end"
+    assert all(record.sequence.startswith("ACGT") for record in found[:-1])
+    (tmp_path / "a.fasta.gz").write_bytes(b"not gzip")
+    assert [record.fault for record in records(tmp_path / "a.fasta.gz")] == [
+        "FASTA file that cannot be read to its end"
+    ]
+
+
+def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "a.fa").write_bytes(
+        "\ufeff; old remark\r\n>a \N{GREEK SMALL LETTER ALPHA}\r\nAC\r\nGT\r\n".encode() + b">b \xff\nAC\n"
+    )
+    assert [record.sequence for record in records(tmp_path / "a.fa")] == ["ACGT", "AC"]
+    with pytest.raises(ValueError, match=r"no file \*\.fasta\* in"):
+        list(Fasta().items(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key": "id"}, r"specimens\.tsv has no column 'id'; it has accession,"),
+        ({"table": "none.tsv"}, r"no file .*none\.tsv"),
+        ({"labels": ("colour",)}, "no column 'colour'"),
+        ({"columns": {"table": ("colour",)}}, "no column 'colour'"),
+        ({"derive": {"x": {"column": "colour", "word": 1}}, "columns": {}, "labels": ()}, "no column 'colour'"),
+        ({"columns": {"smell": ("mass",)}}, "'smell', which is no modality"),
+        ({"columns": {"dna": "mass"}}, "'dna' is of type dna, not table or text"),
+    ],
+)
+def test_what_is_not_there_is_named(raw: Path, changes: dict[str, Any], message: str) -> None:
+    fields = {name: getattr(SOURCE, name) for name in ("table", "key", "columns", "derive", "labels")}
+    with pytest.raises(ValueError, match=message):
+        made(Fasta(**{**fields, **changes}), raw)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"derive": {"g": {"column": "a", "words": 1}}}, r"unknown key 'data\.source\.derive\.g\.words'"),
+        ({"derive": {"g": {"column": "a"}}}, r"derive\.g needs column and either word or pattern"),
+        ({"derive": {"g": {"column": "a", "word": 0}}}, "counted from 1"),
+        ({"derive": {"g": {"column": "a", "word": "x"}}}, "counted from 1"),
+        ({"derive": {"g": {"column": "a", "pattern": "("}}}, r"derive\.g\.pattern is not a regular expression"),
+        ({"pattern": "["}, r"data\.source\.pattern is not a regular expression"),
+        ({"table": None, "labels": ["a"]}, "no table to take them from"),
+        ({"tables": "x"}, r"unknown key 'data\.source\.tables': did you mean 'table'"),
+    ],
+)
+def test_recipes_with_mistakes(source: dict[str, Any], message: str) -> None:
+    recipe = {
+        "name": "x",
+        "modalities": {"dna": {"type": "dna"}},
+        "objectives": {"masked": {}},
+        "data": {"source": {"type": "fasta", "table": "t.tsv", **source}},
+    }
+    with pytest.raises(ValueError, match=message):
+        load(recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", 12.0), ("-1.5", -1.5), ("1e3", 1000.0), ("25.66 S", -25.66), ("5W", -5.0), ("5 N", 5.0), ("", None),
+        (" ", None), ("nan", "nan"), ("inf", "inf"), ("1_0", "1_0"), ("1e999", "1e999"), ("abc", "abc"), ("5 X", "5 X"), ("a1", "a1"),
+    ],
+)  # fmt: skip
+def test_numbers_and_degrees(text: str, value: Any) -> None:
+    assert number_or_text(text) == value
