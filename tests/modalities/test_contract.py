@@ -29,9 +29,10 @@ def noise(height: int, width: int, *bands: str) -> Picture:
 
 MADE: dict[str, Modality] = {
     "image": Image(size=16, patch=8, bands="rgb"),
-    "bands": Image(size=12, patch=4, target="pixels", flip=True),
+    "bands": Image(size=12, patch=4, target="pixels", flip=True, crop=(0.5, 1.0), brightness=0.2),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
     "table": Table(min_count=1, exclude=("label",)),
+    "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),
     "letters": Dna(vocabulary="character", length=12),
     "subwords": Dna(vocabulary="learned", size=24),
@@ -44,6 +45,7 @@ RAWS: dict[str, list[Any]] = {
     "smiles": ["CC(=O)O", "c1cc[nH]c1", "C[Cu-3]"],
     **{name: ["ACGTTGCANNRT", "GATTACAGATTACA"] for name in ("dna", "letters", "subwords")},
     "text": ["Insecta <Diptera>", "naïve 蝶"],
+    "dates": [{"day": f"2015-11-0{i}", "length": f"{i} mm", "name": f"x{i}"} for i in range(1, 4)],
     "table": [{"a b": 1.5, "kind": "é<x>", "on": True, "gone": None}, {"a b": 0.1, "kind": "y", "on": False}],
 }
 NAMES = sorted(MADE)
