@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.patches import restored, squared_error
 
 MAX_SAMPLES = 100_000_000
 """Longer recordings, all channels together, are refused before they are decoded."""
@@ -244,17 +245,11 @@ class Spectrogram(Modality):
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch."""
-        values = values.float()
-        if self.target == "normalised":
-            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
-        return (prediction.float() - values).square().mean(1)
+        return squared_error(prediction, values, self.target == "normalised")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
         """Patches in the units of values; normalised ones borrow the true patch's mean and deviation (MAE)."""
-        if self.target == "normalised":
-            spread = np.sqrt(tokens.values.var(1, keepdims=True) + 1e-6)
-            prediction = prediction * spread + tokens.values.mean(1, keepdims=True)
-        return tokens._replace(values=prediction.astype(np.float32))
+        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalised"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         hidden = target[:, None]
