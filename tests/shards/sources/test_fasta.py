@@ -201,7 +201,8 @@ def test_recipes_with_mistakes(source: dict[str, Any], message: str) -> None:
     ("text", "value"),
     [
         ("12", 12.0), ("-1.5", -1.5), ("1e3", 1000.0), ("25.66 S", -25.66), ("5W", -5.0), ("5 N", 5.0), ("", None),
-        (" ", None), ("nan", "nan"), ("inf", "inf"), ("1_0", "1_0"), ("1e999", "1e999"), ("abc", "abc"), ("5 X", "5 X"), ("a1", "a1"),
+        (" ", None), ("nan", "nan"), ("inf", "inf"), ("1_0", "1_0"), ("1e999", "1e999"), ("abc", "abc"), ("5 X", "5 X"),
+        ("a1", "a1"),
     ],
 )  # fmt: skip
 def test_numbers_and_degrees(text: str, value: Any) -> None:
