@@ -323,14 +323,15 @@ class Signal(Modality):
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         true, made = tokens.values[:, : self.patch], reconstructed.values[:, : self.patch]
+        high = max(float(np.percentile(np.abs(true), 99.5)), 1e-6)
         hidden = np.where(target[:, None], np.nan, true)
         which = np.unique(np.column_stack([tokens.ids[:, 1], tokens.coords[:, :3]]), axis=0, return_inverse=True)[1]
         rows = [np.flatnonzero(which == number) for number in range(which.max() + 1)]
         names = [self.vocabulary.entries[tokens.ids[row[0], 1]] for row in rows]
         return {
-            "original": draw(names, rows, target, true),
-            "masked": draw(names, rows, target, hidden),
-            "reconstructed": draw(names, rows, target, hidden, np.where(target[:, None], made, np.nan)),
+            "original": draw(names, rows, target, high, true),
+            "masked": draw(names, rows, target, high, hidden),
+            "reconstructed": draw(names, rows, target, high, hidden, np.where(target[:, None], made, np.nan)),
         }
 
 

@@ -16,17 +16,16 @@ def draw(
     names: Sequence[str],
     rows: Sequence[np.ndarray],
     target: np.ndarray,
+    high: float,
     values: np.ndarray,
     filled: np.ndarray | None = None,
 ) -> str:
     """The first channels, one below the other, targets shaded, what filled them in drawn in another colour.
 
-    rows: the tokens of each channel in order of time. target `(N,)`. values, filled `(N, points)`: patches, nan where
-    nothing is to be drawn.
+    rows: the tokens of each channel in order of time. target `(N,)`. high: the value drawn at the edge of a channel's
+    strip. values, filled `(N, points)`: patches, nan where nothing is to be drawn.
     """
     shown = list(zip(names, rows, strict=True))[:CHANNELS]
-    known = np.abs(values if filled is None else np.where(np.isnan(values), filled, values))
-    high = max(float(np.nanpercentile(known, 99.5)) if np.isfinite(known).any() else 0.0, 1e-6)
     parts = []
     for line, (name, row) in enumerate(shown):
         width, base = _WIDTH / len(row), _HEIGHT * line + _HEIGHT // 2
