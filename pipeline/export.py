@@ -54,6 +54,8 @@ CARD_EXAMPLES = {
     "table": '{"column": 1.0}',
     "dna": '"ACGTACGTACGT"',
     "text": '"Insecta Diptera"',
+    "spectrogram": '"clip.wav"',
+    "signal": '"record.npy"',
 }
 """What the model card's example hands to the processor, by kind of data."""
 
