@@ -52,12 +52,14 @@ def parser(module: str, package: str) -> Any:
     A model that runs on Tokens must load where no parser is installed, so modalities never import one at the top.
 
     Raises:
-        ValueError: the package is absent; the message names it.
+        ValueError: the package is absent or cannot be loaded; the message names it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"reading this data needs the package '{package}': pip install {package}") from error
+    except OSError as error:  # a wheel's compiled parts that do not fit, as torchaudio's for CUDA beside a CPU torch
+        raise ValueError(f"the package '{package}' cannot be loaded: {error}") from error
 
 
 def fitted(default: Any) -> Any:
@@ -74,7 +76,7 @@ class Modality(ABC):
     extensions: ClassVar[tuple[str, ...]]
     """File extensions of this modality's members in a shard."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Packages that `decode` and `parse` need beyond numpy and torch."""
+    """Packages that `decode`, `parse` and `tokenize` need beyond numpy and torch."""
 
     axes: ClassVar[Axes] = {}
     """Columns of ids and coords that masks may run along, by name."""

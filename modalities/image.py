@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.patches import Stem, patch_embedding, restored, squared_error
 from modalities.pixels import RGB, extension_of, from_array, from_pillow, read
 
 _TINT = 1 / 128
@@ -59,7 +60,7 @@ class Image(Modality):
     brightness: float = 0.0
     contrast: float = 0.0
     paper: float | None = None
-    stem: Literal["linear", "mlp"] = "linear"
+    stem: Stem = "linear"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
@@ -171,24 +172,18 @@ class Image(Modality):
         return patches
 
     def embedding(self, dim: int) -> nn.Module:
-        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem == "mlp")
+        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem)
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.widths[0])
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch."""
-        values = values.float()
-        if self.target == "normalised":
-            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
-        return (prediction.float() - values).square().mean(1)
+        return squared_error(prediction, values, self.target == "normalised")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
         """Patches in pixel units; normalised ones borrow the true patch's mean and deviation, as MAE shows them."""
-        if self.target == "normalised":
-            spread = np.sqrt(tokens.values.var(1, keepdims=True) + 1e-6)
-            prediction = prediction * spread + tokens.values.mean(1, keepdims=True)
-        return tokens._replace(values=prediction.astype(np.float32))
+        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalised"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         filled = np.where(target[:, None], reconstructed.values, tokens.values)
@@ -223,13 +218,9 @@ class Image(Modality):
 class PatchEmbedding(nn.Module):
     """Content from the pixels of the patch, place from row, column and band."""
 
-    def __init__(self, width: int, bands: int, dim: int, hidden: bool):
+    def __init__(self, width: int, bands: int, dim: int, stem: Stem):
         super().__init__()
-        self.content = (
-            nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-            if hidden
-            else nn.Linear(width, dim)
-        )
+        self.content = patch_embedding(width, dim, stem)
         self.place = SineCosine(2, dim)
         self.band = nn.Embedding(bands + 2, dim)
 

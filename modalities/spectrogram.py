@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,12 +20,14 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.patches import restored, squared_error
 
 MAX_SAMPLES = 100_000_000
 """Longer recordings, all channels together, are refused before they are decoded."""
 MAX_CHANNELS = 64
 FLOOR = float(np.log(np.finfo(np.float32).eps))
 """Log-mel energy of digital silence: kaldi's floor."""
+_KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
 _KERNEL = 4_000_000
 """Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
 _MAGIC = {"wav": (b"RIFF", b"RIFX", b"RF64"), "flac": (b"fLaC", b"ID3"), "ogg": (b"OggS",), "npy": (b"\x93NUMPY",)}
@@ -120,28 +123,26 @@ class Spectrogram(Modality):
             square += float(np.square(energies, dtype=np.float64).sum())
         if not count:
             raise ValueError("no audio to fit on")
-        mean = total / count
-        deviation = max(square / count - mean**2, 1e-8) ** 0.5
-        return dataclasses.replace(self, channel_count=channels, mean=mean, deviation=deviation)
+        deviation = max(square / count - (total / count) ** 2, 1e-8) ** 0.5
+        return dataclasses.replace(self, channel_count=channels, mean=total / count, deviation=deviation)
 
     def decode(self, members: dict[str, bytes]) -> Audio:
         sounds = [extension for extension in members if extension != "json"]
         if len(sounds) != 1:
             raise ContentError("audio without a recording" if not sounds else "audio of several recordings")
         extension = sounds[0]
-        if extension == "npy":
-            return self._checked(*_array(members["npy"], members.get("json")))
-        return self._checked(*_recording(members[extension], extension))
+        data = members[extension]
+        return self._checked(
+            *(_array(data, members.get("json")) if extension == "npy" else _recording(data, extension))
+        )
 
     def parse(self, value: Any) -> Audio:
         """A path, a file's bytes, `(samples, sample_rate_hz)`, or a dict of them as `datasets` hands out.
 
         Samples are `(T,)` or `(C, T)`. Beside an `.npy` file lies a `.json` with its `sample_rate_hz`.
         """
-        if isinstance(value, Mapping) and value.get("bytes"):
-            value = value["bytes"]
-        elif isinstance(value, Mapping):
-            value = (value.get("array"), value.get("sampling_rate", value.get("sample_rate_hz")))
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or (value.get("array"), value.get("sampling_rate", value.get("sample_rate_hz")))
         if isinstance(value, tuple) and len(value) == 2:
             return self._checked(_scaled(np.asarray(value[0])), _rate(value[1]))
         if isinstance(value, bytes):
@@ -187,22 +188,19 @@ class Spectrogram(Modality):
         """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, as kaldi's compute-fbank-feats gives them."""
         kaldi = parser("torchaudio.compliance.kaldi", "torchaudio")
         samples = resample(torch.from_numpy(np.ascontiguousarray(raw.samples)), raw.rate_hz, self.rate_hz)
-        samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # less than one sample lost
+        samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # a rate's ratio is rounded
         energies = [
             kaldi.fbank(
-                (channel - channel.mean()).double().unsqueeze(0),  # in float32 loud bands drown faint ones
+                (channel - channel.mean()).unsqueeze(0),
                 sample_frequency=float(self.rate_hz),
                 frame_length=self.window_ms,
                 frame_shift=self.shift_ms,
                 num_mel_bins=self.mel_bands,
                 low_freq=self.low_hz,
                 high_freq=self.high_hz or 0.0,
-                window_type="hanning",
-                htk_compat=True,
-                use_energy=False,
-                dither=0.0,
+                **_KALDI,
             )
-            for channel in samples
+            for channel in samples.double()  # in float32 loud bands drown faint ones
         ]
         return torch.stack(energies).float().transpose(1, 2).numpy()
 
@@ -216,8 +214,7 @@ class Spectrogram(Modality):
             energies = self._augment(energies, rng)
         height, width = self.patch
         silence = (FLOOR - self.mean) / (2 * self.deviation)
-        tail = -energies.shape[2] % width
-        energies = np.pad(energies, ((0, 0), (0, 0), (0, tail)), constant_values=silence)
+        energies = np.pad(energies, ((0, 0), (0, 0), (0, -energies.shape[2] % width)), constant_values=silence)
         rows, columns = self.mel_bands // height, energies.shape[2] // width
         patches = energies.reshape(count, rows, height, columns, width).transpose(0, 3, 1, 2, 4)
         size = count * columns * rows
@@ -248,32 +245,26 @@ class Spectrogram(Modality):
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch."""
-        values = values.float()
-        if self.target == "normalised":
-            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
-        return (prediction.float() - values).square().mean(1)
+        return squared_error(prediction, values, self.target == "normalised")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
         """Patches in the units of values; normalised ones borrow the true patch's mean and deviation (MAE)."""
-        if self.target == "normalised":
-            spread = np.sqrt(tokens.values.var(1, keepdims=True) + 1e-6)
-            prediction = prediction * spread + tokens.values.mean(1, keepdims=True)
-        return tokens._replace(values=prediction.astype(np.float32))
+        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalised"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
-        filled = np.where(target[:, None], reconstructed.values, tokens.values)
-        limits = float(tokens.values.min()), float(tokens.values.max())
-        return {
-            "original": self._html(tokens, tokens.values, limits),
-            "masked": self._html(tokens, np.where(target[:, None], np.nan, tokens.values), limits),
-            "reconstructed": self._html(tokens, filled, limits),
+        hidden = target[:, None]
+        views = {
+            "original": tokens.values,
+            "masked": np.where(hidden, np.nan, tokens.values),
+            "reconstructed": np.where(hidden, reconstructed.values, tokens.values),
         }
+        limits = float(tokens.values.min()), float(tokens.values.max())
+        return {name: self._html(tokens, values, limits) for name, values in views.items()}
 
     def _html(self, tokens: Tokens, values: np.ndarray, limits: tuple[float, float]) -> str:
         """A PNG of the first channel, low bands below, hidden patches (nan) blue-grey."""
-        first = tokens.ids[:, 1] == tokens.ids[0, 1]
         height, width = self.patch
-        patches = values[first].reshape(-1, self.mel_bands // height, height, width)
+        patches = values[tokens.ids[:, 1] == tokens.ids[0, 1]].reshape(-1, self.mel_bands // height, height, width)
         energies = patches.transpose(1, 2, 0, 3).reshape(self.mel_bands, -1)[::-1]
         share = ((energies - limits[0]) / max(limits[1] - limits[0], 1e-6)).clip(0, 1) * (len(_SCALE) - 1)
         hidden = np.isnan(share)
@@ -389,15 +380,13 @@ def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
 
 def _whole_wav(data: bytes) -> None:
     """Refuse a WAV file of rate 0, or whose samples end before its header says; libsndfile passes over the latter."""
-    order: Literal["little", "big"] = "big" if data[:4] == b"RIFX" else "little"
     place = 12
     while place + 8 <= len(data):
-        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], order)
+        name, size = struct.unpack_from(">4sI" if data[:4] == b"RIFX" else "<4sI", data, place)
         if name == b"fmt " and data[place + 12 : place + 16] == bytes(4):
             raise ContentError("audio with a sample rate of 0")
         if name == b"data":
-            streamed = size >= 0x7FFFFFFF - 1024  # written to a pipe, or RF64, which holds the size elsewhere
-            if place + 8 + size > len(data) and not streamed:
+            if len(data) < place + 8 + size < 0x7FFFFC00:  # what was written to a pipe, and RF64, say more than this
                 raise ContentError("truncated wav audio")
             return
         place += 8 + size + size % 2

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modalities.base import Modality, Tokens, parser
+from modalities.sequence import TokenSequence
 from modalities.smiles import Smiles
 from pipeline.labelled import Task
 from shards.read import Members
@@ -14,11 +15,15 @@ from shards.sources.molecules import chemistry
 
 
 def features(samples: Sequence[tuple[Members, dict[str, Tokens]]], modalities: Mapping[str, Modality]) -> np.ndarray:
-    """Plain features `(N, F)`: Morgan fingerprints of SMILES, the mean and deviation of other modalities' values."""
+    """Plain features `(N, F)`: Morgan fingerprints of SMILES, shares of the entries of DNA and text, the mean and
+    deviation of other modalities' values.
+    """
     parts = []
     for name, modality in modalities.items():
         if isinstance(modality, Smiles):
             parts.append(np.stack([morgan(members.get(name, {}).get("txt", b"")) for members, _ in samples]))
+        elif isinstance(modality, TokenSequence):
+            parts.append(np.stack([_shares(tokens.get(name), modality.entries) for _, tokens in samples]))
         else:
             parts.append(np.stack([_summary(tokens.get(name), modality.widths[0]) for _, tokens in samples]))
     return np.concatenate(parts, axis=1)
@@ -31,6 +36,13 @@ def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:
         return np.zeros(bits, np.float32)
     generator = parser("rdkit.Chem.rdFingerprintGenerator", "rdkit").GetMorganGenerator(radius=2, fpSize=bits)
     return generator.GetFingerprintAsNumPy(molecule).astype(np.float32)
+
+
+def _shares(tokens: Tokens | None, entries: int) -> np.ndarray:
+    """How often each entry is met, as a share; zero where there are no tokens."""
+    if tokens is None:
+        return np.zeros(entries, np.float32)
+    return (np.bincount(tokens.ids[:, 0], minlength=entries) / tokens.size).astype(np.float32)
 
 
 def _summary(tokens: Tokens | None, width: int) -> np.ndarray:

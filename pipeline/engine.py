@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from pipeline.batch import Batch
 from pipeline.launch import keep_freed_memory, zero_stage
@@ -293,14 +294,21 @@ class Engine:
             with torch.no_grad():
                 (parameter if not part else self._inner().state[parameter][part]).copy_(value)
             return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed import utils
 
-        if part:
-            safe_set_full_optimizer_state(parameter, value, part)
+        if self.stage == 3:  # its setters of whole values cut beyond the end of those that do not divide evenly
+            size = parameter.ds_tensor.numel()
+            own = F.pad(value.flatten(), (0, size * self.world - value.numel()))[self.rank * size :][:size]
+            if part:
+                utils.safe_set_local_optimizer_state(parameter, own, part)
+            else:
+                utils.safe_set_local_fp32_param(parameter, own)
+                parameter.ds_tensor.data.copy_(own)  # what the next forward gathers
+        elif part:
+            utils.safe_set_full_optimizer_state(parameter, value, part)
         else:
-            safe_set_full_fp32_param(parameter, value)
-            if self.stage < 3:
-                parameter.data.copy_(value)
+            utils.safe_set_full_fp32_param(parameter, value)
+            parameter.data.copy_(value)
 
     def _inner(self) -> torch.optim.Optimizer:
         """The AdamW inside the wrappers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import json
 import os
@@ -53,6 +54,8 @@ CARD_EXAMPLES = {
     "table": '{"column": 1.0}',
     "dna": '"ACGTACGTACGT"',
     "text": '"Insecta Diptera"',
+    "spectrogram": '"clip.wav"',
+    "signal": '"record.npy"',
 }
 """What the model card's example hands to the processor, by kind of data."""
 
@@ -133,6 +136,10 @@ def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
         path = folder / f"{names[module.__name__]}.py"
         path.write_text(source)
         paths.append(path)
+    # transformers knows a model's code by its configuration's class: other code needs another one in one process
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+    with (folder / f"{names[pipeline.model.configuration.__name__]}.py").open("a") as file:
+        file.write(f"\n# code: {code}\n")
     return paths
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from modalities.base import ContentError, Modality, Tokens
 from modalities.table import Table
+from modalities.text import Text
 from pipeline.loader import tokenize
 from pipeline.recipe import nearest
 from pipeline.run import content_hash
@@ -108,7 +109,7 @@ def _from_rows(
         lambda i: rows[i][2],
         tuple(row[3] for row in rows),
         tuple(row[4] for row in rows),
-        tuple(_hashes(row[2], row[4]) for row in rows),
+        tuple(_hashes(row[2], row[4], modalities) for row in rows),
         ("",) * len(rows),
         tuple(skipped),
     )
@@ -149,7 +150,7 @@ def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | No
             members = split.read(shard, number)
             held = json.loads(members.get("labels", {}).get("json", b"{}"))
             known |= held.keys()
-            rows.append((key, split, shard, number, held.get(label), group, _hashes(members, group), name))
+            rows.append((key, split, shard, number, held.get(label), group, _hashes(members, group, modalities), name))
     if label is not None and label not in known:
         raise ValueError(f"{data} has no label {label!r}{nearest(label, known)}")
     return Labelled(
@@ -163,14 +164,15 @@ def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | No
     )
 
 
-def _hashes(members: Members, group: str) -> frozenset[str]:
-    """Hashes comparable with those a run carries of its training data."""
-    contents = {
-        f"{modality}:{content_hash(data)}"
-        for modality, parts in members.items()
-        if modality != "labels"
-        for data in parts.values()
-    }
+def _hashes(members: Members, group: str, modalities: Mapping[str, Modality]) -> frozenset[str]:
+    """Hashes comparable with those a run carries of its training data.
+
+    Many things share a row of where and when they were found, or a taxonomy: where a sample has other modalities, its
+    tables and texts do not tell it from others and are left out.
+    """
+    here = [name for name in modalities if name in members]
+    telling = [name for name in here if not isinstance(modalities[name], (Table, Text))] or here
+    contents = {f"{name}:{content_hash(data)}" for name in telling for data in members[name].values()}
     return frozenset(contents | {"group:" + content_hash(group.encode())})
 
 

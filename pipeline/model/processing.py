@@ -17,7 +17,8 @@ class SensoriumProcessor(ProcessorMixin):
     """Makes a batch of raw data: `model(**processor(smiles=["CCO"], image=[path]))`.
 
     Each argument is a list, one item a sample, None where a sample lacks the modality. An image is a path, encoded
-    bytes, a Pillow image or an array `(H, W)` or `(H, W, bands)`; a table row is a dict.
+    bytes, a Pillow image or an array `(H, W)` or `(H, W, bands)`; a table row is a dict; sound is a path, bytes or
+    `(samples, sample_rate_hz)`; a signal is a dict of samples, sample_rate_hz, unit and channels; others are strings.
     """
 
     attributes: list[str] = []  # noqa: RUF012  (the base class's form)

@@ -44,7 +44,8 @@ class Fasta(Source):
 
     derive: new columns, `genus: {column: scientific_name, word: 1}` for a word or `country: {column: country, pattern:
     "[^:]+"}` for what a regular expression finds; numbers become numbers, and `25.66 S` degrees, negative in the
-    south and west. A split can be made by any column, by `id`, or by `sequence`, so that equal ones stay together.
+    south and west. unique: of equal sequences the first alone is taken. A split can be made by any column, by `id`, or
+    by `sequence`, so that equal ones stay together.
     """
 
     type: ClassVar[str] = "fasta"
@@ -54,6 +55,7 @@ class Fasta(Source):
     table: str | None = None
     key: str = "id"
     dna: str = "dna"
+    unique: bool = False
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     derive: dict[str, dict[str, str | int]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
@@ -121,7 +123,10 @@ class Fasta(Source):
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
         groups = {name: "" if value is None else str(value) for name, value in row.items()}
-        return Sample(item.name, members, {"id": item.name, "sequence": item.sequence.upper(), **groups})
+        sequence = item.sequence.upper()
+        return Sample(
+            sequence if self.unique else item.name, members, {"id": item.name, "sequence": sequence, **groups}
+        )
 
 
 def records(path: Path) -> Iterator[Record]:

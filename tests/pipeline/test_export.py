@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -60,8 +61,6 @@ def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any],
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules")
-    import numpy as np
-
     picture = np.full((40, 60), 255, np.uint8)
     with pytest.raises(ValueError, match="unknown modality"):
         processor(sound=[1])
@@ -85,8 +84,6 @@ def test_the_card_runs_and_has_the_figures(exported: tuple[Path, dict[str, Any],
     assert "{%" not in text
     code = text.split("```python\n")[1].split("```")[0]
     code = code.replace('folder = "."', f"folder = {str(folder)!r}").replace('"picture.png"', "numpy_picture")
-    import numpy as np
-
     scope: dict[str, Any] = {"numpy_picture": np.zeros((48, 48), np.uint8)}
     exec(code, scope)
     assert scope["output"].embeddings["smiles"].shape == (1, 16)
@@ -100,6 +97,39 @@ def test_only_the_modalities_of_the_recipe_travel(recipe: dict[str, Any], tmp_pa
     assert not (tmp_path / "model" / "image.py").exists()
     assert (tmp_path / "model" / "requirements.txt").read_text() == ""
     assert result["max_difference"] <= 1e-5
+
+
+def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_path: Path) -> None:
+    from pipeline.verbs import build_shards
+
+    (tmp_path / "raw").mkdir()
+    rng = np.random.default_rng(0)
+    barcodes = ["".join(rng.choice(list("ACGT"), 60)) for _ in range(40)]
+    (tmp_path / "raw" / "a.fasta").write_text("".join(f">s{i}\n{dna}\n" for i, dna in enumerate(barcodes)))
+    rows = "".join(f"s{i},Genus{i % 9} species{i}\n" for i in range(40))
+    (tmp_path / "raw" / "a.csv").write_text(f"id,name\n{rows}")
+    recipe["data"] = {
+        "source": {"type": "fasta", "table": "a.csv", "columns": {"taxon": "name"}},
+        "split": {"validation": 0.2, "test": 0.2},
+        "shards": [{"path": str(tmp_path / "shards")}],
+    }
+    recipe["modalities"] = {
+        "dna": {"type": "dna", "vocabulary": "learned", "size": 64},
+        "taxon": {"type": "text", "vocabulary": 400, "length": 20},
+    }
+    recipe["train"]["steps"] = 1
+    del recipe["evaluate"]["probe"]
+    build_shards(recipe, tmp_path / "raw", tmp_path / "shards", workers=1)
+    result = export_run(pretrain(recipe, out=tmp_path / "run"), tmp_path / "model")
+    assert result["max_difference"] <= 1e-5
+    names = {path.name for path in (tmp_path / "model").glob("*.py")}
+    assert {"dna.py", "text.py", "sequence.py", "subwords.py"} <= names
+    assert (tmp_path / "model" / "requirements.txt").read_text() == "sentencepiece\n"
+    processor = AutoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
+    model = AutoModel.from_pretrained(tmp_path / "model", trust_remote_code=True).eval()
+    with torch.inference_mode():
+        output = model(**processor(dna=["acgtacgtNNac"], taxon=["Genus1 species4"]))
+    assert torch.isfinite(output.fused).all()
 
 
 def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image as Pillow
 
 from modalities.base import Modality
+from modalities.dna import Dna
 from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.table import Table
+from modalities.text import Text
 from pipeline.labelled import Task, load, task_of
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
@@ -166,6 +168,17 @@ def test_equal_content_has_equal_hashes_in_tables_and_shards(
     held = load(shards, modalities)
     assert content == {h for hashes in held.hashes for h in hashes if h.startswith("smiles:")}
     assert not any(h.startswith("labels:") for hashes in held.hashes for h in hashes)
+
+
+def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("dna,place,taxon\nACGTACGT,Peru,Aves\nTTTTGGGG,Peru,Aves\n")
+    place = Table(min_count=1).fit([{"place": "Peru"}])
+    taxon = Text().fit(["Aves"])
+    first, second = load(tmp_path / "raw.csv", {"dna": Dna(), "table": place, "taxon": taxon}).hashes
+    assert {h.partition(":")[0] for h in first} == {"dna", "group"}
+    assert first.isdisjoint(second)
+    first, second = load(tmp_path / "raw.csv", {"table": place}).hashes
+    assert {h.partition(":")[0] for h in first & second} == {"table"}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,15 @@ def test_records_alone_need_no_table(raw: Path) -> None:
         made(Fasta(), raw, {"table": Table()})
 
 
+def test_of_equal_sequences_one_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text(">a\nACGTACGT\n>b\nacgtacgt\n>c\nACGTACGG\n")
+    for unique, kept in ((False, 3), (True, 2)):
+        split = SplitBy(by="sequence", validation=0, test=0.4)
+        manifest = build(Fasta(unique=unique), {"dna": Dna()}, split, tmp_path, tmp_path / f"{unique}")
+        assert sum(manifest.counts().values()) == kept
+        assert manifest.skipped == ({"duplicate": 1} if unique else {})
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"), [(r"x(\d+)", ["1", "DNA without an id"]), (r"\d\d", ["DNA without an id", "22"])]
 )
@@ -201,7 +210,8 @@ def test_recipes_with_mistakes(source: dict[str, Any], message: str) -> None:
     ("text", "value"),
     [
         ("12", 12.0), ("-1.5", -1.5), ("1e3", 1000.0), ("25.66 S", -25.66), ("5W", -5.0), ("5 N", 5.0), ("", None),
-        (" ", None), ("nan", "nan"), ("inf", "inf"), ("1_0", "1_0"), ("1e999", "1e999"), ("abc", "abc"), ("5 X", "5 X"), ("a1", "a1"),
+        (" ", None), ("nan", "nan"), ("inf", "inf"), ("1_0", "1_0"), ("1e999", "1e999"), ("abc", "abc"), ("5 X", "5 X"),
+        ("a1", "a1"),
     ],
 )  # fmt: skip
 def test_numbers_and_degrees(text: str, value: Any) -> None:

@@ -1,0 +1,235 @@
+"""Recordings of several channels: read from members, checked, brought to a unit, a rate and a scale."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from modalities.base import ContentError, parser
+
+MAX_SAMPLES = 100_000_000
+"""Numbers a recording may hold over all channels; larger ones are refused, to be cut to windows by a source."""
+_VOLTS = {"v": 1.0, "mv": 1e-3, "uv": 1e-6, "nv": 1e-9, "volt": 1.0, "millivolt": 1e-3, "microvolt": 1e-6}
+_TESLA = {"t": 1.0, "nt": 1e-9, "pt": 1e-12, "ft": 1e-15}
+_NOTCH_QUALITY = 30.0
+
+Normalise = Literal["channel", "recording", "fixed", "percentile", "mad"]
+
+
+class Recording(NamedTuple):
+    """Raw signal.
+
+    samples: `(channels, T)` float32, each channel in its `units`. rate_hz: 0 where `times` say when each sample was
+    taken. start_s: when the recording starts, in s after the beginning of the sample it belongs to. times: `(T,)`
+    float64 in s, None where the rate is even.
+    """
+
+    samples: np.ndarray
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate_hz: float
+    start_s: float = 0.0
+    times: np.ndarray | None = None
+
+    def only(self, rows: list[int]) -> Recording:
+        """The recording of some channels, in the order given."""
+        return self._replace(
+            samples=self.samples[rows],
+            channels=tuple(self.channels[row] for row in rows),
+            units=tuple(self.units[row] for row in rows),
+        )
+
+
+def from_members(members: Mapping[str, bytes]) -> Recording:
+    """The recording in `npy` (channels, T) and `json` {sample_rate_hz or times, unit, channels, start_s}.
+
+    Raises:
+        ContentError: a member is absent or unreadable, or they do not describe a recording.
+    """
+    for extension in ("npy", "json"):
+        if extension not in members:
+            raise ContentError(f"signal without its {extension} member")
+    try:
+        samples = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+    except Exception as error:  # hostile headers raise anything from SyntaxError to MemoryError
+        raise ContentError("unreadable npy signal", f"{type(error).__name__}: {error}") from error
+    try:
+        said = json.loads(members["json"])
+    except (ValueError, RecursionError) as error:
+        raise ContentError("signal described by what is not JSON") from error
+    return described(samples, said)
+
+
+def to_members(recording: Recording) -> dict[str, bytes]:
+    """The members `from_members` reads, by extension."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(recording.samples, np.float32))
+    same = len(set(recording.units)) == 1
+    said: dict[str, Any] = {
+        "sample_rate_hz": recording.rate_hz,
+        "unit": recording.units[0] if same else list(recording.units),
+        "channels": list(recording.channels),
+        "start_s": recording.start_s,
+    }
+    if recording.times is not None:
+        said = {**said, "sample_rate_hz": None, "times": recording.times.tolist()}
+    return {"npy": buffer.getvalue(), "json": json.dumps(said).encode()}
+
+
+def described(samples: Any, said: Any) -> Recording:
+    """The recording of an array `(channels, T)` and what is said of it.
+
+    Raises:
+        ContentError: they do not fit each other, or a number is not finite.
+    """
+    samples = _samples(samples)
+    if not isinstance(said, dict):
+        raise ContentError("signal described by what is not an object")
+    channels, unit = said.get("channels"), said.get("unit")
+    if not isinstance(channels, (list, tuple)) or not all(isinstance(name, str) for name in channels):
+        raise ContentError("signal without a list of channel names")
+    units = [unit or ""] * len(channels) if unit is None or isinstance(unit, str) else list(unit)
+    if not len(channels) == len(samples) == len(units) or not all(isinstance(each, str) for each in units):
+        raise ContentError("signal whose names or units do not fit its channels", f"{len(samples)} channels")
+    start_s, times = _number(said.get("start_s") or 0.0, "start"), said.get("times")
+    if times is not None:
+        return Recording(samples, tuple(channels), tuple(units), 0.0, start_s, _times(times, samples.shape[1]))
+    rate_hz = _number(said.get("sample_rate_hz"), "sample rate")
+    if rate_hz <= 0:
+        raise ContentError("signal with a sample rate of 0 or less")
+    return Recording(samples, tuple(channels), tuple(units), rate_hz, start_s)
+
+
+def _samples(samples: Any) -> np.ndarray:
+    try:
+        samples = np.asarray(samples)
+    except ValueError as error:
+        raise ContentError("signal that is not an array") from error
+    if samples.dtype.kind not in "fiu" or samples.ndim != 2:
+        raise ContentError("signal that is not numbers of (channels, time)", f"{samples.dtype} {samples.shape}")
+    if not samples.size:
+        raise ContentError("empty signal")
+    if samples.size > MAX_SAMPLES:
+        raise ContentError(f"signal of more than {MAX_SAMPLES:,} numbers", f"{samples.shape}")
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise ContentError("signal with samples that are not numbers")
+    return samples
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(float(value)):
+        raise ContentError(f"signal whose {what} is not a number")
+    return float(value)
+
+
+def _times(times: Any, count: int) -> np.ndarray:
+    try:
+        array = np.asarray(times, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ContentError("signal whose times are not numbers") from error
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise ContentError("signal whose times do not fit its samples")
+    if (np.diff(array) < 0).any():
+        raise ContentError("signal whose times run backwards")
+    return array
+
+
+def factor(unit: str, wanted: str) -> float:
+    """What a number in `unit` is multiplied with to be in `wanted`.
+
+    Raises:
+        ContentError: the units are not of one kind, or there is none.
+    """
+    if not unit.strip():
+        raise ContentError("signal without a unit", f"{wanted} is wanted; `unit: null` takes numbers as they are")
+    given, target = (text.strip().replace("µ", "u").replace("μ", "u") for text in (unit, wanted))
+    for kind in (_VOLTS, _TESLA):
+        if given.lower().rstrip("s") in kind and target.lower() in kind:
+            return kind[given.lower().rstrip("s")] / kind[target.lower()]
+    if given == target:
+        return 1.0
+    raise ContentError("signal in a unit that cannot become the recipe's", f"{unit} to {wanted}")
+
+
+def fault(channel: np.ndarray, clipped: float) -> str | None:
+    """What is wrong with a channel `(T,)`: constant, or held at an extreme for more than a share `clipped` of it."""
+    low, high = channel.min(), channel.max()
+    if low == high:
+        return "constant"
+    held = (channel[1:] == channel[:-1]) & ((channel[1:] == low) | (channel[1:] == high))
+    return "clipped" if held.mean() > clipped else None
+
+
+def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray:
+    """Samples `(channels, T)` at another rate by a polyphase filter, free of aliases."""
+    ratio = Fraction(wanted_hz / rate_hz).limit_denominator(1000)
+    if ratio == 1:
+        return samples
+    if not ratio:
+        raise ContentError("signal of a sample rate beyond a thousand times the recipe's")
+    poly = parser("scipy.signal", "scipy").resample_poly
+    made = poly(samples, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    return made.astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _filters(rate_hz: float, low_hz: float | None, high_hz: float | None, notch_hz: tuple[float, ...]) -> np.ndarray:
+    """Second-order sections: Butterworth of order 4 on either side, a notch of quality 30 a frequency."""
+    signal = parser("scipy.signal", "scipy")
+    parts = []
+    if low_hz is not None:
+        parts.append(signal.butter(4, low_hz, "highpass", fs=rate_hz, output="sos"))
+    if high_hz is not None:
+        parts.append(signal.butter(4, high_hz, "lowpass", fs=rate_hz, output="sos"))
+    parts += [signal.tf2sos(*signal.iirnotch(notch, _NOTCH_QUALITY, fs=rate_hz)) for notch in notch_hz]
+    return np.concatenate(parts)
+
+
+def band(
+    samples: np.ndarray, rate_hz: float, low_hz: float | None, high_hz: float | None, notch_hz: tuple[float, ...]
+) -> np.ndarray:
+    """Samples `(channels, T)` filtered forwards and backwards, so that no phase moves.
+
+    The ends are continued by a period of the lowest frequency kept, as far as the recording reaches, mirrored.
+    """
+    if low_hz is None and high_hz is None and not notch_hz:
+        return samples
+    sections = _filters(rate_hz, low_hz, high_hz, notch_hz)
+    reach = max(6 * len(sections) + 3, round(rate_hz / low_hz) if low_hz else 0)
+    padding = min(reach, samples.shape[1] - 1)
+    made = parser("scipy.signal", "scipy").sosfiltfilt(sections, samples, axis=1, padlen=padding)
+    return made.astype(np.float32)
+
+
+def normalise(samples: np.ndarray, how: Normalise, scale: float) -> np.ndarray:
+    """Samples `(channels, T)` on a scale that a model can learn from.
+
+    channel: each channel's mean and deviation. recording: each channel's mean, one deviation, so that amplitudes
+    still compare. fixed: divided by `scale`. percentile: divided by the 95th percentile of the channel's magnitude
+    (BIOT). mad: each channel's median and 1.4826 median absolute deviations.
+
+    Raises:
+        ContentError: a channel has no spread to be scaled by.
+    """
+    if how == "fixed":
+        return samples / np.float32(scale)
+    if how == "percentile":
+        centred, spread = samples, np.percentile(np.abs(samples), 95, axis=1, keepdims=True)
+    elif how == "mad":
+        centred = samples - np.median(samples, axis=1, keepdims=True)
+        spread = 1.4826 * np.median(np.abs(centred), axis=1, keepdims=True)
+    else:
+        centred = samples - samples.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+        axis = 1 if how == "channel" else None
+        spread = np.sqrt(np.square(centred, dtype=np.float64).mean(axis, keepdims=True))
+    if not (spread > 0).all():
+        raise ContentError("signal with a channel that has no spread")
+    return (centred / spread).astype(np.float32)

@@ -1,0 +1,159 @@
+"""EDF and BDF recordings: EEG, ECG and other channels of one file, beside a table of the persons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from modalities.base import ContentError, Modality, parser
+from modalities.recording import Recording
+from shards.sources.base import Sample, Source, register
+from shards.sources.recordings import (
+    Fields,
+    Joined,
+    assigned,
+    fields_of,
+    files,
+    members_of,
+    table_members,
+    windows,
+)
+
+
+class Excerpt(NamedTuple):
+    """`start_s` to `stop_s` of a file; both 0 where it cannot be read."""
+
+    raw: Path
+    path: Path
+    start_s: float
+    stop_s: float
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Edf(Source):
+    """One sample a file, or a window of one, of all signal modalities and a table.
+
+    files: glob below the raw folder. window_s, stride_s: recordings are cut to windows of `window_s`, one every
+    `stride_s` (default: without overlap). Channels go to the signal modalities that know their names, `EEG Fp1` to one
+    of montage eeg, `ECG ECG` to one of montage ecg; leave_out: patterns of names to pass over (`EOG*`).
+
+    Fields of a recording are those of its file name by `pattern` (`Subject{subject}_{part}.edf`), `record` (its name),
+    `start_s` (of the window), and the row of `table` (a CSV, TSV or Parquet file below the raw folder) that `join`
+    finds: `{Subject: "Subject{subject}"}` is the row whose column `Subject` holds that text. values: other words for
+    a field's values, `{part: {"1": rest, "2": task}}`. columns: the fields of each table modality. labels: fields
+    kept apart from the content. flags: labels that are 1 where the list in a field holds a code. A split can be made
+    by any field.
+    """
+
+    type: ClassVar[str] = "edf"
+
+    files: str = "*.[eEbB][dD][fF]"
+    window_s: float | None = None
+    stride_s: float | None = None
+    leave_out: tuple[str, ...] = ()
+    pattern: str | None = None
+    table: str | None = None
+    join: dict[str, str] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    flags: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.table is None) != (not self.join) or len(self.join) > 1:
+            raise ValueError("data.source: table and join of one column belong together")
+
+    def items(self, raw: Path) -> Iterator[Excerpt]:
+        for path in files(raw, self.files):
+            try:
+                with opened(path) as file:
+                    length_s = float(file.getFileDuration())
+                if not length_s > 0:
+                    raise ContentError("empty signal")
+                for start, stop in windows(round(length_s * 1000), 1000.0, self.window_s, self.stride_s):
+                    yield Excerpt(raw, path, start / 1000, stop / 1000)
+            except ContentError:
+                yield Excerpt(raw, path, 0.0, 0.0)  # counted with its reason when it is made
+
+    def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
+        recordings = read(item.path, item.start_s, item.stop_s, modalities, self.leave_out)
+        fields = self._fields(item)
+        name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
+        return Sample(
+            f"{name}:{item.start_s:g}:{item.stop_s:g}",
+            members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
+            {name: str(value) for name, value in fields.items()},
+        )
+
+    def _fields(self, item: Excerpt) -> Fields:
+        named = fields_of(self.pattern, item.path)
+        fields = {**named, "record": item.path.stem, "start_s": item.start_s}
+        if self.table is not None:
+            [(column, form)] = self.join.items()
+            folder = item.raw if item.raw.is_dir() else item.raw.parent
+            try:
+                key = form.format(**fields)
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(f"data.source.join {form!r} asks for a field that pattern does not give") from error
+            fields = {**joined(folder / self.table, column).row(key), **fields}
+        return {name: self.values.get(name, {}).get(str(value), value) for name, value in fields.items()}
+
+
+@lru_cache(maxsize=4)
+def joined(path: Path, column: str) -> Joined:
+    """A table read once a process."""
+    return Joined(path, column)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A reader of an EDF or BDF file.
+
+    Raises:
+        ContentError: the file is not one, or truncated.
+    """
+    edf = parser("pyedflib", "pyedflib")
+    try:
+        file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
+    except Exception as error:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
+        raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read(
+    path: Path, start_s: float, stop_s: float, modalities: Mapping[str, Modality], leave_out: tuple[str, ...] = ()
+) -> dict[str, Recording]:
+    """The recordings of each signal modality between two times of a file.
+
+    Raises:
+        ContentError: the file cannot be read, has no channel for the recipe, or a modality's channels differ in rate.
+    """
+    with opened(path) as file:
+        labels = [str(label) for label in file.getSignalLabels()]
+        taken = assigned(labels, modalities, leave_out)
+        recordings = {}
+        for name, rows in taken.items():
+            rates = {float(file.getSampleFrequency(row)) for row in rows}
+            if len(rates) > 1:
+                raise ContentError("signal whose channels differ in sample rate")
+            rate_hz = rates.pop()
+            if not rate_hz > 0:
+                raise ContentError("signal with a sample rate of 0 or less")
+            start, count = round(start_s * rate_hz), round((stop_s - start_s) * rate_hz)
+            try:
+                samples = np.stack([file.readSignal(row, start, count) for row in rows])
+            except Exception as error:
+                raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
+            units = tuple(str(file.getPhysicalDimension(row)).strip() for row in rows)
+            recordings[name] = Recording(samples.astype(np.float32), tuple(labels[row] for row in rows), units, rate_hz)
+    return recordings

@@ -1,0 +1,181 @@
+"""What sources of recordings share: fields from file names and tables, windows, channels to modalities, members."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modalities.base import ContentError, Modality
+from modalities.channels import suggest
+from modalities.recording import Recording, to_members
+from modalities.signal import Signal
+from modalities.table import EMPTY
+from shards.sources.rows import need_columns, read_frame
+
+Fields = dict[str, Any]
+
+
+def files(raw: Path, pattern: str) -> list[Path]:
+    """The files of a folder and those below, by a glob, or the one file given.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [raw] if raw.is_file() else sorted(path for path in raw.rglob(pattern) if path.is_file())
+    if not found:
+        raise ValueError(f"no file {pattern} in {raw}")
+    return found
+
+
+def fields_of(pattern: str | None, path: Path) -> Fields:
+    """The named parts of a file's path, `Subject{subject}_{part}.edf`, of as many folders as the pattern has.
+
+    Raises:
+        ContentError: the path is not of that form.
+    """
+    if pattern is None:
+        return {}
+    pieces = re.split(r"\{(\w+)\}", pattern)
+    form = "".join(f"(?P<{piece}>[^/]+?)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
+    tail = "/".join(path.parts[-pattern.count("/") - 1 :])
+    if not (match := re.fullmatch(form, tail)):
+        raise ContentError("file name not of the pattern", path.name)
+    return match.groupdict()
+
+
+def cell(value: Any) -> Any:
+    """A text as a number where it is one, None where it says that nothing is known."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.lower() in EMPTY or text.lower() == "unknown":
+        return None
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if np.isfinite(number) else None
+    return text
+
+
+class Joined:
+    """A table file's rows by one column, in memory.
+
+    Raises:
+        ValueError: no such file or column, or a key that stands twice.
+    """
+
+    def __init__(self, path: Path, column: str):
+        frame = read_frame(path)
+        need_columns(path, frame, [column])
+        self.rows: dict[str, Fields] = {}
+        for row in frame.iter_rows(named=True):
+            if self.rows.setdefault(str(row[column]), row) is not row:
+                raise ValueError(f"{path} has {column} {row[column]!r} twice")
+
+    def row(self, key: str) -> Fields:
+        """The row of a key.
+
+        Raises:
+            ContentError: there is none.
+        """
+        if key not in self.rows:
+            raise ContentError("recording without a row in the table", key)
+        return self.rows[key]
+
+
+def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float | None) -> Iterator[tuple[int, int]]:
+    """(first, one past the last) sample of each window; a rest shorter than a window is left out.
+
+    Without `window_s` the whole recording is one window; so is a recording that is shorter than one.
+    """
+    size = count if window_s is None else round(window_s * rate_hz)
+    if size >= count:
+        yield 0, count
+        return
+    step = size if stride_s is None else max(round(stride_s * rate_hz), 1)
+    for start in range(0, count - size + 1, step):
+        yield start, start + size
+
+
+def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> Iterator[tuple[int, int, int]]:
+    """(number, first, one past the last) of a window centred on each sample that is far enough from the ends."""
+    size = round(window_s * rate_hz)
+    for number, sample in enumerate(at):
+        if 0 <= (start := int(sample) - size // 2) <= count - size:
+            yield number, start, start + size
+
+
+def assigned(
+    labels: Sequence[str], modalities: Mapping[str, Modality], leave_out: Sequence[str]
+) -> dict[str, list[int]]:
+    """The channels of a file that each signal modality of the recipe takes, by number.
+
+    Channels that match one of `leave_out` (`EOG*`) are passed over, as are those that a modality's own list of
+    channels does not name.
+
+    Raises:
+        ValueError: the recipe has no signal.
+        ContentError: a channel that no modality knows, or no channel for any.
+    """
+    signals = {name: modality for name, modality in modalities.items() if isinstance(modality, Signal)}
+    if not signals:
+        raise ValueError("recordings need a modality of type 'signal' in the recipe")
+    taken: dict[str, list[int]] = {}
+    open_ = [modality for modality in signals.values() if not modality.chosen]
+    for number, label in enumerate(labels):
+        if any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in leave_out):
+            continue
+        takers = [name for name, modality in signals.items() if modality.takes(label)]
+        if not takers and open_:
+            raise ContentError("signal with an unknown channel", suggest(label, open_[0].montage))
+        for name in takers:
+            taken.setdefault(name, []).append(number)
+    if not taken:
+        raise ContentError("recording without a channel for the recipe")
+    return taken
+
+
+def members_of(recordings: Mapping[str, Recording]) -> dict[str, bytes]:
+    """A sample's members `{modality}.npy` and `{modality}.json`."""
+    return {
+        f"{name}.{extension}": data
+        for name, recording in recordings.items()
+        for extension, data in to_members(recording).items()
+    }
+
+
+def table_members(
+    fields: Fields,
+    columns: Mapping[str, tuple[str, ...]],
+    labels: tuple[str, ...],
+    flags: Mapping[str, tuple[str, str]],
+    modalities: Mapping[str, Modality],
+) -> dict[str, bytes]:
+    """Members of tables and labels; a field that a record lacks is null.
+
+    flags: labels that are 1 where a field's list (`426177001,426783006`) holds a code, else 0.
+    """
+    for name in columns:
+        if name not in modalities:
+            raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
+    members = {f"{name}.json": _json({field: fields.get(field) for field in names}) for name, names in columns.items()}
+    held = {name: fields.get(name) for name in labels}
+    for label, (field, code) in flags.items():
+        listed = fields.get(field)
+        codes = listed if isinstance(listed, (list, tuple)) else str(listed).split(",")
+        held[label] = None if listed is None else int(code in {str(each).strip() for each in codes})
+    if held:
+        members["labels.json"] = _json(held)
+    return members
+
+
+def _json(fields: Fields) -> bytes:
+    return json.dumps(fields, default=str).encode()
