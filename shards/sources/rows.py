@@ -16,6 +16,9 @@ from modalities.smiles import Smiles
 from shards.sources.base import Sample, Source, register
 from shards.sources.molecules import canonical, scaffold
 
+MAX_BYTES = 1 << 30
+"""Larger files are left out unread."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +26,10 @@ class Rows(Source):
     """One row one sample.
 
     file: below the raw folder. columns: for each modality its column (text itself, or a file's path below the raw
-    folder) or, for a table, the list of its columns. key: column that identifies a row; without one it is the row's
-    number, counted over all files. labels: columns kept apart from the content. A split can be made by any column, or
-    by `scaffold` of a SMILES, which is empty where there is none.
+    folder) or, for a table, the list of its columns. key: column that identifies a row, as it is written; without one
+    it is the row's number, counted over all files. labels: columns kept apart from the content. A split can be made by
+    any column, or by `scaffold` of a SMILES; both are empty where there is none. Of several files one that cannot be
+    read is left out and counted.
     """
 
     type: ClassVar[str] = "rows"
@@ -35,23 +39,33 @@ class Rows(Source):
     key: str | None = None
     labels: tuple[str, ...] = ()
 
-    def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
         paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
         if not paths:
             raise ValueError(f"no file {self.file} in {raw}")
+        wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        wanted += self.labels
+        written = (self.key,) if self.key and self.key not in wanted else ()  # as a key 007 is not 7
         numbers = itertools.count(1)
         for path in paths:
-            frame = read_frame(path)
-            wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
-            need_columns(path, frame, [*wanted, *self.labels, *([self.key] if self.key else [])])
+            try:
+                frame = read_frame(path, text=written)
+            except ValueError:
+                if len(paths) == 1:
+                    raise
+                yield path.parent, next(numbers), None
+                continue
+            need_columns(path, frame, [*wanted, *([self.key] if self.key else [])])
             for row in frame.iter_rows(named=True):
                 yield path.parent, next(numbers), row
 
-    def make(self, item: tuple[Path, int, dict[str, Any]], modalities: Mapping[str, Modality]) -> Sample:
+    def make(self, item: tuple[Path, int, dict[str, Any] | None], modalities: Mapping[str, Modality]) -> Sample:
         folder, number, row = item
+        if row is None:
+            raise ContentError("table file that cannot be read")
         if self.key and row[self.key] is None:
             raise ContentError(f"row without {self.key}")
-        groups = {name: str(value) for name, value in row.items()}
+        groups = as_groups(row)
         members: dict[str, bytes] = {}
         for name, column in self.columns.items():
             if name not in modalities:
@@ -70,14 +84,33 @@ class Rows(Source):
                 members[f"{name}.txt"] = str(row[column]).encode()
             else:
                 path = folder / str(row[column])
-                if not path.is_file():
-                    raise ContentError(f"{name} file is missing")
-                members[f"{name}.{path.suffix.lower().lstrip('.')}"] = path.read_bytes()
+                members[f"{name}.{path.suffix.lower().lstrip('.')}"] = file_bytes(path, f"{name} file")
         if not members:
             raise ContentError("row without content")
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
         return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
+
+
+def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a split can be made by: cells as text, empty where there is none."""
+    return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def file_bytes(path: Path, noun: str) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
+    """
+    if not path.is_file():
+        raise ContentError(f"{noun} is missing", str(path))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise ContentError(f"{noun} that cannot be read", str(error)) from error
 
 
 def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:

@@ -104,7 +104,7 @@ def test_a_label_that_is_not_there_lists_the_columns(data: Path, modalities: dic
 def test_groups(data: Path, modalities: dict[str, Modality]) -> None:
     assert load(data, modalities).groups == ("row 1", "row 2", "row 3")
     assert load(data, modalities, by="scaffold").groups == ("", "", "c1ccccc1")
-    assert load(data, modalities, by="Colour").groups == ("red", "None", "blue")
+    assert load(data, modalities, by="Colour").groups == ("red", "", "blue")
     with pytest.raises(ValueError, match="cannot split by 'scaffolds': did you mean 'scaffold'"):
         load(data, modalities, by="scaffolds")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_a_build_counts_what_is_missing_and_keeps_the_rest(raw: Path, tmp_path: 
     manifest = build(source, MODALITIES, SplitBy(by="colour", validation=0, test=0), raw, tmp_path / "out")
     assert manifest.skipped == {"image file is missing": 1, "invalid SMILES": 1}
     assert manifest.fields == {"image.jpg": 2, "labels.json": 3, "smiles.txt": 2, "table.json": 3}
-    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["red", "None", "blue"]
+    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["red", "", "blue"]
 
 
 @pytest.mark.parametrize(
@@ -158,3 +159,26 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_frame(tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r"no file \*\.tsv in"):
         next(Rows(file="*.tsv").items(tmp_path))
+
+
+def test_keys_stay_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,x\n007,1\n7,2\n")
+    samples = made(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
+    assert [(s.identity, s.groups["id"]) for s in samples if isinstance(s, Sample)] == [("007", "007"), ("7", "7")]
+
+
+def test_a_broken_file_among_others_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing more")
+    source = Rows(file="*.parquet", columns={"table": ("x",)})
+    with pytest.raises(ValueError, match="cannot be read"):
+        list(source.items(tmp_path))
+    pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "b.parquet")
+    first, *others = made(source, tmp_path)
+    assert first == "table file that cannot be read"
+    assert [s.identity for s in others if isinstance(s, Sample)] == ["2", "3"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_files_that_may_not_be_read_are_counted(raw: Path) -> None:
+    (raw / "photos" / "a.JPG").chmod(0)
+    assert "image file that cannot be read" in made(Rows(columns=COLUMNS), raw)

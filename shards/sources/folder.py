@@ -1,0 +1,165 @@
+"""What folders of files share: fields from file names, rows from a table, one sample a file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+
+from modalities.base import ContentError, Modality
+from shards.sources.base import Sample, Source
+from shards.sources.rows import as_groups, as_json, file_bytes, need_columns, read_frame
+
+_FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
+
+
+class File(NamedTuple):
+    """One item: where it lies, its path below the raw folder, its row of the table, or why it cannot be used."""
+
+    path: Path
+    name: str
+    row: dict[str, Any]
+    fault: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Source):
+    """Files become samples `{modality}.{extension}` with `labels.json`, each its own bytes.
+
+    files: glob below the raw folder, of which files of the right kind are taken. modality: the recipe's name of what
+    holds them. pattern: what paths are made of, its fields in braces, as `{digit}_{speaker}_{i}.wav` or, over folders,
+    `{species}/{recorder}_{date}.flac`; it describes as many last parts of a path as it has itself, a pattern without
+    suffix all kinds of files. A field is the shortest text that fits, `{video:15}` is 15 characters. table: a CSV, TSV
+    or Parquet file below the raw folder with one row a file, found by the `filename` column, which holds a path
+    below the raw folder or a name, with or without suffix. Both give fields: text from the pattern, typed cells from
+    the table.
+
+    labels: fields that become labels, by default those of the pattern. columns: fields of each table modality. A
+    split can be made by any field. The identity is the path below the raw folder.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    noun: ClassVar[str]
+    """What reasons call a file."""
+
+    files: str = "**/*"
+    modality: str
+    pattern: str | None = None
+    table: str | None = None
+    filename: str = "filename"
+    labels: tuple[str, ...] | None = None
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = [name for name, _ in _FIELD.findall(self.pattern or "")]
+        if not all(name.isidentifier() for name in named) or (self.pattern is not None and not named):
+            raise ValueError(f"data.source.pattern {self.pattern!r} needs named fields such as {{speaker}}")
+        if self.table is None:
+            known = (*named, *self.given)
+            if unknown := [name for name in self._wanted if name not in known]:
+                raise ValueError(f"data.source: field {unknown[0]!r} is not in the pattern, and there is no table")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Fields that every file has without a pattern."""
+        return ()
+
+    @property
+    def _wanted(self) -> list[str]:
+        return [*(self.labels or ()), *(name for names in self.columns.values() for name in names)]
+
+    @cached_property
+    def _form(self) -> re.Pattern[str]:
+        """The pattern as a regular expression; a field that stands twice must say the same twice."""
+        seen: set[str] = set()
+        parts, end, pattern = [], 0, self.pattern or ""
+        for match in _FIELD.finditer(pattern):
+            name, width = match.groups()
+            parts.append(re.escape(pattern[end : match.start()]))
+            form = rf"[^/]{{{width}}}" if width else "[^/]+?"
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
+            seen.add(name)
+            end = match.end()
+        return re.compile("".join([*parts, re.escape(pattern[end:])]))
+
+    def items(self, raw: Path) -> Iterator[File]:
+        root = raw.parent if raw.is_file() else raw
+        paths = [raw] if raw.is_file() else sorted(path for path in raw.glob(self.files) if path.is_file())
+        paths = [path for path in paths if path.suffix.lower() in self.suffixes]
+        if not paths:
+            raise ValueError(f"no {', '.join(self.suffixes)} file {self.files} in {raw}")
+        names = [path.relative_to(root).as_posix() for path in paths]
+        if self.table is None:
+            yield from (File(path, name, {}) for path, name in zip(paths, names, strict=True))
+            return
+        rows = self._rows(root / self.table)
+        shared = Counter(alias for name in names for alias in _aliases(name))
+        for path, name in zip(paths, names, strict=True):
+            found = [alias for alias in _aliases(name) if alias in rows]
+            if not found:
+                yield File(path, name, {}, f"{self.noun} without a row in the table")
+            elif shared[found[0]] > 1:
+                yield File(path, name, {}, f"{self.noun} whose name in the table stands for several files")
+            else:
+                yield File(path, name, rows[found[0]])
+        for name in rows:
+            if name not in shared:
+                yield File(root / name, name, rows[name], f"row of the table without its {self.noun}")
+
+    def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
+        """Rows of the table by what their `filename` holds."""
+        frame = read_frame(path, text=(self.filename,))
+        own = (*self._form.groupindex, *self.given)
+        need_columns(path, frame, [self.filename, *(name for name in self._wanted if name not in own)])
+        rows: dict[str, dict[str, Any]] = {}
+        for row in frame.iter_rows(named=True):
+            name = PurePosixPath(str(row[self.filename])).as_posix()
+            if name in rows:
+                raise ValueError(f"{path} has several rows for {name!r}: one row a {self.noun} is wanted")
+            rows[name] = row
+        return rows
+
+    def make(self, item: File, modalities: Mapping[str, Modality]) -> Sample:
+        for name in (self.modality, *self.columns):
+            if name not in modalities:
+                raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
+        if item.fault:
+            raise ContentError(item.fault, item.name)
+        fields = {**item.row, **self.fields(item.name)}
+        extension = item.path.suffix.lower().lstrip(".")
+        members = {f"{self.modality}.{extension}": file_bytes(item.path, self.noun)}
+        for name, columns in self.columns.items():
+            members[f"{name}.json"] = as_json(fields, columns)
+        if labels := self.default_labels(fields) if self.labels is None else self.labels:
+            members["labels.json"] = as_json(fields, labels)
+        return Sample(item.name, members, as_groups(fields))
+
+    def default_labels(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
+        """The labels of a file where the recipe names none."""
+        return tuple(self._form.groupindex)
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """The pattern's fields in a path below the raw folder.
+
+        Raises:
+            ContentError: the path is made otherwise.
+        """
+        if self.pattern is None:
+            return {}
+        path = PurePosixPath(name)
+        if PurePosixPath(self.pattern).suffix.lower() not in self.suffixes:
+            path = path.with_suffix("")
+        match = self._form.fullmatch("/".join(path.parts[-self.pattern.count("/") - 1 :]))
+        if match is None:
+            raise ContentError(f"file name that is not {self.pattern}", name)
+        return match.groupdict()
+
+
+def _aliases(name: str) -> list[str]:
+    """What a table may call a file, the most exact first."""
+    path = PurePosixPath(name)
+    return list(dict.fromkeys((name, path.with_suffix("").as_posix(), path.name, path.stem)))

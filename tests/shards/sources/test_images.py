@@ -1,0 +1,148 @@
+"""Folders of images as samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from modalities.base import ContentError, Modality
+from modalities.image import Image
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.read import Split
+from shards.sources.base import Sample
+from shards.sources.images import ImageFolder
+
+MODALITIES: dict[str, Modality] = {"image": Image(size=16, patch=16, bands="rgb"), "table": Table()}
+
+
+def photo(path: Path, colour: int = 0) -> None:
+    """A picture of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.new("RGB", (9, 7), (colour, 100, 200)).save(path)
+
+
+def made(source: ImageFolder, raw: Path) -> list[Sample | str]:
+    samples: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            samples.append(source.make(item, MODALITIES))
+        except ContentError as error:
+            samples.append(error.reason)
+    return samples
+
+
+def labels(source: ImageFolder, raw: Path) -> list[Any]:
+    return [s if isinstance(s, str) else json.loads(s.members.get("labels.json", b"null")) for s in made(source, raw)]
+
+
+@pytest.fixture
+def fish(tmp_path: Path) -> Path:
+    """Frames of videos in a folder a species, and a table of most of them."""
+    raw = tmp_path / "fish"
+    for i, name in enumerate(
+        [
+            "bream/2015_1_a_frame1.png",
+            "bream/2015_1_a_frame2.png",
+            "chub/2015_2_b_frame1.jpg",
+            "perch/2016_3_c_frame7.PNG",
+        ]
+    ):
+        photo(raw / name, i)
+    (raw / "fish.csv").write_text(
+        "image,species,length_mm,date\n"
+        "bream/2015_1_a_frame1.png,bream,380,2015-11-05\n"
+        "bream/2015_1_a_frame2.png,bream,NA,2015-11-05\n"
+        "chub/2015_2_b_frame1,chub,210,2015-11-06\n"
+        "chub/lost.png,chub,200,2015-11-07\n"
+    )
+    return raw
+
+
+def test_the_class_is_the_folder(fish: Path) -> None:
+    photo(fish / "stray.webp")
+    first, *_ = made(ImageFolder(), fish)
+    assert isinstance(first, Sample)
+    assert first.identity == "bream/2015_1_a_frame1.png"
+    assert first.members["image.png"] == (fish / "bream" / "2015_1_a_frame1.png").read_bytes()
+    assert first.groups == {"class": "bream"}
+    assert labels(ImageFolder(), fish) == [*({"class": name} for name in ("bream", "bream", "chub", "perch")), None]
+    assert labels(ImageFolder(labels=()), fish)[0] is None
+
+
+def test_the_pattern_gives_groups_and_labels(fish: Path) -> None:
+    source = ImageFolder(pattern="{species}/{video:6}_{camera}_frame{frame}", labels=("species",))
+    first, *_, last = made(source, fish)
+    assert isinstance(first, Sample)
+    assert isinstance(last, Sample)
+    assert first.groups == {"class": "bream", "species": "bream", "video": "2015_1", "camera": "a", "frame": "1"}
+    assert list(last.members) == ["image.png", "labels.json"]
+    assert json.loads(last.members["labels.json"]) == {"species": "perch"}
+    assert labels(ImageFolder(pattern="{species}/{video:5}_{camera}_frame{frame}"), fish)[0].startswith("file name")
+
+
+def test_a_table_names_images(fish: Path) -> None:
+    source = ImageFolder(
+        table="fish.csv",
+        filename="image",
+        pattern="{video:6}_{rest}",
+        labels=("species", "class"),
+        columns={"table": ("length_mm", "date")},
+    )
+    first, second, third, *faults = made(source, fish)
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert isinstance(third, Sample)
+    assert json.loads(first.members["table.json"]) == {"length_mm": 380, "date": "2015-11-05"}
+    assert json.loads(second.members["table.json"]) == {"length_mm": None, "date": "2015-11-05"}
+    assert json.loads(third.members["labels.json"]) == {"species": "chub", "class": "chub"}
+    assert second.groups["length_mm"] == ""
+    assert faults == ["image without a row in the table", "row of the table without its image"]
+
+
+def test_a_build_splits_by_video_and_counts_by_reason(fish: Path, tmp_path: Path) -> None:
+    (fish / "chub" / "2015_2_b_frame2.png").write_bytes(b"no image")
+    (fish / "chub" / "2015_2_b_frame3.jpg").write_bytes((fish / "chub" / "2015_2_b_frame1.jpg").read_bytes()[:-40])
+    pages = io.BytesIO()
+    tifffile.imwrite(pages, np.zeros((2, 8, 8), np.uint8), photometric="minisblack")
+    (fish / "chub" / "2015_2_b_frame4.tif").write_bytes(pages.getvalue())
+    (fish / "chub" / "2015_2_b_frame5.npy").write_bytes(b"")
+    source = ImageFolder(pattern="{species}/{video:6}_{rest}", labels=("species",))
+    manifest = build(source, MODALITIES, SplitBy(by="video", validation=0, test=0.3), fish, tmp_path / "out")
+    assert manifest.skipped == {
+        "unreadable jpg image": 1,
+        "unreadable npy image": 1,
+        "unreadable png image": 1,
+        "TIFF of several pages": 1,
+    }
+    groups = [{g for _, g, *_ in Split(tmp_path / "out", name).locations()} for name in ("train", "test")]
+    assert groups[0] | groups[1] == {"2015_1", "2015_2", "2016_3"}
+    assert not groups[0] & groups[1]
+    assert manifest.fields == {"image.jpg": 1, "image.png": 3, "labels.json": 4}
+
+
+def test_mistakes_are_named(fish: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no \.png, \.jpg.* file \*\*/\* in"):
+        list(ImageFolder().items(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="has no column 'filename'; it has image, species"):
+        list(ImageFolder(table="fish.csv").items(fish))
+    with pytest.raises(ValueError, match="has no column 'weight'"):
+        list(ImageFolder(table="fish.csv", filename="image", labels=("weight",)).items(fish))
+    with pytest.raises(ValueError, match="'species' is not in the pattern"):
+        ImageFolder(labels=("species",))
+    with pytest.raises(ValueError, match="named fields"):
+        ImageFolder(pattern="{:3}.png")
+    item = next(ImageFolder().items(fish))
+    with pytest.raises(ValueError, match="'photo', which the recipe has not"):
+        ImageFolder(modality="photo").make(item, MODALITIES)
+    (fish / "bream" / "2015_1_a_frame1.png").unlink()
+    with pytest.raises(ContentError, match="image is missing"):
+        ImageFolder().make(item, MODALITIES)
