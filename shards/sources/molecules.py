@@ -1,30 +1,49 @@
-"""Molecules from `.smi` or CSV files: SMILES, a structure drawing and RDKit descriptors."""
+"""Molecules from `.smi`, CSV or SDF files: SMILES, a structure drawing and RDKit descriptors."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 from modalities.base import ContentError, Modality, parser
+from modalities.table import EMPTY
 from shards.sources.base import Sample, Source, register
+
+_LONGEST = 10_000_000
+"""Characters that a record of an SDF may have."""
+_FIELD = re.compile(r">.*<([^>]+)>")
+
+
+class Record(NamedTuple):
+    """A molecule with properties of its own, as SMILES or as a block of an SDF; or why it cannot be used."""
+
+    smiles: str = ""
+    block: str = ""
+    properties: tuple[tuple[str, str], ...] = ()
+    fault: str = ""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Molecules(Source):
-    """SMILES files become samples `smiles.txt`, `image.png` (grey drawing), `table.json` and `labels.json`.
+    """Files of molecules become samples `smiles.txt`, `image.png` (grey drawing), `table.json` and `labels.json`.
 
-    files: glob below the raw folder. smiles: column of a CSV that holds SMILES. drawing_px: side of the square
-    drawing. bond_px: length of a bond, smaller only where a molecule would not fit, so that drawings are to scale.
-    line_px: width of a bond's line. descriptors, labels: names in `rdkit.Chem.Descriptors`. Samples can be grouped by
-    `scaffold` (Bemis & Murcko 1996). The identity is RDKit's canonical SMILES.
+    files: glob below the raw folder, of `.smi`, `.csv`, `.tsv` and `.sdf` files, also with gzip (`.sdf.gz`). smiles:
+    column of a table that holds SMILES. drawing_px: side of the square drawing. bond_px: length of a bond, smaller
+    only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
+    names in `rdkit.Chem.Descriptors`. labels: such names too. properties: columns of a table or data fields of an SDF
+    that become labels as well. Samples can be grouped by `scaffold` (Bemis & Murcko 1996) and by properties. The
+    identity is RDKit's canonical SMILES.
     """
 
     type: ClassVar[str] = "molecules"
@@ -36,20 +55,36 @@ class Molecules(Source):
     line_px: float = 1.5
     descriptors: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    properties: tuple[str, ...] = ()
 
-    def items(self, raw: Path) -> Iterator[str]:
+    def items(self, raw: Path) -> Iterator[str | Record]:
         paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
         if not paths:
             raise ValueError(f"no file {self.files} in {raw}")
         for path in paths:
-            if path.suffix == ".csv":
-                yield from column(path, self.smiles)
-            else:
-                with _text(path) as lines:
-                    yield from (line.split()[0] for line in lines if line.strip())
+            try:
+                yield from self._records(path)
+            except (OSError, EOFError, zlib.error, csv.Error):
+                yield Record(fault="file of molecules that cannot be read to its end")
 
-    def make(self, item: str, modalities: Mapping[str, Modality]) -> Sample:
-        smiles = canonical(item)
+    def _records(self, path: Path) -> Iterator[str | Record]:
+        kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+        if kind.lower() in (".csv", ".tsv"):
+            for smiles, *cells in columns(path, (self.smiles, *self.properties)):
+                yield Record(smiles, "", tuple(zip(self.properties, cells, strict=True))) if cells else smiles
+        elif kind.lower() in (".sdf", ".sd"):
+            yield from sdf(path, self.properties)
+        elif self.properties:
+            raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
+        else:
+            with _text(path) as lines:
+                yield from (line.split()[0] for line in lines if line.strip())
+
+    def make(self, item: str | Record, modalities: Mapping[str, Modality]) -> Sample:
+        record = Record(item) if isinstance(item, str) else item
+        if record.fault:
+            raise ContentError(record.fault)
+        smiles = canonical(smiles_of(record.block) if record.block else record.smiles)
         molecule = chemistry().MolFromSmiles(smiles)
         members = {
             "smiles.txt": smiles.encode(),
@@ -57,27 +92,81 @@ class Molecules(Source):
         }
         if self.descriptors:
             members["table.json"] = json.dumps(describe(molecule, self.descriptors)).encode()
-        if self.labels:
-            members["labels.json"] = json.dumps(describe(molecule, self.labels)).encode()
-        return Sample(smiles, members, {"scaffold": scaffold(smiles)})
+        labels: dict[str, Any] = {name: _number(text) for name, text in record.properties}
+        if labels or self.labels:
+            members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
+        return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(smiles)})
 
 
 def _text(path: Path) -> TextIO:
     """A text file, with or without a byte order mark; a byte that is not UTF-8 spoils no more than its own word."""
-    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+    opened = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=""))
 
 
-def column(path: Path, name: str) -> Iterator[str]:
-    """One column of a CSV file.
+def columns(path: Path, names: tuple[str, ...]) -> Iterator[list[str]]:
+    """Cells of columns of a CSV or TSV file, row by row.
 
     Raises:
         ValueError: no such column.
     """
     with _text(path) as file:
-        rows = csv.DictReader(file)
-        if name not in (rows.fieldnames or ()):
-            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(rows.fieldnames or ())}")
-        yield from (row[name] or "" for row in rows)
+        rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
+        if absent := [name for name in names if name not in (rows.fieldnames or ())]:
+            raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(rows.fieldnames or ())}")
+        yield from ([row[name] or "" for name in names] for row in rows)
+
+
+def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
+    """The records of an SDF one by one, with their data fields `names`; one that a record lacks is empty."""
+    block: list[str] = []
+    properties = dict.fromkeys(names, "")
+    name, size, inside = "", 0, True
+    with _text(path) as file:
+        for line in map(str.rstrip, file):
+            size += len(line)
+            if line == "$$$$":
+                yield _record(block, properties, size)
+                block, properties, name, size, inside = [], dict.fromkeys(names, ""), "", 0, True
+            elif size > _LONGEST:
+                continue
+            elif inside:
+                block.append(line)
+                inside = line != "M  END"
+            elif field := _FIELD.match(line):
+                name = field[1]
+            elif name in properties and line:
+                properties[name] = f"{properties[name]}\n{line}".strip()
+    if any(block):
+        yield _record(block, properties, size)
+
+
+def _record(block: list[str], properties: Mapping[str, str], size: int) -> Record:
+    if size > _LONGEST:
+        return Record(fault=f"SDF record of more than {_LONGEST:,} characters")
+    return Record("", "\n".join(block), tuple(properties.items()))
+
+
+def smiles_of(block: str) -> str:
+    """SMILES of a block of an SDF, its stereochemistry by RDKit from wedges or from 3-D coordinates.
+
+    Raises:
+        ContentError: RDKit cannot read it.
+    """
+    chem = chemistry()
+    molecule = chem.MolFromMolBlock(block)
+    if molecule is None:
+        raise ContentError("invalid SDF record", repr(block[:80]))
+    return chem.MolToSmiles(molecule)
+
+
+def _number(text: str) -> float | str | None:
+    """A property as the number that it is, None where it is empty, or as text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None if text.strip().lower() in EMPTY else text
+    return number if math.isfinite(number) else None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 from modalities.base import ContentError
 from modalities.smiles import Smiles
 from shards.build import SplitBy, build
-from shards.sources.molecules import Molecules, canonical, scaffold
+from shards.sources.molecules import Molecules, Record, canonical, scaffold
 
 
-def items(source: Molecules, raw: Path) -> list[str]:
+def items(source: Molecules, raw: Path) -> list[str | Record]:
     return list(source.items(raw))
 
 
@@ -122,3 +125,67 @@ def test_descriptors_that_are_not_finite_are_missing() -> None:
     row = json.loads(sample.members["table.json"])
     assert row["MolWt"] > 0
     assert row["MaxPartialCharge"] is None
+
+
+def test_columns_of_a_table_become_labels(tmp_path: Path) -> None:
+    header = "name\tstructure\tactivity\tclass\n"
+    with gzip.open(tmp_path / "a.tsv.gz", "wt") as file:
+        file.write(header + "x\tOCC\t1.5\tactive\ny\tCCN\tNA\t\n")
+    source = Molecules(files="*.gz", smiles="structure", properties=("activity", "class"), labels=("qed",))
+    first, second = (source.make(item, {}) for item in source.items(tmp_path))
+    assert json.loads(first.members["labels.json"]) == {
+        "activity": 1.5, "class": "active", "qed": pytest.approx(0.41, abs=0.01),
+    }  # fmt: skip
+    assert first.groups == {"activity": "1.5", "class": "active", "scaffold": ""}
+    assert json.loads(second.members["labels.json"])["activity"] is None
+    with pytest.raises(ValueError, match="no column 'toxic'; it has name, structure"):
+        items(Molecules(files="*.gz", smiles="structure", properties=("toxic",)), tmp_path)
+    (tmp_path / "a.smi").write_text("CCO")
+    with pytest.raises(ValueError, match="SMILES alone"):
+        items(Molecules(properties=("x",)), tmp_path)
+
+
+def write_sdf(path: Path, smiles: list[str], **fields: str) -> None:
+    """Molecules with 2-D coordinates, as RDKit writes them."""
+    with Chem.SDWriter(str(path)) as writer:
+        for spelling in smiles:
+            molecule = Chem.MolFromSmiles(spelling)
+            AllChem.Compute2DCoords(molecule)
+            for name, value in fields.items():
+                molecule.SetProp(name, value)
+            writer.write(molecule)
+
+
+def test_sdf_files_give_molecules_and_their_data_fields(tmp_path: Path) -> None:
+    spellings = ["OCC", "C[C@H](N)C(=O)O", "C/C=C/C", "[Na+].[Cl-]", "c1ccc2[nH]ccc2c1"]
+    write_sdf(tmp_path / "a.sdf", spellings, activity="7.25", note="two\nlines", other="x")
+    source = Molecules(files="*.sdf", properties=("activity", "note", "gone"))
+    samples = [source.make(item, {}) for item in source.items(tmp_path)]
+    assert [sample.identity for sample in samples] == [canonical(spelling) for spelling in spellings]
+    labels = {"activity": 7.25, "note": "two\nlines", "gone": None}
+    assert all(json.loads(sample.members["labels.json"]) == labels for sample in samples)
+    assert samples[0].members.keys() == {"smiles.txt", "image.png", "labels.json"}
+    plain = [Molecules(files="*.sdf").make(item, {}) for item in items(Molecules(files="*.sdf"), tmp_path)]
+    assert all("labels.json" not in sample.members for sample in plain)
+
+
+def test_broken_files_of_molecules_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sdf(tmp_path / "a.sdf", ["CCO", "CCN", "CCC", "C" * 40])
+    text = (tmp_path / "a.sdf").read_text().replace("N   0", "Qq  0", 1)
+    (tmp_path / "a.sdf").write_text(text.removesuffix("$$$$\n"))
+    (tmp_path / "b.sdf").write_text("hello\n$$$$\n\n")
+    with gzip.open(tmp_path / "c.sdf.gz", "wt") as file:
+        file.write(text)
+    (tmp_path / "d.sdf.gz").write_bytes((tmp_path / "c.sdf.gz").read_bytes()[:-200])
+    (tmp_path / "e.csv.gz").write_text("smiles")
+    (tmp_path / "f.csv").write_text("smiles\n" + "C" * 200_000)
+    monkeypatch.setattr("shards.sources.molecules._LONGEST", 1500)
+    manifest = build(Molecules(files="[a-c]*"), {"smiles": Smiles()}, SplitBy(), tmp_path, tmp_path / "out")
+    assert manifest.fields["smiles.txt"] == 2
+    assert manifest.skipped == {
+        "SDF record of more than 1,500 characters": 2, "duplicate": 2, "invalid SDF record": 3,
+    }  # fmt: skip
+    unreadable = Record(fault="file of molecules that cannot be read to its end")
+    for name in ("d.sdf.gz", "e.csv.gz", "f.csv"):
+        *_, last = items(Molecules(), tmp_path / name)
+        assert last == unreadable
