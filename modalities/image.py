@@ -16,9 +16,8 @@ from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
 from modalities.patches import Stem, patch_embedding, restored, squared_error
+from modalities.pixels import RGB, extension_of, from_array, from_pillow, read
 
-MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded."""
 _TINT = 1 / 128
 """Pixels nearer to the paper's value than this are paper."""
 
@@ -38,21 +37,28 @@ class Image(Modality):
     The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
     training images have the same bands a token is a patch with all of them; where they differ a token is one band of
     a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
-    standardised pixels or each patch normalised by its own mean and deviation (MAE). `flip` mirrors and turns
-    training images at random, for data in which no direction is special. `paper`: the value of an empty background;
-    patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes. `stem`: how a
-    patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
+    standardised pixels or each patch normalised by its own mean and deviation (MAE). `paper`: the value of an empty
+    background; patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
+    `stem`: how a patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
+
+    In training alone, and at random: `flip` mirrors and turns images, for data in which no direction is special, or
+    mirrors them left to right (`horizontal`). `crop`: least and largest share of the area that is cut out, at 3/4 to
+    4/3 of the image's own aspect, and scaled to the size of the whole (Szegedy et al. 2015). `brightness` b
+    multiplies all pixels by 1 - b to 1 + b, `contrast` c their distance from the image's mean by 1 - c to 1 + c.
     """
 
     type: ClassVar[str] = "image"
     extensions: ClassVar[tuple[str, ...]] = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "npy")
-    requires: ClassVar[tuple[str, ...]] = ("pillow",)
+    requires: ClassVar[tuple[str, ...]] = ("pillow", "simplejpeg", "tifffile")
 
     size: int = 224
     patch: int = 16
     bands: Literal["file", "grey", "rgb"] = "file"
     target: Literal["pixels", "normalised"] = "normalised"
-    flip: bool = False
+    flip: bool | Literal["horizontal"] = False
+    crop: tuple[float, float] | None = None
+    brightness: float = 0.0
+    contrast: float = 0.0
     paper: float | None = None
     stem: Stem = "linear"
     band_names: tuple[str, ...] = fitted(())
@@ -63,6 +69,11 @@ class Image(Modality):
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size < self.patch:
             raise ValueError(f"image size {self.size} must be at least the patch of {self.patch} pixels")
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"image crop {list(self.crop)} must be two shares above 0 and up to 1, the smaller first")
+        for name, amount in (("brightness", self.brightness), ("contrast", self.contrast)):
+            if not 0 <= amount <= 1:
+                raise ValueError(f"image {name} is {amount}, but it lies between 0 and 1")
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -93,28 +104,16 @@ class Image(Modality):
         )
 
     def decode(self, members: dict[str, bytes]) -> Picture:
-        extension, data = next(iter(members.items()))
-        try:
-            if extension == "npy":
-                return self._bands(*_named(np.load(io.BytesIO(data), allow_pickle=False)))
-            if extension in ("tif", "tiff"):
-                return self._bands(*_tiff(data))
-            return self._bands(*_pillow(io.BytesIO(data)))
-        except ContentError:
-            raise
-        except Exception as error:  # parsers raise anything from SyntaxError to struct.error on hostile bytes
-            if isinstance(error, ValueError) and "pip install" in str(error):
-                raise
-            raise ContentError(f"unreadable {extension} image", f"{type(error).__name__}: {error}") from error
+        return self._bands(*read(members))
 
     def parse(self, value: Any) -> Picture:
         """A path, encoded bytes, a Pillow image or an array `(H, W)` or `(H, W, B)`."""
         if isinstance(value, np.ndarray):
-            return self._bands(*_named(value))
+            return self._bands(*from_array(value))
         if isinstance(value, bytes):
-            return self.decode({_extension(value): value})
+            return self.decode({extension_of(value): value})
         if hasattr(value, "convert"):
-            return self._bands(*_from_pillow(value))
+            return self._bands(*from_pillow(value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
         path = Path(value)
@@ -123,13 +122,11 @@ class Image(Modality):
         return self.decode({path.suffix.lower().lstrip("."): path.read_bytes()})
 
     def _bands(self, pixels: np.ndarray, bands: tuple[str, ...]) -> Picture:
-        if not np.isfinite(pixels).all():
-            raise ContentError("image with pixels that are not numbers")
-        if self.bands == "grey" and bands == ("red", "green", "blue"):
+        if self.bands == "grey" and bands == RGB:
             pixels, bands = (pixels @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], ("grey",)  # ITU-R BT.601
         elif self.bands == "rgb" and bands == ("grey",):
-            pixels, bands = np.repeat(pixels, 3, axis=2), ("red", "green", "blue")
-        elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else ("red", "green", "blue")):
+            pixels, bands = np.repeat(pixels, 3, axis=2), RGB
+        elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else RGB):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
         return Picture(pixels, bands)
 
@@ -139,9 +136,11 @@ class Image(Modality):
         if not self.separate and raw.bands != self.band_names:
             raise ContentError(f"image bands {', '.join(raw.bands)} differ from {', '.join(self.band_names)}")
         columns = [self.band_names.index(band) for band in raw.bands]
-        pixels = resize(raw.pixels, grid_size(raw.pixels.shape[:2], self.size, self.patch))
+        shape = grid_size(raw.pixels.shape[:2], self.size, self.patch)
+        whole = raw.pixels if self.crop is None or rng is None else cut(raw.pixels, self.crop, rng)
+        pixels = resize(whole, shape)
         if self.flip and rng is not None:
-            pixels = _turn(pixels, int(rng.integers(8)))
+            pixels = _turn(pixels, 4 * int(rng.integers(2)) if self.flip == "horizontal" else int(rng.integers(8)))
         p, (height, width, bands) = self.patch, pixels.shape
         rows, cols = height // p, width // p
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4).reshape(rows * cols, p * p, bands)
@@ -151,6 +150,8 @@ class Image(Modality):
             if not inked.any():
                 raise ContentError("image of nothing but paper")
             patches, coords = patches[inked], coords[inked]
+        if rng is not None:
+            patches = self._jittered(patches, rng)
         patches = (patches - np.array(self.mean, np.float32)[columns]) / np.array(self.deviation, np.float32)[columns]
         count = len(patches)
         if not self.separate:
@@ -160,6 +161,15 @@ class Image(Modality):
         ids = np.full((bands * count, 2), 2, np.int64)
         ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, count)
         return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
+
+    def _jittered(self, patches: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Patches `(N, P * P, B)` lighter or darker, their contrast stronger or weaker."""
+        if self.brightness:
+            patches = patches * np.float32(rng.uniform(1 - self.brightness, 1 + self.brightness))
+        if self.contrast:
+            mean = patches.mean(dtype=np.float64).astype(np.float32)
+            patches = mean + (patches - mean) * np.float32(rng.uniform(1 - self.contrast, 1 + self.contrast))
+        return patches
 
     def embedding(self, dim: int) -> nn.Module:
         return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem)
@@ -238,73 +248,17 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack(planes, -1)
 
 
+def cut(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """A random rectangle `(h, w, B)` of pixels `(H, W, B)`; `share`: least and largest part of the area."""
+    height, width = pixels.shape[:2]
+    side = rng.uniform(*share) ** 0.5
+    stretch = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3) / 2, -np.log(side)))  # no side longer than the image's
+    h, w = max(round(height * side * stretch), 1), max(round(width * side / stretch), 1)
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return pixels[top : top + h, left : left + w]
+
+
 def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
     """One of the eight symmetries of the square."""
     turned = np.rot90(pixels, which % 4)
     return turned[:, ::-1] if which >= 4 else turned
-
-
-def _scaled(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # of either byte order
-        return pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    if pixels.dtype.kind not in "fiub":
-        raise ContentError(f"image of {pixels.dtype} pixels")
-    return pixels.astype(np.float32)
-
-
-def _bounded(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ContentError(f"image of more than {MAX_PIXELS:,} pixels", f"{width} x {height}")
-    if height < 1 or width < 1:
-        raise ContentError("image without pixels")
-
-
-def _named(pixels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3:
-        raise ContentError("image array that is not (height, width) or (height, width, bands)", f"{pixels.shape}")
-    _bounded(*pixels.shape[:2])
-    if not pixels.shape[2]:
-        raise ContentError("image without bands")
-    names = {1: ("grey",), 3: ("red", "green", "blue")}
-    bands = names.get(pixels.shape[2], tuple(f"band{i + 1}" for i in range(pixels.shape[2])))
-    return _scaled(pixels), bands
-
-
-def _pillow(file: io.BytesIO) -> tuple[np.ndarray, tuple[str, ...]]:
-    with parser("PIL.Image", "pillow").open(file) as picture:
-        _bounded(picture.height, picture.width)
-        return _from_pillow(picture)
-
-
-def _from_pillow(picture: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:  # transparent is white, not black
-        layers = picture.convert("RGBA")
-        pillow = parser("PIL.Image", "pillow")
-        paper = pillow.new("RGBA", layers.size, "white")
-        grey = picture.mode in ("1", "L", "LA")
-        picture = pillow.alpha_composite(paper, layers).convert("L" if grey else "RGB")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    elif picture.mode not in ("L", "RGB", "I;16", "I;16B", "I", "F"):
-        picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
-    return _named(pixels.astype(np.uint16) if picture.mode.startswith("I") else pixels)
-
-
-def _tiff(data: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
-    with parser("tifffile", "tifffile").TiffFile(io.BytesIO(data)) as file:
-        page = file.series[0]
-        _bounded(int(np.prod(page.shape)), 1)
-        pixels = page.asarray()
-        if pixels.ndim == 3 and page.axes[0] not in "YX":  # planes first
-            pixels = np.moveaxis(pixels, 0, 2)
-        return _named(pixels)
-
-
-def _extension(data: bytes) -> str:
-    """The kind of image, by its first bytes."""
-    if data[:6] == b"\x93NUMPY":
-        return "npy"
-    return "tif" if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else "png"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from string import ascii_lowercase, digits
 from typing import Any, ClassVar
@@ -17,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import MISSING, ContentError, Modality, Tokens, fitted, register
+from modalities.base import MISSING, UNKNOWN, ContentError, Modality, Tokens, fitted, register
 from modalities.vocabulary import Vocabulary, common, words
 
 NUMBER = 2
@@ -28,6 +31,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 _FARTHEST = 1e6
 """Deviations from the mean beyond which a number is cut, so that one wild cell keeps all sums finite."""
 _FREQUENCIES = 8
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
+_QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?![eE][-+]?\d)([^\W\d_]\S{0,15}|[%°‰]\S{0,15})")
 
 Cell = float | int | str | bool | None
 Row = dict[str, Cell]
@@ -42,17 +47,31 @@ class Table(Modality):
     at least `min_count` times; a missing cell is a token of its own and is never a target. `ids` `(N, 1 + M)` hold
     the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords. A number in a
     column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise it with.
+
+    What all of a column's cells are is found while fitting. Numbers written with one and the same unit (`12 mm`) are
+    numbers, their unit a part of the name; a cell in another unit or without one is unknown, never converted. ISO
+    dates and times (`2015-11-05`, UTC where no offset stands) are numbers of days since 1970, with sine and cosine of
+    the day of the year as two more values of the token. A column of more than `max_categories` entries has as many
+    buckets instead, to which its values are assigned by hash (Weinberger et al. 2009), rare and new ones too.
     """
 
     type: ClassVar[str] = "table"
     extensions: ClassVar[tuple[str, ...]] = ("json",)
 
     min_count: int = 2
+    max_categories: int = 1000
     exclude: tuple[str, ...] = ()
     numbers: tuple[tuple[str, float, float], ...] = fitted(())
+    units: tuple[tuple[str, str], ...] = fitted(())
+    dates: tuple[str, ...] = fitted(())
     categories: tuple[tuple[str, tuple[str, ...]], ...] = fitted(())
+    hashed: tuple[str, ...] = fitted(())
     subwords: tuple[str, ...] = fitted(())
     name_length: int = fitted(8)
+
+    def __post_init__(self) -> None:
+        if self.max_categories < 1:
+            raise ValueError(f"table max_categories is {self.max_categories}, but a column has at least 1")
 
     @cached_property
     def scales(self) -> dict[str, tuple[float, float]]:
@@ -62,9 +81,9 @@ class Table(Modality):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Categories as `column=value`, after the entry that stands for every number."""
-        return Vocabulary(
-            ("<number>", *(f"{column}={value}" for column, values in self.categories for value in values))
-        )
+        listed = (f"{column}={value}" for column, values in self.categories for value in values)
+        buckets = (f"{column}#{bucket}" for column in self.hashed for bucket in range(self.max_categories))
+        return Vocabulary(("<number>", *listed, *buckets))
 
     def knows(self, column: str) -> bool:
         """Whether a column was seen while fitting."""
@@ -80,7 +99,7 @@ class Table(Modality):
 
     @property
     def widths(self) -> tuple[int, int, int]:
-        return 1, 1 + self.name_length, 0
+        return 3 if self.dates else 1, 1 + self.name_length, 0
 
     @property
     def entries(self) -> int:
@@ -94,26 +113,32 @@ class Table(Modality):
                     cells.setdefault(column, []).append(cell)
         if not cells:
             raise ValueError("no table with a filled cell to fit on")
-        numbers, categories = [], []
+        numbers, units, dates, categories, hashed = [], [], [], [], []
         for column, values in sorted(cells.items()):
-            if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-                array = np.array(values, np.float64)
+            array, unit = _numbers(values)
+            if array is not None:
                 spread = float(array.std()) if array.min() < array.max() else 0.0  # rounding gives constants a spread
                 numbers.append((column, float(array.mean()), spread or 1.0))
+                units += [(column, unit)] if unit else []
+                dates += [column] if unit is None else []
+            elif len(known := common(map(_text, values), self.min_count)) > self.max_categories:
+                hashed.append(column)
             else:
-                categories.append((column, common(map(_text, values), self.min_count)))
-        letters = sorted({letter for column in cells for letter in column.lower()} | set(ascii_lowercase + digits))
-        whole = common((word for column in cells for word in words(column) if len(word) > 1), 1)
-        subwords = (*(letter for letter in letters if not letter.isspace()), *whole)
-        spelled = Vocabulary(subwords)
-        longest = max(sum(len(spelled.pieces(word)) for word in words(column)) for column in cells)
+                categories.append((column, known))
+        named = [*cells, *(unit for _, unit in units)]
+        letters = sorted({letter for name in named for letter in name.lower()} | set(ascii_lowercase + digits))
+        whole = common((word for name in named for word in words(name) if len(word) > 1), 1)
         fitted_table = dataclasses.replace(
             self,
             numbers=tuple(numbers),
+            units=tuple(units),
+            dates=tuple(dates),
             categories=tuple(categories),
-            subwords=subwords,
-            name_length=max(longest, 8),
+            hashed=tuple(hashed),
+            subwords=(*(letter for letter in letters if not letter.isspace()), *whole),
         )
+        longest = max(len(fitted_table._pieces(column)) for column in cells)
+        fitted_table = dataclasses.replace(fitted_table, name_length=max(longest, 8))
         fitted_table._refuse_homonyms(cells)
         return fitted_table
 
@@ -124,10 +149,15 @@ class Table(Modality):
             if other != column:
                 raise ValueError(f"table columns {other!r} and {column!r} read alike: rename or exclude one")
 
+    def _pieces(self, column: str) -> list[int]:
+        """Subword ids of a column's name and unit."""
+        spelled = (*words(column), *words(self._units.get(column, "")))
+        return [piece for word in spelled for piece in self._names.pieces(word)]
+
     def _name(self, column: str) -> np.ndarray:
         """Subword ids `(M,)` of a column's name, 0 after its end."""
         if column not in self._spelled:
-            ids = [piece for word in words(column) for piece in self._names.pieces(word)][: self.name_length]
+            ids = self._pieces(column)[: self.name_length]
             self._spelled[column] = np.array(ids + [0] * (self.name_length - len(ids)), np.int64)
         return self._spelled[column]
 
@@ -150,51 +180,71 @@ class Table(Modality):
         columns = [column for column in raw if column not in self.exclude]
         if not columns:
             raise ContentError("table row without columns")
-        values = np.zeros((len(columns), 1), np.float32)
+        values = np.zeros((len(columns), self.widths[0]), np.float32)
         ids = np.zeros((len(columns), 1 + self.name_length), np.int64)
         for i, column in enumerate(columns):
-            ids[i, 0], values[i, 0] = self._content(column, raw[column])
+            ids[i, 0], numbers = self._content(column, raw[column])
+            values[i, : len(numbers)] = numbers
             ids[i, 1:] = self._name(column)
         return Tokens(values, ids, np.zeros((len(columns), 0), np.float32))
 
-    def _content(self, column: str, cell: Cell) -> tuple[int, float]:
+    def _content(self, column: str, cell: Cell) -> tuple[int, tuple[float, ...]]:
+        """Content id and values of a cell."""
         if _empty(cell):
-            return MISSING, 0.0
-        if column in self.scales or (column not in self._categorical and not isinstance(cell, (str, bool))):
+            return MISSING, ()
+        if column in self.dates:
+            day = _days(cell)
+            return (UNKNOWN, ()) if day is None else (NUMBER, (self._standard(column, day), *_season(day)))
+        if column in self._units:
+            number, unit = _quantity(cell)
+            return (NUMBER, (self._standard(column, number),)) if unit == self._units[column] else (UNKNOWN, ())
+        if column in self.scales or (not self.knows(column) and not isinstance(cell, (str, bool))):
             try:
                 number = float(cell)  # type: ignore[arg-type]
             except ValueError:
-                return self.vocabulary.id(f"{column}={cell}"), 0.0  # a word where numbers stood: unknown
+                return UNKNOWN, ()  # a word where numbers stood
             if _empty(number):
-                return MISSING, 0.0
-            if column not in self.scales:
-                return NUMBER, math.copysign(math.log1p(abs(number)), number)
-            mean, deviation = self.scales[column]
-            return NUMBER, min(max((number - mean) / deviation, -_FARTHEST), _FARTHEST)
-        return self.vocabulary.id(f"{column}={_text(cell)}"), 0.0
+                return MISSING, ()
+            return NUMBER, (self._standard(column, number),)
+        if column in self.hashed:
+            return self.vocabulary.id(f"{column}#{_bucket(_text(cell), self.max_categories)}"), ()
+        return self.vocabulary.id(f"{column}={_text(cell)}"), ()
+
+    def _standard(self, column: str, number: float) -> float:
+        if column not in self.scales:
+            return math.copysign(math.log1p(abs(number)), number)
+        mean, deviation = self.scales[column]
+        return min(max((number - mean) / deviation, -_FARTHEST), _FARTHEST)
+
+    @cached_property
+    def _units(self) -> dict[str, str]:
+        return dict(self.units)
 
     @cached_property
     def _categorical(self) -> frozenset[str]:
-        return frozenset(column for column, _ in self.categories)
+        return frozenset((*(column for column, _ in self.categories), *self.hashed))
 
     def embedding(self, dim: int) -> nn.Module:
-        return CellEmbedding(len(self.vocabulary), len(self._names), self.name_length, dim)
+        return CellEmbedding(self.widths[0], len(self.vocabulary), len(self._names), self.name_length, dim)
 
     def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, 1 + len(self.vocabulary))
+        return nn.Linear(dim, self.widths[0] + len(self.vocabulary))
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Huber loss of a standardised number, cross-entropy of a category."""
-        prediction = prediction.float()
-        number = F.smooth_l1_loss(prediction[:, 0], values[:, 0].float(), reduction="none")
-        category = F.cross_entropy(prediction[:, 1:], ids[:, 0], reduction="none")
+        """Huber loss of a standardised number, of a date the mean over its values; cross-entropy of a category."""
+        prediction, values, width = prediction.float(), values.float(), self.widths[0]
+        errors = F.smooth_l1_loss(prediction[:, :width], values, reduction="none")
+        dated = (values[:, 1:] != 0).any(1)  # sine and cosine are never both 0
+        number = torch.where(dated, errors.mean(1), errors[:, 0])
+        category = F.cross_entropy(prediction[:, width:], ids[:, 0], reduction="none")
         return torch.where(ids[:, 0] == NUMBER, number, category)
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
+        width = self.widths[0]
         number = tokens.ids[:, 0] == NUMBER
         ids = tokens.ids.copy()
-        ids[~number, 0] = prediction[~number, 1:].argmax(1)
-        return tokens._replace(ids=ids, values=np.where(number[:, None], prediction[:, :1], 0).astype(np.float32))
+        ids[~number, 0] = prediction[~number, width:].argmax(1)
+        return tokens._replace(ids=ids, values=np.where(number[:, None], prediction[:, :width], 0).astype(np.float32))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         by_name = {self._name(name).tobytes(): name for name in (*self.scales, *self._categorical)}
@@ -205,7 +255,10 @@ class Table(Modality):
             if content != NUMBER:
                 return html.escape(self.vocabulary.entries[content].removeprefix(f"{columns[i]}="))
             mean, deviation = self.scales.get(columns[i], (0.0, 1.0))
-            return f"{which.values[i, 0] * deviation + mean:.4g}"
+            number = float(which.values[i, 0]) * deviation + mean
+            if columns[i] in self.dates:
+                return _date(number)
+            return html.escape(f"{number:.4g} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (
@@ -230,13 +283,14 @@ class Table(Modality):
 class CellEmbedding(nn.Module):
     """Place from the column's name; content from the number or category, seen through the name.
 
-    Numbers enter with periodic features (Gorishniy et al. 2022), scaled by the name as in TransTab.
+    Numbers enter with periodic features (Gorishniy et al. 2022), scaled by the name as in TransTab; `width` is the
+    number of values a token has, of which the first is the number and others are taken as they are.
     """
 
-    def __init__(self, categories: int, subwords: int, name_length: int, dim: int):
+    def __init__(self, width: int, categories: int, subwords: int, name_length: int, dim: int):
         super().__init__()
         self.category = nn.Embedding(categories, dim)
-        self.number = nn.Linear(1 + 2 * _FREQUENCIES, dim)
+        self.number = nn.Linear(width + 2 * _FREQUENCIES, dim)
         self.subword = nn.Embedding(subwords, dim)
         self.position = nn.Embedding(name_length, dim)
         self.spelling = nn.LayerNorm(dim)
@@ -250,7 +304,7 @@ class CellEmbedding(nn.Module):
         content, spelled = ids[:, 0], ids[:, 1:]
         letters = F.gelu(self.subword(spelled) + self.position.weight) * (spelled != 0).unsqueeze(-1)
         name = self.name(self.spelling(letters.sum(1)))
-        angles = values.float() * torch.tensor(self.frequencies, device=values.device)
+        angles = values[:, :1].float() * torch.tensor(self.frequencies, device=values.device)
         number = self.number(torch.cat([values.float(), angles.sin(), angles.cos()], 1))
         kind = self.category(content)
         is_number = (content == NUMBER).unsqueeze(-1)
@@ -265,3 +319,53 @@ def _empty(cell: Cell) -> bool:
 
 def _text(cell: Cell) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell).strip()
+
+
+def _numbers(cells: list[Cell]) -> tuple[np.ndarray | None, str | None]:
+    """A column's cells as numbers with their unit, empty where they have none; (days, None) where they are dates.
+
+    Without numbers (None, "") is returned.
+    """
+    if all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells):
+        return np.array(cells, np.float64), ""
+    if None not in (days := [_days(cell) for cell in cells]):
+        return np.array(days, np.float64), None
+    numbers, units = zip(*map(_quantity, cells), strict=True)
+    return (np.array(numbers, np.float64), units[0]) if units[0] and len(set(units)) == 1 else (None, "")
+
+
+def _quantity(cell: Cell) -> tuple[float, str]:
+    """The number and unit of a cell such as `12 mm`; the unit is empty where it is made otherwise."""
+    match = _QUANTITY.fullmatch(cell.strip()) if isinstance(cell, str) else None
+    number = float(match[1]) if match else 0.0
+    return (number, match[2]) if match and not _empty(number) else (0.0, "")
+
+
+def _days(cell: Cell) -> float | None:
+    """Days since 1970 of an ISO date or time; None where the cell is none."""
+    if not isinstance(cell, str) or not _DATE.fullmatch(cell.strip()):
+        return None
+    try:
+        when = datetime.fromisoformat(cell.strip())
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() / 86_400
+
+
+def _season(day: float) -> tuple[float, float]:
+    """Sine and cosine of the day of the year, of a mean year, so that every day has one place on the circle."""
+    angle = 2 * math.pi * (day / 365.2425 % 1)
+    return math.sin(angle), math.cos(angle)
+
+
+def _date(day: float) -> str:
+    """Days since 1970, to the nearest hour, as a date; what a calendar cannot hold is shown as its number."""
+    try:
+        return datetime.fromtimestamp(round(day * 24) * 3_600, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"{day:.4g} days since 1970"
+
+
+def _bucket(value: str, count: int) -> int:
+    """Which of `count` buckets a value belongs to, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(value.encode(errors="surrogatepass")).digest()[:8]) % count

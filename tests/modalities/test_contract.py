@@ -36,11 +36,12 @@ def hiss(seconds: float, rate_hz: int, channels: int) -> Audio:
 
 MADE: dict[str, Modality] = {
     "image": Image(size=16, patch=8, bands="rgb"),
-    "bands": Image(size=12, patch=4, target="pixels", flip=True),
+    "bands": Image(size=12, patch=4, target="pixels", flip=True, crop=(0.5, 1.0), brightness=0.2),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
     "sound": Spectrogram(rate_hz=8000, mel_bands=16, patch=(8, 4), length_s=0.3, time_mask_s=0.1, frequency_mask=4),
     "frames": Spectrogram(rate_hz=8000, mel_bands=16, patch=(16, 2), channels="keep", target="raw"),
     "table": Table(min_count=1, exclude=("label",)),
+    "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),
     "letters": Dna(vocabulary="character", length=12),
     "subwords": Dna(vocabulary="learned", size=24),
@@ -53,6 +54,7 @@ RAWS: dict[str, list[Any]] = {
     "smiles": ["CC(=O)O", "c1cc[nH]c1", "C[Cu-3]"],
     **{name: ["ACGTTGCANNRT", "GATTACAGATTACA"] for name in ("dna", "letters", "subwords")},
     "text": ["Insecta <Diptera>", "naïve 蝶"],
+    "dates": [{"day": f"2015-11-0{i}", "length": f"{i} mm", "name": f"x{i}"} for i in range(1, 4)],
     "sound": [hiss(0.2, 8000, 1), hiss(0.4, 11025, 1)],
     "frames": [hiss(0.2, 8000, 2), hiss(0.1, 16000, 1)],
     "table": [{"a b": 1.5, "kind": "é<x>", "on": True, "gone": None}, {"a b": 0.1, "kind": "y", "on": False}],

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
+import simplejpeg
 import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import ContentError, Tokens
-from modalities.image import MAX_PIXELS, Image, Picture, grid_size, resize
+from modalities.image import Image, Picture, cut, grid_size, resize
+from modalities.pixels import MAX_PIXELS
 
 RGB = ("red", "green", "blue")
 
@@ -209,7 +212,7 @@ def test_multiband_tiff_of_either_layout_and_byte_order() -> None:
     for array, options in [
         (pixels, {"planarconfig": "contig"}),
         (planes, {"planarconfig": "separate"}),
-        (planes, {}),
+        (planes, {"metadata": {"axes": "CYX"}}),
         (pixels, {"planarconfig": "contig", "byteorder": ">"}),
         (pixels, {"planarconfig": "contig", "bigtiff": True}),
         (pixels, {"planarconfig": "contig", "compression": "zlib"}),
@@ -256,6 +259,95 @@ def test_bands_are_turned_into_grey_and_rgb() -> None:
     for bands in ("grey", "rgb"):
         with pytest.raises(ContentError, match="cannot become"):
             Image(bands=bands).parse(picture(4, 5, 4).pixels)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpegs_are_decoded_as_by_pillow(subsampling: int, progressive: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    for pixels in (noise, noise[..., 0]):
+        data = encoded(pixels, "jpeg", subsampling=subsampling, progressive=progressive)
+        expected = np.asarray(PIL.Image.open(io.BytesIO(data))).reshape(37, 53, -1)
+        for extension in ("jpg", "png"):
+            made = Image().decode({extension: data}).pixels
+            assert np.abs(made * 255 - expected).max() <= 1.01
+
+
+def test_jpegs_that_simplejpeg_does_not_decode_go_to_pillow() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    cmyk = encoded(noise, "jpeg", "CMYK")
+    expected = np.asarray(PIL.Image.open(io.BytesIO(cmyk)).convert("RGB"))
+    np.testing.assert_allclose(Image().decode({"jpg": cmyk}).pixels * 255, expected, atol=1e-4)
+    whole = encoded(noise, "jpeg")
+    odd = whole[:2] + b"\xff\xfe\0\4ab" + b"zz" + whole[2:]  # bytes between two markers
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(odd)
+    np.testing.assert_array_equal(Image().decode({"jpg": odd}).pixels, Image().decode({"jpg": whole}).pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tif"])
+def test_images_stand_upright(kind: str, orientation: int) -> None:
+    pixels = np.kron(ramp(3, 4, 3), np.ones((8, 8, 1), np.uint8))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    tag = {"exif": exif} if kind != "tif" else {"photometric": "rgb", "extratags": [(274, 3, 1, orientation, True)]}
+    data = encoded(pixels, kind, **tag, **({"lossless": True} if kind == "webp" else {}))
+    with PIL.Image.open(io.BytesIO(data)) as file:
+        expected = np.asarray(PIL.ImageOps.exif_transpose(file))
+    raw = Image().parse(data)
+    assert raw.pixels.shape == expected.shape
+    np.testing.assert_allclose(raw.pixels * 255, expected, atol=1e-4)
+
+
+def test_exif_that_cannot_be_read_says_nothing() -> None:
+    whole = encoded(ramp(8, 8, 3), "jpeg")
+    spoilt = whole[:2] + b"\xff\xe1\0\x0eExif\0\0II*\0zz" + whole[2:]
+    np.testing.assert_array_equal(Image().decode({"jpg": spoilt}).pixels, Image().decode({"jpg": whole}).pixels)
+
+
+def test_whole_numbers_of_32_bit_do_not_wrap() -> None:
+    pixels = np.array([[0, 65535], [65536, 1 << 20]], np.int32)
+    for value in (pixels, PIL.Image.fromarray(pixels, "I")):
+        np.testing.assert_array_equal(Image().parse(value).pixels[..., 0], pixels)
+
+
+def test_a_sample_without_a_file_has_no_image() -> None:
+    with pytest.raises(ContentError, match="without a file"):
+        Image().decode({})
+
+
+@pytest.mark.parametrize("axes", [None, "ZYX", "TYX"])
+def test_tiffs_of_several_pages_are_refused(axes: str | None) -> None:
+    pages = np.zeros((3, 8, 9), np.uint8)
+    metadata = {"metadata": {"axes": axes}} if axes else {}
+    with pytest.raises(ContentError, match="several pages"):
+        Image().parse(encoded(pages, "tif", photometric="minisblack", **metadata))
+    scans = io.BytesIO()
+    with tifffile.TiffWriter(scans) as file:
+        file.write(pages[0], photometric="minisblack")
+        file.write(pages[0, :4], photometric="minisblack")
+    with pytest.raises(ContentError, match="several pages"):
+        Image().parse(scans.getvalue())
+
+
+def test_previews_and_masks_in_a_tiff_are_passed_over() -> None:
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(ramp(8, 9), photometric="minisblack")
+        file.write(ramp(4, 4), photometric="minisblack", subfiletype=1)
+        file.write(ramp(8, 9) > 9, photometric="minisblack", subfiletype=4)
+    np.testing.assert_allclose(Image().parse(buffer.getvalue()).pixels[..., 0] * 255, ramp(8, 9), atol=1e-4)
+
+
+def test_tiffs_of_other_colours() -> None:
+    dark = encoded(ramp(4, 4), "tif", photometric="miniswhite")
+    np.testing.assert_allclose(Image().parse(dark).pixels[..., 0] * 255, 255 - ramp(4, 4), atol=1e-4)
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), np.uint16)
+    indexed = encoded(ramp(4, 4), "tif", photometric="palette", colormap=colours)
+    np.testing.assert_allclose(
+        Image().parse(indexed).pixels * 65535, colours[:, ramp(4, 4)].transpose(1, 2, 0), atol=0.1
+    )
 
 
 # Hostile files
@@ -331,7 +423,7 @@ def decoded(*_: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(8000, 8000), (60_000, 60_000), (MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]
+    ("width", "height"), [(8000, 8000), (10_000, 10_000), (60_000, 60_000), (MAX_PIXELS + 1, 1), (2**31 - 1, 2**31 - 1)]
 )
 def test_png_bombs_are_refused_before_they_are_decoded(
     width: int, height: int, monkeypatch: pytest.MonkeyPatch
@@ -434,6 +526,90 @@ def test_images_are_turned_only_in_training_and_on_demand() -> None:
     straight = still.tokenize(raw)
     for tokens in (turning.tokenize(raw), *(still.tokenize(raw, np.random.default_rng(i)) for i in range(9))):
         assert all((a == b).all() for a, b in zip(tokens, straight, strict=True))
+
+
+AUGMENTATIONS: list[dict[str, Any]] = [
+    {"flip": "horizontal"},
+    {"crop": (0.3, 0.6)},
+    {"brightness": 0.5},
+    {"contrast": 0.5},
+    {"flip": True, "crop": (0.5, 1.0), "brightness": 0.2, "contrast": 0.2},
+]
+
+
+@pytest.mark.parametrize("options", AUGMENTATIONS)
+def test_images_are_changed_only_in_training_and_by_the_seed(options: dict[str, Any]) -> None:
+    raw = picture(24, 16)
+    modality, plain = (Image(size=24, patch=4, **chosen).fit([raw]) for chosen in (options, {}))
+    straight = plain.tokenize(raw)
+    np.testing.assert_array_equal(modality.tokenize(raw).values, straight.values)
+    made = [modality.tokenize(raw, np.random.default_rng(seed)) for seed in (*range(20), 0)]
+    assert len({tokens.values.tobytes() for tokens in made}) > 1
+    for part, again in zip(made[0], made[-1], strict=True):
+        np.testing.assert_array_equal(part, again)
+    assert any((tokens.values != straight.values).any() for tokens in made if tokens.size == straight.size)
+
+
+def test_the_mirror_turns_nothing_upside_down() -> None:
+    raw = picture(8, 12)
+    modality = Image(size=12, patch=4, flip="horizontal").fit([raw])
+    made = [whole(modality, modality.tokenize(raw, np.random.default_rng(seed))) for seed in range(40)]
+    mirrored = [np.allclose(pixels, raw.pixels[:, ::-1], atol=1e-5) for pixels in made]
+    straight = [np.allclose(pixels, raw.pixels, atol=1e-5) for pixels in made]
+    assert all(a != b for a, b in zip(mirrored, straight, strict=True))
+    assert 5 < sum(mirrored) < 35
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 1), st.floats(0.05, 1), st.integers(0, 99))
+def test_cuts_lie_within_and_hold_their_share(height: int, width: int, one: float, other: float, seed: int) -> None:
+    pixels = np.arange(height * width, dtype=np.float32).reshape(height, width, 1)
+    low, high = sorted((one, other))
+    part = cut(pixels, (low, high), np.random.default_rng(seed))
+    h, w, _ = part.shape
+    top, left = divmod(int(part[0, 0, 0]), width)
+    np.testing.assert_array_equal(part, pixels[top : top + h, left : left + w])
+    assert (h + 1) * (w + 1) >= low * height * width
+    assert max(h - 1, 0) * max(w - 1, 0) <= high * height * width
+    np.testing.assert_array_equal(cut(pixels, (1, 1), np.random.default_rng(seed)), pixels)
+
+
+def test_a_cut_keeps_the_grid() -> None:
+    raw = picture(30, 50)
+    modality = Image(size=48, patch=8, crop=(0.1, 0.9)).fit([raw])
+    for seed in range(20):
+        np.testing.assert_array_equal(
+            modality.tokenize(raw, np.random.default_rng(seed)).coords, modality.tokenize(raw).coords
+        )
+
+
+def test_brightness_and_contrast_change_pixels_as_they_say() -> None:
+    raw = picture(8, 8)
+    for option in ("brightness", "contrast"):
+        modality = Image(size=8, patch=4, **{option: 0.5}).fit([raw])
+        ratios = []
+        for seed in range(30):
+            made = whole(modality, modality.tokenize(raw, np.random.default_rng(seed)))
+            centre = raw.pixels.mean() if option == "contrast" else 0.0
+            ratio = (made - centre) / (raw.pixels - centre)
+            np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-2)
+            ratios.append(np.median(ratio))
+        assert 0.49 < min(ratios) < 0.7 < 1.3 < max(ratios) < 1.51
+
+
+def test_jitter_leaves_the_paper_empty() -> None:
+    pixels = np.ones((8, 8, 1), np.float32)
+    pixels[:4, :4] = 0.5
+    drawing = Picture(pixels, ("grey",))
+    modality = Image(size=8, patch=4, paper=1.0, brightness=0.5).fit([drawing])
+    assert all(modality.tokenize(drawing, np.random.default_rng(seed)).size == 1 for seed in range(9))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop": (0, 1)}, {"crop": (0.9, 0.5)}, {"crop": (0.5, 1.5)}, {"brightness": -0.1}, {"contrast": 2}]
+)
+def test_augmentations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Image(**wrong)
 
 
 # Loss, reconstruction and pictures

@@ -250,3 +250,147 @@ def test_show_escapes_html() -> None:
             "&lt;i&gt;name&lt;/i&gt;": ("", "&lt;script&gt;alert(1)&lt;/script&gt;"),
             "a=b": ("", "c=d"),
         }
+
+
+# Dates
+
+DATES = ["2015-11-05", "2016-02-29T12:00:00", "2014-07-01 06:00:00+02:00", "1969-12-31T00:00:00Z"]
+
+
+@pytest.fixture(scope="module")
+def dated() -> Table:
+    return Table().fit([{"caught": date, "length": float(i)} for i, date in enumerate(DATES)])
+
+
+def test_dates_are_days_and_seasons(dated: Table) -> None:
+    days = np.array([16744.0, 16860.5, 16252 + 4 / 24, -1.0])
+    assert (dated.dates, dated.widths) == (("caught",), (3, 1 + dated.name_length, 0))
+    np.testing.assert_allclose(dated.scales["caught"], (days.mean(), days.std()))
+    for date, day in zip(DATES, days, strict=True):
+        tokens = dated.tokenize({"caught": date, "length": 1.0})
+        angle = 2 * np.pi * day / 365.2425
+        expected = [(day - days.mean()) / days.std(), np.sin(angle), np.cos(angle)]
+        np.testing.assert_allclose(tokens.values, [expected, [-0.5 / np.std(range(4)), 0, 0]], atol=1e-5)
+        assert tokens.ids[:, 0].tolist() == [NUMBER, NUMBER]
+    summers = [dated.tokenize({"caught": f"{year}-07-01"}).values[0, 1:] for year in range(1950, 2050)]
+    assert np.abs(np.array(summers) - summers[0]).max() < 0.04
+
+
+@pytest.mark.parametrize("cells", [["2015-11-05", "soon"], ["2015-13-05"] * 2, ["20151105"] * 2, ["2015-11"] * 2])
+def test_what_is_not_all_dates_is_categories(cells: list[str]) -> None:
+    table = Table(min_count=1).fit([{"when": cell} for cell in cells])
+    assert (table.dates, table.widths[0]) == ((), 1)
+    assert content(table, "when", cells[0]) == (category(table, "when", cells[0]), 0)
+
+
+def test_what_is_no_date_among_dates_is_unknown(dated: Table) -> None:
+    for cell in ("soon", "2015-02-30", 16744.0, True):
+        assert content(dated, "caught", cell) == (1, 0)
+    assert content(dated, "caught", "NA") == (0, 0)
+
+
+def test_losses_of_dates_count_all_their_values(dated: Table) -> None:
+    tokens = dated.tokenize({"caught": DATES[0], "length": 2.0})
+    values, ids = (torch.from_numpy(part) for part in tokens[:2])
+    prediction = torch.zeros(2, dated.head(8).out_features)
+    prediction[:, :3] = values
+    assert dated.loss(prediction, values, ids).tolist() == [0, 0]
+    prediction[:, 1] += 3
+    assert dated.loss(prediction, values, ids).tolist() == [pytest.approx(2.5 / 3), 0]
+
+
+def test_dates_are_shown_as_dates(dated: Table) -> None:
+    tokens = dated.tokenize({"caught": DATES[0]})
+    prediction = np.zeros((1, dated.head(8).out_features), np.float32)
+    prediction[:, 0] = 1e30
+    shown = dated.show(tokens, np.array([True]), dated.reconstruct(prediction, tokens))
+    assert read(shown["original"]) == {"caught": ("target", "2015-11-05")}
+    assert "days since 1970" in read(shown["reconstructed"])["caught"][1]
+
+
+# Units
+
+
+@pytest.fixture(scope="module")
+def measured() -> Table:
+    return Table(min_count=1).fit(
+        [
+            {"length": "12 mm", "speed": "1.5e2m/s", "share": "5%"},
+            {"length": " 14mm ", "speed": "-3 m/s", "share": "7 %"},
+        ]
+    )
+
+
+def test_numbers_with_one_unit_are_numbers(measured: Table) -> None:
+    assert dict(measured.units) == {"length": "mm", "speed": "m/s", "share": "%"}
+    assert measured.scales == {"length": (13, 1), "speed": (73.5, 76.5), "share": (6, 1)}
+    assert content(measured, "length", "15.0 mm") == (NUMBER, 2)
+    assert content(measured, "length", None) == (0, 0)
+
+
+@pytest.mark.parametrize("cell", ["15 cm", "15", 15.0, "mm", "long", "15 mm tall", "1e999 mm"])
+def test_units_are_never_assumed_or_converted(measured: Table, cell: Cell) -> None:
+    assert content(measured, "length", cell) == (1, 0)
+
+
+@pytest.mark.parametrize("cells", [["12 mm", "3 cm"], ["12 mm", "tall"], ["12 mm", 3.0], ["1e5", "2e5"], ["12", "13"]])
+def test_what_has_not_one_unit_is_categories(cells: list[Cell]) -> None:
+    table = Table(min_count=1).fit([{"length": cell} for cell in cells])
+    assert table.units == ()
+    assert table.scales == {}
+
+
+def test_units_are_words_of_the_name(measured: Table) -> None:
+    named = Table().fit([{"length_mm": 1.0, "age (years)": 2.0, "depth [mm]": 3.0, "length": 4.0}])
+
+    def pieces(table: Table, column: str) -> list[str]:
+        ids = table.tokenize({column: None}).ids[0, 1:]
+        return [table._names.entries[i] for i in ids if i]
+
+    assert pieces(named, "length_mm") == ["length", "mm"]
+    assert pieces(named, "age (years)") == ["age", "(", "years", ")"]
+    assert pieces(named, "depth_mm") == ["depth", "mm"]
+    assert pieces(measured, "length") == ["length", "mm"]
+    tokens = measured.tokenize({"length": "12 mm"})
+    shown = measured.show(tokens, np.array([False]), tokens)["original"]
+    assert read(shown) == {"length": ("", "12 mm")}
+
+
+# Many categories
+
+
+def test_columns_of_many_categories_are_hashed() -> None:
+    names = [f"species {i}" for i in range(50)]
+    table = Table(max_categories=20).fit([{"species": name, "sex": "f"} for name in names * 2])
+    assert (table.hashed, [column for column, _ in table.categories]) == (("species",), ["sex"])
+    assert table.entries == 2 + 1 + 1 + 20
+    ids = {name: content(table, "species", name)[0] for name in (*names, "one never seen")}
+    assert all(table.vocabulary.entries[i].startswith("species#") for i in ids.values())
+    assert len(set(ids.values())) > 10
+    assert content(Table(max_categories=50).fit([{"species": n} for n in names * 2]), "species", names[3])[0] > NUMBER
+    assert table.knows("species")
+    rare = Table(max_categories=20).fit([{"id": name, "sex": "f"} for name in names])
+    assert rare.hashed == ()  # no value was seen twice
+
+
+def test_buckets_are_the_same_everywhere() -> None:
+    table = Table(min_count=1, max_categories=1).fit([{"a": "x"}, {"a": "y"}])
+    assert content(table, "a", "z") == (table.vocabulary.id("a#0"), 0)
+    with pytest.raises(ValueError, match="max_categories"):
+        Table(max_categories=0)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([*DATES, "3 mm", "4 mm", "x", 5, None])))
+def test_any_columns_give_tokens_that_fit(row: Row) -> None:
+    fitted = Table(min_count=1, max_categories=2).fit(
+        [{"a": "2020-01-01", "b": "2 mm", "c": name, "d": 1} for name in "pqrs"]
+    )
+    if not row:
+        return
+    tokens = fitted.tokenize(row)
+    assert tuple(part.shape[1] for part in tokens) == fitted.widths
+    assert np.isfinite(tokens.values).all()
+    assert tokens.ids[:, 0].max() < fitted.entries
+    parts = [torch.from_numpy(part) for part in tokens]
+    vectors, _ = fitted.embedding(8)(*parts)
+    assert torch.isfinite(fitted.loss(fitted.head(8)(vectors), parts[0], parts[1])).all()
