@@ -150,12 +150,12 @@ def factor(unit: str, wanted: str) -> float:
     """
     if not unit.strip():
         raise ContentError("signal without a unit", f"{wanted} is wanted; `unit: null` takes numbers as they are")
-    given, target = (text.strip().replace("µ", "u").replace("μ", "u") for text in (unit, wanted))
-    for kind in (_VOLTS, _TESLA):
-        if given.lower().rstrip("s") in kind and target.lower() in kind:
-            return kind[given.lower().rstrip("s")] / kind[target.lower()]
-    if given == target:
+    if unit.strip() == wanted.strip():
         return 1.0
+    given, target = (text.strip().replace("µ", "u").replace("μ", "u").lower().rstrip("s") for text in (unit, wanted))
+    for kind in (_VOLTS, _TESLA):
+        if given in kind and target in kind:
+            return kind[given] / kind[target]
     raise ContentError("signal in a unit that cannot become the recipe's", f"{unit} to {wanted}")
 
 

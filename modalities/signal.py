@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
 from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
+from modalities.masking import Axes, Masking
+from modalities.patches import Stem, patch_embedding, restored, squared_error
 from modalities.recording import Normalise, Recording, band, described, factor, fault, from_members, normalise, resample
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
@@ -56,7 +58,7 @@ class Signal(Modality):
     type: ClassVar[str] = "signal"
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
-    axes: ClassVar[Mapping[str, tuple[Literal["ids", "coords"], int]]] = {"channel": ("ids", 1), "time": ("coords", 3)}
+    axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
 
     montage: Montage = "any"
     channels: Literal["any"] | tuple[str, ...] = ()
@@ -76,7 +78,7 @@ class Signal(Modality):
     patch_points: int = 8
     window_points: int | None = None
     target: Literal["values", "normalised"] = "values"
-    stem: Literal["linear", "mlp"] = "linear"
+    stem: Stem = "linear"
     names: tuple[str, ...] = fitted(())
     electrodes: tuple[tuple[str, float, float, float], ...] = fitted(())
     step_s: float = fitted(1.0)
@@ -97,6 +99,8 @@ class Signal(Modality):
             raise ValueError("signal normalise 'fixed' needs a unit that scale is in")
         if self.errors and not self.uneven:
             raise ValueError("signal errors belong to uneven times: set uneven")
+        if any(each.kind == "block" for each in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
+            raise ValueError("signals are no grid for mask kind 'block': use 'span', 'channel' or 'time'")
         for name in self.channels if self.channels != "any" else ():
             if resolve(name, self.montage) is None:
                 raise ValueError(f"signal channel {suggest(name, self.montage)}")
@@ -300,25 +304,19 @@ class Signal(Modality):
 
     def embedding(self, dim: int) -> nn.Module:
         patch_s = self.step_s * self.patch if self.uneven else self.patch / self.sample_rate_hz
-        return SignalEmbedding(self.widths, len(self.vocabulary), dim, self.stem == "mlp", patch_s)
+        return SignalEmbedding(self.widths, len(self.vocabulary), dim, self.stem, patch_s)
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.patch)
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch; errors are no part of it."""
-        values = values[:, : self.patch].float()
-        if self.target == "normalised":
-            values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
-        return (prediction.float() - values).square().mean(1)
+        return squared_error(prediction, values[:, : self.patch], self.target == "normalised")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
         """Patches on the scale of the values; normalised ones borrow the true patch's mean and deviation."""
         values = tokens.values.copy()
-        true = values[:, : self.patch]
-        if self.target == "normalised":
-            prediction = prediction * np.sqrt(true.var(1, keepdims=True) + 1e-6) + true.mean(1, keepdims=True)
-        values[:, : self.patch] = prediction
+        values[:, : self.patch] = restored(prediction, values[:, : self.patch], self.target == "normalised")
         return tokens._replace(values=values)
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
@@ -338,14 +336,10 @@ class Signal(Modality):
 class SignalEmbedding(nn.Module):
     """Content from the patch, place from the channel, the electrode's position and the time in patches."""
 
-    def __init__(self, widths: tuple[int, int, int], channels: int, dim: int, hidden: bool, patch_s: float):
+    def __init__(self, widths: tuple[int, int, int], channels: int, dim: int, stem: Stem, patch_s: float):
         super().__init__()
         width, _, coordinates = widths
-        self.content = (
-            nn.Sequential(nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-            if hidden
-            else nn.Linear(width, dim)
-        )
+        self.content = patch_embedding(width, dim, stem)
         self.place = SineCosine(4, dim)
         self.channel = nn.Embedding(channels, dim)
         self.offsets = nn.Linear(coordinates - 4, dim, bias=False) if coordinates > 4 else None

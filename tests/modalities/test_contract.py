@@ -16,6 +16,8 @@ from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, 
 from modalities.dna import Dna
 from modalities.image import Image, Picture
 from modalities.masking import MODES, Masking
+from modalities.recording import Recording
+from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Audio, Spectrogram
 from modalities.table import Table
@@ -34,12 +36,22 @@ def hiss(seconds: float, rate_hz: int, channels: int) -> Audio:
     return Audio((samples * 0.1).astype(np.float32), rate_hz)
 
 
+def waves(*channels: str, uneven: bool = False) -> Recording:
+    """Random traces of a second at 100 Hz, or of about as long at random times."""
+    rng = np.random.default_rng(len(channels))
+    samples = rng.standard_normal((len(channels), 100)).astype(np.float32)
+    times = np.cumsum(rng.random(100)) / 50 if uneven else None
+    return Recording(samples, channels, ("uV",) * len(channels), 0.0 if uneven else 100.0, 0.5, times)
+
+
 MADE: dict[str, Modality] = {
     "image": Image(size=16, patch=8, bands="rgb"),
     "bands": Image(size=12, patch=4, target="pixels", flip=True, crop=(0.5, 1.0), brightness=0.2),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
     "sound": Spectrogram(rate_hz=8000, mel_bands=16, patch=(8, 4), length_s=0.3, time_mask_s=0.1, frequency_mask=4),
     "frames": Spectrogram(rate_hz=8000, mel_bands=16, patch=(16, 2), channels="keep", target="raw"),
+    "eeg": Signal(montage="eeg", sample_rate_hz=50, low_hz=1, high_hz=20, notch_hz=(16,), patch_s=0.2, window_s=0.7),
+    "curve": Signal(uneven=True, errors=True, patch_points=5, normalise="mad", target="normalised", stem="mlp"),
     "table": Table(min_count=1, exclude=("label",)),
     "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),
@@ -55,6 +67,8 @@ RAWS: dict[str, list[Any]] = {
     **{name: ["ACGTTGCANNRT", "GATTACAGATTACA"] for name in ("dna", "letters", "subwords")},
     "text": ["Insecta <Diptera>", "naïve 蝶"],
     "dates": [{"day": f"2015-11-0{i}", "length": f"{i} mm", "name": f"x{i}"} for i in range(1, 4)],
+    "eeg": [waves("Fp1", "F3-C3", "Cz"), waves("Fp1", "Oz")],
+    "curve": [waves("flux", "flux_error", uneven=True), waves("flux", "flux_error", uneven=True)],
     "sound": [hiss(0.2, 8000, 1), hiss(0.4, 11025, 1)],
     "frames": [hiss(0.2, 8000, 2), hiss(0.1, 16000, 1)],
     "table": [{"a b": 1.5, "kind": "é<x>", "on": True, "gone": None}, {"a b": 0.1, "kind": "y", "on": False}],

@@ -384,7 +384,7 @@ def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards:
     assert "cannot split by 'patient'" in said("--label", "weight", "--split", "patient")
     assert "too little" in said("--label", "weight", "--test", "0")
     assert "no label 'mass'" in call("finetune", run, "--data", shards, "--label", "mass", "--out", "new").refusal()
-    assert "pretraining run" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
+    assert "something else" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
     assert contents(run) == before
     nothing_new(tmp_path, "table.csv")
 

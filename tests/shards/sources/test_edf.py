@@ -1,0 +1,187 @@
+"""EDF and BDF files as samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyedflib
+import pytest
+
+from modalities.base import ContentError, Modality
+from modalities.recording import Recording, from_members
+from modalities.signal import Signal
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.read import Split
+from shards.sources.base import Sample
+from shards.sources.edf import Edf
+
+MODALITIES: dict[str, Modality] = {
+    "eeg": Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.5),
+    "ecg": Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.5),
+    "table": Table(),
+}
+LABELS = ("EEG Fp1", "EEG O2-REF", "ECG ECG")
+PERSONS: dict[str, Any] = {
+    "pattern": "Subject{subject}_{part}.edf",
+    "table": "subject-info.csv",
+    "join": {"Subject": "Subject{subject}"},
+    "values": {"part": {"1": "rest", "2": "task"}},
+    "columns": {"table": ("Age", "Gender")},
+    "labels": ("part", "Count quality"),
+}
+
+
+def record(
+    path: Path, labels: tuple[str, ...] = LABELS, seconds: int = 6, rates: tuple[int, ...] = (200, 200, 100)
+) -> list[np.ndarray]:
+    """A file of noise; its samples, channel by channel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(list(path.name.encode()))
+    kind = pyedflib.FILETYPE_BDFPLUS if path.suffix == ".bdf" else pyedflib.FILETYPE_EDFPLUS
+    samples = [rng.standard_normal(seconds * rate) for rate in rates]
+    with pyedflib.EdfWriter(str(path), len(labels), file_type=kind) as file:
+        for number, (label, rate) in enumerate(zip(labels, rates, strict=True)):
+            header = {"label": label, "dimension": "mV" if "ECG" in label else "uV", "sample_frequency": rate}
+            limits = {"physical_max": 8.0, "physical_min": -8.0, "digital_max": 32767, "digital_min": -32768}
+            file.setSignalHeader(number, {**header, **limits, "transducer": "", "prefilter": ""})
+        file.writeSamples(samples)
+    return samples
+
+
+def made(source: Edf, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+    samples: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            samples.append(source.make(item, modalities))
+        except ContentError as error:
+            samples.append(error.reason)
+    return samples
+
+
+def held(sample: Sample | str, name: str) -> Recording:
+    assert isinstance(sample, Sample)
+    return from_members({kind: sample.members[f"{name}.{kind}"] for kind in ("npy", "json")})
+
+
+@pytest.fixture
+def persons(tmp_path: Path) -> Path:
+    """Two persons at rest and at a task, as EEGMAT has them, and one whom the table lacks."""
+    for name in ("Subject00_1", "Subject00_2", "Subject01_1", "Subject07_1"):
+        record(tmp_path / "raw" / f"{name}.edf")
+    (tmp_path / "raw" / "subject-info.csv").write_text(
+        "Subject,Age,Gender,Count quality\nSubject00,21,F,0\nSubject01,18,M,1\n"
+    )
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize("suffix", ["edf", "bdf", "EDF"])
+def test_one_file_gives_eeg_and_ecg(tmp_path: Path, suffix: str) -> None:
+    samples = record(tmp_path / f"a.{suffix}")
+    [sample] = made(Edf(), tmp_path)
+    assert isinstance(sample, Sample)
+    eeg, ecg = held(sample, "eeg"), held(sample, "ecg")
+    assert (eeg.channels, eeg.units, eeg.rate_hz) == (("EEG Fp1", "EEG O2-REF"), ("uV", "uV"), 200.0)
+    assert (ecg.channels, ecg.units, ecg.rate_hz) == (("ECG ECG",), ("mV",), 100.0)
+    np.testing.assert_allclose(eeg.samples, samples[:2], atol=1e-3)
+    np.testing.assert_allclose(ecg.samples, samples[2:], atol=1e-3)
+    assert sample.identity == f"a.{suffix}:0:6"
+    assert sample.members.keys() == {"eeg.npy", "eeg.json", "ecg.npy", "ecg.json"}
+
+
+def test_windows_of_all_modalities_are_of_the_same_time(tmp_path: Path) -> None:
+    samples = record(tmp_path / "a.edf")
+    windows = made(Edf(window_s=2, stride_s=1.5, labels=("start_s",)), tmp_path)
+    assert len(windows) == 3
+    np.testing.assert_allclose(held(windows[1], "eeg").samples, [x[300:700] for x in samples[:2]], atol=1e-3)
+    np.testing.assert_allclose(held(windows[1], "ecg").samples, [samples[2][150:350]], atol=1e-3)
+    assert json.loads(windows[1].members["labels.json"]) == {"start_s": 1.5}  # type: ignore[union-attr]
+
+
+def test_persons_join_their_recordings(persons: Path) -> None:
+    rest, task, other, missing = made(Edf(**PERSONS), persons)
+    assert isinstance(rest, Sample)
+    assert isinstance(task, Sample)
+    assert isinstance(other, Sample)
+    assert json.loads(rest.members["table.json"]) == {"Age": 21, "Gender": "F"}
+    assert json.loads(rest.members["labels.json"]) == {"part": "rest", "Count quality": 0}
+    assert json.loads(task.members["labels.json"]) == {"part": "task", "Count quality": 0}
+    assert json.loads(other.members["table.json"]) == {"Age": 18, "Gender": "M"}
+    assert rest.groups["subject"] == task.groups["subject"] == "00"
+    assert missing == "recording without a row in the table"
+
+
+def test_a_build_keeps_a_person_on_one_side(persons: Path, tmp_path: Path) -> None:
+    (persons / "Subject01_2.edf").write_bytes((persons / "Subject00_1.edf").read_bytes()[:700])
+    (persons / "notes.edf").write_text("not an EDF file")
+    record(persons / "Subject01_3.edf", ("EEG Fp1", "EEG fp1", "ECG ECG"))
+    record(persons / "Subject01_4.edf", ("EEG Fp1", "EEG O2", "ECG ECG"), rates=(200, 100, 100))
+    record(persons / "Subject01_5.edf", ("EEG Fp1", "Temp", "ECG ECG"))
+    split = SplitBy(by="subject", validation=0, test=0.4, large=1)
+    manifest = build(Edf(window_s=2, **PERSONS), MODALITIES, split, persons, tmp_path / "out")
+    assert manifest.skipped == {
+        "unreadable EDF file": 2,
+        "signal with a channel twice": 3,
+        "signal whose channels differ in sample rate": 3,
+        "signal with an unknown channel": 3,
+        "recording without a row in the table": 3,
+    }
+    assert manifest.fields["eeg.npy"] == manifest.fields["ecg.npy"] == manifest.fields["table.json"] == 9
+    groups = [{g for _, g, *_ in Split(tmp_path / "out", name).locations()} for name in ("train", "test")]
+    assert groups == [{"00"}, {"01"}]
+
+
+def test_channels_may_be_left_out(tmp_path: Path) -> None:
+    record(tmp_path / "a.edf", ("EEG Fp1", "EOG left", "ECG"))
+    assert made(Edf(), tmp_path) == ["signal with an unknown channel"]
+    [sample] = made(Edf(leave_out=("eog*",)), tmp_path)
+    assert held(sample, "eeg").channels == ("EEG Fp1",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"join": {}}, "belong together"),
+        ({"table": None}, "belong together"),
+        ({"join": {"Subject": "{person}"}}, "a field that pattern does not give"),
+        ({"join": {"Person": "Subject{subject}"}}, "has no column 'Person'"),
+        ({"table": "none.csv"}, "no file"),
+        ({"columns": {"rows": ("Age",)}}, "'rows', which the recipe has not"),
+    ],
+)
+def test_recipes_that_do_not_fit_the_files_are_refused(persons: Path, changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        made(Edf(**{**PERSONS, **changes}), persons)
+
+
+def test_a_person_twice_in_the_table_is_refused(persons: Path) -> None:
+    (persons / "twice.csv").write_text("Subject,Age\nSubject00,1\nSubject00,2\n")
+    with pytest.raises(ValueError, match="has Subject 'Subject00' twice"):
+        made(Edf(**{**PERSONS, "table": "twice.csv"}), persons)
+
+
+def test_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no file"):
+        next(Edf().items(tmp_path))
+
+
+@pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
+def test_the_arithmetic_recipe_reads_the_real_files() -> None:
+    from pipeline.recipe import load
+
+    recipe = load("arithmetic")
+    assert isinstance(recipe.data.source, Edf)
+    items = list(recipe.data.source.items(Path(os.environ["SENSORIUM_DATA"]) / "eeg_arithmetic"))
+    assert len(items) == 480
+    sample = recipe.data.source.make(items[13], recipe.modalities)
+    eeg = recipe.modalities["eeg"]
+    assert isinstance(eeg, Signal)
+    raw = eeg.prepare(held(sample, "eeg"))
+    assert len(raw.channels) == 20
+    assert raw.channels[-1] == "A2-A1"
+    assert 1 < np.abs(raw.samples).mean() < 100, "in uV"
+    assert json.loads(sample.members["labels.json"])["part"] == "task"

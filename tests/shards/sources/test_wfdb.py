@@ -1,0 +1,216 @@
+"""WFDB records as samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wfdb
+
+from modalities.base import ContentError, Modality
+from modalities.recording import Recording, from_members
+from modalities.signal import Signal
+from modalities.smiles import Smiles
+from modalities.table import Table
+from shards.build import SplitBy, build
+from shards.read import Split
+from shards.sources.base import Sample
+from shards.sources.recordings import cell
+from shards.sources.wfdb import Wfdb
+
+ECG = Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1)
+MODALITIES: dict[str, Modality] = {"ecg": ECG, "table": Table()}
+
+
+def record(
+    folder: Path,
+    name: str,
+    leads: tuple[str, ...] = ("I", "MLII", "v5"),
+    seconds: float = 4,
+    comments: tuple[str, ...] = ("Age: 74", "Sex: Male", "Dx: 426783006,164889003", "free text", "Rx: Unknown"),
+    **more: Any,
+) -> np.ndarray:
+    """A record of noise at 250 Hz, of which the samples `(channels, T)` are returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(len(name)).standard_normal((round(seconds * 250), len(leads)))
+    wfdb.wrsamp(
+        name,
+        fs=250,
+        units=more.pop("units", ["mV"] * len(leads)),
+        sig_name=list(leads),
+        p_signal=samples,
+        fmt=["16"] * len(leads),
+        comments=list(comments),
+        write_dir=str(folder),
+        **more,
+    )
+    return samples.T
+
+
+def made(source: Wfdb, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+    samples: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            samples.append(source.make(item, modalities))
+        except ContentError as error:
+            samples.append(error.reason)
+    return samples
+
+
+def held(sample: Sample | str, name: str = "ecg") -> Recording:
+    assert isinstance(sample, Sample)
+    return from_members({kind: sample.members[f"{name}.{kind}"] for kind in ("npy", "json")})
+
+
+def labels(sample: Sample | str) -> Any:
+    assert isinstance(sample, Sample)
+    return json.loads(sample.members["labels.json"])
+
+
+def test_a_record_with_its_comments(tmp_path: Path) -> None:
+    samples = record(tmp_path / "g1", "JS01")
+    source = Wfdb(
+        columns={"table": ("Age", "Sex", "Height")},
+        labels=("Dx", "Rx"),
+        flags={"sinus": ("Dx", "426783006"), "flutter": ("Dx", "164890007"), "drug": ("Rx", "1")},
+    )
+    [sample] = made(source, tmp_path)
+    assert isinstance(sample, Sample)
+    raw = held(sample)
+    assert raw.channels == ("I", "MLII", "v5"), "names stay as the file has them"
+    assert (raw.units, raw.rate_hz, raw.start_s) == (("mV",) * 3, 250.0, 0.0)
+    np.testing.assert_allclose(raw.samples, samples, atol=1e-3)
+    assert json.loads(sample.members["table.json"]) == {"Age": 74, "Sex": "Male", "Height": None}
+    assert labels(sample) == {"Dx": "426783006,164889003", "Rx": None, "sinus": 1, "flutter": 0, "drug": None}
+    assert sample.groups == {
+        "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "None", "record": "JS01",
+    }  # fmt: skip
+    assert sample.identity == "g1/JS01.hea:0:1000"
+    assert made(source, tmp_path / "g1" / "JS01.hea")[0].members == sample.members  # type: ignore[union-attr]
+
+
+def test_matlab_records(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    integers = np.random.default_rng(0).integers(-900, 900, (2, 500), dtype=np.int16)
+    savemat(tmp_path / "E1.mat", {"val": integers}, format="4")
+    lines = ["E1 2 250 500", *(f"E1.mat 16+24 1000(0)/mV 16 0 0 0 0 {lead}" for lead in ("I", "II")), "# Age: 5"]
+    (tmp_path / "E1.hea").write_text("\n".join(lines) + "\n")
+    [sample] = made(Wfdb(), tmp_path)
+    np.testing.assert_allclose(held(sample).samples, integers / 1000, atol=1e-6)
+
+
+def test_windows_over_time(tmp_path: Path) -> None:
+    samples = record(tmp_path, "a", seconds=5)
+    windows = made(Wfdb(window_s=2), tmp_path)
+    assert [s.identity for s in windows if isinstance(s, Sample)] == ["a.hea:0:500", "a.hea:500:1000"]
+    np.testing.assert_allclose(held(windows[1]).samples, samples[:, 500:1000], atol=1e-3)
+    assert len(made(Wfdb(window_s=2, stride_s=1), tmp_path)) == 4
+    assert len(made(Wfdb(window_s=60), tmp_path)) == 1, "a short record is one window"
+
+
+def test_annotations_over_and_around(tmp_path: Path) -> None:
+    samples = record(tmp_path, "100", seconds=4)
+    at = np.array([10, 300, 400, 500, 990])
+    wfdb.wrann("100", "atr", at, symbol=["N", "N", "V", "V", "N"], write_dir=str(tmp_path))
+    over = Wfdb(
+        window_s=2, annotations="atr", labels=("symbol", "symbols", "annotations"), flags={"pvc": ("symbols", "V")}
+    )
+    assert [labels(sample) for sample in made(over, tmp_path)] == [
+        {"symbol": "N", "symbols": "N,V", "annotations": 3, "pvc": 1},
+        {"symbol": "N", "symbols": "N,V", "annotations": 2, "pvc": 1},
+    ]
+    around = made(Wfdb(window_s=0.4, annotations="atr", centred=True, labels=("symbol",)), tmp_path)
+    assert [labels(sample)["symbol"] for sample in around] == ["N", "V", "V"], "windows beyond the ends are left out"
+    np.testing.assert_allclose(held(around[0]).samples, samples[:, 250:350], atol=1e-3)
+    record(tmp_path, "unannotated")
+    assert made(over, tmp_path)[-1] == "record without annotations"
+    (tmp_path / "100.atr").write_bytes(b"\xff")
+    assert made(over, tmp_path)[0] == "unreadable WFDB annotations"
+    with pytest.raises(ValueError, match="need annotations and window_s"):
+        Wfdb(centred=True)
+
+
+def test_channels_go_to_the_modalities_that_know_them(tmp_path: Path) -> None:
+    record(tmp_path, "a", ("II", "EEG C3-A2", "PLETH"), units=["mV", "uV", "NU"])
+    eeg = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.1)
+    both: dict[str, Modality] = {"ecg": ECG, "eeg": eeg}
+    assert made(Wfdb(), tmp_path, both) == ["signal with an unknown channel"]
+    [sample] = made(Wfdb(leave_out=("pl*",)), tmp_path, both)
+    assert held(sample, "ecg").channels == ("II",)
+    assert held(sample, "eeg").channels == ("EEG C3-A2",)
+    assert held(sample, "eeg").units == ("uV",)
+    chosen = Signal(montage="ecg", channels=("II", "V1"), unit="mV", sample_rate_hz=100, patch_s=0.1)
+    [sample] = made(Wfdb(), tmp_path, {"ecg": chosen})
+    assert held(sample).channels == ("II",)
+    assert made(Wfdb(leave_out=("*",)), tmp_path) == ["recording without a channel for the recipe"]
+    with pytest.raises(ValueError, match="type 'signal'"):
+        made(Wfdb(), tmp_path, {"smiles": Smiles()})
+    with pytest.raises(ValueError, match="'rows', which the recipe has not"):
+        made(Wfdb(columns={"rows": ("Age",)}), tmp_path, {"ecg": chosen})
+
+
+def test_file_names_give_fields(tmp_path: Path) -> None:
+    record(tmp_path / "p7", "s3_lr")
+    record(tmp_path / "p7", "odd")
+    bad, good = made(Wfdb(pattern="p{patient}/s{study}_{rate}.hea"), tmp_path)
+    assert isinstance(good, Sample)
+    assert bad == "file name not of the pattern"
+    assert {name: good.groups[name] for name in ("patient", "study", "rate")} == {
+        "patient": "7",
+        "study": "3",
+        "rate": "lr",
+    }
+
+
+def test_a_build_counts_what_cannot_be_used(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for i in range(6):
+        record(raw, f"good{i}" + "x" * i, comments=(f"Age: {i}",))
+    record(raw, "twice", ("II", "ii"))
+    record(raw, "short", seconds=0.05)
+    (raw / "empty.hea").write_bytes(b"")
+    (raw / "binary.hea").write_bytes(bytes(range(256)))
+    (raw / "gone.hea").write_text("gone 1 250 1000\ngone.dat 16 200 16 0 0 0 0 II\n")
+    (raw / "rate.hea").write_text("rate 1 0 1000\ngood0.dat 16 200 16 0 0 0 0 II\n")
+    (raw / "long.hea").write_text("long 1 250 99999999999\ngood0.dat 16 200 16 0 0 0 0 II\n")
+    record(raw, "cut")
+    (raw / "cut.dat").write_bytes((raw / "cut.dat").read_bytes()[:100])
+    record(raw, "flat")
+    (raw / "flat.dat").write_bytes(bytes(6000))
+    manifest = build(Wfdb(), MODALITIES, SplitBy(by="record", validation=0, test=0.3), raw, tmp_path / "out")
+    assert manifest.fields == {"ecg.json": 6, "ecg.npy": 6}
+    assert sum(manifest.skipped.values()) == 9
+    assert manifest.skipped["signal with a channel twice"] == 1
+    assert manifest.skipped["signal shorter than a patch"] == 1
+    assert manifest.skipped["signal with a constant channel"] == 1
+    assert manifest.skipped["signal of more than 1,000,000,000 samples"] == 1
+    assert manifest.skipped["unreadable WFDB header"] >= 2
+    assert manifest.skipped["unreadable WFDB record"] >= 2
+    assert sum(len(Split(tmp_path / "out", name)) for name in ("train", "test")) == 6
+    with pytest.raises(ValueError, match=r"no file \*\.hea in"):
+        next(Wfdb().items(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("74", 74), (" 1.5 ", 1.5), ("Male", "Male"), ("NaN", None), ("Unknown", None), ("n/a", None), ("inf", None),
+     ("", None), ("426783006,1", "426783006,1"), (3, 3), (None, None)],
+)  # fmt: skip
+def test_cells(text: Any, value: Any) -> None:
+    assert cell(text) == value
+
+
+@pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
+def test_real_records_of_many_kinds() -> None:
+    folder = Path(os.environ["SENSORIUM_DATA"]) / "ecg"
+    assert sum(isinstance(sample, Sample) for sample in made(Wfdb(), folder / "cinc2021")) == 38
+    frank = made(Wfdb(window_s=10, files="s0010_re.hea"), folder / "physionet")
+    assert len(frank) == 3
+    assert ECG.prepare(held(frank[0])).channels[-3:] == ("VX", "VY", "VZ")
+    beats = Wfdb(window_s=1, files="100.hea", annotations="atr", centred=True, labels=("symbol",))
+    assert sum(1 for _ in beats.items(folder / "physionet")) > 2000
