@@ -16,7 +16,7 @@ from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize
 from pipeline.recipe import nearest
-from pipeline.run import content_hash
+from pipeline.run import content_hash, members_hash
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.sources.rows import Rows, need_columns, read_frame
@@ -172,7 +172,7 @@ def _hashes(members: Members, group: str, modalities: Mapping[str, Modality]) ->
     """
     here = [name for name in modalities if name in members]
     telling = [name for name in here if not isinstance(modalities[name], (Table, Text))] or here
-    contents = {f"{name}:{content_hash(data)}" for name in telling for data in members[name].values()}
+    contents = {f"{name}:{members_hash(members[name])}" for name in telling}
     return frozenset(contents | {"group:" + content_hash(group.encode())})
 
 

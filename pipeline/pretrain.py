@@ -24,7 +24,7 @@ from pipeline.loader import Stream, passes
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import Run, content_hash, written_aside
+from pipeline.run import Run, content_hash, members_hash, written_aside
 from shards.read import Split
 
 
@@ -125,9 +125,8 @@ def hashes(sets: Sequence[Split]) -> set[str]:
     for held in sets:
         for _, group, shard, number in held.locations():
             found.add("group:" + content_hash(group.encode()))
-            for modality, members in held.read(shard, number).items():
-                if modality != "labels":
-                    found |= {f"{modality}:{content_hash(data)}" for data in members.values()}
+            members = held.read(shard, number).items()
+            found |= {f"{modality}:{members_hash(parts)}" for modality, parts in members if modality != "labels"}
     return found
 
 

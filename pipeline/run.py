@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -206,3 +206,8 @@ def environment() -> dict[str, Any]:
 def content_hash(data: bytes) -> str:
     """Short hash by which contents are compared between training and test sets."""
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def members_hash(members: Mapping[str, bytes]) -> str:
+    """Short hash of all members of a modality: one alone may be shared, as the channel names of signals are."""
+    return content_hash(b"".join(data for _, data in sorted(members.items())))

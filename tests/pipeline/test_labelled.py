@@ -16,6 +16,7 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.labelled import Task, load, task_of
+from pipeline.run import content_hash, members_hash
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
 
@@ -179,6 +180,12 @@ def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> No
     assert first.isdisjoint(second)
     first, second = load(tmp_path / "raw.csv", {"table": place}).hashes
     assert {h.partition(":")[0] for h in first & second} == {"table"}
+
+
+def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
+    one, same, other = ({"npy": samples, "json": b"{}"} for samples in (b"1", b"1", b"2"))
+    assert members_hash(one) == members_hash(same) != members_hash(other)
+    assert members_hash({"txt": b"CCO"}) == content_hash(b"CCO")
 
 
 @pytest.mark.parametrize(
