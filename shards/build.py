@@ -68,7 +68,7 @@ def build(
     try:
         skipped: Counter[str] = Counter()
         with (aside / "spool").open("wb") as spool:
-            made = _made(source, modalities, raw, workers)
+            made = source.combine(_made(source, modalities, raw, workers), aside)
             samples = list(_spool(progress(made), split.by, spool, skipped))
         if not samples:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "no items"

@@ -47,6 +47,13 @@ class Source(ABC):
             ContentError: the item cannot be used; it is skipped and counted.
         """
 
+    def combine(self, made: Iterator[Sample | str], scratch: Path) -> Iterator[Sample | str]:
+        """What a build takes of all that was made, in the order of the items: samples, or why an item has none.
+
+        scratch: a folder on the disk that the shards are written to. The default takes all as it is.
+        """
+        return made
+
 
 _registry: dict[str, type[Source]] = {}
 S = TypeVar("S", bound=Source)

@@ -1,0 +1,202 @@
+"""Data sets of the Hugging Face Hub, or in files that the library `datasets` reads, streamed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from modalities.base import ContentError, Modality, parser
+from modalities.smiles import Smiles
+from modalities.table import Table
+from shards.sources.base import Sample, Source, register
+from shards.sources.molecules import canonical, scaffold
+from shards.sources.rows import as_groups, as_json, file_bytes
+
+_SIGNATURES = (
+    (b"\x89PNG", "png"),
+    (b"\xff\xd8\xff", "jpg"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"fLaC", "flac"),
+    (b"OggS", "ogg"),
+    (b"\x93NUMPY", "npy"),
+)
+
+
+class Row(NamedTuple):
+    """A row of the data set, by its number from 1."""
+
+    number: int
+    cells: dict[str, Any]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Hub(Source):
+    """One row one sample.
+
+    dataset: `user/name` on the Hub, or a format that `datasets` knows (`parquet`, `json`, `csv`, `imagefolder`, ...),
+    whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
+    revision: which part and version of it. columns: for each modality its column or, for a table, the list of its
+    columns. key: column that identifies a row; without one it is the row's number. labels: columns kept apart.
+
+    Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
+    numbered classes become their names. A split can be made by any column of text or numbers that is used here or
+    named in `groups`, or by `scaffold` of a SMILES. Rows are streamed, so that nothing is downloaded but what is read;
+    limit: how many rows are read at most. No code of a data set is run.
+    """
+
+    type: ClassVar[str] = "hub"
+
+    dataset: str
+    files: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    key: str | None = None
+    labels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            raise ValueError("data.source.columns says which column each modality is; it is empty")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"data.source.limit is {self.limit}, but at least one row is read")
+
+    @property
+    def _used(self) -> list[str]:
+        own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        return list(dict.fromkeys([*own, *self.labels, *self.groups, *([self.key] if self.key else [])]))
+
+    def items(self, raw: Path) -> Iterator[Row]:
+        rows = self._open(raw)
+        faults = (OSError, ValueError, parser("datasets.exceptions", "datasets").DatasetsError)
+        try:
+            for number, row in enumerate(rows, 1):
+                yield Row(number, row)
+                if number == self.limit:
+                    return
+        except faults as error:
+            raise ValueError(f"data set {self.dataset} cannot be read: {_line(error)}") from error
+
+    def _open(self, raw: Path) -> Iterable[dict[str, Any]]:
+        """The rows, their columns those used, media undecoded and classes by name.
+
+        Raises:
+            ValueError: no such data set, part, file or column.
+        """
+        library = parser("datasets", "datasets")
+        files = None
+        if self.files is not None:
+            files = [str(raw)] if raw.is_file() else sorted(map(str, raw.glob(self.files)))
+            if not files:
+                raise ValueError(f"no file {self.files} in {raw}")
+        try:
+            rows = library.load_dataset(
+                self.dataset, self.config, split=self.split, revision=self.revision, data_files=files, streaming=True
+            )
+            features = rows.features or rows.take(1)._resolve_features().features or {}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"data set {self.dataset} cannot be opened: {_line(error)}") from error
+        for name in self._used:
+            if name not in features:
+                raise ValueError(f"data set {self.dataset} has no column {name!r}; it has {', '.join(features)}")
+        rows = rows.select_columns(self._used)
+        classes = {}
+        for name in self._used:
+            if isinstance(features[name], (library.Image, library.Audio)):
+                rows = rows.cast_column(name, type(features[name])(decode=False))
+            elif isinstance(features[name], library.ClassLabel):
+                classes[name] = features[name].names
+        return (_named(row, classes) for row in rows)
+
+    def make(self, item: Row, modalities: Mapping[str, Modality]) -> Sample:
+        row = item.cells
+        if self.key and row[self.key] is None:
+            raise ContentError(f"row without {self.key}")
+        simple = {name: cell for name, cell in row.items() if isinstance(cell, (str, int, float, bool, type(None)))}
+        groups = as_groups(simple)
+        members: dict[str, bytes] = {}
+        for name, column in self.columns.items():
+            if name not in modalities:
+                raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
+            modality = modalities[name]
+            if not isinstance(column, str):
+                if not isinstance(modality, Table):
+                    raise ValueError(f"data.source.columns: {name!r} has a list of columns, but is no table")
+                members[f"{name}.json"] = as_json(row, column)
+            elif row[column] is None:
+                continue
+            elif isinstance(modality, Smiles):
+                smiles = canonical(str(row[column]))
+                groups["scaffold"] = scaffold(smiles)
+                members[f"{name}.txt"] = smiles.encode()
+            else:
+                extension, data = _member(row[column], modality, name)
+                members[f"{name}.{extension}"] = data
+        if not members:
+            raise ContentError("row without content")
+        if any(isinstance(modalities[name], Smiles) for name in self.columns):
+            groups.setdefault("scaffold", "")
+        if self.labels:
+            members["labels.json"] = as_json(row, self.labels)
+        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _named(row: dict[str, Any], classes: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The row with classes by name; -1 is how `datasets` numbers what has none."""
+    for name, names in classes.items():
+        number = row[name]
+        row[name] = None if number is None or number < 0 else names[number]
+    return row
+
+
+def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
+    """Extension and bytes of a cell of a modality.
+
+    Raises:
+        ContentError: nothing there that the modality reads.
+    """
+    if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
+        data = cell["bytes"] if cell["bytes"] is not None else file_bytes(Path(str(cell["path"])), f"{name} file")
+        return _extension(data, cell["path"], modality, name), data
+    if isinstance(cell, bytes):
+        return _extension(cell, None, modality, name), cell
+    if isinstance(cell, str) and "txt" in modality.extensions:
+        return "txt", cell.encode()
+    if isinstance(cell, list) and "npy" in modality.extensions:
+        try:
+            array = np.asarray(cell, np.float32)
+        except ValueError as error:
+            raise ContentError(f"{name} of lists that are not an array") from error
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        return "npy", buffer.getvalue()
+    if isinstance(cell, dict) and isinstance(modality, Table):
+        return "json", json.dumps(cell, default=str).encode()
+    raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
+
+
+def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> str:
+    """What kind of file bytes are: by their path's suffix, else by how they begin."""
+    suffix = Path(path or "").suffix.lower().lstrip(".")
+    if suffix in modality.extensions:
+        return suffix
+    known = [extension for start, extension in _SIGNATURES if data.startswith(start)]
+    if data[:4] == b"RIFF":
+        known += {b"WAVE": ["wav"], b"WEBP": ["webp"]}.get(data[8:12], [])
+    if not known or known[0] not in modality.extensions:
+        raise ContentError(f"{name} bytes of no known kind")
+    return known[0]

@@ -1,0 +1,181 @@
+"""Several sources joined by a key into one sample of all their modalities."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
+
+import pydantic
+
+from modalities.base import Modality
+from shards.sources.base import Sample, Source, register, registry
+
+_LABELS = "labels.json"
+
+
+@dataclass(frozen=True)
+class Part(Sample):
+    """A sample of one of the joined sources, by number."""
+
+    source: int = 0
+
+
+class Item(NamedTuple):
+    """An item of one of the joined sources, by number."""
+
+    source: int
+    item: Any
+
+
+class Held(NamedTuple):
+    """Where the members of a part lie on disk, and its groups."""
+
+    places: dict[str, tuple[int, int]]
+    groups: dict[str, str]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Join(Source):
+    """Samples of the first source, each with the members of the others' samples of the same key.
+
+    sources: the sources, each as `data.source` would have it, all below one raw folder. by: what they are joined by,
+    one name for all or one for each in turn; anything that a split of that source can be made by, such as a column of
+    `rows` or a field of a file name. how: `inner` leaves out samples of the first source that lack a partner, `left`
+    keeps them with what there is.
+
+    Several samples of the first source may share a partner; of several samples of another source with one key the
+    first is taken. Samples without a key or without a partner are counted by reason where they are left out. Labels
+    are merged, and a split can be made by whatever one of the sources offers; where two say the same name the first
+    holds. The first source is streamed; members of the others lie in one file on disk meanwhile, their keys and
+    offsets in memory.
+    """
+
+    type: ClassVar[str] = "join"
+
+    sources: tuple[dict[str, Any], ...] = ()
+    by: str | tuple[str, ...] = ()
+    how: Literal["inner", "left"] = "inner"
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < 2:
+            raise ValueError("data.source.sources: a join needs at least two sources")
+        if not self.by or (not isinstance(self.by, str) and len(self.by) != len(self.sources)):
+            raise ValueError("data.source.by is one name for all sources, or a list of one for each")
+        if any(isinstance(part, Join) for part in self.parts):
+            raise ValueError("data.source.sources: a join cannot be part of a join, list all sources in one")
+
+    @cached_property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources that are joined.
+
+        Raises:
+            ValueError: one of them is described wrongly; the message names the key.
+        """
+        return tuple(_source(config, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
+
+    def items(self, raw: Path) -> Iterator[Item]:
+        """The items of all sources, those of the first after all others."""
+        for number in (*range(1, len(self.parts)), 0):
+            for item in self.parts[number].items(raw):
+                yield Item(number, item)
+
+    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Part:
+        sample = self.parts[item.source].make(item.item, modalities)
+        return Part(sample.identity, sample.members, sample.groups, item.source)
+
+    def combine(self, made: Iterator[Sample | str], scratch: Path) -> Iterator[Sample | str]:
+        """Joined samples from those of all sources.
+
+        Raises:
+            ValueError: a source cannot be joined by what the recipe says, or two make the same member.
+        """
+        held: list[dict[str, Held]] = [{} for _ in self.parts]
+        used: list[set[str]] = [set() for _ in self.parts]
+        with tempfile.TemporaryFile(dir=scratch) as spool:
+            for part in made:
+                if isinstance(part, str):
+                    yield part
+                    continue
+                assert isinstance(part, Part)
+                key = self._key(part)
+                if part.source == 0:
+                    yield self._joined(part, key, held, used, spool)
+                elif not key:
+                    yield self._without_key(part)
+                elif key in held[part.source]:
+                    yield f"{self.parts[part.source].type} of a key that another has"
+                else:
+                    held[part.source][key] = _put(part, spool)
+        first = self.parts[0].type
+        for number, (known, taken) in enumerate(zip(held, used, strict=True)):
+            yield from (f"{self.parts[number].type} without {first} of its key" for _ in range(len(known) - len(taken)))
+
+    def _key(self, part: Part) -> str:
+        name = self.by if isinstance(self.by, str) else self.by[part.source]
+        if name not in part.groups:
+            source = self.parts[part.source].type
+            raise ValueError(f"data.source.by is {name!r}, but {source} can be joined by {', '.join(part.groups)}")
+        return part.groups[name]
+
+    def _without_key(self, part: Part) -> str:
+        return f"{self.parts[part.source].type} without {self.by if isinstance(self.by, str) else self.by[part.source]}"
+
+    def _joined(
+        self, part: Part, key: str, held: list[dict[str, Held]], used: list[set[str]], spool: BinaryIO
+    ) -> Sample | str:
+        """The sample of a part of the first source, or why there is none."""
+        found = {number: known[key] for number, known in enumerate(held) if key and key in known}
+        if self.how == "inner" and len(found) + 1 < len(self.parts):
+            if not key:
+                return self._without_key(part)
+            lacking = next(number for number in range(1, len(self.parts)) if number not in found)
+            return f"{self.parts[0].type} without {self.parts[lacking].type} of its key"
+        members, groups = dict(part.members), dict(part.groups)
+        for number, other in found.items():
+            used[number].add(key)
+            for name, (offset, size) in other.places.items():
+                spool.seek(offset)
+                data = spool.read(size)
+                if name == _LABELS:
+                    data = json.dumps({**json.loads(data), **json.loads(members.get(name, b"{}"))}).encode()
+                elif name in members:
+                    raise ValueError(f"two of the joined sources make the member {name}: leave it out of one of them")
+                members[name] = data
+            groups = {**other.groups, **groups}
+        return Sample(part.identity, members, groups)
+
+
+def _put(part: Part, spool: BinaryIO) -> Held:
+    """Append a part's members to the file on disk."""
+    places = {}
+    for name, data in part.members.items():
+        places[name] = (spool.seek(0, 2), len(data))
+        spool.write(data)
+    return Held(places, part.groups)
+
+
+def _source(config: Mapping[str, Any], where: str) -> Source:
+    """A source from its part of the recipe, checked.
+
+    Raises:
+        ValueError: an unknown type or key, or a value that cannot be; the message names it.
+    """
+    known = registry()
+    if config.get("type") not in known:
+        raise ValueError(f"{where}.type is {config.get('type')!r}; known: {', '.join(sorted(known))}")
+    fields = {name: value for name, value in config.items() if name != "type"}
+    try:
+        return pydantic.TypeAdapter(known[config["type"]]).validate_python(fields)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, (where, *fault["loc"])))
+        if fault["type"] == "unexpected_keyword_argument":
+            raise ValueError(f"unknown key {name!r}") from error
+        message = fault["msg"].removeprefix("Value error, ")
+        raise ValueError(message if fault["type"] == "value_error" else f"{name}: {message}") from error
