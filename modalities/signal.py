@@ -16,7 +16,15 @@ from torch import nn
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
 from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
 from modalities.masking import Axes, Masking
-from modalities.patches import Stem, patch_embedding, restored, squared_error
+from modalities.patches import (
+    SpectralStem,
+    Stem,
+    log_amplitudes,
+    patch_embedding,
+    restored,
+    restored_spectra,
+    squared_error,
+)
 from modalities.recording import Normalise, Recording, band, described, factor, fault, from_members, normalise, resample
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
@@ -51,8 +59,9 @@ class Signal(Modality):
     `values`: a patch, then its errors. `ids`: 2 (there is content) and the channel, by what training held.
     `coords`: x, y, z of the electrode in cm, zeros where there is none; time of the patch in s after the sample's
     beginning; with uneven times, those of each observation in s after that. `target`: what masked modelling
-    predicts, values or each patch normalised by its own mean and deviation. `stem`: a patch is embedded by a linear
-    map, or with a hidden layer.
+    predicts, values, each patch normalised by its own mean and deviation, or the amplitudes of its spectrum, which
+    noise and phase leave alone (BrainBERT, Wang et al. 2023). `stem`: a patch is embedded by a linear map, with a
+    hidden layer, or so and by its spectrum.
     """
 
     type: ClassVar[str] = "signal"
@@ -77,8 +86,8 @@ class Signal(Modality):
     errors: bool = False
     patch_points: int = 8
     window_points: int | None = None
-    target: Literal["values", "normalised"] = "values"
-    stem: Stem = "linear"
+    target: Literal["values", "normalised", "spectrum"] = "values"
+    stem: Stem | Literal["spectral"] = "linear"
     names: tuple[str, ...] = fitted(())
     electrodes: tuple[tuple[str, float, float, float], ...] = fitted(())
     step_s: float = fitted(1.0)
@@ -97,6 +106,8 @@ class Signal(Modality):
             raise ValueError(f"signal low_hz {self.low_hz} must be below high_hz {self.high_hz}")
         if self.normalise == "fixed" and self.unit is None:
             raise ValueError("signal normalise 'fixed' needs a unit that scale is in")
+        if self.uneven and "spectr" in self.target + self.stem:
+            raise ValueError("signals of uneven times have no spectrum: choose another target and stem")
         if self.errors and not self.uneven:
             raise ValueError("signal errors belong to uneven times: set uneven")
         if any(each.kind == "block" for each in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
@@ -307,16 +318,23 @@ class Signal(Modality):
         return SignalEmbedding(self.widths, len(self.vocabulary), dim, self.stem, patch_s)
 
     def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, self.patch)
+        return nn.Linear(dim, self.patch // 2 + 1 if self.target == "spectrum" else self.patch)
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over a patch; errors are no part of it."""
-        return squared_error(prediction, values[:, : self.patch], self.target == "normalised")
+        """Mean squared error over a patch or its spectrum; errors are no part of it."""
+        true = values[:, : self.patch]
+        return squared_error(
+            prediction, log_amplitudes(true) if self.target == "spectrum" else true, self.target == "normalised"
+        )
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches on the scale of the values; normalised ones borrow the true patch's mean and deviation."""
+        """Patches on the scale of the values; what is not predicted (mean and deviation, phases) is the true one's."""
         values = tokens.values.copy()
-        values[:, : self.patch] = restored(prediction, values[:, : self.patch], self.target == "normalised")
+        true = values[:, : self.patch]
+        if self.target == "spectrum":
+            values[:, : self.patch] = restored_spectra(prediction, true)
+        else:
+            values[:, : self.patch] = restored(prediction, true, self.target == "normalised")
         return tokens._replace(values=values)
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
@@ -336,10 +354,12 @@ class Signal(Modality):
 class SignalEmbedding(nn.Module):
     """Content from the patch, place from the channel, the electrode's position and the time in patches."""
 
-    def __init__(self, widths: tuple[int, int, int], channels: int, dim: int, stem: Stem, patch_s: float):
+    def __init__(
+        self, widths: tuple[int, int, int], channels: int, dim: int, stem: Stem | Literal["spectral"], patch_s: float
+    ):
         super().__init__()
         width, _, coordinates = widths
-        self.content = patch_embedding(width, dim, stem)
+        self.content = SpectralStem(width, dim) if stem == "spectral" else patch_embedding(width, dim, stem)
         self.place = SineCosine(4, dim)
         self.channel = nn.Embedding(channels, dim)
         self.offsets = nn.Linear(coordinates - 4, dim, bias=False) if coordinates > 4 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.sources.rows import Rows, need_columns, read_frame
 
+KEPT = 1024
+"""Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -155,7 +158,7 @@ def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | No
         raise ValueError(f"{data} has no label {label!r}{nearest(label, known)}")
     return Labelled(
         tuple(row[0] for row in rows),
-        lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities),
+        lru_cache(KEPT)(lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities)),
         lambda i: rows[i][1].read(rows[i][2], rows[i][3]),
         tuple(row[4] for row in rows),
         tuple(row[5] for row in rows),
