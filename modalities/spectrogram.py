@@ -149,12 +149,7 @@ class Spectrogram(Modality):
             return self.decode({next((kind for kind in _MAGIC if value.startswith(_MAGIC[kind])), "wav"): value})
         if not isinstance(value, (str, Path)):
             raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
-        path = Path(value)
-        if not path.is_file():
-            raise ContentError("no such audio file", str(path))
-        members = {path.suffix.lower().lstrip("."): path.read_bytes()}
-        beside = path.with_suffix(".json")
-        return self.decode(members | ({"json": beside.read_bytes()} if "npy" in members and beside.is_file() else {}))
+        return self.decode(self.members(Path(value)))
 
     def _checked(self, samples: np.ndarray, rate_hz: float) -> Audio:
         """Sound that can be used, mixed if the recipe says so."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import numpy as np
-
-from modalities.base import ContentError, Modality, parser
-from modalities.recording import Recording
+from modalities.base import ContentError, Modality
+from modalities.waveforms import edf_length_s, read_edf
 from shards.sources.base import Sample, Source, register
 from shards.sources.recordings import (
     Fields,
@@ -73,17 +70,14 @@ class Edf(Source):
     def items(self, raw: Path) -> Iterator[Excerpt]:
         for path in files(raw, self.files):
             try:
-                with opened(path) as file:
-                    length_s = float(file.getFileDuration())
-                if not length_s > 0:
-                    raise ContentError("empty signal")
-                for start, stop in windows(round(length_s * 1000), 1000.0, self.window_s, self.stride_s):
+                for start, stop in windows(round(edf_length_s(path) * 1000), 1000.0, self.window_s, self.stride_s):
                     yield Excerpt(raw, path, start / 1000, stop / 1000)
             except ContentError:
                 yield Excerpt(raw, path, 0.0, 0.0)  # counted with its reason when it is made
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
-        recordings = read(item.path, item.start_s, item.stop_s, modalities, self.leave_out)
+        pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
+        recordings = read_edf(item.path, pick, item.start_s, item.stop_s)
         fields = self._fields(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
         return Sample(
@@ -110,50 +104,3 @@ class Edf(Source):
 def joined(path: Path, column: str) -> Joined:
     """A table read once a process."""
     return Joined(path, column)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A reader of an EDF or BDF file.
-
-    Raises:
-        ContentError: the file is not one, or truncated.
-    """
-    edf = parser("pyedflib", "pyedflib")
-    try:
-        file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
-    except Exception as error:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
-        raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def read(
-    path: Path, start_s: float, stop_s: float, modalities: Mapping[str, Modality], leave_out: tuple[str, ...] = ()
-) -> dict[str, Recording]:
-    """The recordings of each signal modality between two times of a file.
-
-    Raises:
-        ContentError: the file cannot be read, has no channel for the recipe, or a modality's channels differ in rate.
-    """
-    with opened(path) as file:
-        labels = [str(label) for label in file.getSignalLabels()]
-        taken = assigned(labels, modalities, leave_out)
-        recordings = {}
-        for name, rows in taken.items():
-            rates = {float(file.getSampleFrequency(row)) for row in rows}
-            if len(rates) > 1:
-                raise ContentError("signal whose channels differ in sample rate")
-            rate_hz = rates.pop()
-            if not rate_hz > 0:
-                raise ContentError("signal with a sample rate of 0 or less")
-            start, count = round(start_s * rate_hz), round((stop_s - start_s) * rate_hz)
-            try:
-                samples = np.stack([file.readSignal(row, start, count) for row in rows])
-            except Exception as error:
-                raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
-            units = tuple(str(file.getPhysicalDimension(row)).strip() for row in rows)
-            recordings[name] = Recording(samples.astype(np.float32), tuple(labels[row] for row in rows), units, rate_hz)
-    return recordings

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, file_bytes
 from shards.sources.base import Sample, Source
-from shards.sources.rows import as_groups, as_json, file_bytes, need_columns, read_frame
+from shards.sources.rows import as_groups, as_json, need_columns, read_frame
 
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
 

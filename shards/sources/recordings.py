@@ -114,7 +114,7 @@ def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> It
 
 
 def assigned(
-    labels: Sequence[str], modalities: Mapping[str, Modality], leave_out: Sequence[str]
+    labels: Sequence[str], modalities: Mapping[str, Modality], leave_out: Sequence[str] = ()
 ) -> dict[str, list[int]]:
     """The channels of a file that each signal modality of the recipe takes, by number.
 

@@ -16,20 +16,17 @@ from modalities.smiles import Smiles
 from shards.sources.base import Sample, Source, register
 from shards.sources.molecules import canonical, scaffold
 
-MAX_BYTES = 1 << 30
-"""Larger files are left out unread."""
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Rows(Source):
     """One row one sample.
 
-    file: below the raw folder. columns: for each modality its column (text itself, or a file's path below the raw
-    folder) or, for a table, the list of its columns. key: column that identifies a row, as it is written; without one
-    it is the row's number, counted over all files. labels: columns kept apart from the content. A split can be made by
-    any column, or by `scaffold` of a SMILES; both are empty where there is none. Of several files one that cannot be
-    read is left out and counted.
+    file: below the raw folder. columns: for each modality its column (text itself, or the path below the table's
+    folder of a file as `Modality.members` reads it) or, for a table, the list of its columns. key: column that
+    identifies a row, as it is written; without one it is the row's number, counted over all files. labels: columns
+    kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES; both are empty where
+    there is none. Of several files one that cannot be read is left out and counted.
     """
 
     type: ClassVar[str] = "rows"
@@ -83,8 +80,8 @@ class Rows(Source):
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = str(row[column]).encode()
             else:
-                path = folder / str(row[column])
-                members[f"{name}.{path.suffix.lower().lstrip('.')}"] = file_bytes(path, f"{name} file")
+                held = modality.members(folder / str(row[column]))
+                members |= {f"{name}.{extension}": data for extension, data in held.items()}
         if not members:
             raise ContentError("row without content")
         if self.labels:
@@ -95,22 +92,6 @@ class Rows(Source):
 def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
     """What a split can be made by: cells as text, empty where there is none."""
     return {name: "" if value is None else str(value) for name, value in row.items()}
-
-
-def file_bytes(path: Path, noun: str) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
-    """
-    if not path.is_file():
-        raise ContentError(f"{noun} is missing", str(path))
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
-        return path.read_bytes()
-    except OSError as error:
-        raise ContentError(f"{noun} that cannot be read", str(error)) from error
 
 
 def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:

@@ -179,5 +179,5 @@ def test_one_file_is_a_folder_of_one(digits: Path) -> None:
 
 
 def test_huge_files_are_left_unread(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.sources.rows.MAX_BYTES", 2000)
+    monkeypatch.setattr("modalities.base.MAX_BYTES", 2000)
     assert made(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0] == "recording of more than 2,000 bytes"
