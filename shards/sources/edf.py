@@ -11,16 +11,19 @@ from typing import ClassVar, NamedTuple
 from modalities.base import ContentError, Modality
 from modalities.waveforms import edf_length_s, read_edf
 from shards.sources.base import Sample, Source, register
+from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.recordings import (
     Fields,
-    Joined,
     assigned,
-    fields_of,
+    check_windows,
     files,
     members_of,
     table_members,
     windows,
 )
+from shards.sources.rows import as_groups
+
+SUFFIXES = (".edf", ".bdf")
 
 
 class Excerpt(NamedTuple):
@@ -64,6 +67,8 @@ class Edf(Source):
     flags: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names_in(self.pattern)
+        check_windows(self.window_s, self.stride_s)
         if (self.table is None) != (not self.join) or len(self.join) > 1:
             raise ValueError("data.source: table and join of one column belong together")
 
@@ -83,11 +88,11 @@ class Edf(Source):
         return Sample(
             f"{name}:{item.start_s:g}:{item.stop_s:g}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            {name: str(value) for name, value in fields.items()},
+            as_groups(fields),
         )
 
     def _fields(self, item: Excerpt) -> Fields:
-        named = fields_of(self.pattern, item.path)
+        named = fields_of(self.pattern, item.path, SUFFIXES)
         fields = {**named, "record": item.path.stem, "start_s": item.start_s}
         if self.table is not None:
             [(column, form)] = self.join.items()
@@ -96,11 +101,12 @@ class Edf(Source):
                 key = form.format(**fields)
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(f"data.source.join {form!r} asks for a field that pattern does not give") from error
-            fields = {**joined(folder / self.table, column).row(key), **fields}
+            rows = table_rows(folder / self.table, column)
+            if key not in rows:
+                raise ContentError("recording without a row in the table", key)
+            fields = rows[key] | fields
         return {name: self.values.get(name, {}).get(str(value), value) for name, value in fields.items()}
 
 
-@lru_cache(maxsize=4)
-def joined(path: Path, column: str) -> Joined:
-    """A table read once a process."""
-    return Joined(path, column)
+table_rows = lru_cache(maxsize=4)(rows_by)
+"""A table read once a process."""

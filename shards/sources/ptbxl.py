@@ -13,7 +13,7 @@ from modalities.base import ContentError, Modality
 from modalities.waveforms import read_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, register
 from shards.sources.recordings import Fields, assigned, members_of, table_members
-from shards.sources.rows import need_columns, read_frame
+from shards.sources.rows import as_groups, need_columns, read_frame
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
@@ -67,7 +67,7 @@ class PtbXl(Source):
         return Sample(
             str(fields["ecg_id"]),
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            {name: str(value) for name, value in fields.items()},
+            as_groups(fields),
         )
 
 

@@ -14,17 +14,21 @@ import numpy as np
 from modalities.base import ContentError, Modality, parser
 from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, register
+from shards.sources.fields import fields_of, names_in
 from shards.sources.recordings import (
     Fields,
     around,
     assigned,
     cell,
-    fields_of,
+    check_windows,
     files,
     members_of,
     table_members,
     windows,
 )
+from shards.sources.rows import as_groups
+
+SUFFIXES = (".hea",)
 
 
 class Excerpt(NamedTuple):
@@ -47,7 +51,7 @@ class Wfdb(Source):
 
     files: glob of headers below the raw folder. window_s, stride_s: records are cut to windows of `window_s`, one
     every `stride_s` (default: without overlap). Channels go to the signal modalities that know their names;
-    leave_out: patterns of names to pass over. pattern: file name with `{fields}`.
+    leave_out: patterns of names to pass over. pattern: what file names are made of (`fields.fields_of`).
 
     Fields of a record are those of its file name, `record` (its name), its comments of the form `Age: 74`, and with
     `annotations` (the extension of a file of annotations, `atr`) those of a window: `symbol` (the most frequent one
@@ -71,6 +75,8 @@ class Wfdb(Source):
     flags: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names_in(self.pattern)
+        check_windows(self.window_s, self.stride_s)
         if self.centred and (self.annotations is None or self.window_s is None):
             raise ValueError("data.source: centred windows need annotations and window_s")
 
@@ -93,14 +99,14 @@ class Wfdb(Source):
         wfdb_extent(item.path)
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
-        fields = {**_comments(comments), "record": item.path.stem, **fields_of(self.pattern, item.path)}
+        fields = {**_comments(comments), "record": item.path.stem, **fields_of(self.pattern, item.path, SUFFIXES)}
         if self.annotations is not None:
             fields |= self._annotations(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
         return Sample(
             f"{name}:{item.start}:{item.stop}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            {name: str(value) for name, value in fields.items()},
+            as_groups(fields),
         )
 
     def _annotations(self, item: Excerpt) -> Fields:

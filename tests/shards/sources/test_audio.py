@@ -157,7 +157,7 @@ def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             list(AudioFolder(**fields).items(listed))  # type: ignore[arg-type]
     (listed / "twice.csv").write_text("filename\n1-100-A.wav\n1-100-A.wav\n")
-    with pytest.raises(ValueError, match=r"several rows for '1-100-A\.wav'"):
+    with pytest.raises(ValueError, match=r"has filename '1-100-A\.wav' twice"):
         list(AudioFolder(table="twice.csv").items(listed))
     for fields, message in (
         ({"pattern": "{}.wav"}, "needs named fields"),

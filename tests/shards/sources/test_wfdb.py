@@ -87,7 +87,7 @@ def test_a_record_with_its_comments(tmp_path: Path) -> None:
     assert json.loads(sample.members["table.json"]) == {"Age": 74, "Sex": "Male", "Height": None}
     assert labels(sample) == {"Dx": "426783006,164889003", "Rx": None, "sinus": 1, "flutter": 0, "drug": None}
     assert sample.groups == {
-        "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "None", "record": "JS01",
+        "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "", "record": "JS01",
     }  # fmt: skip
     assert sample.identity == "g1/JS01.hea:0:1000"
     assert made(source, tmp_path / "g1" / "JS01.hea")[0].members == sample.members  # type: ignore[union-attr]
@@ -159,7 +159,7 @@ def test_file_names_give_fields(tmp_path: Path) -> None:
     record(tmp_path / "p7", "odd")
     bad, good = made(Wfdb(pattern="p{patient}/s{study}_{rate}.hea"), tmp_path)
     assert isinstance(good, Sample)
-    assert bad == "file name not of the pattern"
+    assert bad == "file name that is not p{patient}/s{study}_{rate}.hea"
     assert {name: good.groups[name] for name in ("patient", "study", "rate")} == {
         "patient": "7",
         "study": "3",
