@@ -25,6 +25,8 @@ _SIGNATURES = (
     (b"MM\0*", "tif"),
     (b"fLaC", "flac"),
     (b"OggS", "ogg"),
+    (b"ID3", "mp3"),
+    (b"\xff\xfb", "mp3"),
     (b"\x93NUMPY", "npy"),
 )
 
