@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,16 +92,25 @@ def unreadable_wfdb(error: Exception, what: str) -> ContentError:
     return ContentError(f"unreadable WFDB {what}", f"{type(error).__name__}: {error}")
 
 
+class Annotation(NamedTuple):
+    """What an EDF+ or BDF+ file says of a time; `length_s` is 0 where it says none."""
+
+    onset_s: float
+    length_s: float
+    text: str
+
+
 @contextmanager
-def opened_edf(path: Path) -> Iterator[Any]:
-    """A reader of an EDF or BDF file.
+def opened_edf(path: Path, annotations: bool = False) -> Iterator[Any]:
+    """A reader of an EDF or BDF file, and of its annotations if asked.
 
     Raises:
         ContentError: the file is not one, or truncated.
     """
     edf = parser("pyedflib", "pyedflib")
+    mode = edf.READ_ALL_ANNOTATIONS if annotations else edf.DO_NOT_READ_ANNOTATIONS
     try:
-        file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
+        file = edf.EdfReader(str(path), annotations_mode=mode)
     except Exception as error:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
         raise _unreadable_edf(error) from error
     try:
@@ -121,6 +130,25 @@ def edf_length_s(path: Path) -> float:
     if not length_s > 0:
         raise ContentError("empty signal")
     return length_s
+
+
+def edf_annotations(path: Path) -> list[Annotation]:
+    """The annotations of an EDF+ or BDF+ file, in the file's order.
+
+    Raises:
+        ContentError: there are none, or they cannot be read.
+    """
+    with opened_edf(path, annotations=True) as file:
+        try:
+            held = [
+                Annotation(float(onset), max(float(length), 0.0), str(text).strip())
+                for onset, length, text in zip(*file.readAnnotations(), strict=True)
+            ]
+        except Exception as error:
+            raise _unreadable_edf(error) from error
+    if not held:
+        raise ContentError("recording without annotations")
+    return held
 
 
 def read_edf(path: Path, pick: Pick, start_s: float, stop_s: float) -> dict[str, Recording]:
