@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from modalities.image import Image
+from modalities.plans import Plan
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
@@ -21,7 +23,9 @@ from pipeline.doctor import doctor
 from pipeline.embed import Embedded
 from pipeline.evaluate import labels_of, neighbours, probe, ranked
 from pipeline.labelled import Task
+from pipeline.model.modeling import SensoriumModel
 from pipeline.plan import memory
+from pipeline.report import reconstructions
 from pipeline.run import Run
 from shards.read import Split
 from shards.split import key_of
@@ -113,6 +117,26 @@ def test_report_is_one_file_with_everything(own: Path) -> None:
         assert word in page
     assert not list(own.glob("*.writing"))
     assert Smiles.type in page
+
+
+def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
+    recipe = yaml.safe_load((own / "recipe.yaml").read_text())
+    recipe["masking"] = {"kind": "hide", "share": 1.0, "modality": "image"}
+    recipe["objectives"]["contrastive"]["reads"] = "full"
+    (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plans = []
+
+    def seen(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+        plans.append(masking)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.report.reconstructions", seen)
+        report(own)
+    assert plans == [Plan(kind="hide", share=1.0, modality="image")]
+    hidden = reconstructions(Run(own).load_model(), 0, Split(shards, "test"), plans[0])
+    assert len({row["original"] for row in hidden["image"]}) > 1
+    assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"
 
 
 def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
