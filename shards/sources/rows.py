@@ -103,7 +103,7 @@ def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
     """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null. text: columns that stay as written.
 
     Raises:
-        ValueError: no such file, or not readable as what its name says.
+        ValueError: no such file, not readable as what its name says, or with a column twice.
     """
     if not path.is_file():
         raise ValueError(f"no file {path}")
@@ -111,7 +111,7 @@ def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
         if path.suffix == ".parquet":
             return pl.read_parquet(path).fill_nan(None)
         separator = "\t" if path.suffix in (".tsv", ".txt") else ","
-        return pl.read_csv(
+        frame = pl.read_csv(
             path,
             separator=separator,
             infer_schema_length=None,
@@ -120,6 +120,11 @@ def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in frame.columns:
+        first, again, _ = name.rpartition("_duplicated_")  # how polars tells columns of one name apart
+        if again and first in frame.columns:
+            raise ValueError(f"{path} has the column {first!r} twice")
+    return frame
 
 
 def need_columns(path: Path, frame: pl.DataFrame, names: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,17 @@ PERSONS: dict[str, Any] = {
 
 
 def record(
-    path: Path, labels: tuple[str, ...] = LABELS, seconds: int = 6, rates: tuple[int, ...] = (200, 200, 100)
+    path: Path,
+    labels: tuple[str, ...] = LABELS,
+    seconds: int = 6,
+    rates: tuple[int, ...] = (200, 200, 100),
+    change: Callable[[np.ndarray], np.ndarray] = lambda samples: samples,
 ) -> list[np.ndarray]:
     """A file of noise; its samples, channel by channel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(list(path.name.encode()))
     kind = pyedflib.FILETYPE_BDFPLUS if path.suffix == ".bdf" else pyedflib.FILETYPE_EDFPLUS
-    samples = [rng.standard_normal(seconds * rate) for rate in rates]
+    samples = [change(rng.standard_normal(seconds * rate)) for rate in rates]
     with pyedflib.EdfWriter(str(path), len(labels), file_type=kind) as file:
         for number, (label, rate) in enumerate(zip(labels, rates, strict=True)):
             header = {"label": label, "dimension": "mV" if "ECG" in label else "uV", "sample_frequency": rate}
@@ -133,6 +138,27 @@ def test_a_build_keeps_a_person_on_one_side(persons: Path, tmp_path: Path) -> No
     assert manifest.fields["eeg.npy"] == manifest.fields["ecg.npy"] == manifest.fields["table.json"] == 9
     groups = [{g for _, g, *_ in Split(tmp_path / "out", name).locations()} for name in ("train", "test")]
     assert groups == [{"00"}, {"01"}]
+
+
+def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    record(raw / "good.edf")
+    record(raw / "clipped.edf", change=lambda samples: samples.clip(-0.5, 0.5))
+    record(raw / "flat.edf", change=np.zeros_like)
+    (raw / "empty.edf").write_bytes(b"")
+    (raw / "png.edf").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999))
+    data = bytearray((raw / "good.edf").read_bytes())
+    signals = int(data[252:256])
+    data[256 + 216 * signals : 264 + 216 * signals] = b"0       "  # samples a record of the first channel
+    (raw / "rate.edf").write_bytes(data)
+    (raw / "cut.edf").write_bytes((raw / "good.edf").read_bytes()[:-900])
+    manifest = build(Edf(), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.fields["eeg.npy"] == 1
+    assert manifest.skipped == {
+        "signal with a clipped channel": 1,
+        "signal with a constant channel": 1,
+        "unreadable EDF file": 4,
+    }
 
 
 def test_channels_may_be_left_out(tmp_path: Path) -> None:

@@ -196,6 +196,31 @@ def test_a_build_counts_what_cannot_be_used(tmp_path: Path) -> None:
         next(Wfdb().items(tmp_path / "out"))
 
 
+def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    record(raw, "good")
+    for name, change in (
+        ("gaps", lambda x: np.where(np.arange(len(x))[:, None] == 7, np.nan, x)),
+        ("clipped", lambda x: x.clip(-0.5, 0.5)),
+        ("flat", lambda x: x * 0 + 0.25),
+    ):
+        samples = change(np.random.default_rng(1).standard_normal((1000, 2)))
+        wfdb.wrsamp(
+            name, fs=250, units=["mV"] * 2, sig_name=["I", "II"], fmt=["16"] * 2, write_dir=str(raw),
+            d_signal=np.where(np.isnan(samples), -32768, samples * 1000).astype(np.int64), adc_gain=[1000.0] * 2,
+            baseline=[0, 0],
+        )  # fmt: skip
+    (raw / "rate.hea").write_text("rate 1 0 1000\ngood.dat 16 200 16 0 0 0 0 II\n")
+    manifest = build(Wfdb(), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.fields["ecg.npy"] == 1
+    assert manifest.skipped == {
+        "signal with samples that are not numbers": 1,
+        "signal with a clipped channel": 1,
+        "signal with a constant channel": 1,
+        "signal with a sample rate of 0 or less": 1,
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("74", 74), (" 1.5 ", 1.5), ("Male", "Male"), ("NaN", None), ("Unknown", None), ("n/a", None), ("inf", None),
