@@ -33,7 +33,7 @@ _KERNEL = 4_000_000
 """Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
 _MAGIC = {
     "wav": (b"RIFF", b"RIFX", b"RF64"),
-    "mp3": (b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2"),
+    "mp3": (b"ID3", *(bytes((0xFF, second)) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB))),  # MPEG 2.5, 2, 1
     "flac": (b"fLaC", b"ID3"),
     "ogg": (b"OggS",),
     "npy": (b"\x93NUMPY",),

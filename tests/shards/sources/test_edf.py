@@ -242,9 +242,9 @@ def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
         ("left, hand", "left, hand,rest", 2),
         ("rest", "blink,left, hand,rest", 3),
     ]
-    annotated(tmp_path / "a.edf", [(5.0, -1, "b"), (5.1, -1, "b"), (5.2, -1, "a")])
+    annotated(tmp_path / "b.edf", [(5.0, -1, "b"), (5.1, -1, "b"), (5.2, -1, "a")])
     source = Edf(window_s=3, annotations="overlap", labels=fields, flags={"a": ("symbols", "a")})
-    assert said(source, tmp_path) == [
+    assert said(source, tmp_path / "b.edf") == [
         {"symbol": None, "symbols": "", "annotations": 0, "a": 0},
         {"symbol": "b", "symbols": "a,b", "annotations": 3, "a": 1},
     ]
