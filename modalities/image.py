@@ -121,10 +121,7 @@ class Image(Modality):
             return self._bands(*from_pillow(value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
-        path = Path(value)
-        if not path.is_file():
-            raise ContentError("no such image file", str(path))
-        return self.decode({path.suffix.lower().lstrip("."): path.read_bytes()})
+        return self.decode(self.members(Path(value)))
 
     def _bands(self, pixels: np.ndarray, bands: tuple[str, ...]) -> Picture:
         if self.bands == "grey" and bands == RGB:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,21 @@ from modalities.patches import (
     restored_spectra,
     squared_error,
 )
-from modalities.recording import Normalise, Recording, band, described, factor, fault, from_members, normalise, resample
+from modalities.recording import (
+    Normalise,
+    Recording,
+    band,
+    described,
+    factor,
+    fault,
+    from_members,
+    normalise,
+    resample,
+    to_members,
+)
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
+from modalities.waveforms import edf_length_s, read_csv, read_edf, read_wfdb, wfdb_extent
 
 MAX_TOKENS = 16_384
 """Tokens a recording may have; a longer one wants a `window_s`."""
@@ -66,7 +78,7 @@ class Signal(Modality):
 
     type: ClassVar[str] = "signal"
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
-    requires: ClassVar[tuple[str, ...]] = ("scipy",)
+    requires: ClassVar[tuple[str, ...]] = ("scipy", "wfdb", "pyedflib")
     axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
 
     montage: Montage = "any"
@@ -184,20 +196,43 @@ class Signal(Modality):
     def _error(self, name: str) -> bool:
         return self.errors and name.endswith(ERROR)
 
+    def members(self, path: Path) -> dict[str, bytes]:
+        """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
+
+        Of EDF, BDF and WFDB, which hold many kinds of channels, those are taken that this modality knows.
+        """
+        kind = path.suffix.lower()
+        if kind == ".npy":
+            return super().members(path)
+        if kind == ".csv":
+            return to_members(read_csv(path))
+        if kind in (".edf", ".bdf") and path.is_file():
+            return to_members(read_edf(path, self._known, 0.0, edf_length_s(path))[self.type])
+        header = next((each for each in (Path(f"{path}.hea"), path.with_suffix(".hea")) if each.is_file()), None)
+        if header is None:
+            raise ContentError(
+                f"signal file of the unknown kind {kind}" if path.is_file() else "signal file is missing"
+            )
+        return to_members(read_wfdb(header, self._known, 0, wfdb_extent(header)[1])[0][self.type])
+
+    def _known(self, labels: Sequence[str]) -> dict[str, list[int]]:
+        rows = [number for number, label in enumerate(labels) if self.takes(label)]
+        if not rows:
+            raise ContentError("signal without any of the recipe's channels")
+        return {self.type: rows}
+
     def decode(self, members: dict[str, bytes]) -> Recording:
         return self.prepare(from_members(members))
 
     def parse(self, value: Any) -> Recording:
-        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a `.npy` with `.json` beside."""
+        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
         if isinstance(value, Recording):
             return self.prepare(described(value.samples, _said(value)))
         if isinstance(value, dict):
             return self.prepare(described(value.get("samples"), value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"a signal cannot be read from {type(value).__name__}")
-        path = Path(value)
-        beside = {kind: path.with_suffix(f".{kind}") for kind in self.extensions}
-        return self.decode({kind: file.read_bytes() for kind, file in beside.items() if file.is_file()})
+        return self.decode(self.members(Path(value)))
 
     def prepare(self, raw: Recording) -> Recording:
         """The recording with its channels picked, named as the montage does and checked, in the recipe's unit.

@@ -167,6 +167,9 @@ def evaluate_command(
 
     def lines() -> list[str]:
         told = _retrieval_lines(result["retrieval"])
+        if unseen := result.get("probe", {}).get("unseen"):
+            classes = ", ".join(result["probe"]["unseen_classes"][:5])
+            told.append(f"probe: {unseen:,} samples left out whose class training has not, such as {classes}")
         for name, row in result.get("probe", {}).items():
             if isinstance(row, dict):
                 figures = ", ".join(f"{k} {v:.3f}" for k, v in row["linear"].items())
@@ -306,8 +309,10 @@ def doctor_command(as_json: AsJson = False) -> None:
     found = doctor()
 
     def lines() -> list[str]:
-        told = [f"{key}: {value}" for key, value in found.items() if key not in ("packages", "missing")]
+        told = [f"{key}: {value}" for key, value in found.items() if key not in ("packages", "parsers", "missing")]
         told.append("packages: " + ", ".join(f"{name} {version or '-'}" for name, version in found["packages"].items()))
+        for name, held in found["parsers"].items():
+            told.append(f"parser {name} {held['version'] or '-'}, for {'; '.join(held['for'])}")
         return [*told, *(f"missing: {line}" for line in found["missing"])]
 
     _tell(found, as_json, lines)
@@ -415,6 +420,8 @@ def _retrieval_lines(rows: dict[str, dict[str, float]]) -> list[str]:
 
 def _finetune_lines(result: dict[str, Any]) -> list[str]:
     told = []
+    if result.get("seen"):
+        told.append(f"{result['seen']:,} samples that pretraining saw are left out of the test set")
     for start in ("pretrained", "scratch", "baseline"):
         if start in result:
             row = result[start]

@@ -89,6 +89,7 @@ def finetune(
     seen = source.trained_on()
     if split is None or getattr(source.recipe().data.split, "by", None) != split:
         seen = {h for h in seen if not h.startswith("group:")}  # groups of another kind say nothing
+    judged = [i for i in usable if samples.split[i] in ("", "test")]
     scores: dict[str, list[dict[str, float]]] = {}
     keep_freed_memory()
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
@@ -114,6 +115,7 @@ def finetune(
         "modalities": list(chosen),
         "mode": settings.mode,
         "skipped": len(samples.skipped),
+        "seen": sum(not samples.hashes[i].isdisjoint(seen) for i in judged),
     }
     Run(target).add_result(finetune=result)
     return {**result, "path": str(target)}
@@ -148,21 +150,21 @@ def divide(
 ) -> tuple[list[int], list[int]]:
     """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
 
-    What pretraining saw is kept out of a drawn test set; a test set given by shards that it saw is refused.
+    What pretraining saw is left out of the test set.
 
     Raises:
-        ValueError: a leaked test set, or nothing left on one side.
+        ValueError: nothing left on one side.
     """
-
     if any(samples.split):
-        test = [i for i in usable if samples.split[i] == "test"]
-        if count := sum(not samples.hashes[i].isdisjoint(seen) for i in test):
-            raise ValueError(f"{count:,} of {len(test):,} test samples were seen in pretraining: use another test set")
-        pool = [i for i in usable if samples.split[i] == "train"]
+        sides = {i: samples.split[i] for i in usable}
     else:
-        sides = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
-        test = [i for i in usable if sides[samples.groups[i]] == "test" and samples.hashes[i].isdisjoint(seen)]
-        pool = [i for i in usable if sides[samples.groups[i]] == "train"]
+        drawn = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
+        sides = {i: drawn[samples.groups[i]] for i in usable}
+    pool, held_out = ([i for i in usable if sides[i] == name] for name in ("train", "test"))
+    test = [i for i in held_out if samples.hashes[i].isdisjoint(seen)]
+    if len(test) < 2 <= len(held_out):
+        count = len(held_out) - len(test)
+        raise ValueError(f"{count:,} of {len(held_out):,} test samples were seen in pretraining: use another test set")
     if settings.labels is not None and settings.labels > len(pool):
         raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")
     train = np.random.default_rng([seed, 1]).permutation(pool)[: settings.labels].tolist()

@@ -62,8 +62,13 @@ class Molecules(Source):
         if not paths:
             raise ValueError(f"no file {self.files} in {raw}")
         for path in paths:
+            empty = True
             try:
-                yield from self._records(path)
+                for record in self._records(path):
+                    empty = False
+                    yield record
+                if empty:
+                    yield Record(fault="file of molecules that is empty")
             except (OSError, EOFError, zlib.error, csv.Error):
                 yield Record(fault="file of molecules that cannot be read to its end")
 

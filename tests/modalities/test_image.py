@@ -433,6 +433,16 @@ def test_png_bombs_are_refused_before_they_are_decoded(
         Image().decode({"png": png_header(width, height)})
 
 
+def test_jpeg_bombs_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(encoded(ramp(16, 16, 3), "jpeg"))
+    frame = data.index(b"\xff\xc0")  # height and width stand in the frame header
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 10_000, 10_000)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", decoded)
+    with pytest.raises(ContentError, match="more than"):
+        Image().decode({"jpg": bytes(data)})
+
+
 def test_tiff_bombs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.tif"
     tifffile.imwrite(path, ramp(4, 4), photometric="minisblack")

@@ -118,6 +118,23 @@ def test_from_shards_with_their_own_split(run: Path, shards: Path, tmp_path: Pat
     assert result["test"] > 10
 
 
+def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
+    run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
+    test = [i for i in range(len(samples)) if samples.split[i] == "test"]
+    known = Run.trained_on
+    content = {h for i in test[:3] for h in samples.hashes[i] if h.startswith("smiles:")}
+    monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
+    result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
+    assert (result["seen"], result["test"]) == (3, len(test) - 3)
+    _, left = divide(samples, range(len(samples)), QUICK, 0, content)
+    assert left == test[3:]
+    few = set().union(*(samples.hashes[i] for i in test[1:]))
+    with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples were seen in pretraining"):
+        divide(samples, range(len(samples)), QUICK, 0, few)
+
+
 def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
     everyone = set().union(*samples.hashes)
