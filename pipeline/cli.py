@@ -77,6 +77,28 @@ def demo(
     )
 
 
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of raw files.")],
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; NAME.yaml, after the folder, by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at raw files and draft a recipe for them."""
+    from pipeline.draft import draft_recipe
+
+    made = draft_recipe(folder, out)
+    _tell(
+        made,
+        as_json,
+        lambda: [
+            f"found: {', '.join(made['found'])}",
+            f"recipe of {', '.join(made['recipe']['modalities'])}; about {made['samples']:,} samples",
+            *(f"check: {guess}" for guess in made["guesses"]),
+            f"recipe: {made['path']} (what to do next stands in it)",
+        ],
+    )
+
+
 @app.command("plan")
 def plan_command(
     recipe: RecipeName,

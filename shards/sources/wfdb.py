@@ -186,10 +186,10 @@ def read(
         )
         for name, rows in taken.items()
     }
-    return recordings, _comments(header.comments or [])
+    return recordings, comments_of(header.comments or [])
 
 
-def _comments(lines: list[str]) -> Fields:
+def comments_of(lines: list[str]) -> Fields:
     """Comments of the form `Age: 74`; others are free text."""
     pairs = (line.lstrip("# ").partition(":") for line in lines)
     return {name.strip(): cell(value) for name, colon, value in pairs if colon and name.strip()}
