@@ -74,7 +74,7 @@ class Sheet:
 
 
 class Group(NamedTuple):
-    """What a split is made by, into how many groups, and what to say about it."""
+    """What a split is made by, into how many groups as far as that is known, and what to say about it."""
 
     by: str | None
     groups: int | None

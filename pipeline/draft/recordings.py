@@ -137,7 +137,7 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         source["window_s"] = signals.window_s
     if signals.leave_out:
         source["leave_out"] = [glob.escape(label) for label in signals.leave_out]
-    fields = [(name, 5) for name in columns.groups]
+    fields = [(name, frame[name].n_unique()) for name in columns.groups]
     guesses = list(signals.guesses)
     if names and names.group:
         source["pattern"] = f"{names.pattern}.hea"
@@ -152,49 +152,41 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         source["annotations"], labels = "atr", (*labels, "symbol")
     if labels:
         source["labels"] = list(labels)
+    used: set[str | Path] = {"wfdb"}
+    joined = None if columns.content else _joined_stems(paths, sheets)
+    if joined:
+        sheet, column, cells = joined
+        columns, modalities["table"] = sheet.columns, TABLE
+        rows: State = {"type": "rows", "file": glob.escape(seen.name(sheet.path)), "columns": {"table": cells}}
+        if columns.labels:
+            rows["labels"] = list(columns.labels)
+        labels = (*labels, *columns.labels)
+        source = {"type": "join", "sources": [source, rows], "by": ["record", column]}
+        fields = [*((name, sheet.distinct(name)) for name in columns.groups if name != column), *fields]
+        used.add(sheet.path)
+        guesses.append(f"{seen.name(sheet.path)} names records in its column {column}")
     split = grouped(fields or [("record", len(paths))], ALONE)
-    made = Draft(
-        source=source,
-        modalities=modalities,
-        samples=round(len(paths) * signals.windows),
-        used=frozenset({"wfdb"}),
-        labels=labels,
-        by=split.by,
-        groups=split.groups,
-        guesses=(*guesses, split.guess, *labelled(columns, labels)),
-    )
-    return [_with_table(seen, paths, sheets, made)]
+    return [
+        Draft(
+            source=source,
+            modalities=modalities,
+            samples=round(len(paths) * signals.windows),
+            used=frozenset(used),
+            labels=labels,
+            by=split.by,
+            groups=split.groups,
+            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            linked=joined is not None,
+        )
+    ]
 
 
-def _with_table(seen: Survey, paths: Sequence[Path], sheets: Sequence[Sheet], made: Draft) -> Draft:
-    """Records joined with the rows of a table, where one names them and their own headers say nothing."""
-    if "table" in made.modalities:
-        return made
+def _joined_stems(paths: Sequence[Path], sheets: Sequence[Sheet]) -> tuple[Sheet, str, list[str]] | None:
+    """The table whose rows are about records: the column that names them, and its columns of content."""
     for sheet in sheets:
         column = sheet.holding(path.stem for path in spread(paths, 1000))
         if column is None or not sheet.frame[column].cast(pl.String).equals(sheet.texts[column]):
             continue
-        columns = sheet.columns
-        cells = [name for name in columns.content if name != column]
-        if not cells and not columns.labels:
-            continue
-        rows = {"type": "rows", "file": glob.escape(seen.name(sheet.path)), "columns": {"table": cells}}
-        labels = (*made.labels, *columns.labels)
-        split = grouped([(name, sheet.distinct(name)) for name in columns.groups if name != column], "")
-        parts = [made.source, {**rows, **({"labels": list(columns.labels)} if columns.labels else {})}]
-        return Draft(
-            source={"type": "join", "sources": parts, "by": ["record", column]},
-            modalities={**made.modalities, "table": TABLE},
-            samples=made.samples,
-            used=made.used | {sheet.path},
-            labels=labels,
-            by=split.by or made.by,
-            groups=split.groups if split.by else made.groups,
-            guesses=(
-                *made.guesses,
-                f"{seen.name(sheet.path)} names records in its column {column}",
-                *([split.guess] if split.by else []),
-            ),
-            linked=True,
-        )
-    return made
+        if cells := [name for name in sheet.columns.content if name != column]:
+            return sheet, column, cells
+    return None

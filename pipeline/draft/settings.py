@@ -126,7 +126,7 @@ def signals(heard: Sequence[Heard]) -> Signals:
     elif leave_out:
         guesses.append(f"channels left out, known to neither EEG nor ECG: {', '.join(leave_out)}")
     length_s = median(each.length_s for each in heard)
-    modalities = {}
+    modalities: dict[str, State] = {}
     for montage, labels in takers.items():
         assert montage is not None
         taken = [held for each in heard if (held := [channel for channel in each.channels if channel[0] in labels])]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from pipeline.draft import settings
-from pipeline.draft.base import ALONE, Draft, Sheet, grouped, labelled
+from pipeline.draft.base import ALONE, Draft, Group, Sheet, grouped, labelled
 from pipeline.draft.columns import Columns
 from pipeline.draft.molecules import SCAFFOLD, drawn
 from pipeline.draft.settings import MASKS, OF_FILES, SMILES, TABLE, State
@@ -67,10 +67,8 @@ def _rows(seen: Survey, alike: Sequence[Sheet]) -> Draft | None:
     if not modalities or (list(modalities) == ["table"] and len(cells) < 2):
         return None
     groups = [(name, sheet.distinct(name)) for name in columns.groups]
-    if columns.smiles:
-        groups.append(("scaffold", 5))
-    split = grouped(groups, ALONE)
-    guesses = [split.guess if split.by != "scaffold" else SCAFFOLD, *labelled(columns, labels)]
+    split = Group("scaffold", None, SCAFFOLD) if columns.smiles and not groups else grouped(groups, ALONE)
+    guesses = [split.guess, *labelled(columns, labels)]
     if len(modalities) > 1 and cells and frame.select(cells).n_unique() < 0.5 * len(frame):
         guesses.append(
             f"the table has only {frame.select(cells).n_unique():,} different rows for {len(frame):,} samples: "
