@@ -74,9 +74,12 @@ def _named(pieces: Sequence[str | _Field], speech: bool) -> Names | None:
     given = [_SUBJECTS.get(each.hint, each.hint) if each.hint.isidentifier() else "" for each in fields]
 
     def counts(number: int) -> bool:
-        """Whether files differ by this number alone."""
+        """Whether files differ by this number alone, and it goes on without gaps."""
+        if not numeric[number] or distinct[number] < 4:
+            return False
+        held = {int(value) for value in fields[number].values}
         others = [each.values for i, each in enumerate(fields) if i != number]
-        return numeric[number] and distinct[number] > 3 and len(set(zip(*others, strict=True))) <= files / 2
+        return max(held) - min(held) < len(held) and len(set(zip(*others, strict=True))) <= files / 2
 
     counters = [i for i in range(len(fields)) if counts(i) and group_rank(given[i]) is None]
     counter = max(counters, key=lambda i: (distinct[i], i), default=None)
@@ -96,12 +99,13 @@ def _named(pieces: Sequence[str | _Field], speech: bool) -> Names | None:
         names.append(name if name not in names and name not in given[i + 1 :] else f"{name}{i + 1}")
     known = sorted((rank, i) for i, name in enumerate(names) if (rank := group_rank(name)) is not None)
     shared = [i for i in range(len(fields)) if i not in few and i != counter and distinct[i] <= 0.9 * files]
+    shared = shared or [i for i in few if i not in roles and not given[i] and distinct[i] >= 10]
     group = known[0][1] if known else max(shared, key=lambda i: distinct[i], default=None)
     order = iter(names)
     return Names(
         "".join(piece if isinstance(piece, str) else f"{{{next(order)}}}" for piece in pieces),
         {name: each.values for name, each in zip(names, fields, strict=True)},
-        tuple(names[i] for i in few if group_rank(names[i]) is None or names[i] == "speaker"),
+        tuple(names[i] for i in few if names[i] == "speaker" or (i != group and group_rank(names[i]) is None)),
         None if group is None or distinct[group] < 3 else names[group],
         tuple(name for name, hint in zip(names, given, strict=True) if name != hint),
     )

@@ -458,3 +458,14 @@ def test_a_bounded_number_of_files_is_looked_at(raw: Path, make: Make, monkeypat
     _, comments, manifest = make()
     assert "5 recordings of sound, only the first" in comments
     assert total(manifest) == 12
+
+
+def test_frames_of_one_film_stay_together(raw: Path, make: Make) -> None:
+    for film in range(12):
+        for frame in range(4):
+            image(raw / SPECIES[film % 3] / f"{7000 + 13 * film}_cam{film % 2}_frame{frame}.png")
+    state, comments, manifest = make()
+    assert state["data"]["source"]["pattern"] == "{part1}_cam{cam}_frame{frame}"
+    assert state["data"]["split"]["by"] == "part1"
+    assert "part1 (7000, 7013" in comments
+    assert total(manifest) == 48
