@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import verbs
-from pipeline.finetune import Settings
+from pipeline.finetune import Mode, Settings
 from shards.manifest import write_json, write_text
 
 SEEDS = 5
@@ -40,7 +40,7 @@ class Set:
     modalities: tuple[str, ...]
     labels: int
     metric: str = "balanced_accuracy"
-    epochs: int = 30
+    mode: Mode = "full"
     overrides: tuple[str, ...] = ()
 
 
@@ -53,7 +53,7 @@ SETS = {
         "genus",
         ("dna",),
         500,
-        epochs=10,
+        mode="linear",
         overrides=("data.split.by=scientific_name", "data.source.unique=true"),
     ),
     "arithmetic": Set("eeg_arithmetic", "arithmetic", "rest or task of an unseen subject", "part", ("eeg", "ecg"), 100),
@@ -66,7 +66,7 @@ SETS = {
         "solubility of an unseen scaffold (ESOL)",
         "measured log solubility in mols per litre",
         ("smiles",),
-        100,
+        50,
         metric="spearman",
         overrides=(
             "data.source.files=ESOL_delaney-processed.csv",
@@ -85,7 +85,7 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
     manifest = verbs.build_shards(chosen.recipe, data / chosen.folder, shards, overrides)
     verbs.pretrain(chosen.recipe, overrides, run)
     evaluated = verbs.evaluate(run)
-    settings = Settings(labels=chosen.labels, epochs=chosen.epochs)
+    settings = Settings(labels=chosen.labels, mode=chosen.mode)
     tuned = verbs.finetune(
         run,
         shards,

@@ -77,6 +77,28 @@ def demo(
     )
 
 
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of raw files.")],
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; NAME.yaml, after the folder, by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at raw files and draft a recipe for them."""
+    from pipeline.draft import draft_recipe
+
+    made = draft_recipe(folder, out)
+    _tell(
+        made,
+        as_json,
+        lambda: [
+            f"found: {', '.join(made['found'])}",
+            f"recipe of {', '.join(made['recipe']['modalities'])}; about {made['samples']:,} samples",
+            *(f"check: {guess}" for guess in made["guesses"]),
+            f"recipe: {made['path']} (what to do next stands in it)",
+        ],
+    )
+
+
 @app.command("plan")
 def plan_command(
     recipe: RecipeName,
@@ -196,6 +218,7 @@ def finetune_command(
     seeds: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-4,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the weights before training in the last.")] = 0.5,
     compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -218,6 +241,7 @@ def finetune_command(
         test=test,
         epochs=epochs,
         learning_rate=learning_rate,
+        keep=keep,
     )
     result = finetune(
         run,

@@ -38,12 +38,15 @@ class Settings:
     """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
 
     features: what the head reads, the pooled tokens after the trunk or those of every layer, for what a task needs
-    often stands in earlier layers (Peters et al. 2018). labels: number of training labels used, all by default.
+    often stands in earlier layers (Peters et al. 2018). keep: share of what was there before gradient steps in the
+    weights after them, for the mean of both serves groups better that training has not seen (WiSE-FT, Wortsman et al.
+    2022). labels: number of training labels used, all by default.
     test: share of samples held out by group.
     """
 
     mode: Mode = "full"
     features: Features = "layers"
+    keep: float = 0.5
     labels: int | None = None
     test: float = 0.3
     epochs: int = 30
@@ -215,6 +218,7 @@ def fit(
         targets_of = ["qkv", "attention.out", "mlp.0", "mlp.2"]
         trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=targets_of, modules_to_save=["head"]))
     parameters = [p for p in trained.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     batches = -(-len(train) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -234,6 +238,9 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+    with torch.no_grad():
+        for parameter, start in zip(parameters, before, strict=True):
+            parameter.lerp_(start, settings.keep)
     if settings.mode == "lora":
         merged = trained.merge_and_unload()
         predictor.load_state_dict(merged.state_dict())

@@ -379,6 +379,32 @@ def _read_one(path: Path) -> dict[str, Any]:
     return state
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as something else, such as a column named `1e5`."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_sequence(tag, sequence, flow_style=_short(sequence))
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_mapping(tag, mapping, flow_style=_short(mapping))
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _short(part: Any) -> bool:
+    """Whether a list or mapping reads well on one line."""
+    return len(str(part)) <= 100 or (isinstance(part, (list, tuple)) and all(isinstance(item, str) for item in part))
+
+
+def dump(state: Mapping[str, Any]) -> str:
+    """A recipe as YAML that `read` reads back to the same; short lists and mappings stand on one line."""
+    return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
 def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from a file, a name or a mapping, with overrides `key.key=value`.
 

@@ -99,8 +99,10 @@ def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
     return json.dumps({name: row[name] for name in columns}, default=str).encode()
 
 
-def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
-    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null. text: columns that stay as written.
+def read_frame(path: Path, text: Sequence[str] = (), rows: int | None = None) -> pl.DataFrame:
+    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null.
+
+    text: columns that stay as written. rows: how many to read, all by default.
 
     Raises:
         ValueError: no such file, not readable as what its name says, or with a column twice.
@@ -109,11 +111,13 @@ def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
         raise ValueError(f"no file {path}")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path).fill_nan(None)
+            return pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
         separator = "\t" if path.suffix in (".tsv", ".txt") else ","
         frame = pl.read_csv(
             path,
             separator=separator,
+            n_rows=rows,
+            glob=False,
             infer_schema_length=None,
             schema_overrides=dict.fromkeys(text, pl.String),
             null_values=["", "NA", "NaN", "nan", "null"],

@@ -99,7 +99,7 @@ class Wfdb(Source):
         wfdb_extent(item.path)
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
-        fields = {**_comments(comments), "record": item.path.stem, **fields_of(self.pattern, item.path, SUFFIXES)}
+        fields = {**comments_of(comments), "record": item.path.stem, **fields_of(self.pattern, item.path, SUFFIXES)}
         if self.annotations is not None:
             fields |= self._annotations(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
@@ -134,7 +134,7 @@ def annotated(path: Path, extension: str) -> tuple[np.ndarray, list[str]]:
     return np.asarray(held.sample), list(held.symbol)
 
 
-def _comments(lines: list[str]) -> Fields:
+def comments_of(lines: list[str]) -> Fields:
     """Comments of the form `Age: 74`; others are free text."""
     pairs = (line.lstrip("# ").partition(":") for line in lines)
     return {name.strip(): cell(value) for name, colon, value in pairs if colon and name.strip()}

@@ -83,6 +83,18 @@ def test_modes(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
         assert "trunk.blocks.0.norm_mlp.weight" in changed
 
 
+def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path) -> None:
+    for keep in (0.0, 0.25, 1.0):
+        settings = Settings(keep=keep, labels=24, epochs=2, batch_size=8)
+        tuned(run, table, tmp_path / f"{keep}", compare=False, settings=settings)
+    after, between, before = (Run(tmp_path / f"{keep}").load_model().state_dict() for keep in (0.0, 0.25, 1.0))
+    started = Run(run).load_model().state_dict()
+    for name in started:
+        np.testing.assert_array_equal(before[name], started[name])
+        np.testing.assert_allclose(between[name], 0.75 * after[name] + 0.25 * before[name], atol=1e-6)
+    assert any(not np.array_equal(after[name], before[name]) for name in started)
+
+
 def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) -> None:
     result = tuned(run, table, tmp_path / "t", "fluorinated", split=None)
     assert result["task"] == "classification"
