@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,50 @@ def tokenize(
     if not tokens:
         raise ContentError("sample without any of the recipe's modalities")
     return tokens
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run stands in its order: the next position, and ranges [from, to) that it passed over unused."""
+
+    position: int = 0
+    skipped: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def used(self) -> int:
+        """Positions that were trained on."""
+        return self.position - sum(end - start for start, end in self.skipped)
+
+    def ahead(self, samples: int) -> Cursor:
+        """The cursor after so many more positions."""
+        return Cursor(self.position + samples, self.skipped)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a checkpoint: `{position, skipped: [[from, to], ...]}`."""
+        return {"position": self.position, "skipped": [list(span) for span in self.skipped]}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Cursor:
+        """What `to_json` wrote."""
+        return cls(state["position"], tuple((start, end) for start, end in state["skipped"]))
+
+
+class Kept:
+    """The kept samples of several sets as (split, shard, number), without a list of them: memory is O(shards)."""
+
+    def __init__(self, sets: Sequence[Split]):
+        self._parts = [(held, shard, held.kept(shard)) for held in sets for shard in range(len(held.sizes))]
+        self._ends = np.cumsum([len(numbers) for _, _, numbers in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[Split, int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        held, shard, numbers = self._parts[part]
+        return held, shard, int(numbers[index - int(self._ends[part]) + len(numbers)])
 
 
 @dataclass(frozen=True)

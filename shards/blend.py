@@ -21,7 +21,7 @@ class Blend:
 
     def __init__(self, stages: Sequence[tuple[int, Sequence[Fraction]]]):
         self._starts = [start for start, _ in stages]
-        assert self._starts == sorted(set(self._starts)) and self._starts[0] == 0
+        assert self._starts == sorted({0, *self._starts}), "stages rise from 0"
         self._sums = [_running(shares) for _, shares in stages]
         self._before = [[0] * len(stages[0][1])]
         for stage, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):

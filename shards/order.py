@@ -158,7 +158,9 @@ class Mixture:
     def counts(self, position: int) -> list[int]:
         """How many of the positions before this one fall to each set."""
         whole, rest = divmod(position, self.nodes * self.length)
-        befores = [whole * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)]
+        befores = [
+            whole * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)
+        ]
         return [sum(counts) for counts in zip(*map(self._blend.counts, befores), strict=True)]
 
     def _local(self, position: int) -> tuple[int, int]:

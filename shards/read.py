@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -99,9 +98,9 @@ class Split:
         """The keys of all samples of a shard, kept or not, from its index."""
         return load_index(self.folder / self.shards[shard].name).keys
 
-    def kept(self, shard: int) -> Sequence[int]:
+    def kept(self, shard: int) -> range | np.ndarray:
         """Numbers of the samples of a shard that are kept."""
-        return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard).tolist()
+        return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard)
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
@@ -120,7 +119,7 @@ class Split:
     def locations(self) -> list[tuple[str, str, int, int]]:
         """(key, group, shard, number) of every sample that is kept."""
         return [
-            (index.keys[number], index.groups[number], shard, number)
+            (index.keys[number], index.groups[number], shard, int(number))
             for shard in range(len(self.shards))
             for index in [self._shard(shard).rows]
             for number in self.kept(shard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,11 @@ class Selection:
     def weighted(self) -> bool:
         """Whether a sample may have several slots in a pass."""
         return self._ends is not None
+
+    def digest(self) -> str:
+        """Hexadecimal sha256 of what is kept and how often."""
+        ends = b"" if self._ends is None else self._ends.tobytes()
+        return hashlib.sha256(self._starts.tobytes() + self._numbers.tobytes() + ends).hexdigest()
 
     def kept(self, shard: int) -> np.ndarray:
         """The kept samples of a shard, each once."""
@@ -106,7 +112,7 @@ def _numbers(column: ChunkedArray, file: Path, name: str | None) -> np.ndarray:
 
 
 def select(keys: Iterable[list[str]], weights: dict[str, float], weighted: bool) -> Selection:
-    """The samples whose keys are to be kept; `keys` are those of each shard in turn, so that one shard is held at a time.
+    """The samples whose keys are to be kept; `keys` gives those of each shard in turn, so that one is held at a time.
 
     Raises:
         ValueError: none of them is there.
