@@ -70,7 +70,8 @@ def shares(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[int, list[Fractio
     """
     data, train = recipe.data, recipe.train
     samples = train.steps * train.batch_size
-    asked = sum(Fraction(str(leaf.epochs or 0)) * size for leaf, size in zip(data.leaves, sizes, strict=True))
+    passed = [Fraction(str(leaf.epochs or 0)) * size for leaf, size in zip(data.leaves, sizes, strict=True)]
+    asked = sum(passed, Fraction(0))
     alone = all(shards.epochs is not None for shards in data.shards)
     fits = abs(asked - samples) < train.batch_size if alone else asked < samples
     if not fits:
@@ -96,9 +97,9 @@ def _divide(
         Fraction(0) if member.epochs is not None else _weight(member, size, temperature, step)
         for member, (size, _) in zip(group, inner, strict=True)
     ]
-    left = (1 - sum(fixed)) / sum(weights) if any(weights) else Fraction(0)
+    left = (1 - sum(fixed, Fraction(0))) / sum(weights) if any(weights) else Fraction(0)
     parts = [share + left * weight for share, weight in zip(fixed, weights, strict=True)]
-    total = sum(parts)  # 1, but where all have epochs, which may end within the last step
+    total = sum(parts, Fraction(0))  # 1, but where all have epochs, which may end within the last step
     return sum(size for size, _ in inner), [
         part / total * share for part, (_, shares) in zip(parts, inner, strict=True) for share in shares
     ]
