@@ -118,7 +118,8 @@ class Mixture:
     sizes: samples of each shard, by set. stages: from which position on which share each set has; the first begins at
     0; by default shares are as the sets' sizes. nodes: streams to which the shards of every set are dealt, which take
     turns of `length` positions; every stream shuffles its own shards and passes over them at its own pace, which
-    differs from the others' by at most one shard. Cost of a place: O(shards + block).
+    differs from the others' by at most one shard. Counts of sets are exact to `Blend`'s bound in each stream. Cost of a
+    place: O(shards + block) where a pass or block begins, else O(log shards).
 
     Raises:
         ValueError: a set has no samples or fewer shards than there are nodes.
@@ -138,8 +139,7 @@ class Mixture:
         self.nodes, self.length = nodes, length
         assert all(start % (nodes * length) == 0 for start, _ in self.stages), "stages begin where turns do"
         self._blend = Blend([(start // nodes, shares) for start, shares in self.stages])
-        every = [list(range(len(shards))) for shards in self.sizes]
-        self._dealt = [deal(s, nodes) if nodes > 1 else [all_] for s, all_ in zip(self.sizes, every, strict=True)]
+        self._dealt = [deal(shards, nodes) if nodes > 1 else [list(range(len(shards)))] for shards in self.sizes]
         self._orders = [
             [
                 Order(tuple(self.sizes[number][shard] for shard in own), seed, block, number * nodes + node)
