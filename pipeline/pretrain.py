@@ -95,7 +95,7 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
     """
     if not recipe.data.shards:
         raise ValueError("data.shards is empty: name a folder that `sensorium shards build` made")
-    sets = tuple(Split(path, split, verify) for path in recipe.data.paths)
+    sets = tuple(Split(Path(path), split, verify) for path in recipe.data.paths)
     wanted = recipe.to_dict()["data"].get("split")
     for held in sets:
         if wanted and held.manifest.split and held.manifest.split != wanted:
@@ -202,7 +202,6 @@ class Trainer:
             recipe.masking,
             order,
         )
-        self.told = order.counts(cursor.position)
         self.leads = engine.rank == 0
         self.waited = self.samples = self.tokens = 0.0
         self.since = time.perf_counter()
@@ -272,27 +271,26 @@ class Trainer:
             "tokens_per_s": self.tokens / seconds,
             "data_wait": self.waited / seconds,
             "skipped": self.skipped,
-            **self._shares(),
         }
         if self.leads:
-            self.run.add_metrics(row)
+            shares = self._shares() if len(self.stream.sets) > 1 else {}
+            self.run.add_metrics({**row, "shares": shares} if shares else row)
+            told = {**row, **{f"share/{folder}": share for folder, share in shares.items()}}
             self.engine.accelerator.log(
-                {name: float(value) for name, value in row.items() if name != "step"}, step=self.step
+                {name: float(value) for name, value in told.items() if name != "step"}, step=self.step
             )
         self.waited = self.samples = self.tokens = 0.0
         self.since = time.perf_counter()
 
     def _shares(self) -> dict[str, float]:
-        """What part of the samples since the last row came from each folder, where there are several."""
-        counts = self.stream.order.counts(self.cursor.position)
-        since = [now - then for now, then in zip(counts, self.told, strict=True)]
-        self.told = counts
-        if len(since) == 1:
-            return {}
-        shares: Counter[str] = Counter()
-        for held, count in zip(self.stream.sets, since, strict=True):
-            shares[f"share:{held.folder}"] += count
-        return {name: count / sum(since) for name, count in shares.items()}
+        """What part of the samples of the last `log_every` steps fell to each folder, empty slots included."""
+        window = self.recipe.train.log_every * self.recipe.train.batch_size
+        position = self.cursor.position
+        first, last = map(self.stream.order.counts, (max(position - window, 0), position))
+        shares: Counter[str] = Counter()  # a folder may stand in several sets
+        for held, before, after in zip(self.stream.sets, first, last, strict=True):
+            shares[str(held.folder)] += (after - before) / min(window, position)
+        return dict(shares)
 
     def checkpoint(self) -> None:
         """Save where the run stands, then drop checkpoints beyond those to keep."""

@@ -177,9 +177,9 @@ class Data(Strict):
         return tuple(found)
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[str, ...]:
         """The folders of all sets."""
-        return tuple(Path(leaf.path) for leaf in self.leaves if leaf.path is not None)
+        return tuple(leaf.path for leaf in self.leaves if leaf.path is not None)
 
     @model_validator(mode="after")
     def _weights(self) -> Data:
