@@ -58,7 +58,7 @@ def pretrain(
     cursor, faults = Cursor(), 0
     if run.checkpoints():
         state = engine.load(run.checkpoints()[-1])
-        if state["order"] != fingerprint(order, sets):
+        if state.get("order") != fingerprint(order, sets):
             raise ValueError(
                 f"{run.folder} began on other samples or shares of sets (with epochs these depend on train.steps): "
                 "restore shards, keep-lists and epochs, or give another --out"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +188,17 @@ def test_what_fell_to_each_set_is_counted_without_a_replay(nodes: int, length: i
     for position in range(300):
         assert order.counts(position) == [met[0], met[1]]
         met[order.place(position).set] += 1
+
+
+def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
+    """There are no tars and no indexes, and what is measured is printed as one line of JSON."""
+    script = Path(__file__).parents[2] / "benchmarks" / "order.py"
+    words = [sys.executable, str(script), "--shards", "40", "--samples", "100000", "--nodes", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    told = json.loads(done.stdout)
+    assert (told["shards"], told["samples"], told["nodes"]) == (40, 4_000_000, 4)
+    assert {"seconds", "memory_mib", "neighbours_of_a_shard"} <= told.keys()
 
 
 def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch: pytest.MonkeyPatch) -> None:
