@@ -93,12 +93,13 @@ class Shards(Strict):
     @field_validator("weight", mode="before")
     @classmethod
     def _points(cls, value: Any) -> Any:
-        if _is_point([0, value]) and value > 0:
-            return ((0, value),)
-        if value is None or (isinstance(value, list | tuple) and value and all(map(_is_point, value))):
-            steps = [step for step, _ in value or ((0, 1),)]
+        if value is None:
+            return None
+        points = [[0, value]] if _is_point([0, value]) and value > 0 else value
+        if isinstance(points, list | tuple) and points and all(map(_is_point, points)):
+            steps = [step for step, _ in points]
             if steps[0] == 0 and steps == sorted(set(steps)):
-                return value
+                return points
         raise ValueError(
             f"weight of shards is {value!r}: give a number above 0, or points [[step, weight], ...] of rising steps "
             "from 0 on and weights of at least 0"
