@@ -41,7 +41,7 @@ def evaluate(
     """
     held = Run.existing(Path(run))
     recipe = held.recipe()
-    folder = Path(shards) if shards is not None else Path(recipe.data.shards[0].path)
+    folder = Path(shards) if shards is not None else Path(recipe.data.paths[0])
     model = held.load_model()
     unseen = Split(folder, split, verify=recipe.data.verify)
     gallery = ranked(unseen)[: recipe.evaluate.gallery]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from shards.manifest import Manifest, check, index_path
+from shards.select import Selection
 
 OPEN_SHARDS = 128
 """Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
@@ -54,7 +55,8 @@ class Shard(NamedTuple):
 class Split:
     """The samples of one split of a folder of shards, by shard and number.
 
-    verify: compare the tars' sha256 with the manifest first, not their sizes alone.
+    verify: compare the tars' sha256 with the manifest first, not their sizes alone. selection: set to keep some samples
+    alone; `sizes` and numbers within shards stay those of all.
 
     Raises:
         ValueError: no manifest, an empty split, or a shard that is not what the manifest says.
@@ -62,6 +64,7 @@ class Split:
 
     def __init__(self, folder: Path, split: str, verify: bool = False):
         self._open: dict[int, Shard] = {}
+        self.selection: Selection | None = None
         self.folder, self.split = folder, split
         self.manifest = Manifest.read(folder)
         self.shards = self.manifest.of(split)
@@ -86,6 +89,19 @@ class Split:
             self._open.pop(next(iter(self._open))).file.close()
         return shard
 
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """How many samples a pass takes from each shard: all, or what the selection says."""
+        return self.sizes if self.selection is None else self.selection.sizes
+
+    def keys(self, shard: int) -> list[str]:
+        """The keys of all samples of a shard, kept or not, from its index."""
+        return load_index(self.folder / self.shards[shard].name).keys
+
+    def kept(self, shard: int) -> range | np.ndarray:
+        """Numbers of the samples of a shard that are kept."""
+        return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard)
+
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
         return self._shard(shard).rows.keys[number]
@@ -101,12 +117,12 @@ class Split:
         return sample
 
     def locations(self) -> list[tuple[str, str, int, int]]:
-        """(key, group, shard, number) of every sample."""
+        """(key, group, shard, number) of every sample that is kept."""
         return [
-            (key, group, shard, number)
+            (index.keys[number], index.groups[number], shard, int(number))
             for shard in range(len(self.shards))
             for index in [self._shard(shard).rows]
-            for number, (key, group) in enumerate(zip(index.keys, index.groups, strict=True))
+            for number in self.kept(shard)
         ]
 
     def close(self) -> None:
