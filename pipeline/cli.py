@@ -218,7 +218,7 @@ def finetune_command(
     seeds: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-4,
-    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the weights before training in the last.")] = 0.5,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the pretrained weights in the tuned ones.")] = 0.5,
     compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +38,9 @@ class Settings:
     """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
 
     features: what the head reads, the pooled tokens after the trunk or those of every layer, for what a task needs
-    often stands in earlier layers (Peters et al. 2018). keep: share of what was there before gradient steps in the
-    weights after them, for the mean of both serves groups better that training has not seen (WiSE-FT, Wortsman et al.
-    2022). labels: number of training labels used, all by default.
+    often stands in earlier layers (Peters et al. 2018). keep: share of the pretrained weights in those after gradient
+    steps, for the mean of both serves groups better that training has not seen (WiSE-FT, Wortsman et al. 2022); from
+    scratch nothing is kept. labels: number of training labels used, all by default.
     test: share of samples held out by group.
     """
 
@@ -100,7 +100,7 @@ def finetune(
         here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
             predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
-            fit(predictor, samples, train, here, settings, seed)
+            fit(predictor, samples, train, here, settings if start == "pretrained" else replace(settings, keep=0), seed)
             found = score(here, predict(predictor, samples, test), samples, test)
             scores.setdefault(start, []).append(found)
             if start == "pretrained" and seed == 0:
