@@ -23,9 +23,10 @@ from modalities.plans import Plan
 from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from shards.build import SplitBy
+from shards.dedupe import Kind, resolve
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types
+from shards.split import SplitBy
 
 Fraction = Field(ge=0, le=1)
 Positive = Field(ge=1)
@@ -79,11 +80,16 @@ class Shards(Strict):
 
 
 class Data(Strict):
-    """Where samples come from. `source` and `split` are read by `shards build` alone."""
+    """Where samples come from. `source`, `split` and `dedupe` are read by `shards build` alone.
+
+    dedupe: what content is compared by, so that of samples alike in all modalities named the first is kept: one of the
+    kinds in `shards.dedupe`, for all modalities it is for, or a kind for each.
+    """
 
     shards: tuple[Shards, ...] = ()
     source: Source | None = None
     split: SplitBy | None = None
+    dedupe: Kind | dict[str, Kind] | None = None
     fit_samples: int = Field(20_000, ge=1)
     samples_per_shard: int = Field(1000, ge=1)
     block: int = Field(16_384, ge=1)
@@ -198,6 +204,7 @@ class Recipe(Strict):
     def _served(self) -> Recipe:
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
+        resolve(self.data.dedupe, self.modalities)
         for config in self.objectives.values():
             config.check(self.modalities)
         return self
