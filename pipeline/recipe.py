@@ -23,7 +23,7 @@ from modalities.plans import Plan
 from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from shards.dedupe import Kind, resolve
+from shards.dedupe import resolve
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types
 from shards.split import SplitBy
@@ -89,7 +89,7 @@ class Data(Strict):
     shards: tuple[Shards, ...] = ()
     source: Source | None = None
     split: SplitBy | None = None
-    dedupe: Kind | dict[str, Kind] | None = None
+    dedupe: str | dict[str, str] | None = None
     fit_samples: int = Field(20_000, ge=1)
     samples_per_shard: int = Field(1000, ge=1)
     block: int = Field(16_384, ge=1)

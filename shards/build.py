@@ -29,7 +29,7 @@ from typing import Any
 
 from modalities.base import ContentError, Modality
 from shards import features, ledger
-from shards.dedupe import Kind, fingerprint, resolve
+from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
 from shards.ledger import Ledger, Row
 from shards.manifest import VERSION, Manifest, Shard, describe, index_path, write_index, write_json
@@ -47,7 +47,7 @@ class _Job:
     source: Source
     modalities: Mapping[str, Modality]
     split: SplitBy
-    kinds: dict[str, Kind]
+    kinds: dict[str, str]
     samples_per_shard: int
 
     def fingerprint(self, raw: Path, leave_out: tuple[Path, ...]) -> str:
@@ -69,7 +69,8 @@ class _Job:
 def _listing(raw: Path, leave_out: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
     """Path, size and time of all files, in order."""
     left_out = {path.resolve() for path in leave_out}
-    for folder, folders, names in os.walk(raw) if raw.is_dir() else [(raw.parent, [], [raw.name])]:
+    walk: Iterable[tuple[str, list[str], list[str]]] = os.walk(raw)
+    for folder, folders, names in walk if raw.is_dir() else [(str(raw.parent), [], [raw.name])]:
         folders[:] = sorted(name for name in folders if Path(folder, name).resolve() not in left_out)
         for path in sorted(Path(folder, name) for name in names):
             if path.exists():  # not a link to nowhere
@@ -84,7 +85,7 @@ def build(
     out: Path,
     *,
     samples_per_shard: int = 1000,
-    dedupe: Kind | Mapping[str, Kind] | None = None,
+    dedupe: str | Mapping[str, str] | None = None,
     workers: int | None = 1,
     engine: str = "local",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
@@ -259,7 +260,7 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Run) -> Manifest
         source={"type": job.source.type, **asdict(job.source)},
         split=asdict(job.split),
         skipped=skipped,
-        dedupe=dict(job.kinds),
+        dedupe=job.kinds,
     )
     write_json(work / "shards" / features.NAME, features.features(fields, arrays))
     manifest.write(work / "shards")

@@ -7,50 +7,56 @@ import json
 import sqlite3
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from modalities.base import ContentError, Modality, parser
 from modalities.dna import Dna, reverse_complement
 from modalities.image import Image, Picture
+from modalities.pixels import RGB
 from modalities.smiles import Smiles
 from modalities.text import Text
 from shards.sources.molecules import canonical
 
-Kind = Literal["exact", "perceptual", "sequence"]
-"""exact: the bytes of all members. perceptual: 64-bit pHash of an image, within `NEAR_BITS`. sequence: what a sequence
-says, not how it is written: DNA of either strand, canonical SMILES, text without case and spacing."""
+KINDS: dict[str, tuple[type[Modality], ...]] = {
+    "exact": (Modality,),
+    "perceptual": (Image,),
+    "sequence": (Dna, Smiles, Text),
+}
+"""How content can be compared, and of which modalities. exact: the bytes of all members. perceptual: 64-bit hashes of
+images, within `NEAR_BITS`. sequence: what a sequence says, not how it is written: DNA of either strand, canonical
+SMILES, text without case and spacing."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey image (ITU-R BT.601), so that a colour image is like its grey copy."""
 
 NEAR_BITS = 3
 """Bits by which the 64-bit hashes of images that look alike may differ: photographs saved again, smaller, grey and with
 loss, differed by 0 to 2, different ones of a series by 6 and more."""
 
-_TYPES: dict[str, tuple[type[Modality], ...]] = {
-    "exact": (Modality,),
-    "perceptual": (Image,),
-    "sequence": (Dna, Smiles, Text),
-}
 
-
-def resolve(wanted: Kind | Mapping[str, Kind] | None, modalities: Mapping[str, Modality]) -> dict[str, Kind]:
+def resolve(wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality]) -> dict[str, str]:
     """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
 
     Raises:
-        ValueError: an unknown modality, or a kind that is not for it.
+        ValueError: an unknown kind or modality, or a kind that is not for it.
     """
     if wanted is None:
         return {}
+    kinds = [wanted] if isinstance(wanted, str) else list(wanted.values())
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"data.dedupe is {unknown[0]!r}; known: {', '.join(KINDS)}")
     if isinstance(wanted, str):
-        found: dict[str, Kind] = {name: wanted for name, m in modalities.items() if isinstance(m, _TYPES[wanted])}
+        found = {name: wanted for name, modality in modalities.items() if isinstance(modality, KINDS[wanted])}
         if not found:
             raise ValueError(f"data.dedupe is {wanted!r}, but no modality of the recipe can be compared by that")
         return found
     for name, kind in wanted.items():
         if name not in modalities:
             raise ValueError(f"data.dedupe names the modality {name!r}, which the recipe has not")
-        if not isinstance(modalities[name], _TYPES[kind]):
-            known = ", ".join(each for each, types in _TYPES.items() if isinstance(modalities[name], types))
+        if not isinstance(modalities[name], KINDS[kind]):
+            known = ", ".join(each for each, types in KINDS.items() if isinstance(modalities[name], types))
             raise ValueError(
                 f"data.dedupe.{name} is {kind!r}, but a modality of type {modalities[name].type} "
                 f"can be compared by {known}"
@@ -58,7 +64,7 @@ def resolve(wanted: Kind | Mapping[str, Kind] | None, modalities: Mapping[str, M
     return dict(wanted)
 
 
-def fingerprint(kind: Kind, modality: Modality, members: Mapping[str, bytes], raw: Any) -> str:
+def fingerprint(kind: str, modality: Modality, members: Mapping[str, bytes], raw: Any) -> str:
     """What the content of a modality is compared by, in hexadecimal digits.
 
     members: its bytes by extension. raw: what `modality.decode` made of them.
@@ -72,7 +78,7 @@ def fingerprint(kind: Kind, modality: Modality, members: Mapping[str, bytes], ra
 
 def phash(picture: Picture) -> str:
     """64-bit perceptual hash of an image of any bands, from its lowest cosine frequencies (Zauner 2010)."""
-    grey = picture.pixels.mean(axis=2)
+    grey = np.average(picture.pixels, axis=2, weights=LUMA if picture.bands == RGB else None)
     grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
     image = parser("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
     return str(parser("imagehash", "imagehash").phash(image))
@@ -102,10 +108,10 @@ class Seen:
     """Contents met so far, on disk. A sample repeats an earlier one that is alike in every modality compared.
 
     Hashes of images within `NEAR_BITS` agree in at least one of `NEAR_BITS` + 1 equal bands, by which they are found
-    (Manku, Jain & Das Sarma 2007).
+    (Manku, Jain & Das Sarma 2007): one of n images is compared with about n / 16,384 others.
     """
 
-    def __init__(self, database: sqlite3.Connection, kinds: Mapping[str, Kind]):
+    def __init__(self, database: sqlite3.Connection, kinds: Mapping[str, str]):
         self.database = database
         self.exact = sorted(name for name, kind in kinds.items() if kind != "perceptual")
         self.near = sorted(name for name, kind in kinds.items() if kind == "perceptual")

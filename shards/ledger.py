@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from shards.dedupe import Kind, Seen
+from shards.dedupe import Seen
 from shards.sources.base import Made, Span
 from shards.split import SplitBy, divide, key_of, rank
 
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     members: dict[str, Span]
 
 
-def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mapping[str, Kind]) -> None:
+def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mapping[str, str]) -> None:
     """Write the ledger of all samples; reasons why an item has none, and duplicates, are counted.
 
     kinds: by modality, how contents are compared; of samples alike in all of them the first is taken.
@@ -81,9 +81,9 @@ def _assign(database: sqlite3.Connection, split: SplitBy) -> None:
     database.create_function("rank", 1, lambda group: rank(group, split.seed), deterministic=True)
     database.execute(_BUNCHES)
     groups, total = database.execute("SELECT COUNT(*), TOTAL(size) FROM bunched").fetchone()
-    largest = database.execute("SELECT bunch FROM bunched ORDER BY size DESC, rowid DESC LIMIT 1").fetchone()
+    largest = database.execute("SELECT bunch FROM bunched ORDER BY size DESC, rowid DESC LIMIT 1").fetchone() or ("",)
     ranked = database.execute("SELECT bunch, size FROM bunched ORDER BY rowid")
-    divided = divide(ranked, *(largest or ("",)), groups, total, split.validation, split.test, split.large)
+    divided = divide(ranked, largest[0], groups, total, split.validation, split.test, split.large)
     database.executemany("INSERT INTO assigned VALUES (?, ?)", (row for row in divided if row[1] != "train"))
 
 

@@ -94,7 +94,7 @@ def test_images_are_compared_by_their_look(tmp_path: Path) -> None:
     raw = table(tmp_path / "raw", "a.csv", "file", *(f"{i}.{e}" for i in range(12) for e in ("png", "jpg", "webp")))
     for i in range(12):
         (raw / f"{i}.png").write_bytes(encoded(scene(i), format="png"))
-        (raw / f"{i}.jpg").write_bytes(encoded(scene(i).resize((150, 120)), format="jpeg", quality=60))
+        (raw / f"{i}.jpg").write_bytes(encoded(scene(i).resize((150, 120)), format="jpeg", quality=80))
         (raw / f"{i}.webp").write_bytes(encoded(scene(i).convert("L"), format="webp", quality=70))
     for workers in (1, 2):
         manifest = build_rows(raw, tmp_path / f"{workers}", "perceptual", {"photo": "file"}, workers)
@@ -142,7 +142,7 @@ def test_joined_samples_are_compared_by_all_their_sources(tmp_path: Path) -> Non
     parts = ({"type": "rows", "file": "a.csv", "key": "id", "columns": {"text": "words"}},
              {"type": "rows", "file": "b.csv", "key": "id", "columns": {"smiles": "drug"}})  # fmt: skip
     source, both = Join(sources=parts, by="id"), {"text": "exact", "smiles": "sequence"}
-    manifest = build(source, MODALITIES, SPLIT, raw, tmp_path / "out", dedupe=both)  # type: ignore[arg-type]
+    manifest = build(source, MODALITIES, SPLIT, raw, tmp_path / "out", dedupe=both)
     assert manifest.skipped == {"duplicate by smiles (sequence), text (exact)": 1}
 
 
@@ -156,6 +156,8 @@ def test_a_word_stands_for_all_modalities_it_is_for() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
+        ("fuzzy", r"data\.dedupe is 'fuzzy'; known: exact, perceptual, sequence"),
+        ({"record": "fuzzy"}, r"data\.dedupe is 'fuzzy'; known"),
         ("perceptual", r"data\.dedupe is 'perceptual', but no modality"),
         ({"photo": "exact"}, r"data\.dedupe names the modality 'photo'"),
         ({"record": "sequence"}, r"data\.dedupe\.record is 'sequence', .* type table can be compared by exact"),

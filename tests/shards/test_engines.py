@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,28 @@ def build_on(engine: str, workers: int | None, raw: Path, out: Path) -> dict[str
     return contents(out)
 
 
-@pytest.mark.parametrize(
-    ("engine", "workers"),
-    [("local", 1), ("local", 2), pytest.param("ray", None, marks=slow), pytest.param("ray", 1, marks=slow)],
-)
-def test_results_come_in_the_order_of_the_calls(engine: str, workers: int | None) -> None:
-    with started(engine, workers) as run:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of 2 cores on this machine."""
+    import ray
+
+    ray.init(num_cpus=2, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_the_order_of_the_calls(workers: int) -> None:
+    with started("local", workers) as run:
         assert list(run(math.factorial, ((n,) for n in [900, *range(20)]))) == [
             math.factorial(n) for n in [900, *range(20)]
         ]
         assert list(run(math.gcd, [(12, 18), (7, 5)])) == [6, 1]
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("local", 1), ("local", 2), pytest.param("ray", 2, marks=slow)])
-def test_errors_arrive_as_they_were_raised(engine: str, workers: int) -> None:
-    with started(engine, workers) as run, pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_arrive_as_they_were_raised(workers: int) -> None:
+    with started("local", workers) as run, pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"):
         list(run(math.factorial, [(3,), (-1,), (4,)]))
 
 
@@ -92,16 +100,21 @@ def test_an_unknown_engine_is_named() -> None:
 
 
 @slow
-def test_a_ray_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_ray_cluster_gives_the_same_bytes(cluster: None, workers: int | None, tmp_path: Path) -> None:
+    raw = rows(tmp_path / "raw")
+    spread = build_on("ray", workers, raw, tmp_path / "ray")
+    assert spread == build_on("local", 2, raw, tmp_path / "two")
+    assert spread == build_on("local", 1, raw, tmp_path / "one")
+    assert len(spread) > 20
+
+
+@slow
+def test_a_ray_cluster_keeps_order_and_errors(cluster: None) -> None:
+    with started("ray", None) as run:
+        assert list(run(math.gcd, ((12, n) for n in range(1, 20)))) == [math.gcd(12, n) for n in range(1, 20)]
+        with pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"):
+            list(run(math.factorial, [(3,), (-1,), (4,)]))
     import ray
 
-    raw = rows(tmp_path / "raw")
-    ray.init(num_cpus=2, log_to_driver=False)
-    try:
-        spread = build_on("ray", None, raw, tmp_path / "ray")
-        assert ray.is_initialized(), "a cluster that was there stays"
-    finally:
-        ray.shutdown()
-    assert spread == build_on("local", 1, raw, tmp_path / "one")
-    assert spread == build_on("local", 2, raw, tmp_path / "two")
-    assert len(spread) > 20
+    assert ray.is_initialized(), "a cluster that was there stays"
