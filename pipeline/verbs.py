@@ -53,7 +53,7 @@ def build_shards(
         dedupe=checked.data.dedupe,
         workers=workers,
         engine=engine,
-        progress=lambda items: tqdm(items, unit="sample", file=sys.stderr),
+        progress=lambda items, unit: tqdm(items, unit=unit, file=sys.stderr),
         report=lambda line: print(line, file=sys.stderr),
     )
 

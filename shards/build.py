@@ -70,11 +70,12 @@ def _listing(raw: Path, leave_out: tuple[Path, ...]) -> Iterator[tuple[Path, int
     """Path, size and time of all files, in order."""
     left_out = {path.resolve() for path in leave_out}
     walk: Iterable[tuple[str, list[str], list[str]]] = os.walk(raw)
-    for folder, folders, names in walk if raw.is_dir() else [(str(raw.parent), [], [raw.name])]:
+    root = raw if raw.is_dir() else raw.parent
+    for folder, folders, names in walk if raw.is_dir() else [(str(root), [], [raw.name])]:
         folders[:] = sorted(name for name in folders if Path(folder, name).resolve() not in left_out)
         for path in sorted(Path(folder, name) for name in names):
             if path.exists():  # not a link to nowhere
-                yield path.relative_to(raw.parent), path.stat().st_size, path.stat().st_mtime_ns
+                yield path.relative_to(root), path.stat().st_size, path.stat().st_mtime_ns
 
 
 def build(
@@ -88,17 +89,19 @@ def build(
     dedupe: str | Mapping[str, str] | None = None,
     workers: int | None = 1,
     engine: str = "local",
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+    progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, unit: items,
     report: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write the shards of all raw items under `raw` into the new folder `out`.
 
     Items that cannot be used and duplicates by identity are left out and counted in the manifest. The folder appears
-    when it is whole. What a build that was killed or met a full disk had finished is kept beside it, and the same call
-    goes on from there; a call with other settings or raw files starts anew and tells `report` so.
+    when it is whole; until then the disk holds the content twice. What a build that was killed or met a full disk had
+    finished is kept beside it, and the same call goes on from there; a call with other settings or raw files starts
+    anew and tells `report` so.
 
     dedupe: leave out samples whose content repeats that of an earlier one (`shards.dedupe`). workers: parts at a time,
     by default one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
+    progress: passes on what it is given, items of the unit named.
 
     Raises:
         ValueError: `out` holds something or is being built, or no usable sample is left.
@@ -106,26 +109,24 @@ def build(
     """
     job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
     aside = out.with_name(out.name + ".building")
-    occupied = out.exists() and any(out.iterdir())
-    if occupied and not aside.exists():
+    if _occupied(out) and not aside.exists():
         raise ValueError(f"{out} is not empty: choose another folder or remove it")
     mark = job.fingerprint(raw, (out, aside))
-    with _claimed(aside):
+    with started(engine, workers) as run, _claimed(aside):
         work = aside / mark
-        if occupied:
+        if _occupied(out):
             if not work.exists() or (work / "shards").exists():
                 raise ValueError(f"{out} is not empty: choose another folder or remove it")
             shutil.rmtree(aside)  # of this very build, which was killed while cleaning up
             return Manifest.read(out)
         _prepare(work, report)
         try:
-            with started(engine, workers) as run:
-                if not (work / "ledger").exists():
-                    samples = progress(source.combine(_made(job, raw, work, run), work))
-                    with _aside(work, work / "ledger") as path:
-                        ledger.fill(path, samples, split, job.kinds)
-                with Ledger(work / "ledger") as held:
-                    manifest = _write(job, raw, work, held, run)
+            if not (work / "ledger").exists():
+                samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
+                with _aside(work, work / "ledger") as path:
+                    ledger.fill(path, samples, split, job.kinds)
+            with Ledger(work / "ledger") as held:
+                manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         except ValueError:  # a mistake in recipe or raw files: once it is mended nothing here can be used
             shutil.rmtree(aside)
             raise
@@ -134,6 +135,10 @@ def build(
         (work / "shards").rename(out)
         shutil.rmtree(aside)
         return manifest
+
+
+def _occupied(out: Path) -> bool:
+    return out.exists() and any(out.iterdir())
 
 
 @contextmanager
@@ -231,7 +236,7 @@ def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str]] | str:
         return error.reason
 
 
-def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Run) -> Manifest:
+def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., Iterable[Any]]) -> Manifest:
     """Write the shards that are missing, and what stands beside them.
 
     Raises:

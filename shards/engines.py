@@ -91,6 +91,11 @@ def _ray(workers: int | None) -> Iterator[Run]:
             yield from _in_order(calls, submit, ahead)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise ChildProcessError(
+                f"the Ray cluster lost a part of the build ({type(error).__name__}): "
+                "run the same again, what is finished is kept"
+            ) from error
 
     try:
         yield run

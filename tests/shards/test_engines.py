@@ -89,7 +89,7 @@ def test_calls_are_taken_no_faster_than_results() -> None:
         assert len(taken) <= 5
 
 
-def test_a_killed_worker_ends_the_build_with_what_to_do(tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_build_with_what_to_do() -> None:
     with started("local", 2) as run, pytest.raises(ChildProcessError, match="fewer workers"):
         list(run(os._exit, [(9,)]))
 
