@@ -147,9 +147,9 @@ def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
     """(key, member, offset, size) of each file of a sample in a tar.
 
-    As in webdataset the key is the path up to the first dot of the file's name, and files without an extension or
-    with a leading dot belong to no sample. names: what to call members by all that follows the key, such as
-    `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`, in upper or lower case.
+    As in webdataset the key is the path up to the first dot of the file's name. Files without an extension and hidden
+    ones belong to no sample. names: what to call members, by all that follows the key, in upper or lower case, such
+    as `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`.
 
     Raises:
         ValueError: not a tar, or a member's name leads outside.

@@ -180,7 +180,7 @@ def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) ->
         for i in range(3)
         for extension in ("jpg", "txt", "json", "seg.mask.png", "CLS")
     }
-    nothing = {"README": b"read me", "v1.0/.DS_Store": b"", "v1.0/part/.hidden.jpg": b""}
+    nothing = {"README": b"read me", "v1.0/.DS_Store": b""}
     tar = add(tmp_path / "00000.tar", {**nothing, **members})
     manifest = index(tmp_path, {"jpg": "photo", "seg.mask.png": "mask", "json": "labels", "cls": "kind"})
     assert manifest.fields == {"kind.CLS": 3, "labels.json": 3, "mask.png": 3, "photo.jpg": 3, "txt.txt": 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -47,10 +48,12 @@ class Slow(Source):
         time.sleep(0.002)
         return Sample(str(item // 2), {{"text.txt": f"sample {{item}}".encode()}})
 
-if __name__ == "__main__":
-    log, raw, out, workers = sys.argv[1:]
+def run(log, raw, out, workers):
     split = SplitBy(validation=0.1, test=0.1)
     build(Slow(log=log), {{"text": Text()}}, split, Path(raw), Path(out), samples_per_shard=9, workers=int(workers))
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])
 """
 
 
@@ -112,8 +115,8 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
     script, log, out = tmp_path / "slow.py", tmp_path / "log", tmp_path / "out"
     script.write_text(SCRIPT.format(count=COUNT))
 
-    def start(to: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, script, log, raw, to, str(workers)], env={**os.environ})
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, script, log, raw, out, str(workers)])
 
     def lines() -> list[str]:
         return log.read_text().splitlines() if log.exists() else []
@@ -123,7 +126,7 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
 
     stages: list[Callable[[], bool]] = [lambda: len(lines()) > 2 * CHUNK + 5, lambda: written() > 1]
     for reached in stages:
-        process = start(out)
+        process = start()
         until(reached, process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -133,12 +136,11 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
     while any(Path(f"/proc/{pid}").exists() for pid in workers_left):
         assert time.monotonic() < deadline, "workers outlive a killed build"
         time.sleep(0.05)
-    assert start(out).wait() == 0
+    assert start().wait() == 0
     times = Counter(int(line.split()[0]) for line in lines())
     assert set(times) == set(range(COUNT))
     assert sum(times.values()) - COUNT <= 2 * workers * CHUNK, "no more than what had been begun is made twice"
-    log.unlink()
-    assert start(tmp_path / "whole").wait() == 0
+    runpy.run_path(str(script))["run"](str(log), raw, tmp_path / "whole", 1)
     assert contents(out) == contents(tmp_path / "whole")
     assert verify(out).skipped == {"duplicate": COUNT // 2}
     assert not (tmp_path / "out.building").exists()
