@@ -73,7 +73,7 @@ def _ray(workers: int | None) -> Iterator[Run]:
     try:
         import ray
     except ImportError as error:
-        raise ValueError("the engine ray needs the package 'ray': pip install 'sensorium[ray]'") from error
+        raise ValueError("the engine ray needs the package 'ray': pip install ray") from error
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
