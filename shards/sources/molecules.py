@@ -10,6 +10,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from shards.sources.base import Sample, Source, register
 
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
+TABLES = (".csv", ".tsv")
 FIELD = re.compile(r">.*<([^>]+)>")
 """The line before a data field of an SDF."""
 
@@ -43,8 +45,8 @@ class Molecules(Source):
     column of a table that holds SMILES. drawing_px: side of the square drawing. bond_px: length of a bond, smaller
     only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
     names in `rdkit.Chem.Descriptors`. labels: such names too. properties: columns of a table or data fields of an SDF
-    that become labels as well. Samples can be grouped by `scaffold` (Bemis & Murcko 1996) and by properties. The
-    identity is RDKit's canonical SMILES.
+    that become labels as well; of several tables some may lack them. Samples can be grouped by `scaffold` (Bemis &
+    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES.
     """
 
     type: ClassVar[str] = "molecules"
@@ -62,6 +64,7 @@ class Molecules(Source):
         paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
         if not paths:
             raise ValueError(f"no file {self.files} in {raw}")
+        self._check_properties(paths)
         for path in paths:
             empty = True
             try:
@@ -73,12 +76,23 @@ class Molecules(Source):
             except (OSError, EOFError, zlib.error, csv.Error):
                 yield Record(fault="file of molecules that cannot be read to its end")
 
+    def _check_properties(self, paths: list[Path]) -> None:
+        """Refuse a property that tables alone could have and none has."""
+        if not self.properties or not all(_kind(path) in TABLES for path in paths):
+            return
+        held: dict[str, None] = {}
+        for path in paths:
+            with suppress(OSError, EOFError, zlib.error, csv.Error), as_text(path) as file:
+                held.update(dict.fromkeys(_rows(path, file).fieldnames or ()))
+        if absent := [name for name in self.properties if name not in held]:
+            raise ValueError(f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(held)}")
+
     def _records(self, path: Path) -> Iterator[str | Record]:
-        kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-        if kind.lower() in (".csv", ".tsv"):
-            for smiles, *cells in columns(path, (self.smiles, *self.properties)):
+        kind = _kind(path)
+        if kind in TABLES:
+            for smiles, *cells in columns(path, self.smiles, self.properties):
                 yield Record(smiles, "", tuple(zip(self.properties, cells, strict=True))) if cells else smiles
-        elif kind.lower() in (".sdf", ".sd"):
+        elif kind in (".sdf", ".sd"):
             yield from sdf(path, self.properties)
         elif self.properties:
             raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
@@ -104,23 +118,33 @@ class Molecules(Source):
         return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(smiles)})
 
 
+def _kind(path: Path) -> str:
+    """What a file is by its name, gzip aside."""
+    return (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
+
+
 def as_text(path: Path) -> TextIO:
     """A text file, with or without a byte order mark; a byte that is not UTF-8 spoils no more than its own word."""
     opened = gzip.open if path.suffix == ".gz" else open
     return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=""))
 
 
-def columns(path: Path, names: tuple[str, ...]) -> Iterator[list[str]]:
-    """Cells of columns of a CSV or TSV file, row by row.
+def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[list[str]]:
+    """Cells of columns of a CSV or TSV file, row by row; those of a property that it lacks are empty.
 
     Raises:
-        ValueError: no such column.
+        ValueError: no column of SMILES.
     """
     with as_text(path) as file:
-        rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
-        if absent := [name for name in names if name not in (rows.fieldnames or ())]:
-            raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(rows.fieldnames or ())}")
-        yield from ([row[name] or "" for name in names] for row in rows)
+        rows = _rows(path, file)
+        held = rows.fieldnames or ()
+        if smiles not in held:
+            raise ValueError(f"{path} has no column {smiles!r}; it has {', '.join(held)}")
+        yield from ([row[smiles] or "", *(row.get(name) or "" for name in properties)] for row in rows)
+
+
+def _rows(path: Path, file: TextIO) -> csv.DictReader[str]:
+    return csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
 
 
 def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:

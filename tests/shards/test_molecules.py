@@ -138,8 +138,11 @@ def test_columns_of_a_table_become_labels(tmp_path: Path) -> None:
     }  # fmt: skip
     assert first.groups == {"activity": "1.5", "class": "active", "scaffold": ""}
     assert json.loads(second.members["labels.json"])["activity"] is None
-    with pytest.raises(ValueError, match="no column 'toxic'; it has name, structure"):
+    with pytest.raises(ValueError, match=r"no table in .* has a column 'toxic'; there are name, structure"):
         items(Molecules(files="*.gz", smiles="structure", properties=("toxic",)), tmp_path)
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"structure\nCCC\n"))
+    source = Molecules(files="*.gz", smiles="structure", properties=("activity",))
+    assert [Molecules.make(source, item, {}).groups["activity"] for item in source.items(tmp_path)] == ["1.5", "NA", ""]
     (tmp_path / "a.smi").write_text("CCO")
     with pytest.raises(ValueError, match="SMILES alone"):
         items(Molecules(properties=("x",)), tmp_path)
