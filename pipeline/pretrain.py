@@ -84,7 +84,7 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
     """
     if not recipe.data.shards:
         raise ValueError("data.shards is empty: name a folder that `sensorium shards build` made")
-    sets = tuple(Split(Path(shards.path), split, verify) for shards in recipe.data.shards)
+    sets = tuple(Split(shards.path, split, verify, recipe.data.cache) for shards in recipe.data.shards)
     wanted = recipe.to_dict()["data"].get("split")
     for held in sets:
         if wanted and held.manifest.split and held.manifest.split != wanted:

@@ -24,6 +24,7 @@ from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
 from shards.build import SplitBy
+from shards.remote import Cache
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types
 
@@ -73,7 +74,7 @@ class Model(Strict):
 
 
 class Shards(Strict):
-    """One folder of shards."""
+    """One folder of shards, by path or by URL."""
 
     path: str
 
@@ -89,6 +90,12 @@ class Data(Strict):
     block: int = Field(16_384, ge=1)
     verify: bool = True
     max_skipped: float = Field(0.05, ge=0, le=1)
+    cache: Cache = Cache()
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache(cls, value: Any) -> Any:
+        return value if isinstance(value, Cache) else _build(Cache, value, "data.cache")
 
     @field_validator("source", mode="before")
     @classmethod
@@ -207,6 +214,7 @@ class Recipe(Strict):
         state = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "train", "evaluate")}
         data = {name: getattr(self.data, name) for name in Data.model_fields}
         data["shards"] = [{"path": shards.path} for shards in self.data.shards]
+        data["cache"] = _plain(self.data.cache)
         if self.data.source is not None:
             data["source"] = {"type": self.data.source.type, **_plain(self.data.source)}
         if self.data.split is not None:

@@ -39,7 +39,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     recipe = held.recipe()
     model = held.load_model()
     fitted = model.modalities
-    split = Split(Path(recipe.data.shards[0].path), "test")
+    split = Split(recipe.data.shards[0].path, "test", cache=recipe.data.cache)
     gallery = ranked(split)[: recipe.evaluate.gallery]
     encoded = encode(model, split, gallery)
     label = recipe.evaluate.probe

@@ -35,6 +35,10 @@ RESUMABLE = {
     "train.max_bad_steps",
     "data.verify",
     "data.max_skipped",
+    "data.cache.folder",
+    "data.cache.size_gib",
+    "data.cache.timeout_s",
+    "data.cache.give_up_s",
 }
 """Keys that may change when a run goes on."""
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
