@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,19 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from modalities.base import ContentError, Modality
-from pipeline.batch import Batch
+from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.launch import accelerate, led
 from pipeline.loader import Stream, passes
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import Run, content_hash, members_hash, written_aside
+from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
 from shards.read import Split
+
+JUDGED = 100
+"""Samples from which on the share of those that cannot be used is judged; fewer count as so many."""
 
 
 def pretrain(
@@ -51,16 +56,19 @@ def pretrain(
     torch.manual_seed(checked.train.seed)
     module = build(fresh, fitted)
     engine = Engine(module, checked.train, accelerator)
-    position, skipped = 0, 0
+    position, faults = 0, {}
     if run.checkpoints():
         state = engine.load(run.checkpoints()[-1])
-        position, skipped = state["position"], state["skipped"]
+        position, faults = state["position"], state["faults"]
         if leads:
             print(f"going on from {run.checkpoints()[-1]}", file=sys.stderr)
     if leads:
         accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
-    Trainer(checked, run, engine, sets, fitted, position, skipped).train()
+    trainer = Trainer(checked, run, engine, sets, fitted, position, faults)
+    trainer.train()
     save_model(run, engine, checked, fitted)
+    if leads:
+        run.add_result(pretrain={"skipped": trainer.faults})
     accelerator.end_training()
     return run.folder
 
@@ -160,10 +168,11 @@ class Trainer:
         sets: tuple[Split, ...],
         fitted: dict[str, Modality],
         position: int,
-        skipped: int,
+        faults: Mapping[str, Mapping[str, int]],
     ):
         self.recipe, self.run, self.engine = recipe, run, engine
-        self.position, self.skipped, self.bad = position, skipped, 0
+        self.position, self.bad = position, 0
+        self.faults = {shard: Counter(reasons) for shard, reasons in faults.items()}
         train = recipe.train
         self.pass_size = train.pass_size or train.batch_size
         self.stream = Stream(
@@ -217,20 +226,37 @@ class Trainer:
         """Stop where too much is bad, alike on all ranks."""
         self.samples += report.samples
         self.tokens += report.tokens
-        self.skipped += report.faults
-        for batch in group:
-            for reason in batch.faults:
-                tqdm.write(f"skipped a sample: {reason}", file=sys.stderr)
-        if self.skipped > max(self.recipe.data.max_skipped * self.position, 1):
-            raise ValueError(
-                f"{self.skipped:,} of {self.position:,} samples could not be used, more than data.max_skipped "
-                f"{self.recipe.data.max_skipped:.0%}: look at the reasons above"
-            )
+        if report.faults:  # summed over all ranks, so all enter the gathering
+            self._skip(gather_object([fault for batch in group for fault in batch.faults]))
         self.bad = 0 if report.applied else self.bad + 1
         if not report.applied and self.leads:
             tqdm.write(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
         if self.bad >= self.recipe.train.max_bad_steps:
             raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
+
+    @property
+    def skipped(self) -> int:
+        """Samples that could not be used, on all ranks, since the run began."""
+        return sum(count for reasons in self.faults.values() for count in reasons.values())
+
+    def _skip(self, faults: Sequence[Fault]) -> None:
+        """Count the samples of a step that could not be used and log them; stop where they are too many."""
+        for fault in faults:
+            self.faults.setdefault(fault.shard, Counter())[fault.reason] += 1
+            if self.leads:
+                tqdm.write(f"skipped a sample: {fault.reason} ({fault.key} in {fault.shard})", file=sys.stderr)
+        if self.leads:
+            self.run.add_skipped([{"step": self.step, **fault._asdict()} for fault in faults])
+        share = self.recipe.data.max_skipped
+        if self.skipped > share * max(self.position, JUDGED):
+            shard, reason, count = max(
+                ((shard, reason, count) for shard, reasons in self.faults.items() for reason, count in reasons.items()),
+                key=lambda row: row[2],
+            )
+            raise ValueError(
+                f"{self.skipped:,} of {self.position:,} samples could not be used, more than data.max_skipped "
+                f"{share:.0%}, most often {reason} ({count:,} in {shard}): all stand in {self.run.folder}/{SKIPPED}"
+            )
 
     def _log(self, report: Report, rate: float) -> None:
         seconds = time.perf_counter() - self.since
@@ -257,7 +283,7 @@ class Trainer:
     def checkpoint(self) -> None:
         """Save where the run stands, then drop checkpoints beyond those to keep."""
         folder = self.run.folder / "checkpoints" / f"step-{self.step}"
-        self.engine.save(folder, {"position": self.position, "skipped": self.skipped, "step": self.step})
+        self.engine.save(folder, {"position": self.position, "faults": self.faults, "step": self.step})
         if self.leads:
             for old in self.run.checkpoints()[: -self.recipe.train.keep_checkpoints]:
                 shutil.rmtree(old)
