@@ -8,6 +8,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ from modalities.masking import Axes, Masking
 
 MISSING, UNKNOWN = 0, 1
 """Ids every modality shares: what is not there, and what was not seen while fitting."""
+MAX_BYTES = 1 << 30
+"""Larger files are left out unread."""
 
 
 class ContentError(ValueError):
@@ -60,6 +63,22 @@ def parser(module: str, package: str) -> Any:
         raise ValueError(f"reading this data needs the package '{package}': pip install {package}") from error
     except OSError as error:  # a wheel's compiled parts that do not fit, as torchaudio's for CUDA beside a CPU torch
         raise ValueError(f"the package '{package}' cannot be loaded: {error}") from error
+
+
+def file_bytes(path: Path, noun: str) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
+    """
+    if not path.is_file():
+        raise ContentError(f"{noun} is missing", str(path))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise ContentError(f"{noun} that cannot be read", str(error)) from error
 
 
 def fitted(default: Any) -> Any:
@@ -105,6 +124,18 @@ class Modality(ABC):
         Raises:
             ValueError: nothing to fit on.
         """
+
+    def members(self, path: Path) -> dict[str, bytes]:
+        """The members of a sample, by extension, that a raw file becomes: its bytes, with an array its description.
+
+        Raises:
+            ContentError: the file is missing, too large or cannot be read.
+        """
+        extension, beside = path.suffix.lower().lstrip("."), path.with_suffix(".json")
+        members = {extension: file_bytes(path, f"{self.type} file")}
+        if extension == "npy" and "json" in self.extensions and beside.is_file():
+            members["json"] = file_bytes(beside, f"{self.type} file")
+        return members
 
     @abstractmethod
     def decode(self, members: dict[str, bytes]) -> Any:

@@ -34,10 +34,11 @@ _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n
 class Dna(TokenSequence):
     """DNA by k-mers, after BarcodeBERT (Millan Arias et al. 2023); raw data is a string of IUPAC letters.
 
-    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice), from a
-    random one of the first `kmer` letters in training and from the first elsewhere; letters after the last whole
-    window are not read, and one with a letter other than A, C, G, T is unknown. `character`: a token a letter, the
-    uncertain ones too. `learned`: at most `size` subwords by byte pair encoding (DNABERT-2, Zhou et al. 2023).
+    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice), with
+    `random_phase` from a random one of the first `kmer` letters in training, from the first elsewhere; letters after
+    the last whole window are not read, and one with a letter other than A, C, G, T is unknown. `character`: a token a
+    letter, the uncertain ones too. `learned`: at most `size` subwords by byte pair encoding (DNABERT-2, Zhou et al.
+    2023).
 
     length: nucleotides at most; a sequence that is longer is cut there or, where `longer` is refuse, left out.
     reverse_complement: in training half of the sequences are read from the other strand. `unknown` is the share of
@@ -52,6 +53,7 @@ class Dna(TokenSequence):
     size: int = 4096
     length: int = 660
     longer: Literal["cut", "refuse"] = "cut"
+    random_phase: bool = True
     reverse_complement: bool = False
     unknown: float | None = fitted(None)
     model: bytes = fitted(b"")
@@ -121,7 +123,7 @@ class Dna(TokenSequence):
             raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(raw)} nucleotides")
         if rng is not None and self.reverse_complement and rng.random() < 0.5:
             raw = reverse_complement(raw)
-        if rng is not None and self.vocabulary == "kmer":
+        if rng is not None and self.vocabulary == "kmer" and self.random_phase:
             phases = min(self.kmer, len(raw) - self.kmer + 1)
             raw = raw[rng.integers(phases) :] if phases > 0 else raw
         ids = self._encode(raw[: self.length])

@@ -18,6 +18,8 @@ from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, 
 from modalities.patches import Stem, patch_embedding, restored, squared_error
 from modalities.pixels import RGB, extension_of, from_array, from_pillow, read
 
+_FLAT = 1e-6
+"""Least variance of an image that is standardised by its own."""
 _TINT = 1 / 128
 """Pixels nearer to the paper's value than this are paper."""
 
@@ -40,6 +42,8 @@ class Image(Modality):
     standardised pixels or each patch normalised by its own mean and deviation (MAE). `paper`: the value of an empty
     background; patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
     `stem`: how a patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
+    `normalise`: standardised by mean and deviation of all training images or, where light and colour cast say more of
+    the day than of the subject, by each image's own.
 
     In training alone, and at random: `flip` mirrors and turns images, for data in which no direction is special, or
     mirrors them left to right (`horizontal`). `crop`: least and largest share of the area that is cut out, at 3/4 to
@@ -61,6 +65,7 @@ class Image(Modality):
     contrast: float = 0.0
     paper: float | None = None
     stem: Stem = "linear"
+    normalise: Literal["data", "image"] = "data"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
@@ -116,10 +121,7 @@ class Image(Modality):
             return self._bands(*from_pillow(value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
-        path = Path(value)
-        if not path.is_file():
-            raise ContentError("no such image file", str(path))
-        return self.decode({path.suffix.lower().lstrip("."): path.read_bytes()})
+        return self.decode(self.members(Path(value)))
 
     def _bands(self, pixels: np.ndarray, bands: tuple[str, ...]) -> Picture:
         if self.bands == "grey" and bands == RGB:
@@ -152,7 +154,10 @@ class Image(Modality):
             patches, coords = patches[inked], coords[inked]
         if rng is not None:
             patches = self._jittered(patches, rng)
-        patches = (patches - np.array(self.mean, np.float32)[columns]) / np.array(self.deviation, np.float32)[columns]
+        mean, deviation = np.array(self.mean, np.float32)[columns], np.array(self.deviation, np.float32)[columns]
+        if self.normalise == "image":
+            mean, deviation = patches.mean((0, 1)), np.sqrt(patches.var((0, 1)) + _FLAT)
+        patches = (patches - mean) / deviation
         count = len(patches)
         if not self.separate:
             ids = np.full((count, 2), 2, np.int64)

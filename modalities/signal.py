@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,30 @@ from torch import nn
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
 from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
 from modalities.masking import Axes, Masking
-from modalities.patches import Stem, patch_embedding, restored, squared_error
-from modalities.recording import Normalise, Recording, band, described, factor, fault, from_members, normalise, resample
+from modalities.patches import (
+    SpectralStem,
+    Stem,
+    log_amplitudes,
+    patch_embedding,
+    restored,
+    restored_spectra,
+    squared_error,
+)
+from modalities.recording import (
+    Normalise,
+    Recording,
+    band,
+    described,
+    factor,
+    fault,
+    from_members,
+    normalise,
+    resample,
+    to_members,
+)
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
+from modalities.waveforms import edf_length_s, read_csv, read_edf, read_wfdb, wfdb_extent
 
 MAX_TOKENS = 16_384
 """Tokens a recording may have; a longer one wants a `window_s`."""
@@ -51,13 +71,14 @@ class Signal(Modality):
     `values`: a patch, then its errors. `ids`: 2 (there is content) and the channel, by what training held.
     `coords`: x, y, z of the electrode in cm, zeros where there is none; time of the patch in s after the sample's
     beginning; with uneven times, those of each observation in s after that. `target`: what masked modelling
-    predicts, values or each patch normalised by its own mean and deviation. `stem`: a patch is embedded by a linear
-    map, or with a hidden layer.
+    predicts, values, each patch normalised by its own mean and deviation, or the amplitudes of its spectrum, which
+    noise and phase leave alone (BrainBERT, Wang et al. 2023). `stem`: a patch is embedded by a linear map, with a
+    hidden layer, or so and by its spectrum.
     """
 
     type: ClassVar[str] = "signal"
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
-    requires: ClassVar[tuple[str, ...]] = ("scipy",)
+    requires: ClassVar[tuple[str, ...]] = ("scipy", "wfdb", "pyedflib")
     axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
 
     montage: Montage = "any"
@@ -77,8 +98,8 @@ class Signal(Modality):
     errors: bool = False
     patch_points: int = 8
     window_points: int | None = None
-    target: Literal["values", "normalised"] = "values"
-    stem: Stem = "linear"
+    target: Literal["values", "normalised", "spectrum"] = "values"
+    stem: Stem | Literal["spectral"] = "linear"
     names: tuple[str, ...] = fitted(())
     electrodes: tuple[tuple[str, float, float, float], ...] = fitted(())
     step_s: float = fitted(1.0)
@@ -97,6 +118,8 @@ class Signal(Modality):
             raise ValueError(f"signal low_hz {self.low_hz} must be below high_hz {self.high_hz}")
         if self.normalise == "fixed" and self.unit is None:
             raise ValueError("signal normalise 'fixed' needs a unit that scale is in")
+        if self.uneven and "spectr" in self.target + self.stem:
+            raise ValueError("signals of uneven times have no spectrum: choose another target and stem")
         if self.errors and not self.uneven:
             raise ValueError("signal errors belong to uneven times: set uneven")
         if any(each.kind == "block" for each in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
@@ -173,20 +196,43 @@ class Signal(Modality):
     def _error(self, name: str) -> bool:
         return self.errors and name.endswith(ERROR)
 
+    def members(self, path: Path) -> dict[str, bytes]:
+        """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
+
+        Of EDF, BDF and WFDB, which hold many kinds of channels, those are taken that this modality knows.
+        """
+        kind = path.suffix.lower()
+        if kind == ".npy":
+            return super().members(path)
+        if kind == ".csv":
+            return to_members(read_csv(path))
+        if kind in (".edf", ".bdf") and path.is_file():
+            return to_members(read_edf(path, self._known, 0.0, edf_length_s(path))[self.type])
+        header = next((each for each in (Path(f"{path}.hea"), path.with_suffix(".hea")) if each.is_file()), None)
+        if header is None:
+            raise ContentError(
+                f"signal file of the unknown kind {kind}" if path.is_file() else "signal file is missing"
+            )
+        return to_members(read_wfdb(header, self._known, 0, wfdb_extent(header)[1])[0][self.type])
+
+    def _known(self, labels: Sequence[str]) -> dict[str, list[int]]:
+        rows = [number for number, label in enumerate(labels) if self.takes(label)]
+        if not rows:
+            raise ContentError("signal without any of the recipe's channels")
+        return {self.type: rows}
+
     def decode(self, members: dict[str, bytes]) -> Recording:
         return self.prepare(from_members(members))
 
     def parse(self, value: Any) -> Recording:
-        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a `.npy` with `.json` beside."""
+        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
         if isinstance(value, Recording):
             return self.prepare(described(value.samples, _said(value)))
         if isinstance(value, dict):
             return self.prepare(described(value.get("samples"), value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"a signal cannot be read from {type(value).__name__}")
-        path = Path(value)
-        beside = {kind: path.with_suffix(f".{kind}") for kind in self.extensions}
-        return self.decode({kind: file.read_bytes() for kind, file in beside.items() if file.is_file()})
+        return self.decode(self.members(Path(value)))
 
     def prepare(self, raw: Recording) -> Recording:
         """The recording with its channels picked, named as the montage does and checked, in the recipe's unit.
@@ -307,16 +353,23 @@ class Signal(Modality):
         return SignalEmbedding(self.widths, len(self.vocabulary), dim, self.stem, patch_s)
 
     def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, self.patch)
+        return nn.Linear(dim, self.patch // 2 + 1 if self.target == "spectrum" else self.patch)
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over a patch; errors are no part of it."""
-        return squared_error(prediction, values[:, : self.patch], self.target == "normalised")
+        """Mean squared error over a patch or its spectrum; errors are no part of it."""
+        true = values[:, : self.patch]
+        return squared_error(
+            prediction, log_amplitudes(true) if self.target == "spectrum" else true, self.target == "normalised"
+        )
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches on the scale of the values; normalised ones borrow the true patch's mean and deviation."""
+        """Patches on the scale of the values; what is not predicted (mean and deviation, phases) is the true one's."""
         values = tokens.values.copy()
-        values[:, : self.patch] = restored(prediction, values[:, : self.patch], self.target == "normalised")
+        true = values[:, : self.patch]
+        if self.target == "spectrum":
+            values[:, : self.patch] = restored_spectra(prediction, true)
+        else:
+            values[:, : self.patch] = restored(prediction, true, self.target == "normalised")
         return tokens._replace(values=values)
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
@@ -336,10 +389,12 @@ class Signal(Modality):
 class SignalEmbedding(nn.Module):
     """Content from the patch, place from the channel, the electrode's position and the time in patches."""
 
-    def __init__(self, widths: tuple[int, int, int], channels: int, dim: int, stem: Stem, patch_s: float):
+    def __init__(
+        self, widths: tuple[int, int, int], channels: int, dim: int, stem: Stem | Literal["spectral"], patch_s: float
+    ):
         super().__init__()
         width, _, coordinates = widths
-        self.content = patch_embedding(width, dim, stem)
+        self.content = SpectralStem(width, dim) if stem == "spectral" else patch_embedding(width, dim, stem)
         self.place = SineCosine(4, dim)
         self.channel = nn.Embedding(channels, dim)
         self.offsets = nn.Linear(coordinates - 4, dim, bias=False) if coordinates > 4 else None

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import mmap
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,13 @@ FLOOR = float(np.log(np.finfo(np.float32).eps))
 _KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
 _KERNEL = 4_000_000
 """Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
-_MAGIC = {"wav": (b"RIFF", b"RIFX", b"RF64"), "flac": (b"fLaC", b"ID3"), "ogg": (b"OggS",), "npy": (b"\x93NUMPY",)}
+_MAGIC = {
+    "wav": (b"RIFF", b"RIFX", b"RF64"),
+    "mp3": (b"ID3", *(bytes((0xFF, second)) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB))),  # MPEG 2.5, 2, 1
+    "flac": (b"fLaC", b"ID3"),
+    "ogg": (b"OggS",),
+    "npy": (b"\x93NUMPY",),
+}
 _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]])
 """Colours from silent to loud, evenly spaced."""
 
@@ -62,7 +69,7 @@ class Spectrogram(Modality):
     """
 
     type: ClassVar[str] = "spectrogram"
-    extensions: ClassVar[tuple[str, ...]] = ("wav", "flac", "ogg", "npy", "json")
+    extensions: ClassVar[tuple[str, ...]] = ("wav", "flac", "ogg", "mp3", "npy", "json")
     requires: ClassVar[tuple[str, ...]] = ("soundfile", "torchaudio")
     axes: ClassVar[Mapping[str, tuple[Literal["ids", "coords"], int]]] = {
         "time": ("coords", 0),
@@ -149,12 +156,7 @@ class Spectrogram(Modality):
             return self.decode({next((kind for kind in _MAGIC if value.startswith(_MAGIC[kind])), "wav"): value})
         if not isinstance(value, (str, Path)):
             raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
-        path = Path(value)
-        if not path.is_file():
-            raise ContentError("no such audio file", str(path))
-        members = {path.suffix.lower().lstrip("."): path.read_bytes()}
-        beside = path.with_suffix(".json")
-        return self.decode(members | ({"json": beside.read_bytes()} if "npy" in members and beside.is_file() else {}))
+        return self.decode(self.members(Path(value)))
 
     def _checked(self, samples: np.ndarray, rate_hz: float) -> Audio:
         """Sound that can be used, mixed if the recipe says so."""
@@ -353,17 +355,8 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
 
 
 def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
-    """Samples and rate of a WAV, FLAC or Ogg file."""
-    if extension not in _MAGIC:
-        raise ContentError(f"audio of the unknown kind {extension}")
-    if not data:
-        raise ContentError("empty audio file")
-    if not data.startswith(_MAGIC[extension]):
-        raise ContentError(f"audio file is not {extension}")
-    if extension == "wav":
-        _whole_wav(data)
-    if extension == "ogg" and not data[data.rfind(b"OggS") :][5:6] > b"\x03":  # 4: the last page of the stream
-        raise ContentError("truncated ogg audio")
+    """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
+    whole(data, extension)
     try:
         with parser("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, _rate(file.samplerate)
@@ -378,7 +371,25 @@ def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
     return samples, rate
 
 
-def _whole_wav(data: bytes) -> None:
+def whole(data: bytes | mmap.mmap, extension: str) -> None:
+    """Check a file before it is decoded, for libsndfile passes over much.
+
+    Raises:
+        ContentError: it is not of the kind that its extension says, or visibly cut.
+    """
+    if extension not in _MAGIC:
+        raise ContentError(f"audio of the unknown kind {extension}")
+    if not len(data):
+        raise ContentError("empty audio file")
+    if not data[:8].startswith(_MAGIC[extension]):
+        raise ContentError(f"audio file is not {extension}")
+    if extension == "wav":
+        _whole_wav(data)
+    if extension == "ogg" and not data[data.rfind(b"OggS") :][5:6] > b"\x03":  # 4: the last page of the stream
+        raise ContentError("truncated ogg audio")
+
+
+def _whole_wav(data: bytes | mmap.mmap) -> None:
     """Refuse a WAV file of rate 0, or whose samples end before its header says; libsndfile passes over the latter."""
     place = 12
     while place + 8 <= len(data):

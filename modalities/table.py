@@ -85,9 +85,14 @@ class Table(Modality):
         buckets = (f"{column}#{bucket}" for column in self.hashed for bucket in range(self.max_categories))
         return Vocabulary(("<number>", *listed, *buckets))
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns seen while fitting."""
+        return (*self.scales, *(column for column, _ in self.categories), *self.hashed)
+
     def knows(self, column: str) -> bool:
         """Whether a column was seen while fitting."""
-        return column in self.scales or column in self._categorical
+        return column in self.columns
 
     @cached_property
     def _names(self) -> Vocabulary:
@@ -220,10 +225,6 @@ class Table(Modality):
     def _units(self) -> dict[str, str]:
         return dict(self.units)
 
-    @cached_property
-    def _categorical(self) -> frozenset[str]:
-        return frozenset((*(column for column, _ in self.categories), *self.hashed))
-
     def embedding(self, dim: int) -> nn.Module:
         return CellEmbedding(self.widths[0], len(self.vocabulary), len(self._names), self.name_length, dim)
 
@@ -247,7 +248,7 @@ class Table(Modality):
         return tokens._replace(ids=ids, values=np.where(number[:, None], prediction[:, :width], 0).astype(np.float32))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
-        by_name = {self._name(name).tobytes(): name for name in (*self.scales, *self._categorical)}
+        by_name = {self._name(name).tobytes(): name for name in self.columns}
         columns = [by_name.get(ids[1:].tobytes(), "?") for ids in tokens.ids]
 
         def cell(which: Tokens, i: int) -> str:

@@ -3,30 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 
 import numpy as np
 
 from modalities.base import Modality, Tokens, parser
+from modalities.image import Image
 from modalities.sequence import TokenSequence
+from modalities.signal import Signal
 from modalities.smiles import Smiles
+from modalities.spectrogram import Spectrogram
+from modalities.table import Table
 from pipeline.labelled import Task
 from shards.read import Members
 from shards.sources.molecules import chemistry
 
+THUMBNAIL_PX = 16
+RHYTHMS_HZ = ((0.5, 4), (4, 8), (8, 13), (13, 30), (30, 45))
+"""Delta, theta, alpha, beta and gamma, which are also where baseline wander, T, P and QRS waves of an ECG lie."""
+
 
 def features(samples: Sequence[tuple[Members, dict[str, Tokens]]], modalities: Mapping[str, Modality]) -> np.ndarray:
-    """Plain features `(N, F)`: Morgan fingerprints of SMILES, shares of the entries of DNA and text, the mean and
-    deviation of other modalities' values.
-    """
+    """Plain features `(N, F)` of all modalities side by side; zero where a sample lacks one."""
     parts = []
     for name, modality in modalities.items():
-        if isinstance(modality, Smiles):
-            parts.append(np.stack([morgan(members.get(name, {}).get("txt", b"")) for members, _ in samples]))
-        elif isinstance(modality, TokenSequence):
-            parts.append(np.stack([_shares(tokens.get(name), modality.entries) for _, tokens in samples]))
-        else:
-            parts.append(np.stack([_summary(tokens.get(name), modality.widths[0]) for _, tokens in samples]))
+        held = {i: (members[name], tokens[name]) for i, (members, tokens) in enumerate(samples) if name in tokens}
+        rows = {i: plain(modality, *sample) for i, sample in held.items()}
+        part = np.zeros((len(samples), len(next(iter(rows.values()))) if rows else 0), np.float32)
+        for i, row in rows.items():
+            part[i] = row
+        parts.append(part)
     return np.concatenate(parts, axis=1)
+
+
+@singledispatch
+def plain(modality: Modality, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Plain features `(F,)` of one sample of a modality: for want of better, mean and deviation of the values."""
+    return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
+
+
+@plain.register
+def _molecule(modality: Smiles, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Morgan fingerprint."""
+    return morgan(members["txt"])
+
+
+@plain.register
+def _sequence(modality: TokenSequence, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """How often each entry is met, as a share: k-mer spectra of DNA, bags of words of text."""
+    return np.bincount(tokens.ids[:, 0], minlength=modality.entries) / tokens.size
+
+
+@plain.register
+def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """A thumbnail's pixels, mean and deviation of each band."""
+    pixels = modality.decode(dict(members)).pixels
+    shrink = parser("PIL.Image", "pillow")
+    planes = [pixels[..., band] for band in range(pixels.shape[2])]
+    small = [np.asarray(shrink.fromarray(each).resize((THUMBNAIL_PX,) * 2, shrink.Resampling.BOX)) for each in planes]
+    return np.concatenate([np.stack(small).ravel(), pixels.mean((0, 1)), pixels.std((0, 1))])
+
+
+@plain.register
+def _sound(modality: Spectrogram, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Mean and deviation over time of every mel band, and how long the sound is."""
+    height, width = modality.patch
+    rows = [
+        tokens.values[tokens.coords[:, 1] == low].reshape(-1, height, width) for low in np.unique(tokens.coords[:, 1])
+    ]
+    means, deviations = ([getattr(row, name)((0, 2)) for row in rows] for name in ("mean", "std"))
+    return np.concatenate([*means, *deviations, [tokens.coords[:, 0].max()]])
+
+
+@plain.register
+def _bands(modality: Signal, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Logarithms of each known channel's power in five bands by Welch's method, and of its variance."""
+    if modality.uneven:
+        return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
+    rate_hz = modality.sample_rate_hz
+    found = np.zeros((len(modality.vocabulary), len(RHYTHMS_HZ) + 1), np.float32)
+    for channel in np.unique(tokens.ids[:, 1]):
+        series = tokens.values[tokens.ids[:, 1] == channel].ravel()
+        hz, power = parser("scipy.signal", "scipy").welch(series, rate_hz, nperseg=min(len(series), round(2 * rate_hz)))
+        bands = [power[(low <= hz) & (hz < high)] for low, high in RHYTHMS_HZ]
+        found[channel] = np.log(np.array([*(band.sum() for band in bands), series.var()]) + 1e-9)
+    return found.ravel()
+
+
+@plain.register
+def _row(modality: Table, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Of every known column the standardised number, 0 where it is missing, and the category one-hot."""
+    row = modality.decode(dict(members))
+    cells = [modality.tokenize({column: row.get(column)}) for column in modality.columns]
+    numbers = np.concatenate([cell.values[0] for cell in cells])
+    kinds = np.concatenate([cell.ids[:, 0] for cell in cells])
+    missing = kinds == 0
+    return np.concatenate([numbers, missing, np.bincount(kinds, minlength=modality.entries) > 0])
 
 
 def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:
@@ -38,21 +110,8 @@ def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:
     return generator.GetFingerprintAsNumPy(molecule).astype(np.float32)
 
 
-def _shares(tokens: Tokens | None, entries: int) -> np.ndarray:
-    """How often each entry is met, as a share; zero where there are no tokens."""
-    if tokens is None:
-        return np.zeros(entries, np.float32)
-    return (np.bincount(tokens.ids[:, 0], minlength=entries) / tokens.size).astype(np.float32)
-
-
-def _summary(tokens: Tokens | None, width: int) -> np.ndarray:
-    if tokens is None:
-        return np.zeros(2 * width, np.float32)
-    return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
-
-
 def predict(task: Task, x: np.ndarray, y: np.ndarray, unseen: np.ndarray) -> np.ndarray:
-    """Fit ridge or logistic regression, its strength chosen by cross-validation on the training rows.
+    """Fit ridge, its strength chosen by cross-validation on the training rows, or logistic regression.
 
     Returns standardised numbers `(N,)` or probabilities `(N, classes)` for `unseen`.
     """

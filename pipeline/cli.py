@@ -78,6 +78,28 @@ def demo(
     )
 
 
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of raw files.")],
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; NAME.yaml, after the folder, by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at raw files and draft a recipe for them."""
+    from pipeline.draft import draft_recipe
+
+    made = draft_recipe(folder, out)
+    _tell(
+        made,
+        as_json,
+        lambda: [
+            f"found: {', '.join(made['found'])}",
+            f"recipe of {', '.join(made['recipe']['modalities'])}; about {made['samples']:,} samples",
+            *(f"check: {guess}" for guess in made["guesses"]),
+            f"recipe: {made['path']} (what to do next stands in it)",
+        ],
+    )
+
+
 @app.command("plan")
 def plan_command(
     recipe: RecipeName,
@@ -168,6 +190,9 @@ def evaluate_command(
 
     def lines() -> list[str]:
         told = _retrieval_lines(result["retrieval"])
+        if unseen := result.get("probe", {}).get("unseen"):
+            classes = ", ".join(result["probe"]["unseen_classes"][:5])
+            told.append(f"probe: {unseen:,} samples left out whose class training has not, such as {classes}")
         for name, row in result.get("probe", {}).items():
             if isinstance(row, dict):
                 figures = ", ".join(f"{k} {v:.3f}" for k, v in row["linear"].items())
@@ -194,6 +219,7 @@ def finetune_command(
     seeds: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-4,
+    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the pretrained weights in the tuned ones.")] = 0.5,
     compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -216,6 +242,7 @@ def finetune_command(
         test=test,
         epochs=epochs,
         learning_rate=learning_rate,
+        keep=keep,
     )
     result = finetune(
         run,
@@ -307,8 +334,10 @@ def doctor_command(as_json: AsJson = False) -> None:
     found = doctor()
 
     def lines() -> list[str]:
-        told = [f"{key}: {value}" for key, value in found.items() if key not in ("packages", "missing")]
+        told = [f"{key}: {value}" for key, value in found.items() if key not in ("packages", "parsers", "missing")]
         told.append("packages: " + ", ".join(f"{name} {version or '-'}" for name, version in found["packages"].items()))
+        for name, held in found["parsers"].items():
+            told.append(f"parser {name} {held['version'] or '-'}, for {'; '.join(held['for'])}")
         return [*told, *(f"missing: {line}" for line in found["missing"])]
 
     _tell(found, as_json, lines)
@@ -416,6 +445,8 @@ def _retrieval_lines(rows: dict[str, dict[str, float]]) -> list[str]:
 
 def _finetune_lines(result: dict[str, Any]) -> list[str]:
     told = []
+    if result.get("seen"):
+        told.append(f"{result['seen']:,} samples that pretraining saw are left out of the test set")
     for start in ("pretrained", "scratch", "baseline"):
         if start in result:
             row = result[start]

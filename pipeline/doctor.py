@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import platform
@@ -11,9 +12,11 @@ from typing import Any
 
 import torch
 
+import modalities
+import shards.sources
 from pipeline.launch import fast_bf16
 
-NEEDED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic", "pillow", "rdkit")
+NEEDED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
 EXTRAS = {
     "wandb": "train.trackers: [wandb]",
     "tensorboard": "train.trackers: [tensorboard]",
@@ -22,7 +25,10 @@ EXTRAS = {
 
 
 def doctor() -> dict[str, Any]:
-    """Findings by name, and `missing`: what is not there, why it matters and how to get it."""
+    """Findings by name.
+
+    parsers: packages that read files, and what for. missing: what is not there, why it matters and how to get it.
+    """
     missing = []
     versions = {}
     for name in NEEDED:
@@ -33,6 +39,11 @@ def doctor() -> dict[str, Any]:
         versions[name] = _version(name)
         if versions[name] is None:
             missing.append(f"{name} is not installed, which `{use}` needs: pip install {name}")
+    reading = {}
+    for name, uses in parsers().items():
+        reading[name] = {"version": _version(name), "for": uses}
+        if reading[name]["version"] is None:
+            missing.append(f"{name} is not installed ({'; '.join(uses)}): pip install {name}")
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         missing.append("no C++ compiler, which DeepSpeed's CPU offload needs: install g++")
@@ -51,8 +62,24 @@ def doctor() -> dict[str, Any]:
         "fast_bf16": fast_bf16(),
         "compiler": compiler,
         "packages": versions,
+        "parsers": reading,
         "missing": missing,
     }
+
+
+def parsers() -> dict[str, list[str]]:
+    """Packages that modalities and sources load when they first need them (`parser`), and what each is for."""
+    found: dict[str, list[str]] = {}
+    for package in (modalities, shards.sources):
+        for path in sorted(Path(package.__path__[0]).glob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            use = f"{path.stem}: {(ast.get_docstring(tree) or '').partition(chr(10))[0]}"
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parser":
+                    name = str(ast.literal_eval(node.args[1]))
+                    if use not in found.setdefault(name, []):
+                        found[name].append(use)
+    return dict(sorted(found.items()))
 
 
 def _version(name: str) -> str | None:

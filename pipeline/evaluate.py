@@ -42,7 +42,7 @@ def evaluate(
     """
     held = Run.existing(Path(run))
     recipe = held.recipe()
-    where = shards if shards is not None else recipe.data.shards[0].path
+    where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
     gallery = ranked(unseen)[: recipe.evaluate.gallery]
@@ -102,9 +102,13 @@ def probe(name: str, training: tuple[Embedded, list[Any]], unseen: tuple[Embedde
     """Linear and nearest-neighbour probes of each modality's frozen pooled features.
 
     Ridge or logistic regression on standardised features; the mean label or class of the nearest neighbours by cosine.
+    Samples of a class that training has not are left out, and counted as `unseen`.
     """
     task = task_of(name, [value for value in training[1] if value is not None])
     result: dict[str, Any] = {"label": name, "task": task.kind}
+    if task.kind == "classification":
+        strange = [str(value) for value in unseen[1] if value is not None and str(value) not in task.classes]
+        result |= {"unseen": len(strange), "unseen_classes": sorted(set(strange))}
     for modality in training[0].pooled:
         x, y = _labelled(*training, modality, task)
         new, true = _labelled(*unseen, modality, task)

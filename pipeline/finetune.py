@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,12 +38,15 @@ class Settings:
     """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
 
     features: what the head reads, the pooled tokens after the trunk or those of every layer, for what a task needs
-    often stands in earlier layers (Peters et al. 2018). labels: number of training labels used, all by default.
+    often stands in earlier layers (Peters et al. 2018). keep: share of the pretrained weights in those after gradient
+    steps, for the mean of both serves groups better that training has not seen (WiSE-FT, Wortsman et al. 2022); from
+    scratch nothing is kept. labels: number of training labels used, all by default.
     test: share of samples held out by group.
     """
 
     mode: Mode = "full"
     features: Features = "layers"
+    keep: float = 0.5
     labels: int | None = None
     test: float = 0.3
     epochs: int = 30
@@ -97,6 +100,7 @@ def finetune(
     seen = source.trained_on()
     if split is None or getattr(source.recipe().data.split, "by", None) != split:
         seen = {h for h in seen if not h.startswith("group:")}  # groups of another kind say nothing
+    judged = [i for i in usable if samples.split[i] in ("", "test")]
     scores: dict[str, list[dict[str, float]]] = {}
     keep_freed_memory()
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
@@ -104,7 +108,7 @@ def finetune(
         here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
             predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
-            fit(predictor, samples, train, here, settings, seed)
+            fit(predictor, samples, train, here, settings if start == "pretrained" else replace(settings, keep=0), seed)
             found = score(here, predict(predictor, samples, test), samples, test)
             scores.setdefault(start, []).append(found)
             if start == "pretrained" and seed == 0:
@@ -122,6 +126,7 @@ def finetune(
         "modalities": list(chosen),
         "mode": settings.mode,
         "skipped": len(samples.skipped),
+        "seen": sum(not samples.hashes[i].isdisjoint(seen) for i in judged),
     }
     Run(target).add_result(finetune=result)
     return {**result, "path": str(target)}
@@ -156,21 +161,21 @@ def divide(
 ) -> tuple[list[int], list[int]]:
     """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
 
-    What pretraining saw is kept out of a drawn test set; a test set given by shards that it saw is refused.
+    What pretraining saw is left out of the test set.
 
     Raises:
-        ValueError: a leaked test set, or nothing left on one side.
+        ValueError: nothing left on one side.
     """
-
     if any(samples.split):
-        test = [i for i in usable if samples.split[i] == "test"]
-        if count := sum(not samples.hashes[i].isdisjoint(seen) for i in test):
-            raise ValueError(f"{count:,} of {len(test):,} test samples were seen in pretraining: use another test set")
-        pool = [i for i in usable if samples.split[i] == "train"]
+        sides = {i: samples.split[i] for i in usable}
     else:
-        sides = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
-        test = [i for i in usable if sides[samples.groups[i]] == "test" and samples.hashes[i].isdisjoint(seen)]
-        pool = [i for i in usable if sides[samples.groups[i]] == "train"]
+        drawn = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
+        sides = {i: drawn[samples.groups[i]] for i in usable}
+    pool, held_out = ([i for i in usable if sides[i] == name] for name in ("train", "test"))
+    test = [i for i in held_out if samples.hashes[i].isdisjoint(seen)]
+    if len(test) < 2 <= len(held_out):
+        count = len(held_out) - len(test)
+        raise ValueError(f"{count:,} of {len(held_out):,} test samples were seen in pretraining: use another test set")
     if settings.labels is not None and settings.labels > len(pool):
         raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")
     train = np.random.default_rng([seed, 1]).permutation(pool)[: settings.labels].tolist()
@@ -221,6 +226,7 @@ def fit(
         targets_of = ["qkv", "attention.out", "mlp.0", "mlp.2"]
         trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=targets_of, modules_to_save=["head"]))
     parameters = [p for p in trained.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     batches = -(-len(train) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -240,6 +246,9 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+    with torch.no_grad():
+        for parameter, start in zip(parameters, before, strict=True):
+            parameter.lerp_(start, settings.keep)
     if settings.mode == "lora":
         merged = trained.merge_and_unload()
         predictor.load_state_dict(merged.state_dict())

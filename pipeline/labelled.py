@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from shards.read import Members, Split
 from shards.remote import Cache, Store, open_store
 from shards.sources.rows import Rows, need_columns, read_frame
 
+KEPT = 1024
+"""Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -159,7 +162,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
     return Labelled(
         tuple(row[0] for row in rows),
-        lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities),
+        lru_cache(KEPT)(lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities)),
         lambda i: rows[i][1].read(rows[i][2], rows[i][3]),
         tuple(row[4] for row in rows),
         tuple(row[5] for row in rows),

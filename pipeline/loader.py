@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from modalities.base import ContentError, Modality, Tokens
 from modalities.masking import Mask, corrupt
 from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, Fault, pack
-from shards.order import Order
+from shards.order import Mixture
 from shards.read import Members, Split
 
 
@@ -61,10 +61,55 @@ def tokens_at(
 
 
 @dataclass(frozen=True)
+class Cursor:
+    """Where a run stands in its order: the next position, and ranges [from, to) that it passed over unused."""
+
+    position: int = 0
+    skipped: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def used(self) -> int:
+        """Positions that were trained on."""
+        return self.position - sum(end - start for start, end in self.skipped)
+
+    def ahead(self, samples: int) -> Cursor:
+        """The cursor after so many more positions."""
+        return Cursor(self.position + samples, self.skipped)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a checkpoint: `{position, skipped: [[from, to], ...]}`."""
+        return {"position": self.position, "skipped": [list(span) for span in self.skipped]}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Cursor:
+        """What `to_json` wrote."""
+        return cls(state["position"], tuple((start, end) for start, end in state["skipped"]))
+
+
+class Kept:
+    """The kept samples of several sets as (split, shard, number), without a list of them: memory is O(shards)."""
+
+    def __init__(self, sets: Sequence[Split]):
+        self._parts = [(held, shard, held.kept(shard)) for held in sets for shard in range(len(held.sizes))]
+        self._ends = np.cumsum([len(numbers) for _, _, numbers in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[Split, int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        held, shard, numbers = self._parts[part]
+        return held, shard, int(numbers[index - int(self._ends[part]) + len(numbers)])
+
+
+@dataclass(frozen=True)
 class Stream(Dataset[Batch]):
     """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
 
-    A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice.
+    A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice. mixture: the
+    order, by default all sets in shares as they are large.
     """
 
     sets: tuple[Split, ...]
@@ -76,20 +121,17 @@ class Stream(Dataset[Batch]):
     rank: int = 0
     world: int = 1
     masking: Plan = Plan()
+    mixture: Mixture | None = None
 
     @cached_property
-    def order(self) -> Order:
+    def order(self) -> Mixture:
         """The order over the shards of all sets."""
-        return Order(tuple(size for split in self.sets for size in split.sizes), self.seed, self.block)
+        return self.mixture or Mixture([split.slots for split in self.sets], self.seed, self.block)
 
     @cached_property
-    def _shards(self) -> list[tuple[int, int, int]]:
-        """(set, shard, number of the shard's first sample within its set) of every shard."""
-        return [
-            (number, shard, first)
-            for number, split in enumerate(self.sets)
-            for shard, first in enumerate(itertools.accumulate(split.sizes[:-1], initial=0))
-        ]
+    def _firsts(self) -> list[np.ndarray]:
+        """Number of each shard's first sample within its set, by set."""
+        return [np.cumsum([0, *split.sizes[:-1]]) for split in self.sets]
 
     def __getitem__(self, number: int) -> Batch:
         share = self.pass_size // self.world
@@ -115,13 +157,15 @@ class Stream(Dataset[Batch]):
         Raises:
             SampleError: the sample cannot be used.
         """
-        place = self.order.place(position)
-        number, shard, first = self._shards[place.shard]
-        rng = np.random.default_rng([self.seed, number, place.turn, first + place.sample, 0])
-        tokens = tokens_at(self.sets[number], shard, place.sample, self.modalities, rng)
+        number, turn, shard, slot = self.order.place(position)
+        held = self.sets[number]
+        chosen = slot if held.selection is None else held.selection.pick(turn, shard, slot)
+        again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
+        rng = np.random.default_rng([self.seed, number, turn, int(self._firsts[number][shard]) + chosen, 0, *again])
+        tokens = tokens_at(held, shard, chosen, self.modalities, rng)
         masks = plan(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
-        return self.sets[number].key(shard, place.sample), tokens, masks, seen
+        return held.key(shard, chosen), tokens, masks, seen
 
 
 def passes(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Batch]:

@@ -11,7 +11,8 @@ import torch
 
 from modalities.base import ContentError, Modality
 from pipeline.launch import bf16
-from pipeline.loader import tokenize
+from pipeline.loader import Kept, tokenize
+from pipeline.mixture import mixture
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import Recipe, load
 from shards.read import Split
@@ -38,7 +39,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
         "entries": sum(p.numel() for p in module.model.entries.parameters()),
     }
     tokens, unusable = _tokens(sets, fitted)
-    samples = sum(map(len, sets))
+    samples = sum(sum(held.slots) for held in sets)
     seen = checked.train.steps * checked.train.batch_size
     share = (checked.train.pass_size or checked.train.batch_size) / ranks
     return {
@@ -48,6 +49,10 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
             "training_samples": samples,
             "shards": sum(len(held.sizes) for held in sets),
             "passes": seen / samples,
+            "sets": {
+                str(held.folder): {"samples_a_pass": sum(held.slots), "passes": count / sum(held.slots)}
+                for held, count in zip(sets, mixture(checked, sets).counts(seen), strict=True)
+            },
             "unusable_of_sampled": [unusable, SAMPLED],
         },
         "tokens_a_sample": tokens,
@@ -74,8 +79,10 @@ def _tokens(sets: Sequence[Split], fitted: Mapping[str, Modality]) -> tuple[dict
 
 
 def _some(sets: Sequence[Split]) -> list[tuple[Split, int, int]]:
-    places = [(held, shard, n) for held in sets for shard, size in enumerate(held.sizes) for n in range(size)]
-    return places[:: max(len(places) // SAMPLED, 1)][:SAMPLED]
+    """At most `SAMPLED` samples, spread over all."""
+    kept = Kept(sets)
+    stride = max(len(kept) // SAMPLED, 1)
+    return [kept[number] for number in range(0, len(kept), stride)][:SAMPLED]
 
 
 def memory(parameters: int, ranks: int) -> dict[str, float]:

@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from modalities.base import ContentError, Modality
 from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.launch import accelerate, led
-from pipeline.loader import Stream, passes
+from pipeline.loader import Cursor, Kept, Stream, passes
+from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
 from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
+from shards.order import Mixture
 from shards.read import Split
 
 JUDGED = 100
@@ -56,15 +58,21 @@ def pretrain(
     torch.manual_seed(checked.train.seed)
     module = build(fresh, fitted)
     engine = Engine(module, checked.train, accelerator)
-    position, faults = 0, {}
+    order = mixture(checked, sets)
+    cursor, faults = Cursor(), {}
     if run.checkpoints():
         state = engine.load(run.checkpoints()[-1])
-        position, faults = state["position"], state["faults"]
+        if state.get("order") != fingerprint(order, sets):
+            raise ValueError(
+                f"{run.folder} began on other samples or shares of sets (with epochs these depend on train.steps): "
+                "restore shards, keep-lists and epochs, or give another --out"
+            )
+        cursor, faults = Cursor.from_json(state), state["faults"]
         if leads:
             print(f"going on from {run.checkpoints()[-1]}", file=sys.stderr)
     if leads:
         accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
-    trainer = Trainer(checked, run, engine, sets, fitted, position, faults)
+    trainer = Trainer(checked, run, engine, sets, fitted, order, cursor, faults)
     trainer.train()
     save_model(run, engine, checked, fitted)
     if leads:
@@ -76,8 +84,9 @@ def pretrain(
 def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
     """What one rank does for all: check the data, claim the directory, fit the modalities."""
     sets = open_sets(checked, "train", verify=checked.data.verify)
+    mixture(checked, sets)  # as is what follows, refused before anything is written
     if fresh.init is not None:
-        pretrained(fresh.init)  # refused before anything is written
+        pretrained(fresh.init)
     run.claim(checked)
     if run.modalities() is None:
         run.save_modalities(fit(checked, sets))
@@ -85,14 +94,15 @@ def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
 
 
 def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
-    """One split of all of a recipe's shard folders.
+    """One split of all of a recipe's shard folders, without the samples that keep-lists leave out.
 
     Raises:
-        ValueError: none given, one that is not whole, or one that was split otherwise than the recipe says.
+        ValueError: none given, one that is not whole, was split otherwise than the recipe says or has none of its
+            modalities, a modality that no set has, or a wrong keep-list.
     """
     if not recipe.data.shards:
         raise ValueError("data.shards is empty: name a folder that `sensorium shards build` made")
-    sets = tuple(Split(shards.path, split, verify, recipe.data.cache) for shards in recipe.data.shards)
+    sets = tuple(Split(path, split, verify, recipe.data.cache) for path in recipe.data.paths)
     wanted = recipe.to_dict()["data"].get("split")
     for held in sets:
         if wanted and held.manifest.split and held.manifest.split != wanted:
@@ -101,19 +111,31 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
                 f"{held.folder} was split with {key} {held.manifest.split.get(key)!r}, the recipe says "
                 f"{wanted[key]!r}: build the shards again or change data.split"
             )
-        for name in recipe.modalities:
-            if not any(field.partition(".")[0] == name for field in held.manifest.fields):
-                fields = ", ".join(held.manifest.fields)
-                raise ValueError(f"{held.folder} has no members of modality {name!r}; it has {fields}")
+        if not recipe.modalities.keys() & _modalities(held):
+            fields = ", ".join(held.manifest.fields)
+            raise ValueError(f"{held.folder} has no members of any of the recipe's modalities; it has {fields}")
+    for name in recipe.modalities:
+        if not any(name in _modalities(held) for held in sets):
+            folders = " and ".join(str(held.folder) for held in sets)
+            fields = ", ".join(sorted({field for held in sets for field in held.manifest.fields}))
+            raise ValueError(f"{folders} has no members of modality {name!r}; it has {fields}")
+    for held, shards in zip(sets, recipe.data.leaves, strict=True):
+        keep(held, shards)
     return sets
+
+
+def _modalities(held: Split) -> set[str]:
+    """Modalities that samples of a set may have."""
+    return {field.partition(".")[0] for field in held.manifest.fields}
 
 
 def fit(recipe: Recipe, sets: Sequence[Split]) -> dict[str, Modality]:
     """Modalities fitted on at most `data.fit_samples` training samples, spread over all shards."""
-    places = [(held, shard, n) for held in sets for shard, size in enumerate(held.sizes) for n in range(size)]
-    if len(places) > recipe.data.fit_samples:
-        chosen = np.random.default_rng(recipe.train.seed).choice(len(places), recipe.data.fit_samples, replace=False)
-        places = [places[i] for i in np.sort(chosen)]
+    kept, most = Kept(sets), recipe.data.fit_samples
+    chosen: Iterable[int] = range(len(kept))
+    if len(kept) > most:
+        chosen = np.sort(np.random.default_rng(recipe.train.seed).choice(len(kept), most, replace=False))
+    places = [kept[number] for number in chosen]
 
     def raws(name: str, modality: Modality) -> Iterator[Any]:
         for held, shard, number in places:
@@ -158,7 +180,7 @@ def build(recipe: Recipe, fitted: dict[str, Modality]) -> Pretraining:
 
 
 class Trainer:
-    """The loop: batches in, steps, figures, checkpoints out. State is the position in the order alone."""
+    """The loop: batches in, steps, figures, checkpoints out. State is the cursor in the order alone."""
 
     def __init__(
         self,
@@ -167,11 +189,12 @@ class Trainer:
         engine: Engine,
         sets: tuple[Split, ...],
         fitted: dict[str, Modality],
-        position: int,
+        order: Mixture,
+        cursor: Cursor,
         faults: Mapping[str, Mapping[str, int]],
     ):
         self.recipe, self.run, self.engine = recipe, run, engine
-        self.position, self.bad = position, 0
+        self.cursor, self.bad = cursor, 0
         self.faults = {shard: Counter(reasons) for shard, reasons in faults.items()}
         train = recipe.train
         self.pass_size = train.pass_size or train.batch_size
@@ -185,6 +208,7 @@ class Trainer:
             engine.rank,
             engine.world,
             recipe.masking,
+            order,
         )
         self.leads = engine.rank == 0
         self.waited = self.samples = self.tokens = 0.0
@@ -193,13 +217,14 @@ class Trainer:
     @property
     def step(self) -> int:
         """Steps done, applied or not."""
-        return self.position // self.recipe.train.batch_size
+        return self.cursor.used // self.recipe.train.batch_size
 
     def train(self) -> None:
         """Train to the last step."""
         train = self.recipe.train
         per_step = train.batch_size // self.pass_size
-        batches = passes(self.stream, self.step * per_step, train.steps * per_step, train.workers)
+        first = self.cursor.position // self.pass_size
+        batches = passes(self.stream, first, first + (train.steps - self.step) * per_step, train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
         with bar:  # closed where a step fails, so that what is said of it stands on a line of its own
             while self.step < train.steps:
@@ -213,7 +238,7 @@ class Trainer:
         self.waited += time.perf_counter() - started
         rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
         report = self.engine.step(group, rate)
-        self.position += train.batch_size
+        self.cursor = self.cursor.ahead(train.batch_size)
         self._watch(report, group)
         bar.update()
         bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
@@ -248,13 +273,13 @@ class Trainer:
         if self.leads:
             self.run.add_skipped([{"step": self.step, **fault._asdict()} for fault in faults])
         share = self.recipe.data.max_skipped
-        if self.skipped > share * max(self.position, JUDGED):
+        if self.skipped > share * max(self.cursor.used, JUDGED):
             shard, reason, count = max(
                 ((shard, reason, count) for shard, reasons in self.faults.items() for reason, count in reasons.items()),
                 key=lambda row: row[2],
             )
             raise ValueError(
-                f"{self.skipped:,} of {self.position:,} samples could not be used, more than data.max_skipped "
+                f"{self.skipped:,} of {self.cursor.used:,} samples could not be used, more than data.max_skipped "
                 f"{share:.0%}, most often {reason} ({count:,} in {shard}): all stand in {self.run.folder}/{SKIPPED}"
             )
 
@@ -273,17 +298,31 @@ class Trainer:
             "skipped": self.skipped,
         }
         if self.leads:
-            self.run.add_metrics(row)
+            shares = self._shares() if len(self.stream.sets) > 1 else {}
+            self.run.add_metrics({**row, "shares": shares} if shares else row)
+            told = {**row, **{f"share/{folder}": share for folder, share in shares.items()}}
             self.engine.accelerator.log(
-                {name: float(value) for name, value in row.items() if name != "step"}, step=self.step
+                {name: float(value) for name, value in told.items() if name != "step"}, step=self.step
             )
         self.waited = self.samples = self.tokens = 0.0
         self.since = time.perf_counter()
 
+    def _shares(self) -> dict[str, float]:
+        """What part of the samples of the last `log_every` steps fell to each folder, empty slots included."""
+        window = self.recipe.train.log_every * self.recipe.train.batch_size
+        position = self.cursor.position
+        first, last = map(self.stream.order.counts, (max(position - window, 0), position))
+        shares: defaultdict[str, float] = defaultdict(float)  # a folder may stand in several sets
+        for held, before, after in zip(self.stream.sets, first, last, strict=True):
+            shares[str(held.folder)] += (after - before) / min(window, position)
+        return dict(shares)
+
     def checkpoint(self) -> None:
         """Save where the run stands, then drop checkpoints beyond those to keep."""
         folder = self.run.folder / "checkpoints" / f"step-{self.step}"
-        self.engine.save(folder, {"position": self.position, "faults": self.faults, "step": self.step})
+        order = fingerprint(self.stream.order, self.stream.sets)
+        state = {**self.cursor.to_json(), "step": self.step, "faults": self.faults, "order": order}
+        self.engine.save(folder, state)
         if self.leads:
             for old in self.run.checkpoints()[: -self.recipe.train.keep_checkpoints]:
                 shutil.rmtree(old)

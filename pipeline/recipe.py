@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,15 +75,91 @@ class Model(Strict):
 
 
 class Shards(Strict):
-    """One folder of shards, by path or by URL."""
+    """One folder of shards, by path or by URL, or a group of them that counts as one among its siblings.
 
-    path: str
+    weight: share among siblings, a number or points `[[step, weight], ...]` that each hold from their step on; without
+    weights shares are as sizes to the power of 1 / temperature, that of `data` or of the group they stand in. epochs:
+    how often the whole run passes the set. keep: CSV or Parquet file of the keys to use, `weights` its column that
+    says how often a pass takes each.
+    """
+
+    path: str | None = None
+    sets: tuple[Shards, ...] = ()
+    weight: tuple[tuple[int, float], ...] | None = None
+    temperature: float = Field(1.0, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    keep: str | None = None
+    weights: str | None = None
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _points(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        points = [[0, value]] if _is_point([0, value]) and value > 0 else value
+        if isinstance(points, list | tuple) and points and all(map(_is_point, points)):
+            steps = [step for step, _ in points]
+            if steps[0] == 0 and steps == sorted(set(steps)):
+                return points
+        raise ValueError(
+            f"weight of shards is {value!r}: give a number above 0, or points [[step, weight], ...] of rising steps "
+            "from 0 on and weights of at least 0"
+        )
+
+    @model_validator(mode="after")
+    def _one(self) -> Shards:
+        if (self.path is None) == (not self.sets):
+            raise ValueError("each of data.shards needs either a path or a group of sets")
+        name = self.path or "a group of sets"
+        if self.weight is not None and self.epochs is not None:
+            raise ValueError(f"data.shards: {name} has both weight and epochs, give one")
+        if self.weights is not None and self.keep is None:
+            raise ValueError(f"data.shards: weights of {name} names a column of its keep file, which is missing")
+        if self.sets and (self.epochs is not None or self.keep is not None):
+            raise ValueError("data.shards: epochs and keep belong to a set with a path, not to a group")
+        if self.path is not None and self.temperature != 1:
+            raise ValueError(f"data.shards: temperature of {name} belongs to data or to a group of sets")
+        if any(member.epochs is not None for member in self.sets):
+            raise ValueError("data.shards: epochs are of the whole run, so they cannot stand within a group of sets")
+        _check_weights(self.sets, self.temperature)
+        return self
+
+
+def _is_point(point: Any) -> bool:
+    """Whether a value is `[step, weight]`."""
+    return (
+        isinstance(point, list | tuple)
+        and len(point) == 2
+        and type(point[0]) is int
+        and type(point[1]) in (int, float)
+        and 0 <= point[1] < math.inf
+    )
+
+
+def _check_weights(siblings: Sequence[Shards], temperature: float) -> None:
+    """Raise unless all siblings or none have weights, of which at any step one is above 0."""
+    shared = [member for member in siblings if member.epochs is None]
+    weighted = [dict(member.weight) for member in shared if member.weight is not None]
+    if weighted and len(weighted) < len(shared):
+        raise ValueError("data.shards: give a weight to every set of a group or to none")
+    if weighted and temperature != 1:
+        raise ValueError("data.shards: temperature shares by size, so it is for sets without weights")
+    held = [0.0] * len(weighted)
+    for step in sorted({step for points in weighted for step in points}):
+        held = [points.get(step, before) for points, before in zip(weighted, held, strict=True)]
+        if not any(held):
+            raise ValueError(f"data.shards: all weights are 0 from step {step} on")
 
 
 class Data(Strict):
-    """Where samples come from. `source` and `split` are read by `shards build` alone."""
+    """Where samples come from. `source` and `split` are read by `shards build` alone.
+
+    canonical_nodes: streams to which whole shards are dealt, so that each of as many nodes needs its own alone.
+    """
 
     shards: tuple[Shards, ...] = ()
+    temperature: float = Field(1.0, gt=0)
+    canonical_nodes: int = Field(1, ge=1)
     source: Source | None = None
     split: SplitBy | None = None
     fit_samples: int = Field(20_000, ge=1)
@@ -96,6 +173,26 @@ class Data(Strict):
     @classmethod
     def _cache(cls, value: Any) -> Any:
         return value if isinstance(value, Cache) else _build(Cache, value, "data.cache")
+
+    @property
+    def leaves(self) -> tuple[Shards, ...]:
+        """All sets with a path, as they stand in the recipe."""
+        waiting, found = list(self.shards), []
+        while waiting:
+            first = waiting.pop(0)
+            waiting[:0] = first.sets
+            found += [first] if first.path is not None else []
+        return tuple(found)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders of all sets."""
+        return tuple(leaf.path for leaf in self.leaves if leaf.path is not None)
+
+    @model_validator(mode="after")
+    def _weights(self) -> Data:
+        _check_weights(self.shards, self.temperature)
+        return self
 
     @field_validator("source", mode="before")
     @classmethod
@@ -202,6 +299,14 @@ class Recipe(Strict):
         return {name: _build(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
 
     @model_validator(mode="after")
+    def _dealt(self) -> Recipe:
+        size, nodes = self.train.pass_size or self.train.batch_size, self.data.canonical_nodes
+        if size % nodes:
+            name = "pass_size" if self.train.pass_size else "batch_size"
+            raise ValueError(f"train.{name} {size} is not a multiple of data.canonical_nodes {nodes}")
+        return self
+
+    @model_validator(mode="after")
     def _served(self) -> Recipe:
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
@@ -213,7 +318,7 @@ class Recipe(Strict):
         """The recipe as plain data; `load` reads it back to an equal recipe."""
         state = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "train", "evaluate")}
         data = {name: getattr(self.data, name) for name in Data.model_fields}
-        data["shards"] = [{"path": shards.path} for shards in self.data.shards]
+        data["shards"] = [shards.model_dump(mode="json", exclude_defaults=True) for shards in self.data.shards]
         data["cache"] = _plain(self.data.cache)
         if self.data.source is not None:
             data["source"] = {"type": self.data.source.type, **_plain(self.data.source)}
@@ -385,6 +490,32 @@ def _read_one(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"recipe {path} is not a mapping of keys")
     return state
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as something else, such as a column named `1e5`."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_sequence(tag, sequence, flow_style=_short(sequence))
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_mapping(tag, mapping, flow_style=_short(mapping))
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _short(part: Any) -> bool:
+    """Whether a list or mapping reads well on one line."""
+    return len(str(part)) <= 100 or (isinstance(part, (list, tuple)) and all(isinstance(item, str) for item in part))
+
+
+def dump(state: Mapping[str, Any]) -> str:
+    """A recipe as YAML that `read` reads back to the same; short lists and mappings stand on one line."""
+    return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

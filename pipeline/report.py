@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from modalities.base import Modality, Tokens
+from modalities.plans import Plan
 from pipeline.embed import Embedded
 from pipeline.evaluate import encode, labels_of, ranked
 from pipeline.loader import Stream, tokenize
@@ -39,7 +40,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     recipe = held.recipe()
     model = held.load_model()
     fitted = model.modalities
-    split = Split(recipe.data.shards[0].path, "test", cache=recipe.data.cache)
+    split = Split(recipe.data.paths[0], "test", cache=recipe.data.cache)
     gallery = ranked(split)[: recipe.evaluate.gallery]
     encoded = encode(model, split, gallery)
     label = recipe.evaluate.probe
@@ -58,7 +59,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
         result=result,
         last=metrics[-1] if metrics else {},
         curves=curves(metrics),
-        reconstructions=reconstructions(model, recipe.train.seed, split),
+        reconstructions=reconstructions(model, recipe.train.seed, split, recipe.masking),
         picture=embedding_map(encoded, values, label),
         label=label,
         retrieval=retrieval_examples(encoded, split, gallery, fitted),
@@ -149,9 +150,9 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 
 
 @torch.inference_mode()
-def reconstructions(model: SensoriumModel, seed: int, split: Split) -> dict[str, list[dict[str, str]]]:
-    """Original, masked and reconstructed examples of each modality, as HTML."""
-    stream = Stream((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES)
+def reconstructions(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+    """Original, masked and reconstructed examples of each modality, as HTML, masked by a recipe's plan."""
+    stream = Stream((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES, masking=masking)
     batch = stream[0]
     encoding = model(batch, views=("visible",), decode=True)["visible"]
     shown: dict[str, list[dict[str, str]]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.draft import draft_recipe
 from pipeline.evaluate import evaluate
 from pipeline.export import export
 from pipeline.finetune import finetune
@@ -53,6 +54,7 @@ def build_shards(
 
 __all__ = [
     "build_shards",
+    "draft_recipe",
     "embed_file",
     "evaluate",
     "export",

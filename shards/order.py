@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import NamedTuple
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from shards.blend import Blend
+
 
 class Place(NamedTuple):
-    """Where a position of the endless order lies: pass over the data, shard, sample within the shard."""
+    """Where a position of one endless order lies: pass over the data, shard, slot within the shard."""
 
     turn: int
     shard: int
     sample: int
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity: caches must not hash all sizes at every place
+@dataclass(frozen=True, eq=False)
 class Order:
     """An endless shuffled order over shards of the given sizes; every sample once a pass.
 
     Each pass shuffles the shards, then the samples within blocks of `block` consecutive ones, so that finding a place
-    costs O(shards + block) and never O(samples). State is the position alone.
+    costs O(shards + block) and never O(samples). State is the position alone. Orders of one seed and different
+    `stream` are independent.
 
     Raises:
         ValueError: there are no samples.
@@ -31,6 +37,8 @@ class Order:
     sizes: tuple[int, ...]
     seed: int
     block: int = 16384
+    stream: int = 0
+    _last: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if sum(self.sizes) < 1:
@@ -44,23 +52,119 @@ class Order:
     def place(self, position: int) -> Place:
         """The sample at a position, counted from 0 over all passes."""
         turn, offset = divmod(position, self.total)
-        shards, ends = _arrangement(self, turn)
+        shards, ends = self._kept("shards", turn, lambda: self._arrangement(turn))
         number, inside = divmod(offset, self.block)
-        spot = number * self.block + int(_shuffled(self, turn, number)[inside])
+        shuffled = self._kept("block", (turn, number), lambda: self._shuffled(turn, number))
+        spot = number * self.block + int(shuffled[inside])
         which = int(np.searchsorted(ends, spot, side="right"))
         shard = int(shards[which])
         return Place(turn, shard, spot - int(ends[which] - self.sizes[shard]))
 
+    def _kept(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for the last key: neighbouring positions share their pass and mostly their block."""
+        if name not in self._last or self._last[name][0] != key:
+            self._last[name] = (key, make())
+        return self._last[name][1]
 
-@lru_cache(maxsize=8)
-def _arrangement(order: Order, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shards in this pass's order and the running end of each."""
-    shards = np.random.default_rng([order.seed, turn, 0]).permutation(len(order.sizes))
-    return shards, np.cumsum(np.array(order.sizes)[shards])
+    def _rng(self, *words: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *words, *([self.stream] if self.stream else [])])
+
+    def _arrangement(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shards in this pass's order and the running end of each."""
+        shards = self._rng(turn, 0).permutation(len(self.sizes))
+        return shards, np.cumsum(np.array(self.sizes)[shards])
+
+    def _shuffled(self, turn: int, number: int) -> np.ndarray:
+        """A permutation of the block's samples."""
+        size = min(self.block, self.total - number * self.block)
+        return self._rng(turn, 1, number).permutation(size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": {}}
 
 
-@lru_cache(maxsize=8)
-def _shuffled(order: Order, turn: int, number: int) -> np.ndarray:
-    """A permutation of the block's samples."""
-    size = min(order.block, order.total - number * order.block)
-    return np.random.default_rng([order.seed, turn, 1, number]).permutation(size)
+def deal(sizes: Sequence[int], nodes: int) -> list[list[int]]:
+    """Shards dealt whole to nodes, each to the one that has fewest samples so far, large shards first.
+
+    Streams then differ by at most one shard's samples (Graham 1969, longest processing time first).
+
+    Raises:
+        ValueError: there are fewer shards that hold samples than nodes.
+    """
+    filled = [shard for shard, size in enumerate(sizes) if size]
+    if len(filled) < nodes:
+        raise ValueError(f"{len(filled)} shards cannot be dealt to {nodes} nodes")
+    dealt: list[list[int]] = [[] for _ in range(nodes)]
+    heap = [(0, node) for node in range(nodes)]
+    for shard in sorted(filled, key=lambda shard: -sizes[shard]):
+        held, node = heapq.heappop(heap)
+        dealt[node].append(shard)
+        heapq.heappush(heap, (held + sizes[shard], node))
+    return [sorted(shards) for shards in dealt]
+
+
+class Sample(NamedTuple):
+    """Where a position of a mixture lies: set, pass over it, shard of the set, slot within the shard."""
+
+    set: int
+    turn: int
+    shard: int
+    slot: int
+
+
+class Mixture:
+    """An endless order over several sets of shards, in shares that may change over positions; a pure function.
+
+    sizes: samples of each shard, by set. stages: from which position on which share each set has; the first begins at
+    0; by default shares are as the sets' sizes. nodes: streams to which the shards of every set are dealt, which take
+    turns of `length` positions; every stream shuffles its own shards and passes over them at its own pace, which
+    differs from the others' by at most one shard. Counts of sets are exact to `Blend`'s bound in each stream. Cost of a
+    place: O(shards + block) where a pass or block begins, else O(log shards).
+
+    Raises:
+        ValueError: a set has no samples or fewer shards than there are nodes.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[int]],
+        seed: int,
+        block: int = 16384,
+        stages: Sequence[tuple[int, Sequence[Fraction]]] | None = None,
+        nodes: int = 1,
+        length: int = 1,
+    ):
+        self.sizes = [tuple(shards) for shards in sizes]
+        self.stages = stages or [(0, [Fraction(sum(shards)) for shards in self.sizes])]
+        self.nodes, self.length = nodes, length
+        assert all(start % (nodes * length) == 0 for start, _ in self.stages), "stages begin where turns do"
+        self._blend = Blend([(start // nodes, shares) for start, shares in self.stages])
+        self._dealt = [deal(shards, nodes) if nodes > 1 else [list(range(len(shards)))] for shards in self.sizes]
+        self._orders = [
+            [
+                Order(tuple(self.sizes[number][shard] for shard in own), seed, block, number * nodes + node)
+                for node, own in enumerate(dealt)
+            ]
+            for number, dealt in enumerate(self._dealt)
+        ]
+
+    def place(self, position: int) -> Sample:
+        """The sample at a position, counted from 0 over all passes."""
+        node, local = self._local(position)
+        number, index = self._blend.place(local)
+        turn, shard, slot = self._orders[number][node].place(index)
+        return Sample(number, turn, self._dealt[number][node][shard], slot)
+
+    def counts(self, position: int) -> list[int]:
+        """How many of the positions before this one fall to each set."""
+        whole, rest = divmod(position, self.nodes * self.length)
+        befores = [
+            whole * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)
+        ]
+        return [sum(counts) for counts in zip(*map(self._blend.counts, befores), strict=True)]
+
+    def _local(self, position: int) -> tuple[int, int]:
+        """The stream whose turn a position is, and how many of that stream's positions come before."""
+        turn, inside = divmod(position, self.length)
+        whole, node = divmod(turn, self.nodes)
+        return node, whole * self.length + inside

@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 from modalities.base import ContentError
 from shards.manifest import SCHEMA, Manifest, Shard, check
 from shards.remote import Cache, ShardError, Store, open_store
+from shards.select import Selection
 
 OPEN_SHARDS = 128
 """Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
@@ -75,7 +76,7 @@ class Split:
 
     where: the folder's path, or a URL, whose tars and indexes are fetched to the cache when they are first needed.
     verify: compare the sha256 of a local folder's tars with the manifest first, not their sizes alone; what is fetched
-    is always compared.
+    is always compared. selection: set to keep some samples alone; `sizes` and numbers within shards stay those of all.
 
     Raises:
         ValueError: no manifest, an empty split, or a shard that is not what the manifest says.
@@ -84,6 +85,7 @@ class Split:
     def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
         self._indexes: dict[int, Index] = {}
         self._tars: dict[int, BinaryIO] = {}
+        self.selection: Selection | None = None
         self.store, self.split = open_store(where, cache), split
         self.manifest = Manifest.read(self.store)
         self.shards = self.manifest.of(split)
@@ -107,6 +109,19 @@ class Split:
 
     def _tar(self, number: int) -> BinaryIO:
         return _recent(self._tars, number, lambda: self.store.open(self.shards[number].tar), lambda tar: tar.close())
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """How many samples a pass takes from each shard: all, or what the selection says."""
+        return self.sizes if self.selection is None else self.selection.sizes
+
+    def keys(self, shard: int) -> list[str]:
+        """The keys of all samples of a shard, kept or not, from its index."""
+        return load_index(self.store, self.shards[shard]).keys
+
+    def kept(self, shard: int) -> range | np.ndarray:
+        """Numbers of the samples of a shard that are kept."""
+        return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard)
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
@@ -132,12 +147,12 @@ class Split:
         return sample
 
     def locations(self) -> list[tuple[str, str, int, int]]:
-        """(key, group, shard, number) of every sample."""
+        """(key, group, shard, number) of every sample that is kept."""
         return [
-            (key, group, shard, number)
+            (index.keys[number], index.groups[number], shard, int(number))
             for shard in range(len(self.shards))
             for index in [self._index(shard)]
-            for number, (key, group) in enumerate(zip(index.keys, index.groups, strict=True))
+            for number in self.kept(shard)
         ]
 
     def close(self) -> None:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
-
-from modalities.base import ContentError, Modality, parser
-from modalities.recording import Recording
+from modalities.base import ContentError, Modality
+from modalities.waveforms import Annotation, edf_annotations, edf_length_s, read_edf
 from shards.sources.base import Sample, Source, register
+from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.recordings import (
     Fields,
-    Joined,
+    around,
     assigned,
-    fields_of,
+    check_windows,
     files,
     members_of,
     table_members,
     windows,
 )
+from shards.sources.rows import as_groups
+
+SUFFIXES = (".edf", ".bdf")
 
 
 class Excerpt(NamedTuple):
-    """`start_s` to `stop_s` of a file; both 0 where it cannot be read."""
+    """`start_s` to `stop_s` of a file, both 0 where it cannot be read; the annotation it belongs to, -1 for none."""
 
     raw: Path
     path: Path
     start_s: float
     stop_s: float
+    annotation: int = -1
 
 
 @register
@@ -43,6 +46,11 @@ class Edf(Source):
     files: glob below the raw folder. window_s, stride_s: recordings are cut to windows of `window_s`, one every
     `stride_s` (default: without overlap). Channels go to the signal modalities that know their names, `EEG Fp1` to one
     of montage eeg, `ECG ECG` to one of montage ecg; leave_out: patterns of names to pass over (`EOG*`).
+
+    annotations: how those of EDF+ and BDF+ files become fields. overlap: windows over time, each with those that it
+    overlaps, as `symbol` (the text that covers most of it, or stands in it most often), `symbols` (all, by commas) and
+    `annotations` (how many). centred, onset: one window of `window_s` around each, or from where each begins, whose
+    text is `symbol`; windows beyond the ends are left out.
 
     Fields of a recording are those of its file name by `pattern` (`Subject{subject}_{part}.edf`), `record` (its name),
     `start_s` (of the window), and the row of `table` (a CSV, TSV or Parquet file below the raw folder) that `join`
@@ -58,6 +66,7 @@ class Edf(Source):
     window_s: float | None = None
     stride_s: float | None = None
     leave_out: tuple[str, ...] = ()
+    annotations: Literal["overlap", "centred", "onset"] | None = None
     pattern: str | None = None
     table: str | None = None
     join: dict[str, str] = field(default_factory=dict)
@@ -67,34 +76,51 @@ class Edf(Source):
     flags: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        names_in(self.pattern)
+        check_windows(self.window_s, self.stride_s)
         if (self.table is None) != (not self.join) or len(self.join) > 1:
             raise ValueError("data.source: table and join of one column belong together")
+
+        if self.annotations in ("centred", "onset") and (self.window_s is None or self.stride_s is not None):
+            raise ValueError(f"data.source: annotations '{self.annotations}' need window_s and no stride_s")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
         for path in files(raw, self.files):
             try:
-                with opened(path) as file:
-                    length_s = float(file.getFileDuration())
-                if not length_s > 0:
-                    raise ContentError("empty signal")
-                for start, stop in windows(round(length_s * 1000), 1000.0, self.window_s, self.stride_s):
-                    yield Excerpt(raw, path, start / 1000, stop / 1000)
+                for start, stop, number in self._cuts(path):
+                    yield Excerpt(raw, path, start / 1000, stop / 1000, number)
             except ContentError:
                 yield Excerpt(raw, path, 0.0, 0.0)  # counted with its reason when it is made
 
+    def _cuts(self, path: Path) -> Iterator[tuple[int, int, int]]:
+        """Beginning and end of each window in ms, and the number of its annotation, -1 for none."""
+        length_ms = round(edf_length_s(path) * 1000)
+        if self.annotations in ("centred", "onset"):
+            assert self.window_s is not None
+            late = 0 if self.annotations == "centred" else round(self.window_s * 1000) // 2
+            at = [round(held.onset_s * 1000) + late for held in annotated(path)]
+            for number, start, stop in around(at, length_ms, 1000.0, self.window_s):
+                yield start, stop, number
+        else:
+            for start, stop in windows(length_ms, 1000.0, self.window_s, self.stride_s):
+                yield start, stop, -1
+
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
-        recordings = read(item.path, item.start_s, item.stop_s, modalities, self.leave_out)
+        pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
+        recordings = read_edf(item.path, pick, item.start_s, item.stop_s)
         fields = self._fields(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
         return Sample(
             f"{name}:{item.start_s:g}:{item.stop_s:g}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            {name: str(value) for name, value in fields.items()},
+            as_groups(fields),
         )
 
     def _fields(self, item: Excerpt) -> Fields:
-        named = fields_of(self.pattern, item.path)
+        named = fields_of(self.pattern, item.path, SUFFIXES)
         fields = {**named, "record": item.path.stem, "start_s": item.start_s}
+        if self.annotations is not None:
+            fields |= said(annotated(item.path), item)
         if self.table is not None:
             [(column, form)] = self.join.items()
             folder = item.raw if item.raw.is_dir() else item.raw.parent
@@ -102,58 +128,30 @@ class Edf(Source):
                 key = form.format(**fields)
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(f"data.source.join {form!r} asks for a field that pattern does not give") from error
-            fields = {**joined(folder / self.table, column).row(key), **fields}
+            rows = table_rows(folder / self.table, column)
+            if key not in rows:
+                raise ContentError("recording without a row in the table", key)
+            fields = rows[key] | fields
         return {name: self.values.get(name, {}).get(str(value), value) for name, value in fields.items()}
 
 
-@lru_cache(maxsize=4)
-def joined(path: Path, column: str) -> Joined:
-    """A table read once a process."""
-    return Joined(path, column)
+annotated = lru_cache(maxsize=16)(edf_annotations)
+"""Annotations read once a process and file."""
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A reader of an EDF or BDF file.
-
-    Raises:
-        ContentError: the file is not one, or truncated.
-    """
-    edf = parser("pyedflib", "pyedflib")
-    try:
-        file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
-    except Exception as error:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
-        raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
-    try:
-        yield file
-    finally:
-        file.close()
+def said(annotations: Sequence[Annotation], item: Excerpt) -> Fields:
+    """What annotations say of an excerpt."""
+    if item.annotation >= 0:
+        return {"symbol": annotations[item.annotation].text}
+    covered, times = defaultdict[str, float](float), Counter[str]()
+    for onset_s, length_s, text in annotations:
+        shared_s = min(item.stop_s, onset_s + length_s) - max(item.start_s, onset_s)
+        if shared_s > 0 or (length_s == 0 and item.start_s <= onset_s < item.stop_s):
+            covered[text] += shared_s
+            times[text] += 1
+    most = max(sorted(times), key=lambda text: (covered[text], times[text]), default=None)
+    return {"symbol": most, "symbols": ",".join(sorted(times)), "annotations": times.total()}
 
 
-def read(
-    path: Path, start_s: float, stop_s: float, modalities: Mapping[str, Modality], leave_out: tuple[str, ...] = ()
-) -> dict[str, Recording]:
-    """The recordings of each signal modality between two times of a file.
-
-    Raises:
-        ContentError: the file cannot be read, has no channel for the recipe, or a modality's channels differ in rate.
-    """
-    with opened(path) as file:
-        labels = [str(label) for label in file.getSignalLabels()]
-        taken = assigned(labels, modalities, leave_out)
-        recordings = {}
-        for name, rows in taken.items():
-            rates = {float(file.getSampleFrequency(row)) for row in rows}
-            if len(rates) > 1:
-                raise ContentError("signal whose channels differ in sample rate")
-            rate_hz = rates.pop()
-            if not rate_hz > 0:
-                raise ContentError("signal with a sample rate of 0 or less")
-            start, count = round(start_s * rate_hz), round((stop_s - start_s) * rate_hz)
-            try:
-                samples = np.stack([file.readSignal(row, start, count) for row in rows])
-            except Exception as error:
-                raise ContentError("unreadable EDF file", f"{type(error).__name__}: {error}") from error
-            units = tuple(str(file.getPhysicalDimension(row)).strip() for row in rows)
-            recordings[name] = Recording(samples.astype(np.float32), tuple(labels[row] for row in rows), units, rate_hz)
-    return recordings
+table_rows = lru_cache(maxsize=4)(rows_by)
+"""A table read once a process."""

@@ -15,7 +15,7 @@ from modalities.base import ContentError, Modality, parser
 from modalities.table import Table
 from modalities.text import Text
 from shards.sources.base import Sample, Source, register
-from shards.sources.rows import as_json, need_columns, read_frame
+from shards.sources.rows import as_groups, as_json, need_columns, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
@@ -122,10 +122,9 @@ class Fasta(Source):
         members |= cells(row, self.columns, modalities)
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
-        groups = {name: "" if value is None else str(value) for name, value in row.items()}
         sequence = item.sequence.upper()
         return Sample(
-            sequence if self.unique else item.name, members, {"id": item.name, "sequence": sequence, **groups}
+            sequence if self.unique else item.name, members, {"id": item.name, "sequence": sequence, **as_groups(row)}
         )
 
 

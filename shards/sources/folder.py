@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, file_bytes
 from shards.sources.base import Sample, Source
-from shards.sources.rows import as_groups, as_json, file_bytes, need_columns, read_frame
-
-_FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
+from shards.sources.fields import fields_of, names_in, rows_by
+from shards.sources.rows import as_groups, as_json
 
 
 class File(NamedTuple):
-    """One item: where it lies, its path below the raw folder, its row of the table, or why it cannot be used."""
+    """One item: where it lies, its path below the raw folder, its row of the table, or why it cannot be used.
+
+    part: the first and one past the last sample of a part of the file, None for the whole.
+    """
 
     path: Path
     name: str
     row: dict[str, Any]
     fault: str = ""
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,7 @@ class Folder(Source):
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        named = [name for name, _ in _FIELD.findall(self.pattern or "")]
-        if not all(name.isidentifier() for name in named) or (self.pattern is not None and not named):
-            raise ValueError(f"data.source.pattern {self.pattern!r} needs named fields such as {{speaker}}")
+        named = names_in(self.pattern)
         if self.table is None:
             known = (*named, *self.given)
             if unknown := [name for name in self._wanted if name not in known]:
@@ -71,20 +70,6 @@ class Folder(Source):
     @property
     def _wanted(self) -> list[str]:
         return [*(self.labels or ()), *(name for names in self.columns.values() for name in names)]
-
-    @cached_property
-    def _form(self) -> re.Pattern[str]:
-        """The pattern as a regular expression; a field that stands twice must say the same twice."""
-        seen: set[str] = set()
-        parts, end, pattern = [], 0, self.pattern or ""
-        for match in _FIELD.finditer(pattern):
-            name, width = match.groups()
-            parts.append(re.escape(pattern[end : match.start()]))
-            form = rf"[^/]{{{width}}}" if width else "[^/]+?"
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{form})")
-            seen.add(name)
-            end = match.end()
-        return re.compile("".join([*parts, re.escape(pattern[end:])]))
 
     def items(self, raw: Path) -> Iterator[File]:
         root = raw.parent if raw.is_file() else raw
@@ -112,16 +97,9 @@ class Folder(Source):
 
     def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
         """Rows of the table by what their `filename` holds."""
-        frame = read_frame(path, text=(self.filename,))
-        own = (*self._form.groupindex, *self.given)
-        need_columns(path, frame, [self.filename, *(name for name in self._wanted if name not in own)])
-        rows: dict[str, dict[str, Any]] = {}
-        for row in frame.iter_rows(named=True):
-            name = PurePosixPath(str(row[self.filename])).as_posix()
-            if name in rows:
-                raise ValueError(f"{path} has several rows for {name!r}: one row a {self.noun} is wanted")
-            rows[name] = row
-        return rows
+        own = (*names_in(self.pattern), *self.given)
+        wanted = [name for name in self._wanted if name not in own]
+        return rows_by(path, self.filename, wanted, lambda name: PurePosixPath(name).as_posix())
 
     def make(self, item: File, modalities: Mapping[str, Modality]) -> Sample:
         for name in (self.modality, *self.columns):
@@ -130,17 +108,26 @@ class Folder(Source):
         if item.fault:
             raise ContentError(item.fault, item.name)
         fields = {**item.row, **self.fields(item.name)}
-        extension = item.path.suffix.lower().lstrip(".")
-        members = {f"{self.modality}.{extension}": file_bytes(item.path, self.noun)}
+        extension, data = self.content(item)
+        members = {f"{self.modality}.{extension}": data}
         for name, columns in self.columns.items():
             members[f"{name}.json"] = as_json(fields, columns)
         if labels := self.default_labels(fields) if self.labels is None else self.labels:
             members["labels.json"] = as_json(fields, labels)
-        return Sample(item.name, members, as_groups(fields))
+        identity = item.name if item.part is None else f"{item.name}:{item.part[0]}:{item.part[1]}"
+        return Sample(identity, members, as_groups(fields))
+
+    def content(self, item: File) -> tuple[str, bytes]:
+        """Extension and bytes of what a file becomes.
+
+        Raises:
+            ContentError: it is missing, too large or cannot be read.
+        """
+        return item.path.suffix.lower().lstrip("."), file_bytes(item.path, self.noun)
 
     def default_labels(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         """The labels of a file where the recipe names none."""
-        return tuple(self._form.groupindex)
+        return names_in(self.pattern)
 
     def fields(self, name: str) -> dict[str, Any]:
         """The pattern's fields in a path below the raw folder.
@@ -148,15 +135,7 @@ class Folder(Source):
         Raises:
             ContentError: the path is made otherwise.
         """
-        if self.pattern is None:
-            return {}
-        path = PurePosixPath(name)
-        if PurePosixPath(self.pattern).suffix.lower() not in self.suffixes:
-            path = path.with_suffix("")
-        match = self._form.fullmatch("/".join(path.parts[-self.pattern.count("/") - 1 :]))
-        if match is None:
-            raise ContentError(f"file name that is not {self.pattern}", name)
-        return match.groupdict()
+        return fields_of(self.pattern, PurePosixPath(name), self.suffixes)
 
 
 def _aliases(name: str) -> list[str]:

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, parser
+from modalities.base import ContentError, Modality, file_bytes, parser
 from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.sources.base import Sample, Source, register
 from shards.sources.molecules import canonical, scaffold
-from shards.sources.rows import as_groups, as_json, file_bytes
+from shards.sources.rows import as_groups, as_json
 
 _SIGNATURES = (
     (b"\x89PNG", "png"),
@@ -25,6 +25,8 @@ _SIGNATURES = (
     (b"MM\0*", "tif"),
     (b"fLaC", "flac"),
     (b"OggS", "ogg"),
+    (b"ID3", "mp3"),
+    (b"\xff\xfb", "mp3"),
     (b"\x93NUMPY", "npy"),
 )
 

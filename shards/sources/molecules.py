@@ -21,7 +21,8 @@ from shards.sources.base import Sample, Source, register
 
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
-_FIELD = re.compile(r">.*<([^>]+)>")
+FIELD = re.compile(r">.*<([^>]+)>")
+"""The line before a data field of an SDF."""
 
 
 class Record(NamedTuple):
@@ -62,8 +63,13 @@ class Molecules(Source):
         if not paths:
             raise ValueError(f"no file {self.files} in {raw}")
         for path in paths:
+            empty = True
             try:
-                yield from self._records(path)
+                for record in self._records(path):
+                    empty = False
+                    yield record
+                if empty:
+                    yield Record(fault="file of molecules that is empty")
             except (OSError, EOFError, zlib.error, csv.Error):
                 yield Record(fault="file of molecules that cannot be read to its end")
 
@@ -77,7 +83,7 @@ class Molecules(Source):
         elif self.properties:
             raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
         else:
-            with _text(path) as lines:
+            with as_text(path) as lines:
                 yield from (line.split()[0] for line in lines if line.strip())
 
     def make(self, item: str | Record, modalities: Mapping[str, Modality]) -> Sample:
@@ -98,7 +104,7 @@ class Molecules(Source):
         return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(smiles)})
 
 
-def _text(path: Path) -> TextIO:
+def as_text(path: Path) -> TextIO:
     """A text file, with or without a byte order mark; a byte that is not UTF-8 spoils no more than its own word."""
     opened = gzip.open if path.suffix == ".gz" else open
     return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=""))
@@ -110,7 +116,7 @@ def columns(path: Path, names: tuple[str, ...]) -> Iterator[list[str]]:
     Raises:
         ValueError: no such column.
     """
-    with _text(path) as file:
+    with as_text(path) as file:
         rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
         if absent := [name for name in names if name not in (rows.fieldnames or ())]:
             raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(rows.fieldnames or ())}")
@@ -122,7 +128,7 @@ def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
     block: list[str] = []
     properties = dict.fromkeys(names, "")
     name, size, inside = "", 0, True
-    with _text(path) as file:
+    with as_text(path) as file:
         for line in map(str.rstrip, file):
             size += len(line)
             if line == "$$$$":
@@ -133,7 +139,7 @@ def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
             elif inside:
                 block.append(line)
                 inside = line != "M  END"
-            elif field := _FIELD.match(line):
+            elif field := FIELD.match(line):
                 name = field[1]
             elif name in properties and line:
                 properties[name] = f"{properties[name]}\n{line}".strip()

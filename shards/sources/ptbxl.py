@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import ContentError, Modality
+from modalities.waveforms import read_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, register
-from shards.sources.recordings import Fields, members_of, table_members
-from shards.sources.rows import need_columns, read_frame
-from shards.sources.wfdb import extent, read
+from shards.sources.recordings import Fields, assigned, members_of, table_members
+from shards.sources.rows import as_groups, need_columns, read_frame
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
@@ -61,13 +61,13 @@ class PtbXl(Source):
         if not item.fields[self.file]:
             raise ContentError("row without a record")
         path = item.folder / f"{item.fields[self.file]}.hea"
-        _, count = extent(path)
-        recordings, _ = read(path, 0, count, modalities)
+        _, count = wfdb_extent(path)
+        recordings, _ = read_wfdb(path, partial(assigned, modalities=modalities), 0, count)
         fields = item.fields | diagnoses(item.fields["scp_codes"], statements(item.folder / STATEMENTS))
         return Sample(
             str(fields["ecg_id"]),
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            {name: str(value) for name, value in fields.items()},
+            as_groups(fields),
         )
 
 

@@ -1,10 +1,8 @@
-"""What sources of recordings share: fields from file names and tables, windows, channels to modalities, members."""
+"""What sources of recordings share: windows, channels to modalities, members."""
 
 from __future__ import annotations
 
 import fnmatch
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
 from modalities.table import EMPTY
-from shards.sources.rows import need_columns, read_frame
+from shards.sources.rows import as_json
 
 Fields = dict[str, Any]
 
@@ -31,22 +29,6 @@ def files(raw: Path, pattern: str) -> list[Path]:
     if not found:
         raise ValueError(f"no file {pattern} in {raw}")
     return found
-
-
-def fields_of(pattern: str | None, path: Path) -> Fields:
-    """The named parts of a file's path, `Subject{subject}_{part}.edf`, of as many folders as the pattern has.
-
-    Raises:
-        ContentError: the path is not of that form.
-    """
-    if pattern is None:
-        return {}
-    pieces = re.split(r"\{(\w+)\}", pattern)
-    form = "".join(f"(?P<{piece}>[^/]+?)" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
-    tail = "/".join(path.parts[-pattern.count("/") - 1 :])
-    if not (match := re.fullmatch(form, tail)):
-        raise ContentError("file name not of the pattern", path.name)
-    return match.groupdict()
 
 
 def cell(value: Any) -> Any:
@@ -65,30 +47,17 @@ def cell(value: Any) -> Any:
     return text
 
 
-class Joined:
-    """A table file's rows by one column, in memory.
+def check_windows(window_s: float | None, stride_s: float | None) -> None:
+    """Check a recipe's windows.
 
     Raises:
-        ValueError: no such file or column, or a key that stands twice.
+        ValueError: a length that is not above 0, or a stride without a window.
     """
-
-    def __init__(self, path: Path, column: str):
-        frame = read_frame(path)
-        need_columns(path, frame, [column])
-        self.rows: dict[str, Fields] = {}
-        for row in frame.iter_rows(named=True):
-            if self.rows.setdefault(str(row[column]), row) is not row:
-                raise ValueError(f"{path} has {column} {row[column]!r} twice")
-
-    def row(self, key: str) -> Fields:
-        """The row of a key.
-
-        Raises:
-            ContentError: there is none.
-        """
-        if key not in self.rows:
-            raise ContentError("recording without a row in the table", key)
-        return self.rows[key]
+    for name, value in (("window_s", window_s), ("stride_s", stride_s)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"data.source.{name} is {value}, but must be above 0")
+    if stride_s is not None and window_s is None:
+        raise ValueError("data.source.stride_s needs window_s")
 
 
 def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float | None) -> Iterator[tuple[int, int]]:
@@ -96,7 +65,7 @@ def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float 
 
     Without `window_s` the whole recording is one window; so is a recording that is shorter than one.
     """
-    size = count if window_s is None else round(window_s * rate_hz)
+    size = count if window_s is None else max(round(window_s * rate_hz), 1)
     if size >= count:
         yield 0, count
         return
@@ -114,7 +83,7 @@ def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> It
 
 
 def assigned(
-    labels: Sequence[str], modalities: Mapping[str, Modality], leave_out: Sequence[str]
+    labels: Sequence[str], modalities: Mapping[str, Modality], leave_out: Sequence[str] = ()
 ) -> dict[str, list[int]]:
     """The channels of a file that each signal modality of the recipe takes, by number.
 
@@ -166,16 +135,12 @@ def table_members(
     for name in columns:
         if name not in modalities:
             raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
-    members = {f"{name}.json": _json({field: fields.get(field) for field in names}) for name, names in columns.items()}
+    members = {f"{name}.json": as_json(dict.fromkeys(names) | fields, names) for name, names in columns.items()}
     held = {name: fields.get(name) for name in labels}
     for label, (field, code) in flags.items():
         listed = fields.get(field)
         codes = listed if isinstance(listed, (list, tuple)) else str(listed).split(",")
         held[label] = None if listed is None else int(code in {str(each).strip() for each in codes})
     if held:
-        members["labels.json"] = _json(held)
+        members["labels.json"] = as_json(held, tuple(held))
     return members
-
-
-def _json(fields: Fields) -> bytes:
-    return json.dumps(fields, default=str).encode()

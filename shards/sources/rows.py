@@ -16,20 +16,17 @@ from modalities.smiles import Smiles
 from shards.sources.base import Sample, Source, register
 from shards.sources.molecules import canonical, scaffold
 
-MAX_BYTES = 1 << 30
-"""Larger files are left out unread."""
-
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Rows(Source):
     """One row one sample.
 
-    file: below the raw folder. columns: for each modality its column (text itself, or a file's path below the raw
-    folder) or, for a table, the list of its columns. key: column that identifies a row, as it is written; without one
-    it is the row's number, counted over all files. labels: columns kept apart from the content. A split can be made by
-    any column, or by `scaffold` of a SMILES; both are empty where there is none. Of several files one that cannot be
-    read is left out and counted.
+    file: below the raw folder. columns: for each modality its column (text itself, or the path below the table's
+    folder of a file as `Modality.members` reads it) or, for a table, the list of its columns. key: column that
+    identifies a row, as it is written; without one it is the row's number, counted over all files. labels: columns
+    kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES; both are empty where
+    there is none. Of several files one that cannot be read is left out and counted.
     """
 
     type: ClassVar[str] = "rows"
@@ -83,8 +80,8 @@ class Rows(Source):
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = str(row[column]).encode()
             else:
-                path = folder / str(row[column])
-                members[f"{name}.{path.suffix.lower().lstrip('.')}"] = file_bytes(path, f"{name} file")
+                held = modality.members(folder / str(row[column]))
+                members |= {f"{name}.{extension}": data for extension, data in held.items()}
         if not members:
             raise ContentError("row without content")
         if self.labels:
@@ -97,48 +94,41 @@ def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
-def file_bytes(path: Path, noun: str) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
-    """
-    if not path.is_file():
-        raise ContentError(f"{noun} is missing", str(path))
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
-        return path.read_bytes()
-    except OSError as error:
-        raise ContentError(f"{noun} that cannot be read", str(error)) from error
-
-
 def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
     """Cells by column; dates and other types that JSON has not become text."""
     return json.dumps({name: row[name] for name in columns}, default=str).encode()
 
 
-def read_frame(path: Path, text: Sequence[str] = ()) -> pl.DataFrame:
-    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null. text: columns that stay as written.
+def read_frame(path: Path, text: Sequence[str] = (), rows: int | None = None) -> pl.DataFrame:
+    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null.
+
+    text: columns that stay as written. rows: how many to read, all by default.
 
     Raises:
-        ValueError: no such file, or not readable as what its name says.
+        ValueError: no such file, not readable as what its name says, or with a column twice.
     """
     if not path.is_file():
         raise ValueError(f"no file {path}")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path).fill_nan(None)
+            return pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
         separator = "\t" if path.suffix in (".tsv", ".txt") else ","
-        return pl.read_csv(
+        frame = pl.read_csv(
             path,
             separator=separator,
+            n_rows=rows,
+            glob=False,
             infer_schema_length=None,
             schema_overrides=dict.fromkeys(text, pl.String),
             null_values=["", "NA", "NaN", "nan", "null"],
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for name in frame.columns:
+        first, again, _ = name.rpartition("_duplicated_")  # how polars tells columns of one name apart
+        if again and first in frame.columns:
+            raise ValueError(f"{path} has the column {first!r} twice")
+    return frame
 
 
 def need_columns(path: Path, frame: pl.DataFrame, names: list[str]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import pickle
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -199,6 +201,28 @@ def stacked(modality: Modality, raws: list[Any]) -> list[torch.Tensor]:
     """Values, ids and coordinates of several items."""
     tokens = [modality.tokenize(raw) for raw in raws]
     return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*tokens, strict=True)]
+
+
+class Trap:
+    """Unpickling it leaves a trace."""
+
+    sprung = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return setattr, (Trap, "sprung", True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_modality_loads_a_pickle(name: str, learned: dict[str, Modality]) -> None:
+    array, buffer = np.empty(2, object), io.BytesIO()
+    array[:] = Trap()
+    np.save(buffer, array, allow_pickle=True)
+    modality = learned[name]
+    for data in (pickle.dumps(Trap()), buffer.getvalue()):
+        for kinds in (("pkl",), ("pickle",), modality.extensions, *((kind,) for kind in modality.extensions)):
+            with pytest.raises(ContentError):
+                modality.tokenize(modality.decode(dict.fromkeys(kinds, data)))
+    assert not Trap.sprung
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -433,6 +433,16 @@ def test_png_bombs_are_refused_before_they_are_decoded(
         Image().decode({"png": png_header(width, height)})
 
 
+def test_jpeg_bombs_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(encoded(ramp(16, 16, 3), "jpeg"))
+    frame = data.index(b"\xff\xc0")  # height and width stand in the frame header
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 10_000, 10_000)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", decoded)
+    with pytest.raises(ContentError, match="more than"):
+        Image().decode({"jpg": bytes(data)})
+
+
 def test_tiff_bombs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bomb.tif"
     tifffile.imwrite(path, ramp(4, 4), photometric="minisblack")
@@ -719,3 +729,16 @@ def test_the_stem_is_one_map_or_two() -> None:
         tokens = [torch.from_numpy(part) for part in modality.tokenize(drawing)]
         assert module(*tokens)[0].shape == (4, 16)
         assert sum(isinstance(m, torch.nn.Linear) for m in module.content.modules()) == layers
+
+
+def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.random((32, 32, 3), np.float32)
+    own = Image(size=32, patch=8, normalise="image").fit([Image().parse(pixels)])
+    plain = own.tokenize(own.parse(pixels)).values
+    cast = own.tokenize(own.parse(pixels * np.float32([0.9, 0.5, 0.2]) + np.float32([0.1, 0, 0.3]))).values
+    np.testing.assert_allclose(plain, cast, atol=1e-3)
+    np.testing.assert_allclose(plain.reshape(-1, 3).mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(plain.reshape(-1, 3).std(0), 1, atol=1e-3)
+    flat = own.tokenize(own.parse(np.full((32, 32, 3), 0.5, np.float32))).values
+    assert np.isfinite(flat).all()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from modalities.base import ContentError, from_json
 from modalities.masking import Masking, Rules, mask
+from modalities.patches import log_amplitudes, restored_spectra
 from modalities.recording import Recording, band, factor, fault, from_members, normalise, resample, to_members
 from modalities.signal import Signal
 
@@ -490,3 +491,30 @@ def test_real_twelve_lead_records() -> None:
         tokens = fitted.tokenize(raw)
         assert tokens.size == 50 * len(raw.channels)
         assert np.isfinite(tokens.values).all()
+
+
+def test_a_spectrum_as_target_ignores_phase_and_is_what_the_stem_sees() -> None:
+    time_s = np.arange(400) / 100
+    waves = np.stack([np.sin(2 * np.pi * 10 * time_s), np.cos(2 * np.pi * 10 * time_s)]).astype(np.float32)
+    signal = Signal(channels="any", sample_rate_hz=100, patch_s=1, target="spectrum", stem="spectral", clipped=1)
+    signal = signal.fit([Recording(waves, ("a", "b"), ("", ""), 100)])
+    values = torch.from_numpy(waves[:, :100])
+    spectra = log_amplitudes(values)
+    assert spectra.shape == (2, 51)
+    assert spectra.argmax(1).tolist() == [10, 10]
+    torch.testing.assert_close(spectra[0], spectra[1], atol=1e-3, rtol=0)
+    ids = torch.full((2, 2), 2)
+    assert signal.head(8).out_features == 51
+    assert signal.loss(spectra, values, ids).max() < 1e-8 < 0.01 < signal.loss(0 * spectra, values, ids).min()
+    assert signal.embedding(8)(values, ids, torch.zeros(2, 4))[0].shape == (2, 8)
+
+
+def test_reconstructed_spectra_borrow_the_phases() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
+    spectra = log_amplitudes(torch.from_numpy(values)).numpy()
+    np.testing.assert_allclose(restored_spectra(spectra, values), values, atol=1e-5)
+
+
+def test_uneven_times_have_no_spectrum() -> None:
+    with pytest.raises(ValueError, match="have no spectrum"):
+        Signal(uneven=True, target="spectrum")

@@ -317,6 +317,8 @@ def test_a_streamed_wav_does_not_know_its_length() -> None:
         ({"wav": encoded(GOOD, "flac")}, "audio file is not wav"),
         ({"flac": encoded(GOOD, "wav")}, "audio file is not flac"),
         ({"ogg": encoded(GOOD, "flac")}, "audio file is not ogg"),
+        ({"mp3": encoded(GOOD, "wav")}, "audio file is not mp3"),
+        ({"mp3": b"ID3" + bytes(99)}, "unreadable mp3 audio"),
         ({"npy": encoded(GOOD, "flac")}, "audio file is not npy"),
         ({"wav": b"RIFF\0\0\0\0WAVEjunk"}, "unreadable wav audio"),
         ({"wav": wav()[:38]}, "unreadable wav audio"),
@@ -366,7 +368,7 @@ def test_values_that_are_no_sound(value: Any) -> None:
 
 
 @settings(max_examples=40)
-@given(st.sampled_from(["wav", "flac", "ogg"]), st.integers(0, 4000), st.binary(min_size=1, max_size=8))
+@given(st.sampled_from(["wav", "flac", "ogg", "mp3"]), st.integers(0, 4000), st.binary(min_size=1, max_size=8))
 def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, damage: bytes) -> None:
     data = bytearray(encoded(noise(0.3), kind))
     place %= len(data)
@@ -380,7 +382,7 @@ def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, da
 
 def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.spectrogram.MAX_SAMPLES", 9000)
-    for kind in ("wav", "flac", "ogg"):
+    for kind in ("wav", "flac", "ogg", "mp3"):
         with pytest.raises(ContentError, match="more than 9,000 samples"):
             Spectrogram(**SMALL).decode({kind: encoded(GOOD, kind)})
     with pytest.raises(ContentError, match="more than 9,000 samples"):

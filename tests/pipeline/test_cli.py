@@ -20,7 +20,10 @@ from pipeline.engine import read_checkpoint
 from pipeline.run import Run
 from shards.manifest import Manifest, index_path, sha256
 
-VERBS = ("demo", "plan", "pretrain", "evaluate", "finetune", "embed", "predict", "export", "report", "doctor", "shards")
+VERBS = (
+    *("demo", "init", "plan", "pretrain", "evaluate", "finetune", "embed", "predict", "export", "report", "doctor"),
+    "shards",
+)
 MOLECULES = ("CCO", "c1ccccc1O", "CC(=O)N", "CCCCCC", "C1CCCCC1", "CCN(CC)CC", "OCC(O)CO", "Cc1ccccc1", "CC#N", "CCCl")
 
 
@@ -616,3 +619,15 @@ def test_a_traceback_only_where_asked_for(call: Call, monkeypatch: pytest.Monkey
     done = call("plan", "nothing")
     assert done.code == 2
     assert "Traceback" in done.err
+
+
+def test_init_drafts_a_recipe_that_builds(call: Call, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    table.rename(tmp_path / "raw" / table.name)
+    said = call("init", "raw", "--json").figures()
+    assert (said["path"], said["samples"]) == ("raw.yaml", 40)
+    assert said["guesses"]
+    assert call("shards", "build", "raw.yaml", "--raw", "raw", "--out", "built", "--json").figures()["skipped"] == {}
+    assert "raw.yaml is there already" in call("init", "raw").refusal()
+    (tmp_path / "empty").mkdir()
+    assert "nothing usable in empty: looked for images" in call("init", "empty").refusal()

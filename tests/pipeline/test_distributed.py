@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -115,6 +118,32 @@ def test_gradient_accumulation_on_two_ranks(recipe: dict[str, Any], tmp_path: Pa
     done = start(2, path, tmp_path / "two", f"train.zero={stage}")
     assert done.returncode == 0, done.stderr[-3000:]
     same_run(tmp_path / "two", alone)
+
+
+@pytest.mark.slow
+def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL between checkpoints; the rest on another number of ranks and workers trains as if nothing had been."""
+    path = recipe["data"]["shards"][0]["path"]
+    recipe["data"] |= {"shards": [{"path": path, "weight": 3}, {"path": path, "weight": 1}], "canonical_nodes": 2}
+    recipe["train"] |= {"steps": 40, "checkpoint_every": 4, "schedule": {"kind": "constant"}, "workers": 1}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    run = Run(tmp_path / "killed")
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pipeline", "pretrain"]
+    process = subprocess.Popen(
+        [sys.executable, *words, str(tmp_path / "recipe.yaml"), "train.zero=2", "--out", str(run.folder)],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 240
+    while not run.checkpoints() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    whole = psutil.Process(process.pid)
+    for part in (whole, *whole.children(recursive=True)):  # ranks lead sessions of their own
+        part.kill()
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert run.checkpoints()[-1].name != "step-40"
+    pretrain(recipe, ["train.workers=3"], run.folder)
+    same_run(run.folder, pretrain(recipe, out=tmp_path / "straight"))
 
 
 FORGET = """

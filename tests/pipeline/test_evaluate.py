@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from modalities.image import Image
+from modalities.plans import Plan
+from modalities.signal import Signal
 from modalities.smiles import Smiles
+from modalities.spectrogram import Spectrogram
+from modalities.text import Text
 from pipeline import evaluate, plan, report
 from pipeline.doctor import doctor
-from pipeline.evaluate import labels_of, neighbours, ranked
+from pipeline.embed import Embedded
+from pipeline.evaluate import labels_of, neighbours, probe, ranked
 from pipeline.labelled import Task
+from pipeline.model.modeling import SensoriumModel
 from pipeline.plan import memory
+from pipeline.report import reconstructions
 from pipeline.run import Run
 from shards.read import Split
 from shards.split import key_of
@@ -79,6 +90,22 @@ def test_nearest_neighbours_of_two_clusters() -> None:
     assert found.tolist() == [0.0, 1.0]
 
 
+def test_classes_that_training_has_not_are_counted() -> None:
+    rng = np.random.default_rng(0)
+
+    def encoded(count: int) -> Embedded:
+        values = {"m": rng.standard_normal((count, 4)).astype(np.float32)}
+        return Embedded([""] * count, values, values, {"m": np.ones(count, bool)}, values["m"], [])
+
+    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(5), ["a", "b", "c", None, "c"]))
+    assert (found["unseen"], found["unseen_classes"], found["m"]["linear"].keys() > set()) == (2, ["c"], True)
+    assert found["m"]["n"] == 2
+    nothing = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(2), ["c", "d"]))
+    assert (nothing["unseen"], nothing["unseen_classes"]) == (2, ["c", "d"])
+    assert "m" not in nothing
+    assert "unseen" not in probe("mass", (encoded(4), [0.5, 1.5, 2.5, 3.5]), (encoded(2), [0.1, 9.0]))
+
+
 def test_report_is_one_file_with_everything(own: Path) -> None:
     evaluate(own)
     page = report(own).read_text()
@@ -91,6 +118,26 @@ def test_report_is_one_file_with_everything(own: Path) -> None:
         assert word in page
     assert not list(own.glob("*.writing"))
     assert Smiles.type in page
+
+
+def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
+    recipe = yaml.safe_load((own / "recipe.yaml").read_text())
+    recipe["masking"] = {"kind": "hide", "share": 1.0, "modality": "image"}
+    recipe["objectives"]["contrastive"]["reads"] = "full"
+    (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plans = []
+
+    def seen(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+        plans.append(masking)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[reconstructions.__module__], "reconstructions", seen)
+        report(own)
+    assert plans == [Plan(kind="hide", share=1.0, modality="image")]
+    hidden = reconstructions(Run(own).load_model(), 0, Split(shards, "test"), plans[0])
+    assert len({row["original"] for row in hidden["image"]}) > 1
+    assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"
 
 
 def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
@@ -109,8 +156,25 @@ def test_memory_falls_with_the_stage() -> None:
     assert by_stage["3"] == pytest.approx(20 * 10**9 / 8 / 2**30)
 
 
+def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "pyedflib":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    [line] = [line for line in doctor()["missing"] if "pyedflib" in line]
+    assert line.startswith("pyedflib is not installed (waveforms: ")
+    assert line.endswith("pip install pyedflib")
+
+
 def test_doctor_finds_what_the_tests_need() -> None:
     found = doctor()
-    assert all(found["packages"][name] for name in ("torch", "deepspeed", "rdkit"))
+    assert all(found["packages"][name] for name in ("torch", "deepspeed"))
+    parsers = found["parsers"]
+    assert parsers.keys() >= {"rdkit", "pillow", "wfdb", "pyedflib", "soundfile", "mne", "biopython", "datasets"}
+    assert parsers.keys() >= {name for kind in (Image, Signal, Spectrogram, Text) for name in kind.requires}
+    assert all(held["version"] and held["for"] for held in parsers.values())
+    assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"]["for"])
     assert found["cores"] >= 1
     assert isinstance(found["missing"], list)

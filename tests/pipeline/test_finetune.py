@@ -83,6 +83,18 @@ def test_modes(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
         assert "trunk.blocks.0.norm_mlp.weight" in changed
 
 
+def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path) -> None:
+    for keep in (0.0, 0.25, 1.0):
+        settings = Settings(keep=keep, labels=24, epochs=2, batch_size=8)
+        tuned(run, table, tmp_path / f"{keep}", compare=False, settings=settings)
+    after, between, before = (Run(tmp_path / f"{keep}").load_model().state_dict() for keep in (0.0, 0.25, 1.0))
+    started = Run(run).load_model().state_dict()
+    for name in started:
+        np.testing.assert_array_equal(before[name], started[name])
+        np.testing.assert_allclose(between[name], 0.75 * after[name] + 0.25 * before[name], atol=1e-6)
+    assert any(not np.array_equal(after[name], before[name]) for name in started)
+
+
 def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) -> None:
     result = tuned(run, table, tmp_path / "t", "fluorinated", split=None)
     assert result["task"] == "classification"
@@ -116,6 +128,23 @@ def test_from_shards_with_their_own_split(run: Path, shards: Path, tmp_path: Pat
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
     assert result["modalities"] == ["smiles", "image", "table"]
     assert result["test"] > 10
+
+
+def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
+    run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
+    test = [i for i in range(len(samples)) if samples.split[i] == "test"]
+    known = Run.trained_on
+    content = {h for i in test[:3] for h in samples.hashes[i] if h.startswith("smiles:")}
+    monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
+    result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
+    assert (result["seen"], result["test"]) == (3, len(test) - 3)
+    _, left = divide(samples, range(len(samples)), QUICK, 0, content)
+    assert left == test[3:]
+    few = set().union(*(samples.hashes[i] for i in test[1:]))
+    with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples were seen in pretraining"):
+        divide(samples, range(len(samples)), QUICK, 0, few)
 
 
 def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:

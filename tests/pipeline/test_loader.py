@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,12 +24,14 @@ from modalities.masking import Action, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
 from pipeline.batch import Batch, Pack
-from pipeline.loader import Held, Stream, passes, tokenize
+from pipeline.loader import Held, Kept, Stream, passes, tokenize
 from pipeline.pretrain import fit, open_sets
 from pipeline.recipe import load
 from shards.build import SplitBy, build
 from shards.manifest import index_path
+from shards.order import Mixture
 from shards.read import Split
+from shards.select import select
 from shards.sources.molecules import Molecules
 
 SMILES = ["C" * n + tail for n in range(1, 13) for tail in ("O", "N", "Cl", "c1ccccc1")]
@@ -126,10 +129,10 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(stream: Stream, mon
         return real(seed)
 
     places = [stream.order.place(position) for position in range(96)]
-    monkeypatch.setattr("pipeline.loader.Stream.order", SimpleNamespace(place=places.__getitem__))
+    known: Any = SimpleNamespace(place=places.__getitem__)
     monkeypatch.setattr("pipeline.loader.np.random.default_rng", recorded)
     for number in range(12):
-        stream[number]
+        replace(stream, mixture=known)[number]
     assert len(set(seeds)) == len(seeds) == 96
 
 
@@ -166,6 +169,47 @@ def test_a_run_goes_on_on_another_number_of_ranks(stream: Stream) -> None:
     ranks = [replace(stream, rank=rank, world=4) for rank in range(4)]
     resumed = [stream[number] for number in range(5)] + [rank[number] for number in range(5, 8) for rank in ranks]
     assert same(joined(resumed), straight)
+
+
+def test_four_nodes_open_their_own_shards_alone(stream: Stream, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks on each of four nodes: together the ranks of a node read shards that no other node reads."""
+    opened: list[set[int]] = [set() for _ in range(4)]
+    real = Split._shard
+    node = 0
+
+    def counted(self: Split, number: int) -> Any:
+        opened[node].add(number)
+        return real(self, number)
+
+    monkeypatch.setattr(Split, "_shard", counted)
+    order = Mixture([stream.sets[0].sizes], 5, 16, nodes=4, length=PASS // 4)
+    for rank in range(8):
+        node = rank // 2
+        held = replace(stream, sets=(Split(folder, "train"),), mixture=order, rank=rank, world=8)
+        for number in range(20):
+            held[number]
+    assert sum(map(len, opened)) == len(set.union(*opened)) == len(stream.sets[0].sizes)
+    assert all(opened)
+
+
+def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(stream: Stream, folder: Path) -> None:
+    held = Split(folder, "train")
+    keys = [key for key, *_ in held.locations()]
+    weights = {keys[3]: 3.0, keys[10]: 1.0, keys[39]: 4.0}
+    held.selection = select((held.keys(shard) for shard in range(len(held.sizes))), weights, weighted=True)
+    chosen = replace(stream, sets=(held,))
+    parts = joined([chosen[number] for number in range(4)])
+    assert Counter(parts["keys"][:8]) == Counter(parts["keys"][8:16]) == weights
+    slots = parts["image.sample"]
+    for key in (keys[3], keys[39]):
+        same_key = [i for i, other in enumerate(parts["keys"]) if other == key]
+        assert len({tuple(parts["image.action"][slots == i].tolist()) for i in same_key}) > 0.7 * len(same_key)
+    assert [place[0] for place in held.locations()] == [keys[3], keys[10], keys[39]]
+    kept = Kept([held, stream.sets[1]])
+    assert len(kept) == 3 + 8
+    assert [held.key(shard, number) for held, shard, number in kept] == [
+        keys[3], keys[10], keys[39], *(key for key, *_ in stream.sets[1].locations())
+    ]  # fmt: skip
 
 
 def harm(folder: Path, split: str, shard: int, number: int, member: str) -> str:

@@ -189,3 +189,26 @@ def test_broken_files_of_molecules_are_counted(tmp_path: Path, monkeypatch: pyte
     for name in ("d.sdf.gz", "e.csv.gz", "f.csv"):
         *_, last = items(Molecules(), tmp_path / name)
         assert last == unreadable
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.smi", b"", "file of molecules that is empty"),
+        ("a.sdf", b"", "file of molecules that is empty"),
+        ("a.sdf", b"\n\n", "file of molecules that is empty"),
+        ("a.csv", b"smiles,y\n", "file of molecules that is empty"),
+        ("a.smi", b"\x89PNG\r\n\x1a\n", "invalid SMILES"),
+        ("a.sdf", b"\x89PNG\r\n\x1a\n", "invalid SDF record"),
+        ("a.sdf.gz", b"$$$$", "file of molecules that cannot be read to its end"),
+    ],
+)
+def test_files_without_a_molecule_are_counted(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"no usable sample in .*{reason}"):
+        build(Molecules(files="*"), {"smiles": Smiles()}, SplitBy(), raw, tmp_path / "none")
+    (raw / "good.smi").write_text("CCO\n")
+    manifest = build(Molecules(files="*"), {"smiles": Smiles()}, SplitBy(), raw, tmp_path / "out")
+    assert (manifest.fields["smiles.txt"], set(manifest.skipped)) == (1, {reason})

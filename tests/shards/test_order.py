@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from shards.order import Order, Place
+from shards.order import Mixture, Order, Place, deal
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any).map(tuple)
 SEEDS = st.integers(0, 2**64)
@@ -77,15 +87,140 @@ def test_a_block_touches_few_shards() -> None:
     assert max(len({place.shard for place in places[i : i + 100]}) for i in range(0, order.total, 100)) <= 3
 
 
-def test_neighbours_are_strangers() -> None:
-    order = Order((100,) * 100, seed=0, block=2000)
+def same_shard(shards: np.ndarray) -> float:
+    """The statistic of shuffling: the chance that a sample's neighbour in the order is of its own shard."""
+    return float((shards[1:] == shards[:-1]).mean())
+
+
+@pytest.mark.parametrize("block", [2_000, 5_000, 10_000])
+def test_neighbours_are_strangers(block: int) -> None:
+    """A full permutation of n equal shards has a rate of 1/n; within blocks of b of their samples it is 1/b."""
+    order = Order((100,) * 100, seed=0, block=block)
     first, second = ([place.shard * 100 + place.sample for place in one_pass(order, turn)] for turn in (0, 1))
+    assert same_shard(np.array(first) // 100) == pytest.approx(100 / block, rel=0.15)
+    full = np.random.default_rng(0).permutation(10_000)
+    if block == order.total:
+        assert same_shard(np.array(first) // 100) == pytest.approx(same_shard(full // 100), rel=0.25)
     assert (np.abs(np.diff(first)) == 1).mean() < 0.01
     batches = np.reshape(first[:9984], (-1, 64))
-    shards_in_batch = np.mean([len(set(batch // 100)) for batch in batches])
-    assert shards_in_batch > 0.9 * 20 * (1 - 0.95**64), "a batch draws on all 20 shards of its block"
+    drawn, mixed = np.mean([len(set(batch // 100)) for batch in batches]), block // 100
+    assert drawn > 0.9 * mixed * (1 - (1 - 1 / mixed) ** 64), "a batch draws on all shards of its block"
     assert abs(spearmanr(first, np.arange(10_000)).statistic) < 0.3
     assert abs(spearmanr(np.argsort(first), np.argsort(second)).statistic) < 0.3
+
+
+def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
+    order = Order((1000,) * 4 + (321,), seed=0, block=1024)
+    places = [tuple(order.place(position)) for position in (0, 1, 2, 3000, 4320, 4321, 10**9)]
+    assert places == [(0, 2, 768), (0, 2, 270), (0, 2, 149), (0, 0, 622), (0, 1, 838), (1, 1, 772), (231427, 0, 774)]
+    order = Order((7, 3), seed=2**40, block=4)
+    places = [tuple(order.place(position)) for position in (0, 1, 2, 11, 12)]
+    assert places == [(0, 0, 0), (0, 0, 1), (0, 0, 3), (1, 1, 1), (1, 1, 2)]
+
+
+@settings(deadline=None)
+@given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**12))
+def test_a_mixture_of_one_set_is_its_order(sizes: tuple[int, ...], seed: int, block: int, position: int) -> None:
+    assert Mixture([sizes], seed, block).place(position) == (0, *Order(sizes, seed, block).place(position))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(SIZES, min_size=1, max_size=4), SEEDS, BLOCKS, st.data())
+def test_every_sample_comes_once_a_pass_of_its_set(
+    sizes: list[tuple[int, ...]], seed: int, block: int, data: st.DataObject
+) -> None:
+    shares = [Fraction(data.draw(st.integers(1, 5))) for _ in sizes]
+    order = Mixture(sizes, seed, block, [(0, shares)])
+    met = [order.place(position) for position in range(200)]
+    assert met == [pickle.loads(pickle.dumps(order)).place(position) for position in range(200)]
+    for number, shards in enumerate(sizes):
+        own = [(place.turn, place.shard, place.slot) for place in met if place.set == number]
+        assert len(set(own)) == len(own), "none twice"
+        assert [turn for turn, *_ in own] == [i // sum(shards) for i in range(len(own))], "passes one after the other"
+
+
+def test_sets_of_the_same_sizes_are_shuffled_apart() -> None:
+    order = Mixture([(50, 50), (50, 50)], seed=0)
+    places = [order.place(position) for position in range(200)]
+    first, second = ([place[2:] for place in places if place.set == number] for number in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+SETS = [(10,) * 9 + (3,), (5, 0, 4, 4, 4)]
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
+    nodes = 4
+    order = Mixture(SETS, seed=1, block=8, nodes=nodes, length=length)
+    turns = np.array([order.place(position) for position in range(4800)]).reshape(-1, nodes, length, 4)
+    owners: dict[tuple[int, int], set[int]] = {}
+    for node in range(nodes):
+        for number, _, shard, _ in turns[:, node].reshape(-1, 4).tolist():
+            owners.setdefault((number, shard), set()).add(node)
+        for number in range(len(SETS)):
+            own = [tuple(place[1:]) for place in turns[:, node].reshape(-1, 4).tolist() if place[0] == number]
+            assert len(set(own)) == len(own), "every sample once a pass of its stream"
+    assert all(len(nodes) == 1 for nodes in owners.values())
+    assert set(owners) == {(i, shard) for i, shards in enumerate(SETS) for shard, size in enumerate(shards) if size}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 6))
+def test_shards_are_dealt_whole_and_evenly(sizes: list[int], nodes: int) -> None:
+    if sum(map(bool, sizes)) < nodes:
+        with pytest.raises(ValueError, match=f"cannot be dealt to {nodes} nodes"):
+            deal(sizes, nodes)
+        return
+    dealt = deal(sizes, nodes)
+    assert sorted(shard for own in dealt for shard in own) == [shard for shard, size in enumerate(sizes) if size]
+    held = [sum(sizes[shard] for shard in own) for own in dealt]
+    assert max(held) - min(held) <= max(sizes)
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+@pytest.mark.parametrize("length", [1, 8])
+def test_what_fell_to_each_set_is_counted_without_a_replay(nodes: int, length: int) -> None:
+    stages = [(0, [Fraction(3), Fraction(1)]), (64, [Fraction(0), Fraction(1)]), (128, [Fraction(1), Fraction(1)])]
+    order = Mixture(SETS, 0, 16, stages, nodes, length)
+    met = Counter[int]()
+    for position in range(300):
+        assert order.counts(position) == [met[0], met[1]]
+        met[order.place(position).set] += 1
+
+
+def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
+    """There are no tars and no indexes, and what is measured is printed as one line of JSON."""
+    script = Path(__file__).parents[2] / "benchmarks" / "order.py"
+    words = [sys.executable, str(script), "--shards", "40", "--samples", "100000", "--nodes", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    told = json.loads(done.stdout)
+    assert (told["shards"], told["samples"], told["nodes"]) == (40, 4_000_000, 4)
+    assert {"seconds", "memory_mib", "neighbours_of_a_shard"} <= told.keys()
+
+
+def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    class Watched(np.random.Generator):
+        def permutation(self, size: int) -> np.ndarray:  # type: ignore[override]
+            drawn.append(size)
+            return super().permutation(size)
+
+    monkeypatch.setattr("shards.order.np.random.default_rng", lambda seed: Watched(np.random.PCG64(seed)))
+    peaks = []
+    for samples in (1_000, 1_000_000_000):
+        drawn.clear()
+        tracemalloc.start()
+        order = Mixture([(samples,) * 10_000, (samples,) * 10], seed=0, block=1024, nodes=2, length=4)
+        for position in (0, 10**6, 10**12):
+            order.place(position)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(drawn) <= 3 * (5_000 + 1024)
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])

@@ -150,7 +150,8 @@ def test_parquet_types_that_json_has_not(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
-    for name in ("empty.csv", "bad.parquet"):
+    (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff,\n")
+    for name in ("empty.csv", "bad.parquet", "picture.csv"):
         with pytest.raises(ValueError, match=f"{name} cannot be read") as caught:
             read_frame(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -158,6 +159,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_frame(tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r"no file \*\.tsv in"):
         next(Rows(file="*.tsv").items(tmp_path))
+
+
+def test_a_column_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("mass,size,mass\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"twice\.csv has the column 'mass' twice"):
+        read_frame(tmp_path / "twice.csv")
 
 
 def test_keys_stay_as_they_are_written(tmp_path: Path) -> None:

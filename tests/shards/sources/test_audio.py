@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -152,12 +153,12 @@ def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
         ({"table": "none.csv"}, "no file"),
         ({"table": "meta/esc50.csv", "filename": "path"}, "has no column 'path'; it has filename, fold"),
         ({"table": "meta/esc50.csv", "labels": ("target",)}, "has no column 'target'"),
-        ({"files": "*.wav"}, r"no \.wav, \.flac, \.ogg file \*\.wav in"),
+        ({"files": "*.wav"}, r"no \.wav, \.flac, \.ogg, \.mp3 file \*\.wav in"),
     ):
         with pytest.raises(ValueError, match=message):
             list(AudioFolder(**fields).items(listed))  # type: ignore[arg-type]
     (listed / "twice.csv").write_text("filename\n1-100-A.wav\n1-100-A.wav\n")
-    with pytest.raises(ValueError, match=r"several rows for '1-100-A\.wav'"):
+    with pytest.raises(ValueError, match=r"has filename '1-100-A\.wav' twice"):
         list(AudioFolder(table="twice.csv").items(listed))
     for fields, message in (
         ({"pattern": "{}.wav"}, "needs named fields"),
@@ -179,5 +180,116 @@ def test_one_file_is_a_folder_of_one(digits: Path) -> None:
 
 
 def test_huge_files_are_left_unread(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.sources.rows.MAX_BYTES", 2000)
+    monkeypatch.setattr("modalities.base.MAX_BYTES", 2000)
     assert made(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0] == "recording of more than 2,000 bytes"
+
+
+LONG = np.random.default_rng(5).integers(-9000, 9000, (20_000, 2)).astype(np.int16)
+"""Two and a half seconds at 8 kHz."""
+
+
+def heard(sample: Sample | str) -> np.ndarray:
+    """Samples `(T, C)` of a part."""
+    assert isinstance(sample, Sample)
+    [(name, data)] = [(name, data) for name, data in sample.members.items() if name.startswith("audio.")]
+    samples, rate_hz = soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)
+    assert rate_hz == 8000
+    assert name == "audio.flac"
+    return samples
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_long_recordings_are_cut_without_a_loss(tmp_path: Path, suffix: str) -> None:
+    soundfile.write(tmp_path / f"ann_1.{suffix}", LONG, 8000, subtype="PCM_16")
+    source = AudioFolder(pattern="{speaker}_{i}", window_s=1, labels=("speaker", "start_s"))
+    first, second = made(source, tmp_path)
+    np.testing.assert_array_equal(heard(first), LONG[:8000])
+    np.testing.assert_array_equal(heard(second), LONG[8000:16_000])
+    assert isinstance(second, Sample)
+    assert second.identity == f"ann_1.{suffix}:8000:16000"
+    assert json.loads(second.members["labels.json"]) == {"speaker": "ann", "start_s": 1.0}
+    assert second.groups == {"speaker": "ann", "i": "1", "start_s": "1.0"}
+    overlapping = made(AudioFolder(window_s=1, stride_s=0.5), tmp_path)
+    assert len(overlapping) == 4
+    np.testing.assert_array_equal(heard(overlapping[3]), LONG[12_000:])
+
+
+def test_other_kinds_of_samples_are_cut_too(tmp_path: Path) -> None:
+    floats = (LONG / 20_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", floats, 8000, subtype="FLOAT")
+    [part] = made(AudioFolder(window_s=2), tmp_path)
+    assert isinstance(part, Sample)
+    samples, _ = soundfile.read(io.BytesIO(part.members["audio.wav"]), dtype="float32")
+    np.testing.assert_array_equal(samples, floats[:16_000])
+    (tmp_path / "a.wav").unlink()
+    soundfile.write(tmp_path / "a.wav", LONG.astype(np.int32) << 8, 8000, subtype="PCM_32")
+    [part] = made(AudioFolder(window_s=2), tmp_path)
+    assert isinstance(part, Sample)
+    samples, _ = soundfile.read(io.BytesIO(part.members["audio.wav"]), dtype="float32")
+    np.testing.assert_allclose(samples, LONG[:16_000] / 2.0**23, rtol=1e-6)
+    (tmp_path / "a.wav").unlink()
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(20_000) / 8000)
+    soundfile.write(tmp_path / "a.ogg", tone, 8000)
+    [part] = made(AudioFolder(window_s=2), tmp_path)
+    assert np.abs(heard(part)[2000:14_000, 0] / 32768 - tone[2000:14_000]).max() < 0.1
+
+
+def test_a_recording_no_longer_than_a_window_keeps_its_bytes(digits: Path) -> None:
+    whole = [s.members["audio.wav"] for s in made(AudioFolder(), digits) if isinstance(s, Sample)]
+    cut = [s for s in made(AudioFolder(window_s=60), digits) if isinstance(s, Sample)]
+    assert [s.members["audio.wav"] for s in cut] == whole
+    assert cut[0].identity == "recordings/0_ann_0.wav"
+    assert cut[0].groups == {"start_s": "0.0"}
+
+
+def test_faults_of_long_recordings_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    soundfile.write(raw / "good.wav", LONG, 8000)
+    data = (raw / "good.wav").read_bytes()
+    (raw / "cut.wav").write_bytes(data[:-5000])
+    (raw / "empty.wav").write_bytes(b"")
+    (raw / "flac.wav").write_bytes(b"fLaC" + bytes(99))
+    (raw / "rate.wav").write_bytes(data[:24] + bytes(8) + data[32:])
+    silent = np.concatenate([LONG[:8000], np.zeros((8000, 2), np.int16)])
+    soundfile.write(raw / "silent.wav", silent, 8000)
+    source = AudioFolder(window_s=1)
+    manifest = build(source, MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out", workers=2)
+    assert manifest.fields == {"audio.flac": 3}
+    assert manifest.skipped == {
+        "truncated wav audio": 1,
+        "empty audio file": 1,
+        "audio file is not wav": 1,
+        "audio with a sample rate of 0": 1,
+        "silent or constant audio": 1,
+    }
+
+
+def test_mp3_files_are_read_and_cut(tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(20_000) / 8000)
+    soundfile.write(tmp_path / "ann_1.mp3", tone, 8000, format="MP3")
+    [sample] = made(AudioFolder(pattern="{speaker}_{i}.mp3"), tmp_path)
+    assert isinstance(sample, Sample)
+    assert sample.members["audio.mp3"] == (tmp_path / "ann_1.mp3").read_bytes()
+    assert json.loads(sample.members["labels.json"]) == {"speaker": "ann", "i": "1"}
+    raw = MODALITIES["audio"].decode({"mp3": sample.members["audio.mp3"]})
+    spectrum = np.abs(np.fft.rfft(raw.samples[0, 2000:18_000]))
+    assert spectrum.argmax() == 880, "half-hertz bins"
+    assert len(made(AudioFolder(window_s=1), tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ({"window_s": 0}, "window_s is 0"),
+        ({"window_s": 2, "stride_s": -1}, "stride_s is -1"),
+        ({"stride_s": 1}, "stride_s needs window_s"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(windows: dict[str, float], message: str) -> None:
+    from shards.sources.edf import Edf
+    from shards.sources.wfdb import Wfdb
+
+    for kind in (AudioFolder, Edf, Wfdb):
+        with pytest.raises(ValueError, match=message):
+            kind(**windows)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,17 @@ PERSONS: dict[str, Any] = {
 
 
 def record(
-    path: Path, labels: tuple[str, ...] = LABELS, seconds: int = 6, rates: tuple[int, ...] = (200, 200, 100)
+    path: Path,
+    labels: tuple[str, ...] = LABELS,
+    seconds: int = 6,
+    rates: tuple[int, ...] = (200, 200, 100),
+    change: Callable[[np.ndarray], np.ndarray] = lambda samples: samples,
 ) -> list[np.ndarray]:
     """A file of noise; its samples, channel by channel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(list(path.name.encode()))
     kind = pyedflib.FILETYPE_BDFPLUS if path.suffix == ".bdf" else pyedflib.FILETYPE_EDFPLUS
-    samples = [rng.standard_normal(seconds * rate) for rate in rates]
+    samples = [change(rng.standard_normal(seconds * rate)) for rate in rates]
     with pyedflib.EdfWriter(str(path), len(labels), file_type=kind) as file:
         for number, (label, rate) in enumerate(zip(labels, rates, strict=True)):
             header = {"label": label, "dimension": "mV" if "ECG" in label else "uV", "sample_frequency": rate}
@@ -135,6 +140,27 @@ def test_a_build_keeps_a_person_on_one_side(persons: Path, tmp_path: Path) -> No
     assert groups == [{"00"}, {"01"}]
 
 
+def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    record(raw / "good.edf")
+    record(raw / "clipped.edf", change=lambda samples: samples.clip(-0.5, 0.5))
+    record(raw / "flat.edf", change=np.zeros_like)
+    (raw / "empty.edf").write_bytes(b"")
+    (raw / "png.edf").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999))
+    data = bytearray((raw / "good.edf").read_bytes())
+    signals = int(data[252:256])
+    data[256 + 216 * signals : 264 + 216 * signals] = b"0       "  # samples a record of the first channel
+    (raw / "rate.edf").write_bytes(data)
+    (raw / "cut.edf").write_bytes((raw / "good.edf").read_bytes()[:-900])
+    manifest = build(Edf(), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.fields["eeg.npy"] == 1
+    assert manifest.skipped == {
+        "signal with a clipped channel": 1,
+        "signal with a constant channel": 1,
+        "unreadable EDF file": 4,
+    }
+
+
 def test_channels_may_be_left_out(tmp_path: Path) -> None:
     record(tmp_path / "a.edf", ("EEG Fp1", "EOG left", "ECG"))
     assert made(Edf(), tmp_path) == ["signal with an unknown channel"]
@@ -185,3 +211,61 @@ def test_the_arithmetic_recipe_reads_the_real_files() -> None:
     assert raw.channels[-1] == "A2-A1"
     assert 1 < np.abs(raw.samples).mean() < 100, "in uV"
     assert json.loads(sample.members["labels.json"])["part"] == "task"
+
+
+NOTES = [(0.0, 2.5, "rest"), (2.5, 2.0, "left, hand"), (4.5, 1.5, "rest"), (1.0, -1, "blink"), (4.2, -1, "blink")]
+
+
+def annotated(path: Path, notes: list[tuple[float, float, str]] = NOTES) -> list[np.ndarray]:
+    """A file of six seconds with annotations."""
+    samples = [np.random.default_rng(n).standard_normal(1200) for n in range(2)]
+    with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        for number, label in enumerate(("EEG Fp1", "EEG O2")):
+            limits = {"physical_max": 8.0, "physical_min": -8.0, "digital_max": 32767, "digital_min": -32768}
+            header = {"label": label, "dimension": "uV", "sample_frequency": 200, "transducer": "", "prefilter": ""}
+            file.setSignalHeader(number, header | limits)
+        file.writeSamples(samples)
+        for note in notes:
+            file.writeAnnotation(*note)
+    return samples
+
+
+def said(source: Edf, raw: Path) -> list[Any]:
+    return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in made(source, raw)]
+
+
+def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
+    annotated(tmp_path / "a.edf")
+    fields = ("symbol", "symbols", "annotations")
+    assert [tuple(row.values()) for row in said(Edf(window_s=2, annotations="overlap", labels=fields), tmp_path)] == [
+        ("rest", "blink,rest", 2),
+        ("left, hand", "left, hand,rest", 2),
+        ("rest", "blink,left, hand,rest", 3),
+    ]
+    annotated(tmp_path / "b.edf", [(5.0, -1, "b"), (5.1, -1, "b"), (5.2, -1, "a")])
+    source = Edf(window_s=3, annotations="overlap", labels=fields, flags={"a": ("symbols", "a")})
+    assert said(source, tmp_path / "b.edf") == [
+        {"symbol": None, "symbols": "", "annotations": 0, "a": 0},
+        {"symbol": "b", "symbols": "a,b", "annotations": 3, "a": 1},
+    ]
+
+
+def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
+    samples = annotated(tmp_path / "a.edf")
+    onset = Edf(window_s=2, annotations="onset", labels=("symbol", "start_s"))
+    assert sorted((row["start_s"], row["symbol"]) for row in said(onset, tmp_path)) == [
+        (0.0, "rest"), (1.0, "blink"), (2.5, "left, hand"),
+    ], "a window that would end after the file is left out"  # fmt: skip
+    at = next(s for s in made(onset, tmp_path) if isinstance(s, Sample) and s.groups["symbol"] == "left, hand")
+    np.testing.assert_allclose(held(at, "eeg").samples, [x[500:900] for x in samples], atol=1e-3)
+    centred = said(Edf(window_s=2, annotations="centred", labels=("start_s",)), tmp_path)
+    assert sorted(row["start_s"] for row in centred) == [0.0, 1.5, 3.2, 3.5]
+
+
+def test_annotations_that_cannot_be(tmp_path: Path) -> None:
+    record(tmp_path / "plain.edf")
+    assert made(Edf(annotations="overlap"), tmp_path) == ["recording without annotations"]
+    assert made(Edf(window_s=2, annotations="onset"), tmp_path) == ["recording without annotations"]
+    for wrong in ({}, {"window_s": 2.0, "stride_s": 1.0}):
+        with pytest.raises(ValueError, match="annotations 'onset' need window_s and no stride_s"):
+            Edf(annotations="onset", **wrong)  # type: ignore[arg-type]

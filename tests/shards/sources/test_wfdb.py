@@ -87,7 +87,7 @@ def test_a_record_with_its_comments(tmp_path: Path) -> None:
     assert json.loads(sample.members["table.json"]) == {"Age": 74, "Sex": "Male", "Height": None}
     assert labels(sample) == {"Dx": "426783006,164889003", "Rx": None, "sinus": 1, "flutter": 0, "drug": None}
     assert sample.groups == {
-        "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "None", "record": "JS01",
+        "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "", "record": "JS01",
     }  # fmt: skip
     assert sample.identity == "g1/JS01.hea:0:1000"
     assert made(source, tmp_path / "g1" / "JS01.hea")[0].members == sample.members  # type: ignore[union-attr]
@@ -159,7 +159,7 @@ def test_file_names_give_fields(tmp_path: Path) -> None:
     record(tmp_path / "p7", "odd")
     bad, good = made(Wfdb(pattern="p{patient}/s{study}_{rate}.hea"), tmp_path)
     assert isinstance(good, Sample)
-    assert bad == "file name not of the pattern"
+    assert bad == "file name that is not p{patient}/s{study}_{rate}.hea"
     assert {name: good.groups[name] for name in ("patient", "study", "rate")} == {
         "patient": "7",
         "study": "3",
@@ -194,6 +194,31 @@ def test_a_build_counts_what_cannot_be_used(tmp_path: Path) -> None:
     assert sum(len(Split(tmp_path / "out", name)) for name in ("train", "test")) == 6
     with pytest.raises(ValueError, match=r"no file \*\.hea in"):
         next(Wfdb().items(tmp_path / "out"))
+
+
+def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    record(raw, "good")
+    for name, change in (
+        ("gaps", lambda x: np.where(np.arange(len(x))[:, None] == 7, np.nan, x)),
+        ("clipped", lambda x: x.clip(-0.5, 0.5)),
+        ("flat", lambda x: x * 0 + 0.25),
+    ):
+        samples = change(np.random.default_rng(1).standard_normal((1000, 2)))
+        wfdb.wrsamp(
+            name, fs=250, units=["mV"] * 2, sig_name=["I", "II"], fmt=["16"] * 2, write_dir=str(raw),
+            d_signal=np.where(np.isnan(samples), -32768, samples * 1000).astype(np.int64), adc_gain=[1000.0] * 2,
+            baseline=[0, 0],
+        )  # fmt: skip
+    (raw / "rate.hea").write_text("rate 1 0 1000\ngood.dat 16 200 16 0 0 0 0 II\n")
+    manifest = build(Wfdb(), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.fields["ecg.npy"] == 1
+    assert manifest.skipped == {
+        "signal with samples that are not numbers": 1,
+        "signal with a clipped channel": 1,
+        "signal with a constant channel": 1,
+        "signal with a sample rate of 0 or less": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""How long it takes from a folder of very many shards to the first sample, and how well its order mixes.
+
+    python benchmarks/order.py [--shards 100000] [--samples 1000] [--nodes 1]
+
+Writes a manifest of that many shards (no tars: the order asks for none), then opens it in a fresh process. Prints one
+JSON line: `seconds` from opening the manifest to the first (set, pass, shard, slot), `seconds_manifest` of it for
+reading JSON, `memory_mib` that it took, `places_per_s` for further places, `neighbours_of_a_shard`: the chance that a
+sample's neighbour is of its own shard, `full_permutation`: the same if all samples were permuted at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from shards.manifest import Manifest, Shard
+from shards.order import Mixture
+
+PLACES = 50_000
+
+
+def write(folder: Path, shards: int, samples: int) -> None:
+    digest = "0" * 64
+    made = tuple(Shard(f"train-{i:06}.tar", "train", samples, samples * 10_000, digest, digest) for i in range(shards))
+    Manifest(made, {"image.jpg": shards * samples}).write(folder)
+
+
+def peak_kib() -> int:
+    """Most memory this program has held; unlike getrusage's it does not count what the parent held before."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def measure(folder: Path, nodes: int) -> dict[str, float]:
+    memory = peak_kib()
+    started = time.perf_counter()
+    sizes = [shard.samples for shard in Manifest.read(folder).of("train")]
+    read = time.perf_counter() - started
+    order = Mixture([sizes], seed=0, nodes=nodes)
+    order.place(0)
+    first = time.perf_counter() - started
+    memory = peak_kib() - memory
+    began = time.perf_counter()
+    places = np.array([order.place(position) for position in range(PLACES)])
+    rate = PLACES / (time.perf_counter() - began)
+    own = places[::nodes, 2]
+    return {
+        "shards": len(sizes),
+        "samples": sum(sizes),
+        "nodes": nodes,
+        "seconds": round(first, 3),
+        "seconds_manifest": round(read, 3),
+        "memory_mib": round(memory / 1024, 1),
+        "places_per_s": round(rate),
+        "neighbours_of_a_shard": round(float((own[1:] == own[:-1]).mean()), 5),
+        "full_permutation": round((sizes[0] - 1) / (sum(sizes) - 1), 7),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=100_000)
+    parser.add_argument("--samples", type=int, default=1000, help="in each shard")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.folder is not None:
+        print(json.dumps(measure(arguments.folder, arguments.nodes)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), arguments.shards, arguments.samples)
+        words = [sys.executable, __file__, "--nodes", str(arguments.nodes), "--folder", folder]
+        subprocess.run(words, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What the columns of a table are: content, labels, file names, groups, or nothing to learn from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from modalities.base import ContentError
+from pipeline.draft.survey import ROWS, kind_of, spread
+from shards.sources.molecules import canonical
+from shards.sources.rows import read_frame
+
+ID = "identifies rows"
+_GROUPS = (
+    *("subject", "patient", "person", "participant", "individual", "donor", "animal", "speaker", "volunteer"),
+    *("video", "session", "recording", "specimen", "plot", "site", "station", "locality", "genus", "family"),
+)
+_NUMBERED = frozenset({"id", "ids", "no", "nr", "number", "num", "code", "name", "key", "index"})
+_IDS = _NUMBERED | {"uuid", "accession", "voucher", "unnamed", "row", "sample"}
+_TAXA = frozenset({"phylum", "class", "order", "family", "genus", "species", "scientific", "taxon"})
+_LABELS = frozenset(
+    {
+        *("label", "labels", "target", "outcome", "diagnosis", "disease", "dx", "category", "phenotype", "grade"),
+        *("activity", "active", "exp", "expt", "measured", "ic50", "ec50", "pic50", "quality", "digit", "y"),
+    }
+)
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
+_QUANTITY = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?\s*\D{0,16}")
+_DNA = re.compile(r"[ACGTURYSWKMBDHVNacgturyswkmbdhvn.-]{20,}")
+_BONDS = re.compile(r"[()=#\[\]0-9]")
+
+
+def head(path: Path) -> pl.DataFrame | None:
+    """The first rows of a table; None where it cannot be read or has none."""
+    try:
+        frame = read_frame(path, rows=ROWS)
+    except ValueError:
+        return None
+    return frame if len(frame) else None
+
+
+def typed(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of text as numbers where all cells are."""
+    return frame.with_columns(
+        pl.col(name).cast(pl.Float64)
+        for name in frame.columns
+        if frame[name].cast(pl.Float64, strict=False).null_count() == frame[name].null_count()
+    )
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The words of a column's name, lower case: `patientID` and `patient_id` are `patient id`."""
+    return tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+
+
+def group_rank(name: str) -> int | None:
+    """How surely samples of one value of a field belong together, 0 first; None where its name does not say so."""
+    own = words(name)
+    found = [rank for rank, word in enumerate(_GROUPS) if word in own and set(own) <= {word, *_NUMBERED}]
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are.
+
+    content: cells of a table. files: columns that name files, by column their kind. smiles, dna, text: columns whose
+    cells are content of their own. labels: what is worth predicting. groups: what a split can be made by, the likeliest
+    first. candidates: columns of few values, which may be labels. key: column that identifies a row. left: columns
+    that are none of these, and why.
+    """
+
+    content: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    smiles: tuple[str, ...] = ()
+    dna: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+    key: str | None = None
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def columns_of(frame: pl.DataFrame, folder: Path) -> Columns:
+    """The roles of a table's columns, by names and cells; `folder` is what file names in it are relative to."""
+    roles: dict[str, list[str]] = {}
+    files: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for column in frame.columns:
+        cells = frame[column].drop_nulls()
+        if cells.dtype == pl.String and (kind := _names_files(cells, folder)):
+            files[column] = kind
+            continue
+        role = _role(column, cells, len(frame))
+        if role.startswith("left: "):
+            left[column] = role.removeprefix("left: ")
+        else:
+            roles.setdefault(role, []).append(column)
+    repeated = [name for name in frame.columns if 3 <= frame[name].drop_nulls().n_unique() <= 0.9 * len(frame)]
+    groups = sorted((rank, name) for name in repeated if (rank := group_rank(name)) is not None)
+    content = roles.get("content", [])
+    unique = [name for name, why in left.items() if why == ID and _unique(frame[name])]
+    return Columns(
+        content=tuple(content),
+        files=files,
+        smiles=tuple(roles.get("smiles", ())),
+        dna=tuple(roles.get("dna", ())),
+        text=tuple(roles.get("text", ())),
+        labels=tuple(roles.get("label", ())),
+        groups=tuple(name for _, name in groups),
+        candidates=tuple(name for name in content if frame[name].n_unique() <= min(20, len(frame) / 3)),
+        key=next(iter(unique), None) if len(frame) < ROWS else None,
+        left=left,
+    )
+
+
+def _unique(cells: pl.Series) -> bool:
+    return not cells.null_count() and cells.n_unique() == len(cells)
+
+
+def _names_files(cells: pl.Series, folder: Path) -> str | None:
+    """The kind of image or sound that most of a column's cells name."""
+    names = spread(cells.unique(maintain_order=True).to_list(), 200)
+    kinds = [kind for name in names if (kind := kind_of(name)) in ("image", "audio") and (folder / name).is_file()]
+    return max(kinds, key=kinds.count) if kinds and len(kinds) >= len(names) / 2 else None
+
+
+def _role(column: str, cells: pl.Series, rows: int) -> str:
+    """`content`, `label`, `smiles`, `dna`, `text`, or `left: ` and why, of a column's filled cells."""
+    if len(cells) <= 0.05 * rows:
+        return "left: nearly empty"
+    if cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Object):
+        return "left: holds no plain cells"
+    distinct, named = cells.n_unique(), set(words(column))
+    if distinct == 1:
+        return "left: always the same"
+    if cells.dtype != pl.String:
+        counts = cells.dtype.is_integer() and distinct == rows
+        if counts and (named & _IDS or group_rank(column) is not None or set(cells.diff().drop_nulls()) == {1}):
+            return f"left: {ID}"
+        return "label" if named & _LABELS or (named & {"class"} and distinct <= 100) else _grouped(column)
+    some = [text.strip() for text in spread(cells.unique(maintain_order=True).to_list(), 100)]
+    if {text.lower() for text in some} <= _SPLITS:
+        return "left: a split that came with the data"
+    if all(_DNA.fullmatch(text) for text in some):
+        return "dna"
+    if _are_smiles(some, "smiles" in named):
+        return "smiles"
+    if all(_DATE.fullmatch(text) or _QUANTITY.fullmatch(text) for text in some):
+        return "content"
+    if named & (_LABELS | _TAXA) and not named & {"id", "ids", "uuid", "accession"}:
+        return "label"
+    if (distinct > 0.9 * len(cells) and len(cells) > 4) or (named & _IDS and distinct > 0.5 * len(cells)):
+        prose = sum(len(text.split()) for text in some) >= 5 * len(some)
+        return "text" if prose and len(cells) >= 0.5 * rows else f"left: {ID}"
+    if distinct > 0.5 * len(cells) and distinct > 50:
+        return "left: nearly every value differs"
+    return _grouped(column)
+
+
+def _grouped(column: str) -> str:
+    """Who or what a row is about is no content: it cannot be known of others. Where it is, may be."""
+    rank = group_rank(column)
+    return "content" if rank is None or rank >= _GROUPS.index("site") else "left: says what rows belong together"
+
+
+def _are_smiles(texts: Sequence[str], named: bool) -> bool:
+    """Whether RDKit reads nearly all; words such as `CN` and `NO`, which it reads too, have no bonds or rings."""
+    if not named and sum(bool(_BONDS.search(text)) for text in texts) < len(texts) / 2:
+        return False
+    read = 0
+    for text in texts:
+        try:
+            read += " " not in text and bool(canonical(text))
+        except ContentError:
+            continue
+    return read >= 0.9 * len(texts)

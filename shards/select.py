@@ -1,0 +1,127 @@
+"""Which samples of a split are used, and how often: keep-lists and weights from a side file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
+from pyarrow import ArrowInvalid, ChunkedArray, Table
+
+GOLDEN = 40503
+"""Odd, near 2^16 times the golden ratio: multiples of it modulo 2^16 visit every phase, evenly (Weyl 1916)."""
+
+
+class Selection:
+    """The samples of each shard that are kept, and the slots that a pass gives them.
+
+    Without weights a slot is a kept sample. With them a shard of total weight W has `round(W)` slots a pass (at least
+    1), and a sample of weight w takes w of them: exactly, where weights are whole; else its share of them, rounded
+    down or up from pass to pass so that it comes true over many (systematic sampling, Madow 1949).
+    Memory is 4 bytes a kept sample, 12 with weights.
+
+    numbers: kept samples of each shard. weights: theirs, above 0; all 1 where None.
+    """
+
+    def __init__(self, numbers: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None):
+        kept = [np.asarray(shard, np.int32) for shard in numbers]
+        self._numbers = np.concatenate([np.zeros(0, np.int32), *kept])
+        self._starts = np.cumsum([0, *map(len, kept)])
+        self._ends: np.ndarray | None = None
+        self.sizes = tuple(map(len, kept))
+        """Slots of each shard in a pass."""
+        if weights is not None:
+            running = [np.cumsum(shard, dtype=np.float64) for shard in weights]
+            self._ends = np.concatenate([np.zeros(0), *running])
+            self.sizes = tuple(max(round(ends[-1]), 1) if len(ends) else 0 for ends in running)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a sample may have several slots in a pass."""
+        return self._ends is not None
+
+    def digest(self) -> str:
+        """Hexadecimal sha256 of what is kept and how often."""
+        ends = b"" if self._ends is None else self._ends.tobytes()
+        return hashlib.sha256(self._starts.tobytes() + self._numbers.tobytes() + ends).hexdigest()
+
+    def kept(self, shard: int) -> np.ndarray:
+        """The kept samples of a shard, each once."""
+        return self._numbers[self._starts[shard] : self._starts[shard + 1]]
+
+    def pick(self, turn: int, shard: int, slot: int) -> int:
+        """The sample in a slot of a shard in a pass."""
+        if self._ends is None:
+            return int(self.kept(shard)[slot])
+        ends = self._ends[self._starts[shard] : self._starts[shard + 1]]
+        phase = (turn * GOLDEN % 65536 + 0.5) / 65536
+        point = (slot + phase) * (ends[-1] / self.sizes[shard])
+        return int(self.kept(shard)[min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)])
+
+
+def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
+    """Keys to keep, from the column `key` of a CSV or Parquet file, and their weights, 1 without a column of them.
+
+    Keys of weight 0 or without one are left out.
+
+    Raises:
+        ValueError: no such file or column, a key twice, or a weight that is not a number of at least 0.
+    """
+    table = _read(file)
+    for name in ("key", *([column] if column else [])):
+        if name not in table.column_names:
+            raise ValueError(f"{file} has no column {name!r}; it has {', '.join(table.column_names)}")
+    keys = [str(key) for key in table["key"].to_pylist()]
+    weights = _numbers(table[column], file, column) if column else np.ones(len(keys))
+    found = dict(zip(keys, weights.tolist(), strict=True))
+    if len(found) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"{file} has the key {twice!r} twice")
+    return {key: weight for key, weight in found.items() if weight > 0}
+
+
+def _read(file: Path) -> Table:
+    """A table, read by one thread: forked loader workers must not inherit a pool of them."""
+    if not file.is_file():
+        raise ValueError(f"no keep-list {file}")
+    try:
+        if file.suffix == ".parquet":
+            return parquet.read_table(file, use_threads=False)
+        if file.suffix == ".csv":
+            text = csv.ConvertOptions(column_types={"key": "string"})  # 007 is a key, not a number
+            return csv.read_csv(file, csv.ReadOptions(use_threads=False), convert_options=text)
+    except (ArrowInvalid, OSError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"{file} cannot be read ({line})") from error
+    raise ValueError(f"keep-list {file} is neither .parquet nor .csv")
+
+
+def _numbers(column: ChunkedArray, file: Path, name: str | None) -> np.ndarray:
+    """A column of weights as floats; empty cells are 0."""
+    try:
+        weights = column.cast("float64").fill_null(0.0).to_numpy()
+    except ArrowInvalid as error:
+        raise ValueError(f"column {name!r} of {file} holds other things than numbers") from error
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"column {name!r} of {file} holds weights that are negative or not finite")
+    return weights
+
+
+def select(keys: Iterable[list[str]], weights: dict[str, float], weighted: bool) -> Selection:
+    """The samples whose keys are to be kept; `keys` gives those of each shard in turn, so that one is held at a time.
+
+    Raises:
+        ValueError: none of them is there.
+    """
+    numbers, shares = [], []
+    for shard in keys:
+        found = np.array([weights.get(key, 0.0) for key in shard])
+        numbers.append(np.flatnonzero(found).astype(np.int32))
+        shares.append(found[numbers[-1]])
+    if not any(map(len, numbers)):
+        raise ValueError("none of its keys is among the samples")
+    return Selection(numbers, shares if weighted else None)

@@ -1,0 +1,62 @@
+"""Positions fall to sets in their shares, each set's in turn, and where is known without a replay."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from math import ceil, log2
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.blend import Blend
+
+SHARES = st.lists(st.fractions(0, 100, max_denominator=1000), min_size=1, max_size=9).filter(any)
+
+
+@st.composite
+def staged(draw: st.DrawFn) -> list[tuple[int, list[Fraction]]]:
+    """Shares of some sets from a few positions on, some of them 0."""
+    sets = draw(st.integers(1, 6))
+    shares = st.lists(st.integers(0, 3).map(Fraction), min_size=sets, max_size=sets).filter(any)
+    starts = sorted({0, *draw(st.lists(st.integers(1, 150), max_size=3))})
+    return [(start, draw(shares)) for start in starts]
+
+
+@settings(deadline=None)
+@given(staged())
+def test_each_set_is_met_in_turn_and_counted(stages: list[tuple[int, list[Fraction]]]) -> None:
+    blend, met = Blend(stages), Counter[int]()
+    for position in range(200):
+        assert blend.counts(position) == [met[i] for i in range(len(stages[0][1]))]
+        number, before = blend.place(position)
+        assert before == met[number]
+        met[number] += 1
+
+
+@settings(deadline=None)
+@given(staged())
+def test_a_set_of_share_nothing_has_no_position(stages: list[tuple[int, list[Fraction]]]) -> None:
+    blend = Blend(stages)
+    for (start, shares), end in zip(stages, [start for start, _ in stages[1:]] + [200], strict=True):
+        assert all(shares[blend.place(position)[0]] for position in range(start, end))
+
+
+@settings(deadline=None)
+@given(SHARES, st.integers(0, 10**18))
+def test_counts_keep_to_their_shares_however_far(shares: list[Fraction], position: int) -> None:
+    blend = Blend([(0, shares)])
+    counts = blend.counts(position)
+    assert sum(counts) == position
+    number, before = blend.place(position)
+    assert before == counts[number]
+    assert blend.counts(position + 1) == [count + (i == number) for i, count in enumerate(counts)]
+    for count, share in zip(counts, shares, strict=True):
+        assert abs(count - position * share / sum(shares)) <= ceil(log2(len(shares))) / 2
+
+
+def test_shares_as_sizes_pass_all_sets_together() -> None:
+    blend = Blend([(0, [Fraction(size) for size in (40, 8, 13, 1)])])
+    assert [blend.counts(turn * 62) for turn in (1, 2, 10**12)] == [
+        [turn * size for size in (40, 8, 13, 1)] for turn in (1, 2, 10**12)
+    ]

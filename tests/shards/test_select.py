@@ -1,0 +1,116 @@
+"""Keep-lists and weights from side files: what is kept, how often, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shards.select import Selection, read_weights, select
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    table = pl.DataFrame({"key": ["007", "b", "c", "d"], "often": [2.0, 0.0, None, 0.5], "note": ["x", "y", "z", "w"]})
+    path = tmp_path / f"side.{request.param}"
+    table.write_csv(path) if request.param == "csv" else table.write_parquet(path)
+    return path
+
+
+def test_keys_and_weights_are_read(file: Path) -> None:
+    assert read_weights(file) == {"007": 1, "b": 1, "c": 1, "d": 1}
+    assert read_weights(file, "often") == {"007": 2, "d": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "said"),
+    [
+        ("name\na\n", None, "has no column 'key'; it has name"),
+        ("key\na\n", "often", "has no column 'often'; it has key"),
+        ("key\na\nb\na\n", None, "has the key 'a' twice"),
+        ("key,often\na,much\n", "often", "column 'often' of .* holds other things than numbers"),
+        ("key,often\na,-1\n", "often", "negative or not finite"),
+        ("key,often\na,inf\n", "often", "negative or not finite"),
+        ("key,often\na\n", None, "cannot be read"),
+    ],
+)
+def test_wrong_side_files_are_refused(tmp_path: Path, text: str, column: str | None, said: str) -> None:
+    (tmp_path / "side.csv").write_text(text)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_weights(tmp_path / "side.csv", column)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no keep-list"):
+        read_weights(tmp_path / "none.csv")
+    (tmp_path / "side.txt").write_text("key\n")
+    with pytest.raises(ValueError, match=r"neither \.parquet nor \.csv"):
+        read_weights(tmp_path / "side.txt")
+    (tmp_path / "side.parquet").write_text("key\n")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_weights(tmp_path / "side.parquet")
+
+
+def one_pass(selection: Selection, turn: int) -> Counter[tuple[int, int]]:
+    return Counter(
+        (shard, selection.pick(turn, shard, slot)) for shard, size in enumerate(selection.sizes) for slot in range(size)
+    )
+
+
+KEYS = [["a", "b", "c"], [], ["d", "e"], ["f"]]
+
+
+def test_kept_samples_come_once_a_pass() -> None:
+    selection = select(KEYS, {"c": 1, "a": 1, "e": 1, "elsewhere": 1}, weighted=False)
+    assert selection.sizes == (2, 0, 1, 0)
+    assert one_pass(selection, 7) == {(0, 0): 1, (0, 2): 1, (2, 1): 1}
+    assert [selection.kept(shard).tolist() for shard in range(4)] == [[0, 2], [], [1], []]
+
+
+def test_whole_weights_are_kept_in_each_pass() -> None:
+    selection = select(KEYS, {"a": 3, "c": 1, "d": 2, "f": 1}, weighted=True)
+    assert selection.sizes == (4, 0, 2, 1)
+    for turn in (0, 1, 2, 65_535, 10**12):
+        assert one_pass(selection, turn) == {(0, 0): 3, (0, 2): 1, (2, 0): 2, (3, 0): 1}
+
+
+def test_broken_weights_come_true_over_passes() -> None:
+    weights = {"a": 0.25, "b": 1.5, "c": 2.25, "d": 0.5, "e": 0.5}
+    selection = select(KEYS, weights, weighted=True)
+    assert selection.sizes == (4, 0, 1, 0)
+    passes = [one_pass(selection, turn) for turn in range(400)]
+    names = {"a": (0, 0), "b": (0, 1), "c": (0, 2), "d": (2, 0), "e": (2, 1)}
+    for key, place in names.items():
+        counts = [counted[place] for counted in passes]
+        assert set(counts) <= {int(weights[key]), int(weights[key]) + 1}
+        assert np.mean(counts) == pytest.approx(weights[key], abs=0.02)
+
+
+def test_nothing_kept_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of its keys"):
+        select(KEYS, {"elsewhere": 1}, weighted=False)
+
+
+def test_memory_is_four_bytes_a_sample_and_twelve_with_weights() -> None:
+    numbers, weights = [np.arange(1000)] * 50, [np.full(1000, 1.5)] * 50
+
+    def held(selection: Selection) -> int:
+        return sum(value.nbytes for value in vars(selection).values() if isinstance(value, np.ndarray))
+
+    assert held(Selection(numbers)) <= 50_000 * 4 + 51 * 8
+    assert held(Selection(numbers, weights)) <= 50_000 * 12 + 51 * 8
+
+
+def test_selections_are_told_apart() -> None:
+    made = [
+        select(KEYS, {"a": 1, "d": 1}, weighted=False),
+        select(KEYS, {"b": 1, "d": 1}, weighted=False),
+        select(KEYS, {"a": 1, "d": 1}, weighted=True),
+        select(KEYS, {"a": 2, "d": 1}, weighted=True),
+    ]
+    assert len({selection.digest() for selection in made}) == 4
+    assert made[0].digest() == select(KEYS, {"d": 1, "a": 1}, weighted=False).digest()
