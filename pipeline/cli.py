@@ -350,12 +350,13 @@ def shards_build(
     out: Annotated[Path, typer.Option(help="New folder for the shards.")],
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
     as_json: AsJson = False,
 ) -> None:
-    """Raw files to shards, as the recipe's data.source says."""
+    """Raw files to shards, as the recipe's data.source says; goes on where a killed build stood."""
     from pipeline.verbs import build_shards
 
-    manifest = build_shards(recipe, raw, out, overrides or (), workers)
+    manifest = build_shards(recipe, raw, out, overrides or (), workers, engine)
     _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {out}"])
 
 
@@ -363,14 +364,15 @@ def shards_build(
 def shards_index(
     path: Annotated[Path, typer.Argument(help="Folder of tars that others wrote.")],
     names: Annotated[
-        str, typer.Option("--as", help="What to call members by extension, as jpg=image,txt=smiles.")
+        str, typer.Option("--as", help="What to call members by extension, as jpg=image,txt=smiles,seg.png=mask.")
     ] = "",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write indexes and a manifest for tars that others wrote."""
     from shards.manifest import index
 
-    manifest = index(path, _pairs(names), lambda line: print(line, file=sys.stderr))
+    manifest = index(path, _pairs(names), lambda line: print(line, file=sys.stderr), workers)
     _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {path}"])
 
 

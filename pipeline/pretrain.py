@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -312,10 +312,11 @@ class Trainer:
         window = self.recipe.train.log_every * self.recipe.train.batch_size
         position = self.cursor.position
         first, last = map(self.stream.order.counts, (max(position - window, 0), position))
-        shares: defaultdict[str, float] = defaultdict(float)  # a folder may stand in several sets
+        shares: dict[str, float] = {}
         for held, before, after in zip(self.stream.sets, first, last, strict=True):
-            shares[str(held.folder)] += (after - before) / min(window, position)
-        return dict(shares)
+            folder = str(held.folder)  # which may stand in several sets
+            shares[folder] = shares.get(folder, 0.0) + (after - before) / min(window, position)
+        return shares
 
     def checkpoint(self) -> None:
         """Save where the run stands, then drop checkpoints beyond those to keep."""

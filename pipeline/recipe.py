@@ -24,10 +24,11 @@ from modalities.plans import Plan
 from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from shards.build import SplitBy
+from shards.dedupe import resolve
 from shards.remote import Cache
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types
+from shards.split import SplitBy
 
 Fraction = Field(ge=0, le=1)
 Positive = Field(ge=1)
@@ -152,9 +153,11 @@ def _check_weights(siblings: Sequence[Shards], temperature: float) -> None:
 
 
 class Data(Strict):
-    """Where samples come from. `source` and `split` are read by `shards build` alone.
+    """Where samples come from. `source`, `split` and `dedupe` are read by `shards build` alone.
 
     canonical_nodes: streams to which whole shards are dealt, so that each of as many nodes needs its own alone.
+    dedupe: what content is compared by, so that of samples alike in all modalities named the first is kept: one of the
+    kinds in `shards.dedupe`, for all modalities it is for, or a kind for each.
     """
 
     shards: tuple[Shards, ...] = ()
@@ -162,6 +165,7 @@ class Data(Strict):
     canonical_nodes: int = Field(1, ge=1)
     source: Source | None = None
     split: SplitBy | None = None
+    dedupe: str | dict[str, str] | None = None
     fit_samples: int = Field(20_000, ge=1)
     samples_per_shard: int = Field(1000, ge=1)
     block: int = Field(16_384, ge=1)
@@ -310,6 +314,7 @@ class Recipe(Strict):
     def _served(self) -> Recipe:
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
+        resolve(self.data.dedupe, self.modalities)
         for config in self.objectives.values():
             config.check(self.modalities)
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +28,16 @@ def build_shards(
     out: str | Path,
     overrides: Sequence[str] = (),
     workers: int | None = None,
+    engine: str = "local",
 ) -> Manifest:
-    """Build shards from raw files as a recipe's `data.source` and `data.split` say.
+    """Build shards from raw files as a recipe's `data.source`, `data.split` and `data.dedupe` say.
+
+    A build that was killed goes on when it is called again. workers: parts at a time, by default one a core. engine:
+    `local`, or `ray` for the cluster that `RAY_ADDRESS` names or a new one on this machine.
 
     Raises:
         ValueError: a recipe without a source, raw files that are not there, or nothing usable in them.
+        ChildProcessError: a worker process was killed.
     """
     checked = load(recipe, overrides)
     if checked.data.source is None:
@@ -47,8 +51,11 @@ def build_shards(
         Path(raw),
         Path(out),
         samples_per_shard=checked.data.samples_per_shard,
-        workers=workers if workers is not None else os.cpu_count() or 1,
-        progress=lambda items: tqdm(items, unit="sample", file=sys.stderr),
+        dedupe=checked.data.dedupe,
+        workers=workers,
+        engine=engine,
+        progress=lambda items, unit: tqdm(items, unit=unit, file=sys.stderr),
+        report=lambda line: print(line, file=sys.stderr),
     )
 
 

@@ -1,44 +1,81 @@
-"""Raw files to shards: made in parallel, written in input order, byte-identical whatever the number of workers."""
+"""Raw files to shards: in parallel, going on where a killed build stood, the same bytes however it was run.
+
+A build works in `OUT.building/FINGERPRINT`, where everything is written aside and renamed when whole:
+
+    made/N, made/N.json        the members and descriptions of the samples of chunk N of the items
+    ledger                     which samples are taken, and of which split: all chunks are made
+    shards/, written/NAME      shards, and for each that is whole its entry in the manifest
+
+The fingerprint is that of recipe and raw files, so a build that finds its own folder goes on with what is missing.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
 import itertools
-import multiprocessing
+import json
+import os
 import shutil
 import tarfile
-from collections import Counter
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 from modalities.base import ContentError, Modality
-from shards.manifest import Manifest, describe, write_index
-from shards.sources.base import Sample, Source
-from shards.split import SPLITS, assign, key_of
+from shards import features, ledger
+from shards.dedupe import fingerprint, resolve
+from shards.engines import Run, started
+from shards.ledger import Ledger, Row
+from shards.manifest import VERSION, Manifest, Shard, describe, index_path, write_index, write_json
+from shards.sources.base import Made, Sample, Source, Span
+from shards.split import SPLITS, SplitBy
+
+CHUNK = 64
+"""Items that are made at a time. What a killed build has begun of them is made again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitBy:
-    """How samples are divided: `by` names the group that must not be torn apart (None: every sample by itself)."""
+@dataclass(frozen=True)
+class _Job:
+    """What makes the bytes of shards, beside the raw files."""
 
-    by: str | None = None
-    validation: float = 0.05
-    test: float = 0.05
-    large: float = 0.05
-    seed: int = 0
+    source: Source
+    modalities: Mapping[str, Modality]
+    split: SplitBy
+    kinds: dict[str, str]
+    samples_per_shard: int
 
-    def __post_init__(self) -> None:
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
-            raise ValueError("data.split: validation and test are shares, together below 1")
+    def fingerprint(self, raw: Path, leave_out: tuple[Path, ...]) -> str:
+        """Hexadecimal hash of the job and of the raw files' paths, sizes and times."""
+        told = {
+            "version": VERSION,
+            "source": [self.source.type, asdict(self.source)],
+            "modalities": {name: [modality.type, asdict(modality)] for name, modality in self.modalities.items()},
+            "split": asdict(self.split),
+            "dedupe": self.kinds,
+            "samples_per_shard": self.samples_per_shard,
+        }
+        hashed = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for path, size, time_ns in _listing(raw, leave_out):
+            hashed.update(f"\0{path}\0{size}\0{time_ns}".encode(errors="surrogateescape"))
+        return hashed.hexdigest()[:32]
 
 
-class _Spooled(NamedTuple):
-    key: str
-    group: str
-    members: dict[str, tuple[int, int]]
+def _listing(raw: Path, leave_out: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
+    """Path, size and time of all files, in order."""
+    left_out = {path.resolve() for path in leave_out}
+    walk: Iterable[tuple[str, list[str], list[str]]] = os.walk(raw)
+    root = raw if raw.is_dir() else raw.parent
+    for folder, folders, names in walk if raw.is_dir() else [(str(root), [], [raw.name])]:
+        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() not in left_out)
+        for path in sorted(Path(folder, name) for name in names):
+            if path.exists():  # not a link to nowhere
+                yield path.relative_to(root), path.stat().st_size, path.stat().st_mtime_ns
 
 
 def build(
@@ -49,124 +86,216 @@ def build(
     out: Path,
     *,
     samples_per_shard: int = 1000,
-    workers: int = 1,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+    dedupe: str | Mapping[str, str] | None = None,
+    workers: int | None = 1,
+    engine: str = "local",
+    progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, unit: items,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write the shards of all raw items under `raw` into the new folder `out`.
 
-    Items that cannot be used and duplicates by identity are left out and counted in the manifest. Everything is
-    written to a folder aside, which is renamed when whole.
+    Items that cannot be used and duplicates by identity are left out and counted in the manifest. The folder appears
+    when it is whole; until then the disk holds the content twice. What a build that was killed or met a full disk had
+    finished is kept beside it, and the same call goes on from there; a call with other settings or raw files starts
+    anew and tells `report` so.
+
+    dedupe: leave out samples whose content repeats that of an earlier one (`shards.dedupe`). workers: parts at a time,
+    by default one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
+    progress: passes on what it is given, items of the unit named.
 
     Raises:
-        ValueError: `out` holds something, or no usable sample is left.
+        ValueError: `out` holds something or is being built, or no usable sample is left.
+        ChildProcessError: a worker process was killed.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: choose another folder or remove it")
+    job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
     aside = out.with_name(out.name + ".building")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        skipped: Counter[str] = Counter()
-        with (aside / "spool").open("wb") as spool:
-            made = source.combine(_made(source, modalities, raw, workers), aside)
-            samples = list(_spool(progress(made), split.by, spool, skipped))
-        if not samples:
-            reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "no items"
-            raise ValueError(f"no usable sample in {raw} ({reasons})")
-        splits = assign(Counter(s.group for s in samples), split.validation, split.test, split.large, split.seed)
-        shards = []
-        with (aside / "spool").open("rb") as spooled:
-            for name in SPLITS:
-                chosen = (sample for sample in samples if splits[sample.group] == name)
-                for number, batch in enumerate(iter(lambda: list(itertools.islice(chosen, samples_per_shard)), [])):  # noqa: B023
-                    tar = aside / f"{name}-{number:05d}.tar"
-                    _write(tar, batch, spooled)
-                    shards.append(describe(aside, tar.name, name))
-        (aside / "spool").unlink()
-        fields = Counter(member for sample in samples for member in sample.members)
-        manifest = Manifest(
-            tuple(shards),
-            dict(sorted(fields.items())),
-            source={"type": source.type, **asdict(source)},
-            split=asdict(split),
-            skipped=dict(sorted(skipped.items())),
-        )
-        manifest.write(aside)
+    if _occupied(out) and not aside.exists():
+        raise ValueError(f"{out} is not empty: choose another folder or remove it")
+    mark = job.fingerprint(raw, (out, aside))
+    with started(engine, workers) as run, _claimed(aside):
+        work = aside / mark
+        if _occupied(out):
+            if not work.exists() or (work / "shards").exists():
+                raise ValueError(f"{out} is not empty: choose another folder or remove it")
+            shutil.rmtree(aside)  # of this very build, which was killed while cleaning up
+            return Manifest.read(out)
+        _prepare(work, report)
+        try:
+            if not (work / "ledger").exists():
+                samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
+                with _aside(work, work / "ledger") as path:
+                    ledger.fill(path, samples, split, job.kinds)
+            with Ledger(work / "ledger") as held:
+                manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
+        except ValueError:  # a mistake in recipe or raw files: once it is mended nothing here can be used
+            shutil.rmtree(aside)
+            raise
         if out.exists():
             out.rmdir()
-        aside.rename(out)
+        (work / "shards").rename(out)
+        shutil.rmtree(aside)
         return manifest
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
-def _made(source: Source, modalities: Mapping[str, Modality], raw: Path, workers: int) -> Iterator[Sample | str]:
-    """Samples in input order, or the reason why an item has none."""
-    items = source.items(raw)
-    if workers < 2:
-        yield from (_make(source, modalities, item) for item in items)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: list[Any] = []
-        for chunk in iter(lambda: list(itertools.islice(items, 64)), []):
-            waiting.append(pool.submit(_make_many, source, modalities, chunk))
-            if len(waiting) > 4 * workers:  # bounded, so that a slow disk does not fill memory
-                yield from waiting.pop(0).result()
-        for future in waiting:
-            yield from future.result()
+def _occupied(out: Path) -> bool:
+    return out.exists() and any(out.iterdir())
 
 
-def _make_many(source: Source, modalities: Mapping[str, Modality], items: list[Any]) -> list[Sample | str]:
-    return [_make(source, modalities, item) for item in items]
+@contextmanager
+def _claimed(aside: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the system lets go of it however this one ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    aside.mkdir(parents=True, exist_ok=True)
+    with (aside / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is building in {aside}: wait for it or choose another folder") from error
+        yield
 
 
-def _make(source: Source, modalities: Mapping[str, Modality], item: Any) -> Sample | str:
+def _prepare(work: Path, report: Callable[[str], None]) -> None:
+    """Make the folders to work in, or tell what is there; works of other fingerprints are removed."""
+    others = [path for path in work.parent.iterdir() if path.name not in ("lock", work.name)]
+    if others:
+        report(f"{work.parent} is of another recipe or other raw files: starting anew")
+    for path in others:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if work.exists():
+        chunks, written = (sum(1 for _ in work.glob(files)) for files in ("made/*.json", "written/*"))
+        report(f"going on in {work.parent}: {chunks:,} chunks of {CHUNK} items and {written:,} shards are there")
+    shutil.rmtree(work / "aside", ignore_errors=True)
+    for name in ("shards", "made", "written", "aside"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _aside(work: Path, path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the context ends well."""
+    written = work / "aside" / f"{uuid.uuid4().hex}{path.suffix}"
+    yield written
+    written.replace(path)
+
+
+def _made(job: _Job, raw: Path, work: Path, run: Run) -> Iterator[Made | str]:
+    """What all items became, in their order: samples, or the reason why an item has none."""
+    items = job.source.items(raw)
+    chunks = enumerate(iter(lambda: list(itertools.islice(items, CHUNK)), []))
+    calls = ((n, None if (work / "made" / f"{n:08d}.json").exists() else chunk) for n, chunk in chunks)
+    for number in run(partial(_make_chunk, job, work), calls):
+        for entry in json.loads((work / "made" / f"{number:08d}.json").read_bytes()):
+            if isinstance(entry, str):
+                yield entry
+            else:
+                yield Made(**{**entry, "members": {name: Span(*span) for name, span in entry["members"].items()}})
+
+
+def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> int:
+    """Make the samples of a chunk, None where that is done, and write them down."""
+    if items is None:
+        return number
+    name = f"made/{number:08d}"
+    entries: list[Any] = []
+    with _aside(work, work / name) as path, path.open("wb") as file:
+        for item in items:
+            made = _make(job, item)
+            if isinstance(made, str):
+                entries.append(made)
+                continue
+            sample, prints = made
+            spans = {}
+            for member, data in sample.members.items():
+                spans[member] = Span(name, file.tell(), len(data))
+                file.write(data)
+            entries.append(asdict(Made(sample.identity, spans, sample.groups, prints, sample.source)))
+    with _aside(work, work / f"{name}.json") as path:
+        path.write_text(json.dumps(entries))
+    return number
+
+
+def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str]] | str:
+    """A sample that every modality of the recipe can read, and its prints; or the reason why there is none."""
     try:
-        sample = source.make(item, modalities)
-        for name, modality in modalities.items():
+        sample = job.source.make(item, job.modalities)
+        prints = {}
+        for name, modality in job.modalities.items():
             members = {
                 member.partition(".")[2]: data
                 for member, data in sample.members.items()
                 if member.partition(".")[0] == name
             }
             if members:
-                modality.decode(members)
-        return sample
+                raw = modality.decode(members)
+                if name in job.kinds:
+                    prints[name] = fingerprint(job.kinds[name], modality, members, raw)
+        return sample, prints
     except ContentError as error:
         return error.reason
 
 
-def _spool(made: Iterable[Sample | str], by: str | None, spool: BinaryIO, skipped: Counter[str]) -> Iterator[_Spooled]:
-    """Append the members of new samples to one file; what stays in memory is where they lie."""
-    seen: set[str] = set()
-    for sample in made:
-        if isinstance(sample, str):
-            skipped[sample] += 1
-            continue
-        key = key_of(sample.identity)
-        if key in seen:
-            skipped["duplicate"] += 1
-            continue
-        seen.add(key)
-        if by is not None and by not in sample.groups:
-            raise ValueError(f"data.split.by is {by!r}, but samples can be grouped by {', '.join(sample.groups)}")
-        places = {}
-        for member, data in sorted(sample.members.items()):
-            places[member] = (spool.tell(), len(data))
-            spool.write(data)
-        yield _Spooled(key, sample.groups[by] if by is not None else key, places)
+def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., Iterable[Any]]) -> Manifest:
+    """Write the shards that are missing, and what stands beside them.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    skipped, fields = held.counted("skipped"), held.counted("fields")
+    if not fields:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "no items"
+        raise ValueError(f"no usable sample in {raw} ({reasons})")
+    batches = (
+        (f"{split}-{number:05d}.tar", split, rows)
+        for split in SPLITS
+        for number, rows in enumerate(held.batches(split, job.samples_per_shard))
+    )
+    calls = ((name, split, None if (work / "written" / name).exists() else rows) for name, split, rows in batches)
+    shards: list[Shard] = []
+    arrays: dict[str, set[tuple[str, int]]] = {}
+    for name in run(partial(_write_shard, work), calls):
+        written = json.loads((work / "written" / name).read_bytes())
+        shards.append(Shard(**written["shard"]))
+        for member, kinds in written["arrays"].items():
+            arrays.setdefault(member, set()).update(map(tuple, kinds))
+    manifest = Manifest(
+        tuple(shards),
+        fields,
+        source={"type": job.source.type, **asdict(job.source)},
+        split=asdict(job.split),
+        skipped=skipped,
+        dedupe=job.kinds,
+    )
+    write_json(work / "shards" / features.NAME, features.features(fields, arrays))
+    manifest.write(work / "shards")
+    return manifest
 
 
-def _write(tar: Path, samples: list[_Spooled], spool: BinaryIO) -> None:
-    """One tar and its index; headers carry no time or owner, so equal content gives equal bytes."""
+def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -> str:
+    """Write one tar, its index and its entry, None where that is done.
+
+    Headers carry no time or owner, so that equal content gives equal bytes.
+    """
+    if samples is None:
+        return name
     rows = []
-    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as file:
-        for sample in samples:
-            for member, (offset, size) in sample.members.items():
-                spool.seek(offset)
-                entry = tarfile.TarInfo(f"{sample.key}.{member}")
-                entry.size = size
-                file.addfile(entry, io.BytesIO(spool.read(size)))
-                rows.append((sample.key, member, file.offset - -(-size // 512) * 512, size, sample.group))
-    write_index(tar, rows)
+    arrays: dict[str, set[tuple[str, int]]] = {}
+    tar = work / "shards" / name
+    with _aside(work, tar) as path:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as file:
+            for sample in samples:
+                for member, span in sample.members.items():
+                    data = span.read(work)
+                    header = tarfile.TarInfo(f"{sample.key}.{member}")
+                    header.size = span.size
+                    file.addfile(header, io.BytesIO(data))
+                    rows.append((sample.key, member, file.offset - -(-span.size // 512) * 512, span.size, sample.group))
+                    if member.endswith(".npy"):
+                        arrays.setdefault(member, set()).add(features.array_type(data))
+        write_index(path, rows)
+        index_path(path).replace(index_path(tar))
+    entry = {"shard": asdict(describe(tar.parent, name, split)), "arrays": {m: sorted(k) for m, k in arrays.items()}}
+    with _aside(work, work / "written" / name) as path:
+        path.write_text(json.dumps(entry))
+    return name

@@ -9,11 +9,13 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
 
+from shards.engines import started
 from shards.remote import Cache, File, ShardError, Store, open_store
 from shards.split import SPLITS
 
@@ -68,7 +70,7 @@ class Manifest:
     """What stands beside a folder of shards.
 
     fields: number of samples that have each member. source, split: what the shards were built from and by.
-    skipped: raw items left out, by reason.
+    skipped: raw items left out, by reason. dedupe: how contents were compared, by modality.
     """
 
     shards: tuple[Shard, ...]
@@ -76,6 +78,7 @@ class Manifest:
     source: dict[str, Any] = field(default_factory=dict)
     split: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    dedupe: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
     def of(self, split: str) -> tuple[Shard, ...]:
@@ -169,9 +172,11 @@ def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
 
 
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
-    """(key, member, offset, size) of each file in a tar; links, folders and devices are passed over.
+    """(key, member, offset, size) of each file of a sample in a tar; links, folders and devices are passed over.
 
-    names: what to call members that carry an extension alone, such as `{"jpg": "image"}` for `000.jpg`.
+    As in webdataset the key is the path up to the first dot of the file's name. Files without an extension and hidden
+    ones belong to no sample. names: what to call members, by all that follows the key, in upper or lower case, such
+    as `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`.
 
     Raises:
         ValueError: not a tar, or a member's name leads outside, or a member is not stored byte by byte.
@@ -182,6 +187,7 @@ def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int
 
 def members_of(file: BinaryIO, where: Path | str, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
     """`members` of an open tar; `where` is what errors call it."""
+    named = {extension.lower(): name for extension, name in names.items()}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
@@ -193,37 +199,52 @@ def members_of(file: BinaryIO, where: Path | str, names: Mapping[str, str]) -> I
                     raise ShardError(f"{where} holds a sparse member, which cannot be read in place: {entry.name!r}")
                 folder, _, base = entry.name.rpartition("/")
                 stem, _, rest = base.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                yield key, rest if "." in rest else f"{names.get(rest, rest)}.{rest}", entry.offset_data, entry.size
+                if not (stem and rest):
+                    continue
+                name = named.get(rest.lower(), None if "." in rest else rest)
+                member = f"{name}.{rest.rpartition('.')[2]}" if name else rest
+                yield f"{folder}/{stem}" if folder else stem, member, entry.offset_data, entry.size
     except tarfile.TarError as error:
         raise ShardError(f"{where} is not a readable tar ({error})") from error
 
 
-def index(folder: Path, names: Mapping[str, str], report: Callable[[str], None] = lambda _: None) -> Manifest:
+def index(
+    folder: Path,
+    names: Mapping[str, str],
+    report: Callable[[str], None] = lambda _: None,
+    workers: int | None = 1,
+) -> Manifest:
     """Write indexes and a manifest for tars that others wrote; the tars stay as they are.
 
     A tar whose name begins with `train`, `validation` (or `val`) or `test` belongs to that split, any other to train.
+    names: what to call members, as `members` has it. workers: tars at a time, by default one a core.
 
     Raises:
-        ValueError: no tar there, or one cannot be read.
+        ValueError: no tar there, one cannot be read, or a sample has a member twice.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise ValueError(f"no .tar files in {folder}")
     shards, fields = [], Counter[str]()
-    for tar in tars:
-        samples: dict[str, list[tuple[str, str, int, int, str]]] = {}
-        for key, member, offset, size in members(tar, names):  # a sample's members may stand apart in the tar
-            samples.setdefault(key, []).append((key, member, offset, size, key))
-        rows = [row for sample in samples.values() for row in sample]
-        write_index(tar, rows)
-        fields.update(member for _, member, _, _, _ in rows)
-        split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")
-        shards.append(describe(folder, tar.name, split))
-        report(f"{tar.name}: {shards[-1].samples:,} samples, {len(rows):,} members")
+    with started("local", workers) as run:
+        for shard, found in run(partial(_index, names), ((tar,) for tar in tars)):
+            shards.append(shard)
+            fields.update(found)
+            report(f"{shard.name}: {shard.samples:,} samples, {sum(found.values()):,} members")
     manifest = Manifest(tuple(shards), dict(sorted(fields.items())), source={"type": "tars"})
     manifest.write(folder)
     return manifest
+
+
+def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
+    """Write the index of a tar; its entry in the manifest, and how many samples have each member."""
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, member, offset, size in members(tar, names):  # a sample's members may stand apart in the tar
+        if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
+            raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
+    write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
+    split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")
+    return describe(tar.parent, tar.name, split), Counter(member for held in samples.values() for member in held)
 
 
 def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBy:
+    """How samples are divided: `by` names the group that must not be torn apart (None: every sample by itself)."""
+
+    by: str | None = None
+    validation: float = 0.05
+    test: float = 0.05
+    large: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+            raise ValueError("data.split: validation and test are shares, together below 1")
 
 
 def assign(
@@ -17,20 +33,40 @@ def assign(
     first, then validation, each as near to its share as whole groups allow and never empty while there are groups.
     The largest group goes to train, and so do groups of more than `large` of all samples and twice an even share.
     """
+    ranked = sorted(groups, key=lambda group: rank(group, seed))
+    largest = max(reversed(ranked), key=groups.__getitem__, default="")
     total = sum(groups.values())
-    ranked = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-    largest = max(reversed(ranked), key=groups.__getitem__, default=None)
-    limit = max(large, 2 / max(len(groups), 1)) * total
+    return dict(divide(((g, groups[g]) for g in ranked), largest, len(groups), total, validation, test, large))
+
+
+def rank(group: str, seed: int) -> bytes:
+    """What groups are ordered by."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+
+
+def divide(
+    ranked: Iterable[tuple[str, int]],
+    largest: str,
+    groups: int,
+    total: int,
+    validation: float,
+    test: float,
+    large: float,
+) -> Iterator[tuple[str, str]]:
+    """(group, split) as `assign` has it, for any number of groups.
+
+    ranked: (group, number of samples), ordered by `rank`. largest: the largest group, of several the last. groups,
+    total: numbers of groups and of all samples.
+    """
+    limit = max(large, 2 / max(groups, 1)) * total
     wanted = {"test": test * total, "validation": validation * total}
     held = dict.fromkeys(wanted, 0)
-    splits = {}
-    for group in ranked:
-        size = groups[group]
+    for group, size in ranked:
         open_ = (s for s in wanted if wanted[s] and (not held[s] or held[s] + size / 2 <= wanted[s]))
-        splits[group] = next(open_, "train") if size <= limit and group != largest else "train"
-        if splits[group] != "train":
-            held[splits[group]] += size
-    return splits
+        split = next(open_, "train") if size <= limit and group != largest else "train"
+        if split != "train":
+            held[split] += size
+        yield group, split
 
 
 def key_of(identity: str) -> str:

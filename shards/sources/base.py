@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from modalities.base import Modality
 
@@ -17,11 +17,38 @@ class Sample:
 
     identity: what makes it the same sample as another; its sha256 becomes the key, a second one is a duplicate.
     members: bytes by `{modality}.{extension}`. groups: what a split may be made by, such as its scaffold or speaker.
+    source: which of several joined sources it is of.
     """
 
     identity: str
     members: dict[str, bytes]
     groups: dict[str, str] = field(default_factory=dict)
+    source: int = 0
+
+
+class Span(NamedTuple):
+    """Where bytes lie: a file below the folder that a build works in, offset and size in bytes."""
+
+    file: str
+    offset: int
+    size: int
+
+    def read(self, folder: Path) -> bytes:
+        """The bytes."""
+        with (folder / self.file).open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A `Sample` that was made, its members on disk. prints: by modality, what its content is compared by."""
+
+    identity: str
+    members: dict[str, Span]
+    groups: dict[str, str]
+    prints: dict[str, str] = field(default_factory=dict)
+    source: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +74,11 @@ class Source(ABC):
             ContentError: the item cannot be used; it is skipped and counted.
         """
 
-    def combine(self, made: Iterator[Sample | str], scratch: Path) -> Iterator[Sample | str]:
+    def combine(self, made: Iterator[Made | str], folder: Path) -> Iterator[Made | str]:
         """What a build takes of all that was made, in the order of the items: samples, or why an item has none.
 
-        scratch: a folder on the disk that the shards are written to. The default takes all as it is.
+        folder: where spans lie and new ones are written. A build that goes on calls this again from the start. The
+        default takes all as it is.
         """
         return made
 

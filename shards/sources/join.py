@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
@@ -13,16 +12,9 @@ from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 import pydantic
 
 from modalities.base import Modality
-from shards.sources.base import Sample, Source, register, registry
+from shards.sources.base import Made, Sample, Source, Span, register, registry
 
 _LABELS = "labels.json"
-
-
-@dataclass(frozen=True)
-class Part(Sample):
-    """A sample of one of the joined sources, by number."""
-
-    source: int = 0
 
 
 class Item(NamedTuple):
@@ -30,13 +22,6 @@ class Item(NamedTuple):
 
     source: int
     item: Any
-
-
-class Held(NamedTuple):
-    """Where the members of a part lie on disk, and its groups."""
-
-    places: dict[str, tuple[int, int]]
-    groups: dict[str, str]
 
 
 @register
@@ -52,8 +37,7 @@ class Join(Source):
     Several samples of the first source may share a partner; of several samples of another source with one key the
     first is taken. Samples without a key or without a partner are counted by reason where they are left out. Labels
     are merged, and a split can be made by whatever one of the sources offers; where two say the same name the first
-    holds. The first source is streamed; members of the others lie in one file on disk meanwhile, their keys and
-    offsets in memory.
+    holds. The samples of all sources but the first are held in memory, without their members.
     """
 
     type: ClassVar[str] = "join"
@@ -85,79 +69,77 @@ class Join(Source):
             for item in self.parts[number].items(raw):
                 yield Item(number, item)
 
-    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Part:
-        sample = self.parts[item.source].make(item.item, modalities)
-        return Part(sample.identity, sample.members, sample.groups, item.source)
+    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
+        return replace(self.parts[item.source].make(item.item, modalities), source=item.source)
 
-    def combine(self, made: Iterator[Sample | str], scratch: Path) -> Iterator[Sample | str]:
+    def combine(self, made: Iterator[Made | str], folder: Path) -> Iterator[Made | str]:
         """Joined samples from those of all sources.
 
         Raises:
             ValueError: a source cannot be joined by what the recipe says, or two make the same member.
         """
-        held: list[dict[str, Held]] = [{} for _ in self.parts]
+        held: list[dict[str, Made]] = [{} for _ in self.parts]
         used: list[set[str]] = [set() for _ in self.parts]
-        with tempfile.TemporaryFile(dir=scratch) as spool:
+        with (folder / _LABELS).open("wb") as labels:
             for part in made:
                 if isinstance(part, str):
                     yield part
                     continue
-                assert isinstance(part, Part)
                 key = self._key(part)
                 if part.source == 0:
-                    yield self._joined(part, key, held, used, spool)
+                    yield self._joined(part, key, held, used, folder, labels)
                 elif not key:
                     yield self._without_key(part)
-                elif key in held[part.source]:
+                elif held[part.source].setdefault(key, part) is not part:
                     yield f"{self.parts[part.source].type} of a key that another has"
-                else:
-                    held[part.source][key] = _put(part, spool)
         first = self.parts[0].type
         for number, (known, taken) in enumerate(zip(held, used, strict=True)):
             yield from (f"{self.parts[number].type} without {first} of its key" for _ in range(len(known) - len(taken)))
 
-    def _key(self, part: Part) -> str:
+    def _key(self, part: Made) -> str:
         name = self.by if isinstance(self.by, str) else self.by[part.source]
         if name not in part.groups:
             source = self.parts[part.source].type
             raise ValueError(f"data.source.by is {name!r}, but {source} can be joined by {', '.join(part.groups)}")
         return part.groups[name]
 
-    def _without_key(self, part: Part) -> str:
+    def _without_key(self, part: Made) -> str:
         return f"{self.parts[part.source].type} without {self.by if isinstance(self.by, str) else self.by[part.source]}"
 
     def _joined(
-        self, part: Part, key: str, held: list[dict[str, Held]], used: list[set[str]], spool: BinaryIO
-    ) -> Sample | str:
-        """The sample of a part of the first source, or why there is none."""
+        self, part: Made, key: str, held: list[dict[str, Made]], used: list[set[str]], folder: Path, labels: BinaryIO
+    ) -> Made | str:
+        """The sample of a part of the first source, or why there is none; merged labels are appended to a file."""
         found = {number: known[key] for number, known in enumerate(held) if key and key in known}
         if self.how == "inner" and len(found) + 1 < len(self.parts):
             if not key:
                 return self._without_key(part)
             lacking = next(number for number in range(1, len(self.parts)) if number not in found)
             return f"{self.parts[0].type} without {self.parts[lacking].type} of its key"
-        members, groups = dict(part.members), dict(part.groups)
+        members, groups, prints, tables = dict(part.members), dict(part.groups), dict(part.prints), []
+        if _LABELS in members:
+            tables.append(members.pop(_LABELS))
         for number, other in found.items():
             used[number].add(key)
-            for name, (offset, size) in other.places.items():
-                spool.seek(offset)
-                data = spool.read(size)
+            for name, span in other.members.items():
                 if name == _LABELS:
-                    data = json.dumps({**json.loads(data), **json.loads(members.get(name, b"{}"))}).encode()
+                    tables.append(span)
                 elif name in members:
                     raise ValueError(f"two of the joined sources make the member {name}: leave it out of one of them")
-                members[name] = data
+                else:
+                    members[name] = span
             groups = {**other.groups, **groups}
-        return Sample(part.identity, members, groups)
-
-
-def _put(part: Part, spool: BinaryIO) -> Held:
-    """Append a part's members to the file on disk."""
-    places = {}
-    for name, data in part.members.items():
-        places[name] = (spool.seek(0, 2), len(data))
-        spool.write(data)
-    return Held(places, part.groups)
+            prints = {**other.prints, **prints}
+        if len(tables) == 1:
+            members[_LABELS] = tables[0]
+        elif tables:
+            merged: dict[str, Any] = {}
+            for span in tables:
+                merged = {**json.loads(span.read(folder)), **merged}
+            data = json.dumps(merged).encode()
+            members[_LABELS] = Span(_LABELS, labels.tell(), len(data))
+            labels.write(data)
+        return Made(part.identity, members, groups, prints)
 
 
 def _source(config: Mapping[str, Any], where: str) -> Source:

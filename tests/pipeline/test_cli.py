@@ -275,6 +275,10 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
     said = call("shards", "build", file, "--raw", "raw", "--out", "new", "--workers", "1").refusal()
     assert "no usable sample" in said
     assert "invalid SMILES: 2" in said
+    assert (
+        "known: local, ray"
+        in call("shards", "build", file, "--raw", "raw", "--out", "new", "--engine", "dask").refusal()
+    )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     assert "not empty" in call("shards", "build", file, "--raw", "raw", "--out", "full").refusal()
@@ -569,6 +573,20 @@ def test_json_of_shards(call: Call, file: Path, shards: Path, tmp_path: Path) ->
     inspected = call("shards", "inspect", "new", "--json").figures()
     assert inspected["fields"] == built["fields"]
     assert inspected["first"]["smiles.txt"] in MOLECULES or inspected["first"]["key"]
+    alone = call(
+        "shards",
+        "build",
+        file,
+        "--raw",
+        "raw",
+        "--out",
+        "few",
+        "data.dedupe={image: exact}",
+        "--workers",
+        "1",
+        "--json",
+    ).figures()
+    assert alone["skipped"] == {"invalid SMILES": 1}
     (tmp_path / "foreign").mkdir()
     for tar in (tmp_path / "new").glob("*.tar"):
         shutil.copy(tar, tmp_path / "foreign")

@@ -1,0 +1,141 @@
+"""Which samples repeat the content of an earlier one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modalities.base import ContentError, Modality, parser
+from modalities.dna import Dna, reverse_complement
+from modalities.image import Image, Picture
+from modalities.pixels import RGB
+from modalities.smiles import Smiles
+from modalities.text import Text
+from shards.sources.molecules import canonical
+
+KINDS: dict[str, tuple[type[Modality], ...]] = {
+    "exact": (Modality,),
+    "perceptual": (Image,),
+    "sequence": (Dna, Smiles, Text),
+}
+"""How content can be compared, and of which modalities. exact: the bytes of all members. perceptual: 64-bit hashes of
+images, within `NEAR_BITS`. sequence: what a sequence says, not how it is written: DNA of either strand, canonical
+SMILES, text without case and spacing."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey image (ITU-R BT.601), so that a colour image is like its grey copy."""
+
+NEAR_BITS = 3
+"""Bits by which the 64-bit hashes of images that look alike may differ: photographs saved again, smaller, grey and with
+loss, differed by 0 to 2, different ones of a series by 6 and more."""
+
+
+def resolve(wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality]) -> dict[str, str]:
+    """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
+
+    Raises:
+        ValueError: an unknown kind or modality, or a kind that is not for it.
+    """
+    if wanted is None:
+        return {}
+    kinds = [wanted] if isinstance(wanted, str) else list(wanted.values())
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"data.dedupe is {unknown[0]!r}; known: {', '.join(KINDS)}")
+    if isinstance(wanted, str):
+        found = {name: wanted for name, modality in modalities.items() if isinstance(modality, KINDS[wanted])}
+        if not found:
+            raise ValueError(f"data.dedupe is {wanted!r}, but no modality of the recipe can be compared by that")
+        return found
+    for name, kind in wanted.items():
+        if name not in modalities:
+            raise ValueError(f"data.dedupe names the modality {name!r}, which the recipe has not")
+        if not isinstance(modalities[name], KINDS[kind]):
+            known = ", ".join(each for each, types in KINDS.items() if isinstance(modalities[name], types))
+            raise ValueError(
+                f"data.dedupe.{name} is {kind!r}, but a modality of type {modalities[name].type} "
+                f"can be compared by {known}"
+            )
+    return dict(wanted)
+
+
+def fingerprint(kind: str, modality: Modality, members: Mapping[str, bytes], raw: Any) -> str:
+    """What the content of a modality is compared by, in hexadecimal digits.
+
+    members: its bytes by extension. raw: what `modality.decode` made of them.
+    """
+    if kind == "perceptual":
+        return phash(raw)
+    if kind == "sequence":
+        return _digest(_written(modality, raw).encode())
+    return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
+
+
+def phash(picture: Picture) -> str:
+    """64-bit perceptual hash of an image of any bands, from its lowest cosine frequencies (Zauner 2010)."""
+    grey = np.average(picture.pixels, axis=2, weights=LUMA if picture.bands == RGB else None)
+    grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
+    image = parser("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
+    return str(parser("imagehash", "imagehash").phash(image))
+
+
+def _written(modality: Modality, sequence: str) -> str:
+    """The one way to write all that says the same."""
+    if isinstance(modality, Dna):
+        return min(sequence, reverse_complement(sequence))
+    if isinstance(modality, Smiles):
+        try:
+            return canonical(sequence)
+        except ContentError:  # a SMILES of well-formed tokens that is no molecule stands for itself
+            return sequence
+    return " ".join(unicodedata.normalize("NFKC", sequence).casefold().split())
+
+
+def _digest(*parts: bytes) -> str:
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "big"))
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+class Seen:
+    """Contents met so far, on disk. A sample repeats an earlier one that is alike in every modality compared.
+
+    Hashes of images within `NEAR_BITS` agree in at least one of `NEAR_BITS` + 1 equal bands, by which they are found
+    (Manku, Jain & Das Sarma 2007): one of n images is compared with about n / 16,384 others.
+    """
+
+    def __init__(self, database: sqlite3.Connection, kinds: Mapping[str, str]):
+        self.database = database
+        self.exact = sorted(name for name, kind in kinds.items() if kind != "perceptual")
+        self.near = sorted(name for name, kind in kinds.items() if kind == "perceptual")
+        database.execute("CREATE TABLE content (band BLOB, hashes TEXT)")
+        database.execute("CREATE INDEX content_by_band ON content (band)")
+
+    def add(self, prints: Mapping[str, str]) -> bool:
+        """Whether the content is new; it is then held. What has none of the modalities compared is always new."""
+        if not any(name in prints for name in (*self.exact, *self.near)):
+            return True
+        near = [prints[name] for name in self.near if name in prints]
+        parts = [prints.get(name, "") for name in self.exact] + [name for name in self.near if name in prints]
+        same = bytes.fromhex(_digest(*(part.encode() for part in parts)))
+        digits = 16 // (NEAR_BITS + 1)
+        bands = [same + f"{i}{near[0][i : i + digits]}".encode() for i in range(0, 16, digits)] if near else [same]
+        for band in bands:
+            for (held,) in self.database.execute("SELECT hashes FROM content WHERE band = ?", (band,)):
+                if all(_apart(a, b) <= NEAR_BITS for a, b in zip(near, json.loads(held), strict=True)):
+                    return False
+        hashes = json.dumps(near)
+        self.database.executemany("INSERT INTO content VALUES (?, ?)", [(band, hashes) for band in bands])
+        return True
+
+
+def _apart(one: str, other: str) -> int:
+    """Bits in which two hashes differ."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()

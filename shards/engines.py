@@ -1,0 +1,124 @@
+"""Where the parts of a build run: in this process, in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""`run(function, calls)` yields the function's value for each tuple of arguments, in the order of the calls."""
+
+
+def started(engine: str, workers: int | None) -> AbstractContextManager[Run]:
+    """What runs the parts of a build, until the context ends.
+
+    engine: `local`, or `ray`: the cluster that `RAY_ADDRESS` or `ray start` names, or a new one on this machine. All
+    its machines must see raw data and shards at the same paths. workers: parts at a time, by default one a core.
+
+    Raises:
+        ValueError: another engine, or Ray is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
+    return ENGINES[engine](workers)
+
+
+@contextmanager
+def _local(workers: int | None) -> Iterator[Run]:
+    workers = workers or os.cpu_count() or 1
+    if workers == 1:
+        yield itertools.starmap
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+    def run(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        try:
+            yield from _in_order(calls, lambda call: pool.submit(function, *call).result, 2 * workers)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was killed, most likely for lack of memory: "
+                "run the same again with fewer workers, what is finished is kept"
+            ) from error
+
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Make a worker end when the build is killed: a pool's own workers would wait for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _ray(workers: int | None) -> Iterator[Run]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is sent anywhere unasked
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("the engine ray needs the package 'ray': pip install ray") from error
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    call_one = ray.remote(_call)
+    ahead = workers or 2 * int(ray.cluster_resources()["CPU"])
+
+    def run(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        shared = ray.put(function)
+
+        def submit(call: tuple[Any, ...]) -> Callable[[], Any]:
+            reference = call_one.remote(shared, *call)
+            return lambda: ray.get(reference)
+
+        try:
+            yield from _in_order(calls, submit, ahead)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise ChildProcessError(
+                f"the Ray cluster lost a part of the build ({type(error).__name__}): "
+                "run the same again, what is finished is kept"
+            ) from error
+
+    try:
+        yield run
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _in_order(
+    calls: Iterable[tuple[Any, ...]], submit: Callable[[tuple[Any, ...]], Callable[[], Any]], ahead: int
+) -> Iterator[Any]:
+    """Results in the order of the calls, of which at most `ahead` wait, so that memory stays bounded."""
+    waiting: deque[Callable[[], Any]] = deque()
+    for call in calls:
+        waiting.append(submit(call))
+        if len(waiting) >= ahead:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+ENGINES: dict[str, Callable[[int | None], AbstractContextManager[Run]]] = {"local": _local, "ray": _ray}

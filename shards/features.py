@@ -1,0 +1,47 @@
+"""What `datasets` has to know of shards whose samples differ: `datasets.Features` as JSON."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+NAME = "features.json"
+
+_TEXT = {"dtype": "string", "_type": "Value"}
+_BYTES = {"dtype": "binary", "_type": "Value"}
+_TYPES = {
+    **{extension: {"_type": "Image"} for extension in ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")},
+    **{extension: {"_type": "Audio"} for extension in ("wav", "flac", "ogg", "mp3")},
+    "json": {"_type": "Json"},  # columns of any name and type, all of which a struct would have to know
+    "txt": _TEXT,
+}
+
+
+def array_type(data: bytes) -> tuple[str, int]:
+    """Type and number of axes of an array in an `.npy` file."""
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    return array.dtype.name, array.ndim
+
+
+def features(members: Iterable[str], arrays: Mapping[str, Iterable[tuple[str, int]]]) -> dict[str, Any]:
+    """Features by member, for `load_dataset("webdataset", features=Features.from_dict(...))`.
+
+    arrays: the types and numbers of axes that each `.npy` member has.
+    """
+    found = {name: _type(name, arrays.get(name, ())) for name in sorted(members)}
+    return {**found, "__key__": _TEXT, "__url__": _TEXT}
+
+
+def _type(member: str, arrays: Iterable[tuple[str, int]]) -> Mapping[str, Any]:
+    kinds = list(arrays)
+    if not kinds:
+        return _TYPES.get(member.rpartition(".")[2], _BYTES)
+    if len({axes for _, axes in kinds}) > 1:
+        return {"_type": "Json"}  # lists of any depth
+    nested: dict[str, Any] = {"dtype": np.result_type(*(name for name, _ in kinds)).name, "_type": "Value"}
+    for _ in range(kinds[0][1]):
+        nested = {"feature": nested, "_type": "List"}
+    return nested

@@ -1,0 +1,219 @@
+"""Our tars in the hands of `datasets`, theirs in ours."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import webdataset
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from PIL import Image as Pillow
+
+from modalities.base import Modality
+from modalities.image import Image
+from modalities.recording import Recording, to_members
+from modalities.signal import Signal
+from modalities.spectrogram import Spectrogram
+from modalities.table import Table
+from modalities.text import Text
+from shards.build import SplitBy, build
+from shards.features import features
+from shards.manifest import index, verify
+from shards.read import Split
+from shards.sources.base import Sample, Source
+from shards.sources.hub import Hub
+from shards.sources.rows import Rows
+
+SPLIT = SplitBy(validation=0, test=0)
+MODALITIES: dict[str, Modality] = {"image": Image(size=32, patch=16), "record": Table(), "text": Text()}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def loaded(out: Path, described: bool, streaming: bool) -> list[dict[str, Any]]:
+    """All samples as a user of `datasets` gets them."""
+    given = datasets.Features.from_dict(json.loads((out / "features.json").read_text())) if described else None
+    rows = datasets.load_dataset(
+        "webdataset",
+        data_files={"train": str(out / "train-*.tar")},
+        features=given,
+        split="train",
+        streaming=streaming,
+        cache_dir=str(out.parent / "cache"),
+    )
+    return list(rows)
+
+
+def ours(out: Path) -> list[dict[str, bytes]]:
+    split = Split(out, "train")
+    return [
+        {f"{m}.{e}": data for m, parts in split.read(shard, i).items() for e, data in parts.items()}
+        for _, _, shard, i in split.locations()
+    ]
+
+
+def photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        Pillow.new("RGB", (20, 10 + i), (i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_samples_of_equal_members_load_plainly(streaming: bool, tmp_path: Path) -> None:
+    raw = photos(tmp_path / "raw", 8)
+    (raw / "a.csv").write_text("file,words,size\n" + "\n".join(f"{i}.png,bird {i},{i}" for i in range(8)))
+    source = Rows(columns={"image": "file", "text": "words", "record": ("size",)}, labels=("words",))
+    build(source, MODALITIES, SPLIT, raw, tmp_path / "out", samples_per_shard=3)
+    for described in (False, True):
+        rows = loaded(tmp_path / "out", described, streaming)
+        assert [row["text.txt"] for row in rows] == [f"bird {i}" for i in range(8)]
+        assert [row["record.json"] for row in rows] == [{"size": i} for i in range(8)]
+        assert [row["labels.json"] for row in rows] == [{"words": f"bird {i}"} for i in range(8)]
+        assert [row["image.png"].size for row in rows] == [(20, 10 + i) for i in range(8)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_modality_missing_in_sample_2_loads_with_features(streaming: bool, tmp_path: Path) -> None:
+    raw = photos(tmp_path / "raw", 3)
+    (raw / "a.csv").write_text("file,words\n0.png,bird\n,fish\n2.png,\n")
+    build(Rows(columns={"image": "file", "text": "words"}), MODALITIES, SPLIT, raw, tmp_path / "out")
+    with pytest.raises(ValueError, match="share the same prefix"):
+        loaded(tmp_path / "out", False, streaming)
+    rows = loaded(tmp_path / "out", True, streaming)
+    assert [row["text.txt"] for row in rows] == ["bird", "fish", None]
+    assert [row["image.png"] and row["image.png"].size for row in rows] == [(20, 10), None, (20, 12)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_first_seen_in_sample_1000_loads_with_features(streaming: bool, tmp_path: Path) -> None:
+    """Two tables of other columns, whose rows follow each other; a column changes its type too."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    tar = tmp_path / "tars" / "train-00000.tar"
+    tar.parent.mkdir()
+    cells: list[dict[str, Any]] = [{"mass": i} for i in range(999)] + [{"mass": "heavy", "wing": 7.5}, {"wing": None}]
+    with tarfile.open(tar, "w") as file:
+        for i, row in enumerate(cells):
+            data = json.dumps(row).encode()
+            entry = tarfile.TarInfo(f"{i:04d}.record.json")
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    manifest = index(tar.parent, {})
+    (tar.parent / "features.json").write_text(json.dumps(features(manifest.fields, {})))
+    rows = loaded(tar.parent, True, streaming)
+    assert [row["record.json"] for row in rows] == cells
+
+
+def test_a_build_of_tables_with_other_columns_describes_them(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    lines = [json.dumps({"id": str(i), "cells": {"mass": i} if i < 999 else {"wing": 7.5}}) for i in range(1002)]
+    (raw / "a.jsonl").write_text("\n".join(lines))
+    source = Hub(dataset="json", files="*.jsonl", key="id", columns={"record": "cells"})
+    build(source, MODALITIES, SPLIT, raw, tmp_path / "out", samples_per_shard=1002)
+    rows = loaded(tmp_path / "out", True, False)
+    assert [row["record.json"] for row in rows] == [{"mass": i} for i in range(999)] + [{"wing": 7.5}] * 3
+
+
+def test_signals_of_any_montage_load_with_features(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    arrays = [np.random.default_rng(0).normal(size=size).astype(np.float32) for size in ((3, 1000), (2, 700))]
+
+    class Two(Source):
+        type = "two"
+
+        def items(self, raw: Path) -> Any:
+            yield from range(2)
+
+        def make(self, item: int, modalities: Any) -> Sample:
+            names = ("I", "II", "III")[: len(arrays[item])]
+            parts = to_members(Recording(arrays[item], names, ("mV",) * len(names), 100.0))
+            return Sample(str(item), {f"ecg.{extension}": data for extension, data in parts.items()})
+
+    build(Two(), {"ecg": Signal(montage="ecg")}, SPLIT, raw, tmp_path / "out")  # type: ignore[arg-type]
+    rows = loaded(tmp_path / "out", True, False)
+    for row, array in zip(rows, arrays, strict=True):
+        np.testing.assert_array_equal(np.array(row["ecg.npy"]), array)
+        assert row["ecg.json"]["channels"] == ["I", "II", "III"][: len(array)]
+
+
+def test_features_name_what_datasets_would_infer() -> None:
+    for extension in {*Image.extensions, *Spectrogram.extensions, *Text.extensions} - {"npy", "json"}:
+        described = datasets.Features.from_dict(features([f"a.{extension}"], {}))[f"a.{extension}"]
+        if extension in WebDataset.IMAGE_EXTENSIONS:
+            assert described == datasets.Image()
+        elif extension in WebDataset.AUDIO_EXTENSIONS:
+            assert described == datasets.Audio()
+        else:
+            assert described == datasets.Value("string")
+    mixed = features(
+        ["a.npy", "b.npy"], {"a.npy": [("int16", 2), ("float32", 2)], "b.npy": [("int16", 2), ("int16", 3)]}
+    )
+    assert datasets.Features.from_dict(mixed)["a.npy"] == datasets.List(datasets.List(datasets.Value("float32")))
+    assert datasets.Features.from_dict(mixed)["b.npy"] == datasets.Json()
+
+
+def add(tar: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(tar, "w") as file:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    return tar
+
+
+def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
+    """Keys in folders with dots, dots in members, files that belong to no sample."""
+    members = {
+        f"v1.0/part/{i:03d}.{extension}": f"{extension} {i}".encode()
+        for i in range(3)
+        for extension in ("jpg", "txt", "json", "seg.mask.png", "CLS")
+    }
+    nothing = {"README": b"read me", "v1.0/.DS_Store": b""}
+    tar = add(tmp_path / "00000.tar", {**nothing, **members})
+    manifest = index(tmp_path, {"jpg": "photo", "seg.mask.png": "mask", "json": "labels", "cls": "kind"})
+    assert manifest.fields == {"kind.CLS": 3, "labels.json": 3, "mask.png": 3, "photo.jpg": 3, "txt.txt": 3}
+    assert verify(tmp_path) == manifest
+    split = Split(tmp_path, "train")
+    theirs = list(webdataset.WebDataset(str(tar), shardshuffle=False))
+    assert [key for key, *_ in split.locations()] == [sample["__key__"] for sample in theirs]
+    for i, sample in enumerate(theirs):
+        held = split.read(0, i)
+        assert held["mask"]["png"] == sample["seg.mask.png"]
+        assert held["photo"]["jpg"] == sample["jpg"]
+        assert held["labels"]["json"] == sample["json"]
+        assert held["kind"]["cls"] == sample["cls"]
+
+
+def test_a_member_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    add(tmp_path / "00000.tar", {"0.jpg": b"a", "0.seg.jpg": b"b"})
+    with pytest.raises(ValueError, match=r"00000\.tar holds the member 'photo\.jpg' of '0' twice"):
+        index(tmp_path, {"jpg": "photo", "seg.jpg": "photo"})
+
+
+def test_files_that_belong_to_no_sample_are_passed_over(tmp_path: Path) -> None:
+    add(tmp_path / "00000.tar", {"a/0.jpg": b"a", "__MACOSX/a/._0.jpg": b"b", "a/LICENSE": b"c", "a/0.": b"d"})
+    assert index(tmp_path, {"jpg": "photo"}).fields == {"photo.jpg": 1}
+    assert [key for key, *_ in Split(tmp_path, "train").locations()] == ["a/0"]
+    verify(tmp_path)
+
+
+def test_any_number_of_workers_indexes_alike(tmp_path: Path) -> None:
+    for number in range(5):
+        add(tmp_path / f"{number:05d}.tar", {f"{number}{i}.txt": b"a" * i for i in range(4)})
+    told: list[str] = []
+    one = index(tmp_path, {"txt": "text"}, told.append)
+    assert index(tmp_path, {"txt": "text"}, told.append, workers=2) == one
+    assert told[:5] == told[5:]
+    assert verify(tmp_path).counts()["train"] == 20

@@ -1,0 +1,239 @@
+"""Builds that are killed, interrupted or met by others go on exactly, and do nothing twice."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from modalities.base import Modality
+from modalities.text import Text
+from shards.build import CHUNK, SplitBy, build
+from shards.manifest import Manifest, verify
+from shards.sources.base import Sample, Source
+
+COUNT = 5 * CHUNK
+TEXT: dict[str, Modality] = {"text": Text()}
+SPLIT = SplitBy(validation=0.1, test=0.1)
+SCRIPT = """
+import os, sys, time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from modalities.text import Text
+from shards.build import SplitBy, build
+from shards.sources.base import Sample, Source
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Source):
+    type = "slow"
+    log: str
+    def items(self, raw):
+        yield from range({count})
+    def make(self, item, modalities):
+        with open(self.log, "a") as log:
+            log.write(f"{{item}} {{os.getpid()}}\\n")
+        time.sleep(0.002)
+        return Sample(str(item // 2), {{"text.txt": f"sample {{item}}".encode()}})
+
+def run(log, raw, out, workers):
+    split = SplitBy(validation=0.1, test=0.1)
+    build(Slow(log=log), {{"text": Text()}}, split, Path(raw), Path(out), samples_per_shard=9, workers=int(workers))
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(Source):
+    """Numbered texts; `made` gets every number that is made, and making `at` raises KeyboardInterrupt once."""
+
+    type: ClassVar[str] = "interrupted"
+    made: ClassVar[list[int]] = []
+    stop: ClassVar[set[int]] = set()
+    size: int = 10
+    count: int = COUNT
+
+    def items(self, raw: Path) -> Iterator[int]:
+        yield from range(self.count)
+
+    def make(self, item: int, modalities: Mapping[str, Modality]) -> Sample:
+        if item in self.stop:
+            self.stop.remove(item)
+            raise KeyboardInterrupt
+        self.made.append(item)
+        return Sample(str(item), {"text.txt": f"{item}".rjust(self.size).encode()})
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    Interrupted.made.clear()
+    Interrupted.stop.clear()
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "file.txt").write_text("raw")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def again(raw: Path, out: Path, told: list[str] | None = None, **changes: Any) -> Manifest:
+    report = (told if told is not None else []).append
+    return build(Interrupted(), TEXT, SPLIT, raw, out, samples_per_shard=9, report=report, **changes)
+
+
+def interrupt(raw: Path, out: Path, at: int = 3 * CHUNK + 5) -> None:
+    Interrupted.stop.add(at)
+    with pytest.raises(KeyboardInterrupt):
+        again(raw, out)
+    Interrupted.made.clear()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        assert process.poll() is None, "the build ended before it was killed"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path, tmp_path: Path, workers: int) -> None:
+    script, log, out = tmp_path / "slow.py", tmp_path / "log", tmp_path / "out"
+    script.write_text(SCRIPT.format(count=COUNT))
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, script, log, raw, out, str(workers)])
+
+    def lines() -> list[str]:
+        return log.read_text().splitlines() if log.exists() else []
+
+    def written() -> int:
+        return len(list((tmp_path / "out.building").glob("*/written/*.tar")))
+
+    stages: list[Callable[[], bool]] = [lambda: len(lines()) > 2 * CHUNK + 5, lambda: written() > 1]
+    for reached in stages:
+        process = start()
+        until(reached, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not out.exists()
+    workers_left = {int(line.split()[1]) for line in lines()} - {process.pid}
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers_left):
+        assert time.monotonic() < deadline, "workers outlive a killed build"
+        time.sleep(0.05)
+    assert start().wait() == 0
+    times = Counter(int(line.split()[0]) for line in lines())
+    assert set(times) == set(range(COUNT))
+    assert sum(times.values()) - COUNT <= 2 * workers * CHUNK, "no more than what had been begun is made twice"
+    runpy.run_path(str(script))["run"](str(log), raw, tmp_path / "whole", 1)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert verify(out).skipped == {"duplicate": COUNT // 2}
+    assert not (tmp_path / "out.building").exists()
+
+
+def test_finished_chunks_are_not_made_again(raw: Path, tmp_path: Path) -> None:
+    interrupt(raw, tmp_path / "out")
+    told: list[str] = []
+    again(raw, tmp_path / "out", told)
+    assert Interrupted.made == list(range(3 * CHUNK, COUNT))
+    assert told == [f"going on in {tmp_path / 'out.building'}: 3 chunks of {CHUNK} items and 0 shards are there"]
+    again(raw, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out.building").exists()
+
+
+def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shards.manifest import write_index
+
+    names: list[str] = []
+
+    def full(tar: Path, rows: Any) -> None:
+        if len(names) == 4:
+            raise OSError(28, "No space left on device")
+        names.append(tar.name)
+        write_index(tar, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.build.write_index", full)
+        with pytest.raises(OSError, match="No space"):
+            again(raw, tmp_path / "out")
+    Interrupted.made.clear()
+    held = {p.name: p.stat().st_ino for p in (tmp_path / "out.building").glob("*/shards/*.tar")}
+    assert len(held) == 4
+    again(raw, tmp_path / "out")
+    assert Interrupted.made == []
+    assert held.items() <= {p.name: p.stat().st_ino for p in (tmp_path / "out").iterdir()}.items()
+    again(raw, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("changed", ["raw", "recipe"])
+def test_other_raw_files_or_settings_start_anew(raw: Path, tmp_path: Path, changed: str) -> None:
+    interrupt(raw, tmp_path / "out")
+    if changed == "raw":
+        (raw / "file.txt").write_text("other")
+    told: list[str] = []
+    again(raw, tmp_path / "out", told, **({"dedupe": "exact"} if changed == "recipe" else {}))
+    assert told == [f"{tmp_path / 'out.building'} is of another recipe or other raw files: starting anew"]
+    assert Interrupted.made == list(range(COUNT))
+
+
+def test_shards_may_be_built_inside_the_raw_folder(raw: Path) -> None:
+    interrupt(raw, raw / "out")
+    again(raw, raw / "out")
+    assert Interrupted.made == list(range(3 * CHUNK, COUNT))
+
+
+def test_two_builds_of_one_folder_are_refused(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.building").mkdir()
+    with (tmp_path / "out.building" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"another process is building in .*out\.building"):
+            again(raw, tmp_path / "out")
+    again(raw, tmp_path / "out")
+
+
+def test_a_build_killed_while_cleaning_up_is_finished(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, **_: Any) -> None:
+        if path == tmp_path / "out.building":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.build.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(raw, tmp_path / "out")
+    assert (tmp_path / "out.building").exists()
+    Interrupted.made.clear()
+    assert again(raw, tmp_path / "out") == verify(tmp_path / "out")
+    assert Interrupted.made == []
+    assert not (tmp_path / "out.building").exists()
+    with pytest.raises(ValueError, match="is not empty"):
+        again(raw, tmp_path / "out")
+
+
+def test_memory_does_not_grow_with_the_content(raw: Path, tmp_path: Path) -> None:
+    source = Interrupted(size=1 << 20, count=60)
+    build(source, {}, SPLIT, raw, tmp_path / "warm")
+    tracemalloc.start()
+    build(source, {}, SPLIT, raw, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(shard.bytes for shard in Manifest.read(tmp_path / "out").shards) > 60 << 20
+    assert peak < 10 << 20
