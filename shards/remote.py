@@ -326,6 +326,18 @@ class _Stoppable(NoOpCallback):
             raise InterruptedError("given up")
 
 
+def _options(url: str, timeout_s: float) -> dict[str, Any]:
+    """What fsspec's filesystem of a URL must be told for its files to arrive as `_transfer` expects."""
+    if url.startswith("http"):  # aiohttp's own limit is five minutes a file, however well it flows
+        timeout = ClientTimeout(total=None, sock_connect=2 * timeout_s, sock_read=2 * timeout_s)
+        return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
+    if url.startswith("s3"):
+        # in parts it would hold ten of 50 MB in memory before any is written, which looks like a link that stalls;
+        # and botocore would try again for longer than the timeout, which hides what the server says
+        return {"max_concurrency": 1, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+    return {}
+
+
 def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
     """Copy a URL to a file by fsspec in a thread, which is left to itself once it brings nothing or too much.
 
@@ -339,11 +351,7 @@ def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
 
     def work() -> None:
         try:
-            options: dict[str, Any] = {}
-            if url.startswith("http"):  # aiohttp's own limit is five minutes a file, however well it flows
-                timeout = ClientTimeout(total=None, sock_connect=2 * timeout_s, sock_read=2 * timeout_s)
-                options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-            filesystem, remote = url_to_fs(url, **options)
+            filesystem, remote = url_to_fs(url, **_options(url, timeout_s))
             filesystem.get_file(remote, str(path), callback=_Stoppable(stop))
             done.set_result(None)
         except BaseException as error:
