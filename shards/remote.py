@@ -279,12 +279,13 @@ class Remote:
                 now = time.monotonic()
                 if (got := _size(path)) > furthest:
                     since, furthest = now, got
-                if _refused(error) or now + pause > since + self.cache.give_up_s:
+                left = since + self.cache.give_up_s - now
+                if _refused(error) or left <= 0:
                     reason = " ".join(str(error).split()) or type(error).__name__
                     raise ShardError(
                         f"cannot fetch {url}: {reason} (attempt {attempt + 1}, after {now - started:.0f} s)"
                     ) from error
-            time.sleep(pause * random.uniform(0.5, 1))
+            time.sleep(min(pause * random.uniform(0.5, 1), left))
             pause = min(2 * pause, LONGEST_PAUSE_S)
             attempt += 1
 
