@@ -12,6 +12,8 @@ from modalities.base import ContentError, parser
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
+MAX_NUMBERS = 4 * MAX_PIXELS
+"""An image may hold over all bands: 800 MB of float32."""
 RGB = ("red", "green", "blue")
 _JPEG = b"\xff\xd8\xff"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
@@ -29,7 +31,8 @@ def read(members: Mapping[str, bytes]) -> Pixels:
     A JPEG is a JPEG whatever its extension.
 
     Raises:
-        ContentError: no file, more than `MAX_PIXELS`, a TIFF of several pages, or bytes that are not an image.
+        ContentError: no file, more than `MAX_PIXELS` or `MAX_NUMBERS`, a TIFF of several pages, or bytes that are not
+            an image.
     """
     if not members:
         raise ContentError("image without a file")
@@ -67,7 +70,7 @@ def from_array(pixels: np.ndarray) -> Pixels:
         pixels = pixels[..., None]
     if pixels.ndim != 3:
         raise ContentError("image array that is not (height, width) or (height, width, bands)", f"{pixels.shape}")
-    _bounded(*pixels.shape[:2])
+    _bounded(*pixels.shape)
     if not pixels.shape[2]:
         raise ContentError("image without bands")
     names = {1: ("grey",), 3: RGB}
@@ -103,9 +106,11 @@ def _scaled(pixels: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def _bounded(height: int, width: int) -> None:
+def _bounded(height: int, width: int, bands: int = 1) -> None:
     if height * width > MAX_PIXELS:
         raise ContentError(f"image of more than {MAX_PIXELS:,} pixels", f"{width} x {height}")
+    if height * width * bands > MAX_NUMBERS:
+        raise ContentError(f"image of more than {MAX_NUMBERS:,} numbers", f"{width} x {height} x {bands}")
     if height < 1 or width < 1:
         raise ContentError("image without pixels")
 

@@ -27,6 +27,8 @@ NUMBER = 2
 """Content id of every number; categories follow."""
 EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Cells that say nothing is there, in lower case."""
+MAX_BYTES = 10_000_000
+"""Longer rows are refused before they are parsed."""
 _LARGEST = float(np.finfo(np.float32).max)
 _FARTHEST = 1e6
 """Deviations from the mean beyond which a number is cut, so that one wild cell keeps all sums finite."""
@@ -167,6 +169,8 @@ class Table(Modality):
         return self._spelled[column]
 
     def decode(self, members: dict[str, bytes]) -> Row:
+        if len(members.get("json", b"")) > MAX_BYTES:
+            raise ContentError(f"table row of more than {MAX_BYTES:,} bytes")
         try:
             row = json.loads(members["json"])
         except (KeyError, ValueError, RecursionError) as error:

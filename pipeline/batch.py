@@ -41,6 +41,14 @@ class Pack:
         return Pack(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
+class Fault(NamedTuple):
+    """Why a slot is empty: the sample's shard and key, and a reason that quotes no content."""
+
+    shard: str
+    key: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Batch:
     """Packed samples. `size` counts slots; a slot whose sample is corrupt or lacks a modality has no tokens of it.
@@ -52,8 +60,8 @@ class Batch:
     packs: dict[str, Pack]
     present: dict[str, torch.Tensor]
     keys: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
-    """Why slots are empty, one reason each."""
+    faults: tuple[Fault, ...] = ()
+    """Why slots are empty, one each."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -76,7 +84,7 @@ def pack(
     masks: Sequence[Mapping[str, Mask]] | None = None,
     seen: Sequence[Sample] | None = None,
     keys: Iterable[str] = (),
-    faults: Iterable[str] = (),
+    faults: Iterable[Fault] = (),
 ) -> Batch:
     """Pack samples.
 

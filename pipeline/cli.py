@@ -29,6 +29,7 @@ def _keep_stdout(asked: bool) -> bool:
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+ShardFolder = Annotated[str, typer.Argument(metavar="PATH", help="Folder of shards, or its URL.")]
 AsJson = Annotated[
     bool,
     typer.Option("--json", callback=_keep_stdout, help="Print the figures as one JSON object on standard output."),
@@ -177,7 +178,7 @@ def pretrain_command(
 @app.command("evaluate")
 def evaluate_command(
     run: RunFolder,
-    shards: Annotated[Path | None, typer.Option(help="Folder of shards; the recipe's by default.")] = None,
+    shards: Annotated[str | None, typer.Option(help="Folder or URL of shards; the recipe's by default.")] = None,
     label: Annotated[str | None, typer.Option(help="Label to probe.")] = None,
     split: Annotated[str, typer.Option(help="Split to judge on.")] = "test",
     as_json: AsJson = False,
@@ -205,7 +206,7 @@ def evaluate_command(
 @app.command("finetune")
 def finetune_command(
     run: RunFolder,
-    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
     label: Annotated[str, typer.Option(help="Column or label to learn.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the fine-tuned run.")] = None,
     modalities: Annotated[str, typer.Option(help="Modalities to use, as a,b; all by default.")] = "",
@@ -263,7 +264,7 @@ def finetune_command(
 @app.command("embed")
 def embed_command(
     run: RunFolder,
-    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -279,7 +280,7 @@ def embed_command(
 @app.command("predict")
 def predict_command(
     run: RunFolder,
-    data: Annotated[Path, typer.Option(help="CSV, TSV or Parquet file, or a folder of shards.")],
+    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -376,7 +377,7 @@ def shards_index(
 
 
 @shards_app.command("verify")
-def shards_verify(path: Annotated[Path, typer.Argument(help="Folder of shards.")], as_json: AsJson = False) -> None:
+def shards_verify(path: ShardFolder, as_json: AsJson = False) -> None:
     """Check every shard and index against the manifest."""
     from shards.manifest import verify
 
@@ -385,7 +386,7 @@ def shards_verify(path: Annotated[Path, typer.Argument(help="Folder of shards.")
 
 
 @shards_app.command("inspect")
-def shards_inspect(path: Annotated[Path, typer.Argument(help="Folder of shards.")], as_json: AsJson = False) -> None:
+def shards_inspect(path: ShardFolder, as_json: AsJson = False) -> None:
     """What a folder of shards holds, and its first sample."""
     from shards.manifest import Manifest
     from shards.read import Split

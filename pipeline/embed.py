@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.batch import Batch
+from pipeline.batch import Batch, Fault
 from pipeline.model.modeling import SensoriumModel
 
 
@@ -26,7 +26,7 @@ class Embedded:
     pooled: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
     fused: np.ndarray
-    faults: list[str]
+    faults: list[Fault]
 
 
 def batches_of(dataset: Dataset[Batch], workers: int) -> Iterable[Batch]:

@@ -33,17 +33,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run on a split that it did not train on; returns the figures, which `result.json` holds too.
 
-    shards: folder of shards, the recipe's first by default. label: what to probe, the recipe's `evaluate.probe` by
-    default. The gallery of retrieval is the split's first `evaluate.gallery` samples by the sha256 of their identity.
+    shards: folder of shards or its URL, the recipe's first by default. label: what to probe, the recipe's
+    `evaluate.probe` by default. The gallery of retrieval is the split's first `evaluate.gallery` samples by the sha256
+    of their identity.
 
     Raises:
         ValueError: no run, no shards, an empty split or no such label.
     """
     held = Run.existing(Path(run))
     recipe = held.recipe()
-    folder = Path(shards) if shards is not None else Path(recipe.data.paths[0])
+    where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
-    unseen = Split(folder, split, verify=recipe.data.verify)
+    unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
     gallery = ranked(unseen)[: recipe.evaluate.gallery]
     encoded = encode(model, unseen, gallery, workers)
     result: dict[str, Any] = {
@@ -54,7 +55,7 @@ def evaluate(
     }
     name = label or recipe.evaluate.probe
     if name is not None:
-        training = Split(folder, "train")
+        training = Split(where, "train", cache=recipe.data.cache)
         places = spread(training, recipe.evaluate.samples)
         result["probe"] = probe(
             name,

@@ -182,7 +182,7 @@ def _write_examples(held: Run, folder: Path) -> None:
     """A few unseen samples as tokens, and the run's own embeddings of them, from the run's own code."""
     recipe = held.recipe()
     model = held.load_model()
-    split = Split(Path(recipe.data.paths[0]), "test")
+    split = Split(recipe.data.paths[0], "test", cache=recipe.data.cache)
     places = ranked(split)[:EXAMPLES]
     encoded = encode(model, split, places)
     tensors: dict[str, torch.Tensor] = {}
@@ -250,7 +250,7 @@ def card(held: Run, fitted: dict[str, Modality]) -> str:
     template = Path(__file__).parent / "templates" / "card.md.j2"
     environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     recipe, result = held.recipe(), held.result()
-    split = Split(Path(recipe.data.paths[0]), "train")
+    split = Split(recipe.data.paths[0], "train", cache=recipe.data.cache)
     return environment.from_string(template.read_text()).render(
         recipe=recipe,
         modalities=fitted,

@@ -86,7 +86,15 @@ def finetune(
     target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
     if target.exists() and any(target.iterdir()) and not (target / "head.json").is_file():
         raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
-    samples = labelled.load(Path(data), chosen, label=label, by=split, columns=columns, skip_invalid=skip_invalid)
+    samples = labelled.load(
+        data,
+        chosen,
+        label=label,
+        by=split,
+        columns=columns,
+        skip_invalid=skip_invalid,
+        cache=source.recipe().data.cache,
+    )
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
     seen = source.trained_on()

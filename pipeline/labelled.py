@@ -20,6 +20,7 @@ from pipeline.recipe import nearest
 from pipeline.run import content_hash, members_hash
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
+from shards.remote import Cache, Store, open_store
 from shards.sources.rows import Rows, need_columns, read_frame
 
 KEPT = 1024
@@ -49,28 +50,31 @@ class Labelled:
 
 
 def load(
-    data: Path,
+    data: str | Path,
     modalities: Mapping[str, Modality],
     *,
     label: str | None = None,
     by: str | None = None,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
+    cache: Cache | None = None,
 ) -> Labelled:
-    """Samples from a CSV, TSV or Parquet file, or from a folder of shards.
+    """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
     columns: column of each modality where it does not bear the modality's name. by: a column, or `scaffold`.
 
     Raises:
         ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out.
     """
-    if (data / NAME).is_file():
-        return _from_shards(data, modalities, label)
-    if data.is_dir():
-        raise ValueError(f"{data} is a folder without {NAME}: give a table file or a folder of shards")
-    if data.suffix not in SUFFIXES:
-        raise ValueError(f"{data} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
-    return _from_rows(data, modalities, label, by, dict(columns or {}), skip_invalid)
+    store = open_store(data, cache)
+    where = store.where
+    if isinstance(where, str) or (where / NAME).is_file():
+        return _from_shards(store, modalities, label)
+    if where.is_dir():
+        raise ValueError(f"{where} is a folder without {NAME}: give a table file or a folder of shards")
+    if where.suffix not in SUFFIXES:
+        raise ValueError(f"{where} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
+    return _from_rows(where, modalities, label, by, dict(columns or {}), skip_invalid)
 
 
 def _from_rows(
@@ -145,17 +149,17 @@ def _columns(
     return found
 
 
-def _from_shards(data: Path, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
+def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
     rows, known = [], set[str]()
-    for name in (name for name, count in Manifest.read(data).counts().items() if count):
-        split = Split(data, name)
+    for name in (name for name, count in Manifest.read(store).counts().items() if count):
+        split = Split(store, name)
         for key, group, shard, number in split.locations():
             members = split.read(shard, number)
             held = json.loads(members.get("labels", {}).get("json", b"{}"))
             known |= held.keys()
             rows.append((key, split, shard, number, held.get(label), group, _hashes(members, group, modalities), name))
     if label is not None and label not in known:
-        raise ValueError(f"{data} has no label {label!r}{nearest(label, known)}")
+        raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
     return Labelled(
         tuple(row[0] for row in rows),
         lru_cache(KEPT)(lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities)),

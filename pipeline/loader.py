@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from modalities.base import ContentError, Modality, Tokens
 from modalities.masking import Mask, corrupt
 from modalities.plans import Plan, plan, rules_of
-from pipeline.batch import Batch, pack
+from pipeline.batch import Batch, Fault, pack
 from shards.order import Mixture
 from shards.read import Members, Split
 
@@ -35,6 +35,29 @@ def tokenize(
     if not tokens:
         raise ContentError("sample without any of the recipe's modalities")
     return tokens
+
+
+class SampleError(ContentError):
+    """A sample of a split cannot be used; `fault` says which and why."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
+def tokens_at(
+    split: Split, shard: int, number: int, modalities: Mapping[str, Modality], rng: np.random.Generator | None = None
+) -> dict[str, Tokens]:
+    """Tokens of a sample of a split.
+
+    Raises:
+        SampleError: it cannot be used.
+    """
+    try:
+        return tokenize(split.read(shard, number), modalities, rng)
+    except ContentError as error:
+        name = f"{split.folder}/{split.shards[shard].name}"
+        raise SampleError(Fault(name, split.key(shard, number), error.reason)) from error
 
 
 @dataclass(frozen=True)
@@ -119,9 +142,9 @@ class Stream(Dataset[Batch]):
         for position in range(start, start + share):
             try:
                 key, tokens, mask, corrupted = self.sample(position, step)
-            except ContentError as error:
+            except SampleError as error:
                 key, tokens, mask, corrupted = "", {}, {}, {}
-                faults.append(error.reason)
+                faults.append(error.fault)
             samples.append(tokens)
             masks.append(mask)
             seen.append(corrupted)
@@ -132,14 +155,14 @@ class Stream(Dataset[Batch]):
         """Key, tokens, masks and corrupted tokens of one position; the same on any rank or worker.
 
         Raises:
-            ContentError: the sample cannot be used.
+            SampleError: the sample cannot be used.
         """
         number, turn, shard, slot = self.order.place(position)
         held = self.sets[number]
         chosen = slot if held.selection is None else held.selection.pick(turn, shard, slot)
         again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
         rng = np.random.default_rng([self.seed, number, turn, int(self._firsts[number][shard]) + chosen, 0, *again])
-        tokens = tokenize(held.read(shard, chosen), self.modalities, rng)
+        tokens = tokens_at(held, shard, chosen, self.modalities, rng)
         masks = plan(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
         return held.key(shard, chosen), tokens, masks, seen
@@ -177,8 +200,8 @@ class Held(Dataset[Batch]):
         faults = []
         for shard, index in chosen:
             try:
-                samples.append(tokenize(self.split.read(shard, index), self.modalities))
-            except ContentError as error:
+                samples.append(tokens_at(self.split, shard, index, self.modalities))
+            except SampleError as error:
                 samples.append({})
-                faults.append(error.reason)
+                faults.append(error.fault)
         return pack(samples, widths, keys=[self.split.key(*place) for place in chosen], faults=faults)

@@ -31,8 +31,11 @@ def embed_file(
     Raises:
         ValueError: unusable data.
     """
-    model = Run.existing(Path(run)).load_model()
-    samples = labelled.load(Path(data), model.modalities, columns=columns, skip_invalid=skip_invalid)
+    held = Run.existing(Path(run))
+    model = held.load_model()
+    samples = labelled.load(
+        data, model.modalities, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache
+    )
     widths = {name: modality.widths for name, modality in model.modalities.items()}
     starts = range(0, len(samples), BATCH)
     encoded = embed(
@@ -62,9 +65,10 @@ def predict_file(
     Raises:
         ValueError: a run that was not fine-tuned, or unusable data.
     """
-    predictor, task = load_predictor(Run.existing(Path(run)))
+    held = Run.existing(Path(run))
+    predictor, task = load_predictor(held)
     chosen = {name: predictor.model.modalities[name] for name in predictor.names}
-    samples = labelled.load(Path(data), chosen, columns=columns, skip_invalid=skip_invalid)
+    samples = labelled.load(data, chosen, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache)
     output = predictions(predictor, samples, range(len(samples)))
     frame: dict[str, Any] = {"key": list(samples.keys)}
     if task.kind == "regression":

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from modalities.base import ContentError, Modality
-from pipeline.batch import Batch
+from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.launch import accelerate, led
 from pipeline.loader import Cursor, Kept, Stream, passes
@@ -25,9 +27,12 @@ from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import Run, content_hash, members_hash, written_aside
+from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
 from shards.order import Mixture
 from shards.read import Split
+
+JUDGED = 100
+"""Samples from which on the share of those that cannot be used is judged; fewer count as so many."""
 
 
 def pretrain(
@@ -54,7 +59,7 @@ def pretrain(
     module = build(fresh, fitted)
     engine = Engine(module, checked.train, accelerator)
     order = mixture(checked, sets)
-    cursor, faults = Cursor(), 0
+    cursor, faults = Cursor(), {}
     if run.checkpoints():
         state = engine.load(run.checkpoints()[-1])
         if state.get("order") != fingerprint(order, sets):
@@ -67,8 +72,11 @@ def pretrain(
             print(f"going on from {run.checkpoints()[-1]}", file=sys.stderr)
     if leads:
         accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
-    Trainer(checked, run, engine, sets, fitted, order, cursor, faults).train()
+    trainer = Trainer(checked, run, engine, sets, fitted, order, cursor, faults)
+    trainer.train()
     save_model(run, engine, checked, fitted)
+    if leads:
+        run.add_result(pretrain={"skipped": trainer.faults})
     accelerator.end_training()
     return run.folder
 
@@ -94,7 +102,7 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
     """
     if not recipe.data.shards:
         raise ValueError("data.shards is empty: name a folder that `sensorium shards build` made")
-    sets = tuple(Split(Path(path), split, verify) for path in recipe.data.paths)
+    sets = tuple(Split(path, split, verify, recipe.data.cache) for path in recipe.data.paths)
     wanted = recipe.to_dict()["data"].get("split")
     for held in sets:
         if wanted and held.manifest.split and held.manifest.split != wanted:
@@ -183,10 +191,11 @@ class Trainer:
         fitted: dict[str, Modality],
         order: Mixture,
         cursor: Cursor,
-        skipped: int,
+        faults: Mapping[str, Mapping[str, int]],
     ):
         self.recipe, self.run, self.engine = recipe, run, engine
-        self.cursor, self.skipped, self.bad = cursor, skipped, 0
+        self.cursor, self.bad = cursor, 0
+        self.faults = {shard: Counter(reasons) for shard, reasons in faults.items()}
         train = recipe.train
         self.pass_size = train.pass_size or train.batch_size
         self.stream = Stream(
@@ -242,20 +251,37 @@ class Trainer:
         """Stop where too much is bad, alike on all ranks."""
         self.samples += report.samples
         self.tokens += report.tokens
-        self.skipped += report.faults
-        for batch in group:
-            for reason in batch.faults:
-                tqdm.write(f"skipped a sample: {reason}", file=sys.stderr)
-        if self.skipped > max(self.recipe.data.max_skipped * self.cursor.used, 1):
-            raise ValueError(
-                f"{self.skipped:,} of {self.cursor.used:,} samples could not be used, more than data.max_skipped "
-                f"{self.recipe.data.max_skipped:.0%}: look at the reasons above"
-            )
+        if report.faults:  # summed over all ranks, so all enter the gathering
+            self._skip(gather_object([fault for batch in group for fault in batch.faults]))
         self.bad = 0 if report.applied else self.bad + 1
         if not report.applied and self.leads:
             tqdm.write(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
         if self.bad >= self.recipe.train.max_bad_steps:
             raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
+
+    @property
+    def skipped(self) -> int:
+        """Samples that could not be used, on all ranks, since the run began."""
+        return sum(count for reasons in self.faults.values() for count in reasons.values())
+
+    def _skip(self, faults: Sequence[Fault]) -> None:
+        """Count the samples of a step that could not be used and log them; stop where they are too many."""
+        for fault in faults:
+            self.faults.setdefault(fault.shard, Counter())[fault.reason] += 1
+            if self.leads:
+                tqdm.write(f"skipped a sample: {fault.reason} ({fault.key} in {fault.shard})", file=sys.stderr)
+        if self.leads:
+            self.run.add_skipped([{"step": self.step, **fault._asdict()} for fault in faults])
+        share = self.recipe.data.max_skipped
+        if self.skipped > share * max(self.cursor.used, JUDGED):
+            shard, reason, count = max(
+                ((shard, reason, count) for shard, reasons in self.faults.items() for reason, count in reasons.items()),
+                key=lambda row: row[2],
+            )
+            raise ValueError(
+                f"{self.skipped:,} of {self.cursor.used:,} samples could not be used, more than data.max_skipped "
+                f"{share:.0%}, most often {reason} ({count:,} in {shard}): all stand in {self.run.folder}/{SKIPPED}"
+            )
 
     def _log(self, report: Report, rate: float) -> None:
         seconds = time.perf_counter() - self.since
@@ -296,7 +322,7 @@ class Trainer:
         """Save where the run stands, then drop checkpoints beyond those to keep."""
         folder = self.run.folder / "checkpoints" / f"step-{self.step}"
         order = fingerprint(self.stream.order, self.stream.sets)
-        state = {**self.cursor.to_json(), "step": self.step, "faults": self.skipped, "order": order}
+        state = {**self.cursor.to_json(), "step": self.step, "faults": self.faults, "order": order}
         self.engine.save(folder, state)
         if self.leads:
             for old in self.run.checkpoints()[: -self.recipe.train.keep_checkpoints]:

@@ -25,6 +25,7 @@ from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
 from shards.dedupe import resolve
+from shards.remote import Cache
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types
 from shards.split import SplitBy
@@ -75,7 +76,7 @@ class Model(Strict):
 
 
 class Shards(Strict):
-    """One folder of shards, or a group of them that counts as one among its siblings.
+    """One folder of shards, by path or by URL, or a group of them that counts as one among its siblings.
 
     weight: share among siblings, a number or points `[[step, weight], ...]` that each hold from their step on; without
     weights shares are as sizes to the power of 1 / temperature, that of `data` or of the group they stand in. epochs:
@@ -170,6 +171,12 @@ class Data(Strict):
     block: int = Field(16_384, ge=1)
     verify: bool = True
     max_skipped: float = Field(0.05, ge=0, le=1)
+    cache: Cache = Cache()
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache(cls, value: Any) -> Any:
+        return value if isinstance(value, Cache) else _build(Cache, value, "data.cache")
 
     @property
     def leaves(self) -> tuple[Shards, ...]:
@@ -317,6 +324,7 @@ class Recipe(Strict):
         state = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "train", "evaluate")}
         data = {name: getattr(self.data, name) for name in Data.model_fields}
         data["shards"] = [shards.model_dump(mode="json", exclude_defaults=True) for shards in self.data.shards]
+        data["cache"] = _plain(self.data.cache)
         if self.data.source is not None:
             data["source"] = {"type": self.data.source.type, **_plain(self.data.source)}
         if self.data.split is not None:

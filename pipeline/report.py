@@ -40,7 +40,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     recipe = held.recipe()
     model = held.load_model()
     fitted = model.modalities
-    split = Split(Path(recipe.data.paths[0]), "test")
+    split = Split(recipe.data.paths[0], "test", cache=recipe.data.cache)
     gallery = ranked(split)[: recipe.evaluate.gallery]
     encoded = encode(model, split, gallery)
     label = recipe.evaluate.probe

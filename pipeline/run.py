@@ -35,8 +35,13 @@ RESUMABLE = {
     "train.max_bad_steps",
     "data.verify",
     "data.max_skipped",
+    "data.cache.folder",
+    "data.cache.size_gib",
+    "data.cache.timeout_s",
+    "data.cache.give_up_s",
 }
 """Keys that may change when a run goes on."""
+SKIPPED = "skipped.jsonl"
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
 
 
@@ -129,19 +134,34 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of `metrics.jsonl`; where a run went back to a checkpoint the later row of a step counts."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may leave half a line
+        rows = self._rows("metrics.jsonl")
         return list({(row["step"], row.get("split", "train")): row for row in rows}.values())
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to `metrics.jsonl`, on a line of its own whatever stands there; JSON has no nan, so it is null."""
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with (self.folder / "metrics.jsonl").open("ab+") as file:
+        self._add_rows("metrics.jsonl", [row])
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """Samples that training could not use: step, shard, key and reason, each step of the run once."""
+        rows = self._rows(SKIPPED)
+        return list({(row["step"], row["shard"], row["key"]): row for row in rows}.values())
+
+    def add_skipped(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows to `skipped.jsonl`."""
+        self._add_rows(SKIPPED, rows)
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may leave half a line
+
+    def _add_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        with (self.folder / name).open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
             whole = file.read(1) in (b"", b"\n")
-            file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
+            file.write((b"" if whole else b"\n") + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
     def trained_on(self) -> set[str]:
         """Hashes of the groups and contents the run trained on."""

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
 from shards.engines import started
+from shards.remote import Cache, File, ShardError, Store, open_store
 from shards.split import SPLITS
 
 VERSION = 1
 NAME = "manifest.json"
+MAX_BYTES = 2**30
+"""Of a manifest; one of 100,000 shards has about 30 MB."""
+INDEX_BYTES = 2**16
+"""What an index may have beyond the bytes of its tar, in which each member has a header of 512 bytes."""
 SCHEMA = {"key": pl.String, "member": pl.String, "offset": pl.Int64, "size": pl.Int64, "group": pl.String}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: its file name, split, number of samples, size in bytes and checksums."""
+    """One tar: its file name, split, number of samples, size in bytes and checksums.
+
+    Raises:
+        ValueError: a name that leads out of the folder, or a value that cannot be.
+    """
 
     name: str
     split: str
@@ -32,6 +42,27 @@ class Shard:
     bytes: int
     sha256: str
     index_sha256: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", self.name):
+            raise ValueError(f"{self.name!r} is not the name of a file in the folder")
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.name} is of the split {self.split!r}, not of {', '.join(SPLITS)}")
+        if any(type(count) is not int or count < 0 for count in (self.samples, self.bytes)):
+            raise ValueError(f"{self.name} has {self.samples!r} samples and {self.bytes!r} bytes")
+        if not all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in (self.sha256, self.index_sha256)):
+            raise ValueError(f"{self.name} has a checksum that is not a sha256")
+
+    @property
+    def tar(self) -> File:
+        """The tar as a file to be checked."""
+        return File(self.name, self.sha256, self.bytes)
+
+    @property
+    def index(self) -> File:
+        """The index as a file to be checked."""
+        name = index_path(Path(self.name)).name
+        return File(name, self.index_sha256, self.bytes + INDEX_BYTES, exact=False)
 
 
 @dataclass(frozen=True)
@@ -63,25 +94,28 @@ class Manifest:
         write_json(folder / NAME, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """The manifest of a folder.
+    def read(cls, where: Path | str | Store) -> Manifest:
+        """The manifest of a folder at a path or URL.
 
         Raises:
-            ValueError: there is none, or it is not one this version reads.
+            ValueError: there is none, it cannot be fetched, or it is not one this version reads.
         """
-        path = folder / NAME
-        if not path.is_file():
-            raise ValueError(
-                f"no shards at {folder}: build them with `sensorium shards build`, "
-                "or index tars with `sensorium shards index`"
-            )
+        store = open_store(where)
+        path = f"{store.where}/{NAME}"
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(store.read(NAME, MAX_BYTES))
             if state["version"] != VERSION:
-                raise ValueError(f"{path} has format version {state['version']}, this program reads {VERSION}")
+                raise ShardError(f"{path} has format version {state['version']}, this program reads {VERSION}")
             return cls(**{**state, "shards": tuple(Shard(**shard) for shard in state["shards"])})
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"no shards at {store.where}: build them with `sensorium shards build`, "
+                "or index tars with `sensorium shards index`"
+            ) from error
+        except ShardError:
+            raise
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ShardError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -111,25 +145,18 @@ def index_path(tar: Path) -> Path:
     return tar.with_suffix(".index.parquet")
 
 
-def check(folder: Path, shard: Shard, contents: bool = True) -> None:
-    """Compare a shard with what the manifest says of it.
+def check(store: Store, shard: Shard, contents: bool = True) -> None:
+    """Compare a shard with what the manifest says of it, where that costs no transfer.
 
     contents: read the tar and compare its sha256 too, not its size alone.
 
     Raises:
         ValueError: tar or index is missing, truncated or changed; the message names it.
     """
-    tar = folder / shard.name
-    remedy = "copy it again or build the shards again"
-    for path in (tar, index_path(tar)):
-        if not path.is_file():
-            raise ValueError(f"shard {path} is missing: {remedy}")
-    if (size := tar.stat().st_size) != shard.bytes:
-        raise ValueError(f"shard {tar} has {size:,} bytes instead of {shard.bytes:,}: {remedy}")
-    if sha256(index_path(tar)) != shard.index_sha256:
-        raise ValueError(f"index {index_path(tar)} has a wrong checksum: {remedy}")
-    if contents and sha256(tar) != shard.sha256:
-        raise ValueError(f"shard {tar} has a wrong checksum: {remedy}")
+    store.check(shard.tar, contents=False)
+    store.check(shard.index, contents=True)
+    if contents:
+        store.check(shard.tar, contents=True)
 
 
 def describe(folder: Path, name: str, split: str) -> Shard:
@@ -145,23 +172,31 @@ def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
 
 
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
-    """(key, member, offset, size) of each file of a sample in a tar.
+    """(key, member, offset, size) of each file of a sample in a tar; links, folders and devices are passed over.
 
     As in webdataset the key is the path up to the first dot of the file's name. Files without an extension and hidden
     ones belong to no sample. names: what to call members, by all that follows the key, in upper or lower case, such
     as `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`.
 
     Raises:
-        ValueError: not a tar, or a member's name leads outside.
+        ValueError: not a tar, or a member's name leads outside, or a member is not stored byte by byte.
     """
+    with tar.open("rb") as file:
+        yield from members_of(file, tar, names)
+
+
+def members_of(file: BinaryIO, where: Path | str, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
+    """`members` of an open tar; `where` is what errors call it."""
     named = {extension.lower(): name for extension, name in names.items()}
     try:
-        with tarfile.open(tar, "r:") as file:
-            for entry in file:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
                 if not entry.isfile():
                     continue
                 if entry.name.startswith("/") or ".." in entry.name.split("/"):
-                    raise ValueError(f"{tar} holds a member that leads outside: {entry.name!r}")
+                    raise ShardError(f"{where} holds a member that leads outside: {entry.name!r}")
+                if entry.issparse():
+                    raise ShardError(f"{where} holds a sparse member, which cannot be read in place: {entry.name!r}")
                 folder, _, base = entry.name.rpartition("/")
                 stem, _, rest = base.partition(".")
                 if not (stem and rest):
@@ -170,7 +205,7 @@ def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int
                 member = f"{name}.{rest.rpartition('.')[2]}" if name else rest
                 yield f"{folder}/{stem}" if folder else stem, member, entry.offset_data, entry.size
     except tarfile.TarError as error:
-        raise ValueError(f"{tar} is not a readable tar ({error})") from error
+        raise ShardError(f"{where} is not a readable tar ({error})") from error
 
 
 def index(
@@ -212,22 +247,29 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
     return describe(tar.parent, tar.name, split), Counter(member for held in samples.values() for member in held)
 
 
-def verify(folder: Path, report: Callable[[str], None] = lambda _: None) -> Manifest:
+def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:
     """Check every shard against the manifest and every index against its tar.
 
     Raises:
         ValueError: the first fault found, by shard.
     """
-    manifest = Manifest.read(folder)
+    store = open_store(where, cache)
+    manifest = Manifest.read(store)
     for shard in manifest.shards:
-        check(folder, shard)
-        rows = pl.read_parquet(index_path(folder / shard.name))
-        if rows.schema != pl.Schema(SCHEMA):
-            raise ValueError(f"index {index_path(folder / shard.name)} has other columns than {', '.join(SCHEMA)}")
-        spans = {(offset, size) for _, _, offset, size in members(folder / shard.name, {})}
+        check(store, shard, contents=False)
+        name = f"{store.where}/{shard.name}"
+        with store.open(shard.tar) as tar, store.open(shard.index) as index:
+            for file, opened in ((shard.tar, tar), (shard.index, index)):
+                if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:  # type: ignore[arg-type]
+                    raise ShardError(f"{file.kind} {store.where}/{file.name} has a wrong checksum: {store.remedy}")
+                opened.seek(0)
+            rows = pl.read_parquet(index)
+            if rows.schema != pl.Schema(SCHEMA):
+                raise ShardError(f"index {store.where}/{shard.index.name} has other columns than {', '.join(SCHEMA)}")
+            spans = {(offset, size) for _, _, offset, size in members_of(tar, name, {})}
         if spans != set(rows.select("offset", "size").iter_rows()):
-            raise ValueError(f"index of {folder / shard.name} does not match the tar: index it again")
+            raise ShardError(f"index of {name} does not match the tar: index it again")
         if rows["key"].n_unique() != shard.samples:
-            raise ValueError(f"shard {folder / shard.name} holds {rows['key'].n_unique()} samples, not {shard.samples}")
+            raise ShardError(f"shard {name} holds {rows['key'].n_unique()} samples, not {shard.samples}")
         report(f"{shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes, whole")
     return manifest

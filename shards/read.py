@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 
-from shards.manifest import Manifest, check, index_path
+from modalities.base import ContentError
+from shards.manifest import SCHEMA, Manifest, Shard, check
+from shards.remote import Cache, ShardError, Store, open_store
 from shards.select import Selection
 
 OPEN_SHARDS = 128
 """Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
+MAX_MEMBER_BYTES = 2**30
+"""Of a member of a sample; a longer one is a fault of its sample."""
+HEADER_BYTES = 512
+"""What each member of a tar takes besides its content, at least."""
 
+T = TypeVar("T")
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
@@ -30,64 +39,76 @@ class Index(NamedTuple):
     sizes: np.ndarray
 
 
-def load_index(tar: Path) -> Index:
-    """The index beside a tar, read by one thread: in a forked loader worker a pool of threads would wait for ever."""
-    rows = parquet.read_table(index_path(tar), use_threads=False)
-    keys, groups = rows["key"].to_numpy(), rows["group"].to_numpy()
+def load_index(store: Store, shard: Shard) -> Index:
+    """The index of a shard, read by one thread: in a forked loader worker a pool of threads would wait for ever.
+
+    Raises:
+        ShardError: it cannot be fetched, is no index, or names what is not in the tar.
+    """
+    where = f"index {store.where}/{shard.index.name}"
+    with store.open(shard.index) as opened:
+        try:
+            file = parquet.ParquetFile(opened)
+            if file.metadata.num_rows * HEADER_BYTES > shard.bytes:
+                raise ShardError(f"{where} has {file.metadata.num_rows:,} members, more than its tar can hold")
+            rows = file.read(list(SCHEMA), use_threads=False)
+            offsets, sizes = rows["offset"].to_numpy(), rows["size"].to_numpy()
+            keys, groups = rows["key"].to_numpy(), rows["group"].to_numpy()
+        except (pyarrow.ArrowException, KeyError) as error:
+            raise ShardError(f"{where} cannot be read ({error}): index the tars again") from error
     first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+    if len(first) != shard.samples:
+        raise ShardError(f"{where} holds {len(first):,} samples, not {shard.samples:,}: index the tars again")
+    if ((offsets < 0) | (sizes < 0) | (sizes > shard.bytes - offsets)).any():
+        raise ShardError(f"{where} names members beyond the end of its tar: index the tars again")
     return Index(
         keys[first].tolist(),
         groups[first].tolist(),
         np.r_[first, len(keys)],
         rows["member"].to_pylist(),
-        rows["offset"].to_numpy(),
-        rows["size"].to_numpy(),
+        offsets,
+        sizes,
     )
-
-
-class Shard(NamedTuple):
-    """An open shard."""
-
-    file: BinaryIO
-    rows: Index
 
 
 class Split:
     """The samples of one split of a folder of shards, by shard and number.
 
-    verify: compare the tars' sha256 with the manifest first, not their sizes alone. selection: set to keep some samples
-    alone; `sizes` and numbers within shards stay those of all.
+    where: the folder's path, or a URL, whose tars and indexes are fetched to the cache when they are first needed.
+    verify: compare the sha256 of a local folder's tars with the manifest first, not their sizes alone; what is fetched
+    is always compared. selection: set to keep some samples alone; `sizes` and numbers within shards stay those of all.
 
     Raises:
         ValueError: no manifest, an empty split, or a shard that is not what the manifest says.
     """
 
-    def __init__(self, folder: Path, split: str, verify: bool = False):
-        self._open: dict[int, Shard] = {}
+    def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
+        self._indexes: dict[int, Index] = {}
+        self._tars: dict[int, BinaryIO] = {}
         self.selection: Selection | None = None
-        self.folder, self.split = folder, split
-        self.manifest = Manifest.read(folder)
+        self.store, self.split = open_store(where, cache), split
+        self.manifest = Manifest.read(self.store)
         self.shards = self.manifest.of(split)
         self.sizes = tuple(shard.samples for shard in self.shards)
         if not sum(self.sizes):
             held = ", ".join(f"{name} {count:,}" for name, count in self.manifest.counts().items())
-            raise ValueError(f"the {split} split of {folder} is empty ({held})")
+            raise ShardError(f"the {split} split of {self.folder} is empty ({held})")
         for shard in self.shards:
-            check(folder, shard, contents=verify)
+            check(self.store, shard, contents=verify)
+
+    @property
+    def folder(self) -> Path | str:
+        """Where the shards lie, as messages call it."""
+        return self.store.where
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def _shard(self, number: int) -> Shard:
-        """A shard's tar and index; the least recently used one is closed where more than `OPEN_SHARDS` are open."""
-        shard = self._open.pop(number, None)
-        if shard is None:
-            tar = self.folder / self.shards[number].name
-            shard = Shard(tar.open("rb", buffering=0), load_index(tar))
-        self._open[number] = shard  # a dict keeps its order: the last used stands last
-        if len(self._open) > OPEN_SHARDS:
-            self._open.pop(next(iter(self._open))).file.close()
-        return shard
+    def _index(self, number: int) -> Index:
+        return _recent(self._indexes, number, lambda: load_index(self.store, self.shards[number]), lambda _: None)
+
+    def _tar(self, number: int) -> BinaryIO:
+        return _recent(self._tars, number, lambda: self.store.open(self.shards[number].tar), lambda tar: tar.close())
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -96,7 +117,7 @@ class Split:
 
     def keys(self, shard: int) -> list[str]:
         """The keys of all samples of a shard, kept or not, from its index."""
-        return load_index(self.folder / self.shards[shard].name).keys
+        return load_index(self.store, self.shards[shard]).keys
 
     def kept(self, shard: int) -> range | np.ndarray:
         """Numbers of the samples of a shard that are kept."""
@@ -104,15 +125,24 @@ class Split:
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
-        return self._shard(shard).rows.keys[number]
+        return self._index(shard).keys[number]
 
     def read(self, shard: int, number: int) -> Members:
-        """All members of a sample."""
-        file, index = self._shard(shard)
+        """All members of a sample.
+
+        Raises:
+            ContentError: a member is too large.
+            ShardError: its shard cannot be fetched or read.
+        """
+        index, file = self._index(shard), self._tar(shard).fileno()
         sample: Members = {}
         for i in range(index.starts[number], index.starts[number + 1]):
             modality, _, extension = index.members[i].partition(".")
-            data = os.pread(file.fileno(), int(index.sizes[i]), int(index.offsets[i]))
+            if (size := int(index.sizes[i])) > MAX_MEMBER_BYTES:
+                raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", index.members[i])
+            data = os.pread(file, size, int(index.offsets[i]))
+            if len(data) != size:
+                raise ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
             sample.setdefault(modality, {})[extension.lower()] = data
         return sample
 
@@ -121,17 +151,26 @@ class Split:
         return [
             (index.keys[number], index.groups[number], shard, int(number))
             for shard in range(len(self.shards))
-            for index in [self._shard(shard).rows]
+            for index in [self._index(shard)]
             for number in self.kept(shard)
         ]
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""
-        while self._open:
-            self._open.popitem()[1].file.close()
+        while self._tars:
+            self._tars.popitem()[1].close()
 
     def __del__(self) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_tars": {}, "_indexes": {}}
+
+
+def _recent(held: dict[int, T], number: int, make: Callable[[], T], drop: Callable[[T], None]) -> T:
+    """Shard `number`'s entry, made where there is none; beyond `OPEN_SHARDS` the least recently used is dropped."""
+    entry = held.pop(number) if number in held else make()
+    held[number] = entry  # a dict keeps its order: the last used stands last
+    if len(held) > OPEN_SHARDS:
+        drop(held.pop(next(iter(held))))
+    return entry

@@ -1,8 +1,13 @@
-"""Small real things that many tests share: molecules as shards, a recipe of seconds, a finished run."""
+"""Small real things that many tests share: molecules as shards, a recipe of seconds, a finished run, a server."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +88,88 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.pretrain import pretrain
 
     return pretrain(small_recipe(shards), out=tmp_path_factory.mktemp("runs") / "small")
+
+
+class Web(ThreadingHTTPServer):
+    """A real HTTP server of a folder whose every answer a test can spoil.
+
+    faults: what to do wrong at the next requests of a file, first to last; `*` for ever. requests: by file.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.faults: dict[str, list[str]] = {}
+        self.requests: Counter[str] = Counter()
+        self.ended = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/data"
+
+    def next_fault(self, name: str) -> str:
+        self.requests[name] += 1
+        waiting = self.faults.get(name, [])
+        if waiting and waiting[-1] == "*":
+            return waiting[0]
+        return waiting.pop(0) if waiting else ""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that gives up is what is tested."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the server's faults say."""
+
+    server: Web
+
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/data/")
+        fault = self.server.next_fault(name)
+        path = self.server.folder / name
+        if fault.isdigit() or not path.is_file():
+            self.send_error(int(fault or 404))
+            return
+        data = path.read_bytes()
+        if fault == "stall":
+            self.server.ended.wait(60)
+        if fault == "wrong":
+            data = data[:100] + bytes([data[100] ^ 1]) + data[101:]
+        if fault == "short":
+            data = data[:-700]
+        self.send_response(200)
+        if fault == "endless":
+            self.end_headers()
+            while not self.server.ended.is_set():
+                self.wfile.write(data)
+            return
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if fault in ("cut", "stall midway"):
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            if fault == "stall midway":
+                self.server.ended.wait(60)
+            return
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Silence."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], Web]]:
+    """Starts servers of folders, which end with the test."""
+    with ExitStack() as servers:
+
+        def start(folder: Path) -> Web:
+            server = servers.enter_context(Web(folder))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+            thread.start()
+            servers.callback(server.shutdown)
+            servers.callback(server.ended.set)
+            return server
+
+        yield start

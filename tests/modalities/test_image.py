@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from modalities.base import ContentError, Tokens
 from modalities.image import Image, Picture, cut, grid_size, resize
-from modalities.pixels import MAX_PIXELS
+from modalities.pixels import MAX_NUMBERS, MAX_PIXELS
 
 RGB = ("red", "green", "blue")
 
@@ -462,6 +462,22 @@ def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
         Image().decode({"npy": buffer.getvalue() + bytes(100)})
     with pytest.raises(ContentError, match="more than"):
         Image().parse(np.broadcast_to(np.uint8(0), (10_000, 10_000)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, MAX_NUMBERS + 1), (5_000, 5_000, 9)])
+def test_arrays_of_too_many_bands_are_refused_before_they_become_floats(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modalities.pixels._scaled", decoded)
+    with pytest.raises(ContentError, match=f"more than {MAX_NUMBERS:,} numbers"):
+        Image().parse(np.broadcast_to(np.uint8(0), shape))
+
+
+def test_array_files_of_too_many_bands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modalities.pixels.MAX_NUMBERS", 4 * 4 * 3)
+    assert Image().decode({"npy": encoded(ramp(4, 4, 3), "npy")}).pixels.shape == (4, 4, 3)
+    with pytest.raises(ContentError, match="more than 48 numbers"):
+        Image().decode({"npy": encoded(ramp(4, 4, 4), "npy")})
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (4, 4, 0), (0, 0, 3), (5,), (1, 2, 3, 4), ()])

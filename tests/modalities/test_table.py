@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modalities.base import ContentError
 from modalities.masking import Masking, Rules, mask, maskable
-from modalities.table import NUMBER, Cell, Row, Table
+from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table
 
 ROWS: list[Row] = [
     {"MolWt": 100.0, "charge": 1, "colour": "red", "chiral": True, "constant": 0.1},
@@ -187,6 +187,15 @@ def test_excluded_columns_are_neither_learned_nor_tokenized() -> None:
 def test_what_is_no_row_is_refused(data: bytes) -> None:
     with pytest.raises(ContentError):
         Table().decode({"json": data})
+
+
+def test_rows_of_too_many_bytes_are_refused_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = b'{"a": 1}'
+    longest = row + b" " * (MAX_BYTES - len(row))
+    assert Table().decode({"json": longest}) == {"a": 1}
+    monkeypatch.setattr("json.loads", lambda *_: pytest.fail("the row was parsed"))
+    with pytest.raises(ContentError, match="more than 10,000,000 bytes"):
+        Table().decode({"json": longest + b" "})
 
 
 def test_decode_reads_json(table: Table) -> None:

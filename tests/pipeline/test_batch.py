@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modalities.base import Tokens
 from modalities.masking import Action, Mask
-from pipeline.batch import kept, layout, pack, unpack
+from pipeline.batch import Fault, kept, layout, pack, unpack
 
 WIDTHS = {"image": (6, 1, 2), "smiles": (0, 1, 1), "table": (1, 4, 0), "bare": (0, 0, 0)}
 
@@ -88,14 +88,14 @@ def test_masks_and_what_is_seen_stand_beside_the_truth() -> None:
     target = np.array([True, False, True, False])
     action = np.array([Action.NOISE, Action.KEEP, Action.DROP, Action.KEEP], np.int8)
     masks = {"table": Mask(target, action, np.arange(4))}
-    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, seen], keys=["", "b"], faults=["torn"])
+    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, seen], keys=["", "b"], faults=[Fault("a.tar", "a", "torn")])
     content = batch.packs["table"]
     assert content.target.tolist() == [*target.tolist(), False]
     assert content.action.tolist() == [*action.tolist(), 0]
     assert torch.equal(content.seen_values[:-1], content.values[:-1] + 1)
     assert kept(content).tolist() == [True, True, False, True, True]
     assert content.sample.tolist() == [1, 1, 1, 1, 2]
-    assert (batch.keys, batch.faults) == (("", "b"), ("torn",))
+    assert (batch.keys, batch.faults) == (("", "b"), (Fault("a.tar", "a", "torn"),))
     np.testing.assert_array_equal(unpack(batch)[1]["table"].values, true["table"].values)
 
 

@@ -174,14 +174,14 @@ def test_a_run_goes_on_on_another_number_of_ranks(stream: Stream) -> None:
 def test_four_nodes_open_their_own_shards_alone(stream: Stream, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks on each of four nodes: together the ranks of a node read shards that no other node reads."""
     opened: list[set[int]] = [set() for _ in range(4)]
-    real = Split._shard
+    real = Split._index  # which comes before each use of its tar
     node = 0
 
     def counted(self: Split, number: int) -> Any:
         opened[node].add(number)
         return real(self, number)
 
-    monkeypatch.setattr(Split, "_shard", counted)
+    monkeypatch.setattr(Split, "_index", counted)
     order = Mixture([stream.sets[0].sizes], 5, 16, nodes=4, length=PASS // 4)
     for rank in range(8):
         node = rank // 2
@@ -241,13 +241,17 @@ def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(stream: Stream,
             kept = torch.cat([here, torch.tensor([True])])[pack.sample]
             for field in fields(Pack):
                 assert torch.equal(getattr(batch.packs[name], field.name), getattr(pack, field.name)[kept])
-    assert [fault.split(" (")[0] for fault in sorted(faults)] == ["SMILES is not ASCII text", "unreadable png image"]
+    assert {fault.key for fault in faults} == bad
+    assert sorted((fault.reason.split(" (")[0], fault.shard) for fault in faults) == [
+        ("SMILES is not ASCII text", f"{copy}/train-00003.tar"),
+        ("unreadable png image", f"{copy}/train-00000.tar"),
+    ]
 
 
 def test_a_batch_of_corrupt_samples_alone_is_still_a_batch(stream: Stream) -> None:
     batch = replace(stream, modalities={"dna": stream.modalities["smiles"]})[0]
     assert batch.size == len(batch.faults) == PASS
-    assert set(batch.faults) == {"sample without any of the recipe's modalities"}
+    assert {fault.reason for fault in batch.faults} == {"sample without any of the recipe's modalities"}
     assert batch.keys == ("",) * PASS
     assert (batch.tokens, len(batch.packs["dna"].ids)) == (0, 1)
 
@@ -288,7 +292,7 @@ def test_held_samples_that_are_corrupt_keep_their_slot(
     key = harm(copy, "validation", 0, 2, "table.json")
     batch = Held(Split(copy, "validation"), [(0, i) for i in range(5)], modalities)[0]
     assert batch.keys[2] == key
-    assert batch.faults == ("table row is not JSON",)
+    assert batch.faults == ((f"{copy}/validation-00000.tar", key, "table row is not JSON"),)
     assert batch.present["table"].tolist() == batch.present["image"].tolist() == [True, True, False, True, True]
 
 

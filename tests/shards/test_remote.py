@@ -1,0 +1,305 @@
+"""Remote shards: a real HTTP server that fails, stalls, cuts and lies, and a cache that many processes share."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from shards.manifest import Manifest, index, verify
+from shards.read import Members, Split
+from shards.remote import GIB, Cache, Local, Remote, ShardError, open_store
+
+SHARDS, SAMPLES = 6, 3
+BYTES = 40_960
+"""Of each tar: three members of 10,000 bytes, and tar pads to records of 10,240."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen samples in six shards."""
+    folder = tmp_path_factory.mktemp("origin")
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
+            for number in range(SAMPLES):
+                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
+                data = f"{shard} {number} ".encode() * 2500
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+    index(folder, {})
+    assert {path.stat().st_size for path in folder.glob("*.tar")} == {BYTES}
+    return folder
+
+
+@pytest.fixture
+def web(folder: Path, serve: Callable[[Path], Any]) -> Any:
+    return serve(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """A cache whose links are given up within seconds."""
+    return Cache(str(tmp_path / "cache"), timeout_s=1.0, give_up_s=3.0)
+
+
+def tar(number: int) -> str:
+    return f"train-{number:05d}.tar"
+
+
+def content(split: Split) -> list[Members]:
+    return [split.read(shard, number) for shard in range(SHARDS) for number in range(SAMPLES)]
+
+
+def kept(cache: Cache) -> set[str]:
+    return {path.name for path in Path(cache.folder).iterdir() if path.is_file() and len(path.name) == 64}
+
+
+def refused(call: Callable[[], Any]) -> str:
+    with pytest.raises(ShardError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_read_remotely_is_what_lies_there(folder: Path, web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", verify=True, cache=cache)
+    assert split.manifest == Manifest.read(folder)
+    assert split.locations() == Split(folder, "train").locations()
+    assert content(split) == content(Split(folder, "train"))
+    again = Split(f"{web.url}/", "train", cache=cache)
+    assert content(again) == content(split)
+    assert web.requests.pop("manifest.json") == 2
+    assert set(web.requests.values()) == {1}, "each file is fetched once"
+    assert verify(web.url, cache=cache) == split.manifest
+
+
+def test_files_are_fetched_when_they_are_first_needed(web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", cache=cache)
+    assert dict(web.requests) == {"manifest.json": 1}
+    split.key(2, 1)
+    assert set(web.requests) == {"manifest.json", "train-00002.index.parquet"}
+    split.read(4, 0)
+    assert set(web.requests) == {
+        "manifest.json", "train-00002.index.parquet", "train-00004.index.parquet", "train-00004.tar"
+    }  # fmt: skip
+
+
+def test_a_local_folder_is_read_in_place(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for where in (folder, str(folder), f"file://{folder}"):
+        assert open_store(where) == Local(folder)
+        assert len(content(Split(where, "train"))) == SHARDS * SAMPLES
+    assert not list(tmp_path.iterdir()), "no copy is made"
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "stall", "stall midway"])
+@pytest.mark.parametrize("name", ["manifest.json", "train-00001.index.parquet", "train-00001.tar"])
+def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, name: str, fault: str) -> None:
+    web.faults[name] = [fault]
+    split = Split(web.url, "train", cache=cache)
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
+    assert web.requests[name] == 2
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "stall"])
+@pytest.mark.parametrize("name", ["manifest.json", "train-00001.tar"])
+def test_a_dead_link_is_an_error_after_the_stated_time(web: Any, cache: Cache, name: str, fault: str) -> None:
+    web.faults[name] = [fault, "*"]
+    started = time.monotonic()
+    said = refused(lambda: Split(web.url, "train", cache=cache).read(1, 0))
+    assert time.monotonic() - started < cache.give_up_s + cache.timeout_s + 2
+    assert said.startswith(f"cannot fetch {web.url}/{name}: ")
+    assert {"500": "500", "cut": "payload", "stall": "nothing came for 1 s"}[fault] in said
+    assert web.requests[name] > 1
+    assert not list(Path(cache.folder).glob("*.part"))
+
+
+def test_a_server_that_is_not_there_is_an_error_after_the_stated_time(cache: Cache) -> None:
+    said = refused(lambda: Split("http://127.0.0.1:9/data", "train", cache=cache))
+    assert said.startswith("cannot fetch http://127.0.0.1:9/data/manifest.json: ")
+
+
+def test_what_a_server_refuses_is_not_tried_again(web: Any, cache: Cache) -> None:
+    web.faults["train-00001.tar"] = ["403", "*"]
+    split = Split(web.url, "train", cache=cache)
+    assert "403" in refused(lambda: split.read(1, 0))
+    web.faults["train-00001.tar"] = ["404", "*"]
+    assert refused(lambda: split.read(1, 0)) == f"shard {web.url}/train-00001.tar is missing: upload it again"
+    assert web.requests["train-00001.tar"] == 2
+    assert f"no shards at {web.url}/nothing: build them" in refused(
+        lambda: Split(f"{web.url}/nothing", "train", cache=cache)
+    )
+
+
+@pytest.mark.parametrize("fault", ["wrong", "short"])
+@pytest.mark.parametrize("name", ["train-00001.index.parquet", "train-00001.tar"])
+def test_wrong_contents_are_fetched_again_once_then_refused(web: Any, cache: Cache, name: str, fault: str) -> None:
+    split = Split(web.url, "train", cache=cache)
+    web.faults[name] = [fault]
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
+    assert web.requests[name] == 2
+    shutil.rmtree(cache.folder)
+    web.faults[name] = [fault, fault]
+    split = Split(web.url, "train", cache=cache)
+    said = refused(lambda: split.read(1, 2))
+    assert f"{web.url}/{name} has a wrong checksum, also when fetched again" in said
+    assert web.requests[name] == 4
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 "), "nothing wrong stays in the cache"
+
+
+def test_an_answer_without_end_is_cut(web: Any, cache: Cache) -> None:
+    web.faults["train-00001.tar"] = ["endless"]
+    split = Split(web.url, "train", cache=cache)
+    assert "train-00001.tar is larger than the 40,960 bytes" in refused(lambda: split.read(1, 0))
+
+
+def test_the_least_recently_opened_go_and_open_ones_are_read_on(folder: Path, web: Any, cache: Cache) -> None:
+    room = Cache(cache.folder, (3 * BYTES + 2**17) / GIB)
+    split = Split(web.url, "train", cache=room)
+    expected = content(Split(folder, "train"))
+    names = {shard.sha256: shard.name for shard in split.shards}
+    seen = []
+    for shard in (0, 1, 2):
+        seen.append(split.read(shard, 0))
+        time.sleep(0.02)
+    other = Split(web.url, "train", cache=room)
+    other.read(0, 0)  # opened again: 1 is now the oldest
+    time.sleep(0.02)
+    for shard in (3, 4):
+        seen.append(split.read(shard, 0))
+        time.sleep(0.02)
+        files = [path for path in Path(room.folder).iterdir() if path.is_file()]
+        assert sum(path.stat().st_size for path in files) <= room.size_gib * GIB
+    here = {names[sha256] for sha256 in kept(room) if sha256 in names}
+    assert tar(1) not in here
+    assert tar(4) in here
+    before = web.requests[tar(1)]
+    assert [split.read(1, number) for number in range(SAMPLES)] == expected[3:6]
+    assert web.requests[tar(1)] == before, "an open shard is read on after it was evicted"
+    split.close()
+    assert split.read(1, 2) == expected[5]
+    assert web.requests[tar(1)] == before + 1
+
+
+def test_a_shard_larger_than_the_cache_is_refused(web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", cache=Cache(cache.folder, 39_000 / GIB))
+    with pytest.raises(ShardError, match=r"more than data\.cache\.size_gib"):
+        split.read(0, 0)
+
+
+class Reader(Dataset[Members]):
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __len__(self) -> int:
+        return SHARDS * SAMPLES
+
+    def __getitem__(self, number: int) -> Members:
+        return self.split.read(number % SHARDS, number // SHARDS)
+
+
+def test_loader_workers_share_a_cache(folder: Path, web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", cache=cache)
+    split.read(0, 0)  # the parent has used fsspec's threads and clients before it forks
+    found = list(DataLoader(Reader(split), batch_size=None, num_workers=3, multiprocessing_context="fork"))
+    assert found == [Reader(Split(folder, "train"))[i] for i in range(len(found))]
+    assert all(web.requests[tar(number)] == 1 for number in range(SHARDS))
+
+
+def test_an_error_of_a_worker_is_one_line(web: Any, cache: Cache) -> None:
+    web.faults[tar(0)] = ["403", "*"]
+    reader = Reader(Split(web.url, "train", cache=cache))
+    said = refused(lambda: list(DataLoader(reader, batch_size=None, num_workers=1)))
+    assert said.startswith(f"cannot fetch {web.url}/{tar(0)}: 403")
+
+
+def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: Any, cache: Cache) -> None:
+    room = Cache(cache.folder, (2 * BYTES + 2**17) / GIB, timeout_s=10)
+    split = Split(web.url, "train", cache=room)
+    expected = content(Split(folder, "train"))
+    places = [(shard, number) for shard in range(SHARDS) for number in range(SAMPLES)]
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.starmap(split.read, places * 3, chunksize=len(places)) == expected * 3
+    total = sum(path.stat().st_size for path in Path(room.folder).iterdir() if path.is_file())
+    assert total <= room.size_gib * GIB
+
+
+def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
+    slow = Cache(cache.folder, (BYTES + 2**17) / GIB, timeout_s=60)
+    split = Split(web.url, "train", cache=slow)
+    split.key(0, 0)
+    web.faults[tar(0)] = ["stall midway"]
+    process = multiprocessing.get_context("fork").Process(target=split.read, args=(0, 0))
+    process.start()
+    until = time.monotonic() + 60
+    while not list(Path(slow.folder).glob("*.part/*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert len(list(Path(slow.folder).glob("*.part"))) == 1
+    split.read(1, 0)  # needs the room that the dead one had taken
+    assert not list(Path(slow.folder).glob("*.part"))
+    assert split.read(0, 0)["smiles"]["txt"].startswith(b"0 0 ")
+
+
+def test_a_file_cut_short_in_the_cache_is_fetched_again(web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", cache=cache)
+    expected = split.read(0, 1)
+    path = Path(cache.folder) / split.shards[0].sha256
+    path.write_bytes(path.read_bytes()[:-1000])
+    split.close()
+    assert split.read(0, 1) == expected
+    assert web.requests[tar(0)] == 2
+
+
+def test_verify_finds_what_has_rotted_in_the_cache(web: Any, cache: Cache) -> None:
+    split = Split(web.url, "train", cache=cache)
+    split.read(3, 1)
+    path = Path(cache.folder) / split.shards[3].sha256
+    path.write_bytes(path.read_bytes()[:-1000] + bytes(1000)[:-1] + b"x")
+    assert f"{tar(3)} has a wrong checksum: remove it from the cache" in refused(lambda: verify(web.url, cache=cache))
+
+
+def test_a_full_disk_is_not_taken_for_a_dead_link(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shards.remote._transfer", full)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        Split(web.url, "train", cache=cache)
+    assert time.monotonic() - started < 1
+
+
+def test_other_places_are_named_by_url(tmp_path: Path) -> None:
+    for url in ("https://host/data", "s3://bucket/data", "gs://bucket/data", "hf://datasets/user/data"):
+        store = open_store(url)
+        assert isinstance(store, Remote)
+        assert pickle.loads(pickle.dumps(store)) == store
+    assert "Protocol not known" in refused(lambda: Split("nowhere://bucket/data", "train"))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("shards.remote.url_to_fs", absent)
+    assert "pip install 'sensorium[s3]'" in refused(lambda: Split("s3://bucket/data", "train"))
+
+
+@pytest.mark.parametrize("key", ["size_gib", "timeout_s", "give_up_s"])
+def test_settings_that_cannot_be_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.cache\.{key} is 0"):
+        Cache(**{key: 0})
