@@ -68,8 +68,8 @@ SETS = {
         ("smiles",),
         50,
         metric="spearman",
-        overrides=(
-            "data.source.files=ESOL_delaney-processed.csv",
+        overrides=(  # ESOL, FreeSolv and Lipophilicity, of which the first alone has the label
+            "data.source.files='[EFL]*.csv'",
             "data.source.properties=[measured log solubility in mols per litre]",
         ),
     ),
