@@ -24,7 +24,6 @@ LETTERS = BASES + UNCERTAIN
 LONGEST_KMER = 8
 
 _SEQUENCE = re.compile(f"[{LETTERS}]+")
-_STOP = re.compile("(?=TAA|TAG)")
 _COMPLEMENT = str.maketrans(LETTERS, "TGCAYRSWMKVHDBN")
 _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n")})
 """RNA is read as DNA; gaps of an alignment and line ends are left out."""
@@ -35,14 +34,11 @@ _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n
 class Dna(TokenSequence):
     """DNA by k-mers, after BarcodeBERT (Millan Arias et al. 2023); raw data is a string of IUPAC letters.
 
-    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice);
-    letters after the last whole window are not read, and one with a letter other than A, C, G, T is unknown.
-    `character`: a token a letter, the uncertain ones too. `learned`: at most `size` subwords by byte pair encoding
-    (DNABERT-2, Zhou et al. 2023).
-
-    phase: where the first window begins. `random`: in training at a random one of the first `kmer` letters, elsewhere
-    at the first; `first`; `coding`: in the reading frame, taken to be the one of three with fewest stop codons, so
-    that barcodes which begin at different letters of a gene are read as the same codons (CaLM, Outeiral & Deane 2024).
+    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice), with
+    `random_phase` from a random one of the first `kmer` letters in training, from the first elsewhere; letters after
+    the last whole window are not read, and one with a letter other than A, C, G, T is unknown. `character`: a token a
+    letter, the uncertain ones too. `learned`: at most `size` subwords by byte pair encoding (DNABERT-2, Zhou et al.
+    2023).
 
     length: nucleotides at most; a sequence that is longer is cut there or, where `longer` is refuse, left out.
     reverse_complement: in training half of the sequences are read from the other strand. `unknown` is the share of
@@ -57,7 +53,7 @@ class Dna(TokenSequence):
     size: int = 4096
     length: int = 660
     longer: Literal["cut", "refuse"] = "cut"
-    phase: Literal["random", "first", "coding"] = "random"
+    random_phase: bool = True
     reverse_complement: bool = False
     unknown: float | None = fitted(None)
     model: bytes = fitted(b"")
@@ -70,8 +66,6 @@ class Dna(TokenSequence):
             raise ValueError(f"dna stride is {self.stride}: between 1 and kmer {self.kmer} no letter is left out")
         if self.vocabulary == "kmer" and self.length < self.kmer:
             raise ValueError(f"dna length {self.length} is shorter than a k-mer of {self.kmer}")
-        if self.phase == "coding" and (self.vocabulary != "kmer" or self.step % 3):
-            raise ValueError("dna phase is coding: set vocabulary to kmer and kmer or stride to a multiple of 3")
         if self.length < 1 or self.size <= len(LETTERS) + 2:
             raise ValueError(f"dna length and size must be at least 1 and {len(LETTERS) + 3}")
 
@@ -102,7 +96,7 @@ class Dna(TokenSequence):
         return load(self.model)
 
     def fit(self, raws: Iterable[str]) -> Dna:
-        sequences = [raw[self._start(raw, None) :][: self.length] for raw in raws]
+        sequences = [raw[: self.length] for raw in raws]
         if not any(len(sequence) >= self.kmer or self.vocabulary != "kmer" for sequence in sequences):
             raise ValueError("no DNA to fit on")
         learned = self
@@ -129,21 +123,15 @@ class Dna(TokenSequence):
             raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(raw)} nucleotides")
         if rng is not None and self.reverse_complement and rng.random() < 0.5:
             raw = reverse_complement(raw)
-        ids = self._encode(raw[self._start(raw, rng) :][: self.length])
+        if rng is not None and self.vocabulary == "kmer" and self.random_phase:
+            phases = min(self.kmer, len(raw) - self.kmer + 1)
+            raw = raw[rng.integers(phases) :] if phases > 0 else raw
+        ids = self._encode(raw[: self.length])
         if not len(ids):
             raise ContentError(f"DNA shorter than a k-mer of {self.kmer}", f"{len(raw)} nucleotides")
         if (ids == UNKNOWN).all():
             raise ContentError("DNA without a known token")
         return in_a_row(ids)
-
-    def _start(self, sequence: str, rng: np.random.Generator | None) -> int:
-        """The letter at which the first k-mer begins."""
-        if self.vocabulary != "kmer" or len(sequence) < self.kmer:
-            return 0
-        if self.phase == "coding":
-            return reading_frame(sequence)
-        phases = min(self.kmer, len(sequence) - self.kmer + 1)
-        return int(rng.integers(phases)) if rng is not None and self.phase == "random" else 0
 
     def _encode(self, sequence: str) -> np.ndarray:
         """Content ids `(N,)`; k-mers are numbers of base 4."""
@@ -174,9 +162,3 @@ _DIGITS[[ord(base) for base in BASES]] = range(len(BASES))
 def reverse_complement(sequence: str) -> str:
     """The other strand, read in its own direction; uncertain letters become the complement of what they may be."""
     return sequence.translate(_COMPLEMENT)[::-1]
-
-
-def reading_frame(sequence: str) -> int:
-    """The frame, 0, 1 or 2, with fewest of the codons that stop translation in nearly all genetic codes (TAA, TAG)."""
-    stops = [match.start() % 3 for match in _STOP.finditer(sequence)]
-    return min(range(3), key=stops.count)

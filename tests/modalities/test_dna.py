@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import UNKNOWN, ContentError, from_json
-from modalities.dna import LETTERS, UNCERTAIN, Dna, reading_frame, reverse_complement
+from modalities.dna import LETTERS, UNCERTAIN, Dna, reverse_complement
 
 DATA = os.environ.get("SENSORIUM_DATA")
 
@@ -114,23 +114,6 @@ def test_other_vocabularies_have_no_phase(learned: Dna, vocabulary: str) -> None
     modality = learned if vocabulary == "learned" else Dna(vocabulary="character")
     for seed in range(9):
         assert pieces(modality, "ACGTACGTGG", np.random.default_rng(seed)) == pieces(modality, "ACGTACGTGG")
-
-
-def test_the_reading_frame_makes_barcodes_of_other_starts_the_same_codons() -> None:
-    gene = "ATGCTAACCCTTAACCGATGATTATTCTCAACTAACCACAAAGACATTGGC"  # stops in the other two frames alone
-    modality = Dna(kmer=3, phase="coding")
-    codons = [gene[i : i + 3] for i in range(0, len(gene), 3)]
-    assert pieces(modality, gene) == codons
-    assert pieces(modality, gene[1:]) == pieces(modality, gene[2:]) == codons[1:]
-    assert pieces(modality, gene[1:], np.random.default_rng(0)) == codons[1:], "in training too"
-    assert reading_frame("ACGT") == reading_frame("TA") == 0
-    assert reading_frame("TAAC") == 1
-    assert reading_frame("TAACTAG") == 2
-    with pytest.raises(ValueError, match="multiple of 3"):
-        Dna(kmer=4, phase="coding")
-    assert Dna(kmer=6, stride=3, phase="coding").step == 3
-    with pytest.raises(ValueError, match="vocabulary to kmer"):
-        Dna(vocabulary="character", phase="coding")
 
 
 def test_reverse_complement_is_an_option_of_training() -> None:
