@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, pack
 from shards.order import Order
 from shards.read import Members, Split
+
+T = TypeVar("T")
 
 
 def tokenize(
@@ -37,22 +40,12 @@ def tokenize(
     return tokens
 
 
-@dataclass(frozen=True)
-class Stream(Dataset[Batch]):
-    """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
-
-    A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice.
-    """
+class Ordered:
+    """What reads samples of several sets by their position in the order of training."""
 
     sets: tuple[Split, ...]
-    modalities: Mapping[str, Modality]
     seed: int
     block: int
-    batch_size: int
-    pass_size: int
-    rank: int = 0
-    world: int = 1
-    masking: Plan = Plan()
 
     @cached_property
     def order(self) -> Order:
@@ -67,6 +60,46 @@ class Stream(Dataset[Batch]):
             for number, split in enumerate(self.sets)
             for shard, first in enumerate(itertools.accumulate(split.sizes[:-1], initial=0))
         ]
+
+
+@dataclass(frozen=True)
+class Samples(Ordered, Dataset[list[T]]):
+    """Samples for a loop of one's own: item i holds the i-th `batch_size` of the endless order, read and decoded.
+
+    A `DataLoader` takes it with `batch_size=None` and ranges of items as its sampler, with any number of workers.
+    """
+
+    sets: tuple[Split, ...]
+    decode: Callable[[Members], T]
+    batch_size: int
+    seed: int = 0
+    block: int = 16384
+
+    def __getitem__(self, number: int) -> list[T]:
+        batch = []
+        for position in range(number * self.batch_size, (number + 1) * self.batch_size):
+            place = self.order.place(position)
+            held, shard, _ = self._shards[place.shard]
+            batch.append(self.decode(self.sets[held].read(shard, place.sample)))
+        return batch
+
+
+@dataclass(frozen=True)
+class Stream(Ordered, Dataset[Batch]):
+    """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
+
+    A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice.
+    """
+
+    sets: tuple[Split, ...]
+    modalities: Mapping[str, Modality]
+    seed: int
+    block: int
+    batch_size: int
+    pass_size: int
+    rank: int = 0
+    world: int = 1
+    masking: Plan = Plan()
 
     def __getitem__(self, number: int) -> Batch:
         share = self.pass_size // self.world
