@@ -5,8 +5,9 @@
 
 Writes the same bytes once in each loader's format (ours and webdataset's are the same tars) and prints one JSON line.
 `rows`, by modality and number of worker processes: samples/s of each side, `decode_limit` (the decode function alone,
-over bytes in memory, in as many processes), `ratio_best_peer` and `share_of_limit` of ours. `memory`: MiB that belong
-to one of our workers alone (USS), after 10,000 samples and after ten times as many.
+over bytes in memory, in as many processes), `ratio_best_peer` and `share_of_limit` of ours. `memory`: of one of our
+workers, after 10,000 samples and after ten times as many: `anonymous_mib` is what it holds itself, `uss_mib` counts the
+pages of mapped tars too, which belong to the system's cache and are given up when memory is short.
 
 All sides shuffle, decode by `DECODE` in their workers and hand over batches of `default_collate`. Before anything is
 timed, each side's samples are compared with the originals by checksum, set by set. A figure is the median of passes
@@ -22,6 +23,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,7 +136,7 @@ def sounds(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes]]:
 MADE = {"image": photos, "smiles": molecules, "ecg": heartbeats, "audio": sounds}
 
 
-def make_tars(folder: Path, modality: str, count: int) -> None:
+def make_tars(modality: str, count: int, folder: Path) -> None:
     """Shards that ours and webdataset read, indexed as `sensorium shards index` does."""
     from shards.manifest import index
 
@@ -149,20 +152,25 @@ def make_tars(folder: Path, modality: str, count: int) -> None:
     index(folder, {})
 
 
-def tars(work: Path, modality: str) -> list[Path]:
-    return sorted((work / modality / "tars").glob("*.tar"))
+def written(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder unless it is there, aside and then renamed, so that a run cut short leaves none half made."""
+    if not folder.exists():
+        aside = folder.with_name(folder.name + ".writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        make(aside)
+        aside.rename(folder)
 
 
-def originals(work: Path, modality: str) -> Iterator[tuple[bytes, ...]]:
+def originals(tars: Path, modality: str) -> Iterator[tuple[bytes, ...]]:
     """The members of each sample."""
-    for path in tars(work, modality):
+    for path in sorted(tars.glob("*.tar")):
         with tarfile.open(path) as tar:
             contents = [tar.extractfile(entry).read() for entry in tar]  # type: ignore[union-attr]
         each = len(MEMBERS[modality])
         yield from (tuple(contents[i : i + each]) for i in range(0, len(contents), each))
 
 
-# The sides: each makes its files once and loads them
+# The sides: each makes its files of the tars once, if it needs any, and loads them
 
 
 def load(dataset: Any, workers: int, kind: type[DataLoader] = DataLoader, **settings: Any) -> DataLoader:
@@ -170,53 +178,53 @@ def load(dataset: Any, workers: int, kind: type[DataLoader] = DataLoader, **sett
 
 
 class Ours:
-    @staticmethod
-    def make(work: Path, modality: str, folder: Path) -> None:
-        """The tars are there."""
+    make = None  # the tars are there
 
     @staticmethod
-    def load(work: Path, modality: str, folder: Path, workers: int, samples: int) -> Iterable[Any]:
+    def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
         from pipeline.loader import Samples
         from shards.read import Split
 
         def decode(members: dict[str, dict[str, bytes]]) -> Any:
             return DECODE[modality](*map(members[modality].__getitem__, MEMBERS[modality]))
 
-        dataset = Samples((Split(work / modality / "tars", "train"),), decode, BATCH[modality], SEED)
-        passes = range(samples // BATCH[modality])
+        dataset = Samples((Split(folder, "train"),), decode, BATCH[modality], SEED)
+        passes = range(-(-samples // BATCH[modality]))
         return load(dataset, workers, sampler=passes, batch_size=None, collate_fn=default_collate)
 
 
 class Webdataset:
-    make = Ours.make
+    make = None
 
     @staticmethod
-    def load(work: Path, modality: str, folder: Path, workers: int, samples: int) -> Iterable[Any]:
+    def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
         import webdataset
 
         def decode(members: tuple[bytes, ...]) -> Any:
             return DECODE[modality](*members)
 
-        files = [str(path) for path in tars(work, modality)]
+        files = [str(path) for path in sorted(folder.glob("*.tar"))]
         dataset = webdataset.WebDataset(files, shardshuffle=len(files), seed=SEED).shuffle(1000)
         dataset = dataset.to_tuple(*(f"{modality}.{each}" for each in MEMBERS[modality])).map(decode)
         dataset = dataset.batched(BATCH[modality], collation_fn=default_collate)
         return load(dataset, workers, webdataset.WebLoader, batch_size=None)
 
 
+def bare(about: tuple[Path, str]) -> Iterator[Any]:
+    """Samples for litdata, a single member as bytes alone."""
+    for members in originals(*about):
+        yield members[0] if len(members) == 1 else members
+
+
 class Litdata:
     @staticmethod
-    def make(work: Path, modality: str, folder: Path) -> None:
+    def make(tars: Path, modality: str, folder: Path) -> None:
         from litdata import optimize
 
-        def samples(_: int) -> Iterator[Any]:
-            for members in originals(work, modality):
-                yield members[0] if len(members) == 1 else members
-
-        optimize(samples, [0], str(folder), chunk_bytes="64MB", num_workers=1)
+        optimize(bare, [(tars, modality)], str(folder), chunk_bytes="64MB", num_workers=1, start_method="fork")
 
     @staticmethod
-    def load(work: Path, modality: str, folder: Path, workers: int, samples: int) -> Iterable[Any]:
+    def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
         from litdata import StreamingDataLoader, StreamingDataset
 
         class Decoded(StreamingDataset):
@@ -238,16 +246,16 @@ def without_torchvision() -> None:
 
 class Streaming:
     @staticmethod
-    def make(work: Path, modality: str, folder: Path) -> None:
+    def make(tars: Path, modality: str, folder: Path) -> None:
         without_torchvision()
         from streaming import MDSWriter
 
         with MDSWriter(out=str(folder), columns=dict.fromkeys(MEMBERS[modality], "bytes")) as writer:
-            for members in originals(work, modality):
+            for members in originals(tars, modality):
                 writer.write(dict(zip(MEMBERS[modality], members, strict=True)))
 
     @staticmethod
-    def load(work: Path, modality: str, folder: Path, workers: int, samples: int) -> Iterable[Any]:
+    def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
         without_torchvision()
         from streaming import StreamingDataset
         from streaming.base.util import clean_stale_shared_memory
@@ -262,20 +270,20 @@ class Streaming:
 
 
 class Datasets:
-    """Arrow on disk, whole batches of shuffled rows at once: faster here than its iterable with a shuffle buffer."""
+    """Arrow on disk, of which a batch sampler takes whole batches of shuffled rows at once."""
 
     @staticmethod
-    def make(work: Path, modality: str, folder: Path) -> None:
+    def make(tars: Path, modality: str, folder: Path) -> None:
         from datasets import Dataset, Features, Value
 
         def rows() -> Iterator[dict[str, bytes]]:
-            yield from (dict(zip(MEMBERS[modality], members, strict=True)) for members in originals(work, modality))
+            yield from (dict(zip(MEMBERS[modality], members, strict=True)) for members in originals(tars, modality))
 
         columns = Features(dict.fromkeys(MEMBERS[modality], Value("binary")))
         Dataset.from_generator(rows, columns, cache_dir=str(folder / "cache")).save_to_disk(folder / "rows")
 
     @staticmethod
-    def load(work: Path, modality: str, folder: Path, workers: int, samples: int) -> Iterable[Any]:
+    def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
         from datasets import load_from_disk
 
         def decode(columns: dict[str, list[bytes]]) -> dict[str, list[Any]]:
@@ -321,9 +329,9 @@ def rate(batches: Iterable[Any], samples: int) -> float:
     return sum(sizes[1:]) / (time.perf_counter() - started)
 
 
-def alone(work: Path, modality: str, workers: int, samples: int) -> float:
+def alone(tars: Path, modality: str, workers: int, samples: int) -> float:
     """Samples/s of decoding what lies in memory, in so many processes."""
-    held = list(originals(work, modality))
+    held = list(originals(tars, modality))
     context = multiprocessing.get_context("fork")
     ready, ends = context.Barrier(workers + 1), context.SimpleQueue()
 
@@ -345,38 +353,43 @@ def alone(work: Path, modality: str, workers: int, samples: int) -> float:
     return samples / (last - started)
 
 
-def endure(batches: Iterable[Any]) -> list[float]:
-    """MiB that belong to the one worker alone, after `ENDURED` samples and at the end."""
+def endure(batches: Iterable[Any]) -> dict[str, list[float]]:
+    """MiB of the one worker after `ENDURED` samples and after ten times as many."""
     import psutil
 
-    seen, held = 0, []
+    seen, readings = 0, []
     for batch in batches:
         seen += len(batch)
-        if (not held and seen >= ENDURED) or seen >= 10 * ENDURED:
+        if seen >= ENDURED * 10 ** len(readings):
             (worker,) = psutil.Process().children()
-            held.append(round(worker.memory_full_info().uss / 2**20, 1))
-    return held
+            held = worker.memory_full_info()
+            readings.append((held.rss - held.shared, held.uss))
+    anonymous, uss = ([round(part / 2**20, 1) for part in parts] for parts in zip(*readings, strict=True))
+    return {"anonymous_mib": anonymous, "uss_mib": uss}
 
 
 def answer(name: str, task: str, work: Path, modality: str, workers: int, samples: int) -> Any:
+    tars = work / f"{modality}-{samples}" / "tars"
     if name == "decode_limit":
         if task == "rate":
-            return alone(work, modality, workers, samples)
-        return checksum([DECODE[modality](*members)] for members in originals(work, modality))
-    side, folder = SIDES[name], work / modality / name
-    if task == "make":
-        if not folder.exists():
-            side.make(work, modality, folder)
-        return None
-    batches = side.load(work, modality, folder, workers, samples)
-    return {"checksum": checksum, "rate": partial(rate, samples=samples), "endure": endure}[task](batches)
+            return alone(tars, modality, workers, samples)
+        return checksum([DECODE[modality](*members)] for members in originals(tars, modality))
+    side, folder = SIDES[name], tars
+    if side.make:
+        folder = tars.with_name(name)
+        written(folder, partial(side.make, tars, modality))
+    if task == "endure":
+        return endure(side.load(folder, modality, workers, 10 * ENDURED))
+    batches = side.load(folder, modality, workers, samples)
+    return checksum(batches) if task == "checksum" else rate(batches, samples)
 
 
 def serve(name: str) -> None:
-    """Answer the tasks that come as JSON lines; what libraries print goes to standard error."""
+    """Answer tasks that come as JSON lines; what libraries print goes to standard error."""
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    print(json.dumps(version(PACKAGES[name]) if name in PACKAGES else None), file=answers, flush=True)
     for line in sys.stdin:
         task, work, *rest = json.loads(line)
         print(json.dumps(answer(name, task, Path(work), *rest)), file=answers, flush=True)
@@ -398,37 +411,45 @@ class Server:
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
 
+        self.version = self.answer("its start")
+
     def ask(self, *request: Any) -> Any:
         assert self.process.stdin
-        assert self.process.stdout
         print(json.dumps(request, default=str), file=self.process.stdin, flush=True)
+        return self.answer(" ".join(map(str, request)))
+
+    def answer(self, request: str) -> Any:
+        assert self.process.stdout
         if not (line := self.process.stdout.readline()):
-            sys.exit(f"{self.name} failed at {' '.join(map(str, request))}; its own message stands above")
+            sys.exit(f"{self.name} failed at {request}: its own message stands above")
         return json.loads(line)
 
 
 def compare(work: Path, pythons: dict[str, str], counts: dict[str, int], workers: list[int], repeats: int) -> Any:
-    """The figures of all sides, whose sets are written and compared first."""
+    """The figures of all sides, after their samples were found to be the same."""
     for modality, count in counts.items():
-        if not (work / modality / "tars" / "manifest.json").exists():
-            print(f"writing {count:,} samples of {modality}", file=sys.stderr)
-            make_tars(work / modality / "tars", modality, count)
-    servers = [Server(name, python) for name, python in pythons.items()]
+        (work / f"{modality}-{count}").mkdir(parents=True, exist_ok=True)
+        print(f"writing {count:,} samples of {modality}, unless they are there", file=sys.stderr)
+        written(work / f"{modality}-{count}" / "tars", partial(make_tars, modality, count))
+    servers = {name: Server(name, python) for name, python in pythons.items()}
     rows = []
     for modality, count in counts.items():
-        sums = {}
-        for server in servers:
-            server.ask("make", work, modality, 1, count)
-            sums[server.name] = server.ask("checksum", work, modality, 1, count)
+        sums = {name: server.ask("checksum", work, modality, 1, count) for name, server in servers.items()}
         if wrong := [name for name, found in sums.items() if found != sums["decode_limit"]]:
             sys.exit(f"{', '.join(wrong)} handed over other samples of {modality} than there are: {sums}")
         for number in workers:
-            print(f"{modality}, {number} at work", file=sys.stderr)
-            turns = [{s.name: s.ask("rate", work, modality, number, count) for s in servers} for _ in range(repeats)]
+            print(f"timing {modality} with {number} at work", file=sys.stderr)
+            turns = [
+                {name: server.ask("rate", work, modality, number, count) for name, server in servers.items()}
+                for _ in range(repeats)
+            ]
             rows.append(row(modality, number, turns))
-    (ours,) = (server for server in servers if server.name == "ours")
-    memory = {name: ours.ask("endure", work, name, 1, 10 * ENDURED) for name in counts if name in REPEATED}
-    return {"rows": rows, "memory_mib": memory, "versions": {}}
+    held = {name: servers["ours"].ask("endure", work, name, 1, counts[name]) for name in counts if name in REPEATED}
+    return {
+        "rows": rows,
+        "memory": held,
+        "versions": {name: servers[name].version for name in PACKAGES if name in servers},
+    }
 
 
 def row(modality: str, workers: int, turns: list[dict[str, float]]) -> dict[str, Any]:
@@ -461,6 +482,8 @@ def main() -> None:
         pythons |= dict.fromkeys(("litdata", "streaming"), arguments.peers)
     else:
         print("litdata and streaming are left out: --peers names no python that has them", file=sys.stderr)
+    if arguments.samples and arguments.samples % (SHARD * max(arguments.workers)):
+        parser.error(f"--samples must be a multiple of {SHARD} for each worker, so that all sides make whole batches")
     counts = {modality: arguments.samples or SAMPLES[modality] for modality in arguments.modalities}
     with tempfile.TemporaryDirectory() as aside:
         work = arguments.work or Path(aside)

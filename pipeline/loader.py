@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -66,7 +67,7 @@ class Ordered:
 class Samples(Ordered, Dataset[list[T]]):
     """Samples for a loop of one's own: item i holds the i-th `batch_size` of the endless order, read and decoded.
 
-    A `DataLoader` takes it with `batch_size=None` and ranges of items as its sampler, with any number of workers.
+    A `DataLoader` takes it with a range of items as `sampler`, `batch_size=None` and any number of workers.
     """
 
     sets: tuple[Split, ...]
@@ -76,12 +77,14 @@ class Samples(Ordered, Dataset[list[T]]):
     block: int = 16384
 
     def __getitem__(self, number: int) -> list[T]:
-        batch = []
-        for position in range(number * self.batch_size, (number + 1) * self.batch_size):
-            place = self.order.place(position)
-            held, shard, _ = self._shards[place.shard]
-            batch.append(self.decode(self.sets[held].read(shard, place.sample)))
-        return batch
+        start = number * self.batch_size
+        places = self.order.places(start, start + self.batch_size)
+        wanted = [(*self._shards[place.shard][:2], place.sample) for place in places]
+        return [
+            self.decode(members)
+            for held, group in itertools.groupby(wanted, itemgetter(0))
+            for members in self.sets[held].read_many([(shard, sample) for _, shard, sample in group])
+        ]
 
 
 @dataclass(frozen=True)

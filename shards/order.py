@@ -43,13 +43,18 @@ class Order:
 
     def place(self, position: int) -> Place:
         """The sample at a position, counted from 0 over all passes."""
-        turn, offset = divmod(position, self.total)
-        shards, ends = _arrangement(self, turn)
-        number, inside = divmod(offset, self.block)
-        spot = number * self.block + int(_shuffled(self, turn, number)[inside])
-        which = int(np.searchsorted(ends, spot, side="right"))
-        shard = int(shards[which])
-        return Place(turn, shard, spot - int(ends[which] - self.sizes[shard]))
+        return self.places(position, position + 1)[0]
+
+    def places(self, start: int, stop: int) -> list[Place]:
+        """The samples at positions `start` to `stop`; far less work than one at a time."""
+        found: list[Place] = []
+        while start < stop:
+            turn, offset = divmod(start, self.total)
+            number, inside = divmod(offset, self.block)
+            held = _placed(self, turn, number)[inside : inside + stop - start]
+            found += held
+            start += len(held)
+        return found
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +65,12 @@ def _arrangement(order: Order, turn: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=8)
-def _shuffled(order: Order, turn: int, number: int) -> np.ndarray:
-    """A permutation of the block's samples."""
-    size = min(order.block, order.total - number * order.block)
-    return np.random.default_rng([order.seed, turn, 1, number]).permutation(size)
+def _placed(order: Order, turn: int, number: int) -> list[Place]:
+    """The shuffled samples of a block."""
+    first = number * order.block
+    size = min(order.block, order.total - first)
+    spots = first + np.random.default_rng([order.seed, turn, 1, number]).permutation(size)
+    shards, ends = _arrangement(order, turn)
+    which = np.searchsorted(ends, spots, side="right")
+    samples = spots - np.r_[0, ends][which]
+    return list(map(Place, [turn] * size, shards[which].tolist(), samples.tolist()))

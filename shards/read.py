@@ -1,8 +1,10 @@
-"""Samples from shards by random access: offsets from the index, bytes by pread."""
+"""Samples from shards by random access: offsets from the index, bytes by pread, of small samples by a memory map."""
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,19 +16,27 @@ from shards.manifest import Manifest, check, index_path
 OPEN_SHARDS = 128
 """Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
 
+MAPPED_BYTES = 4096
+"""Shards whose samples take no more on average are mapped: a system call a sample would cost more than its bytes."""
+
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
 
 class Index(NamedTuple):
-    """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`."""
+    """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`.
 
-    keys: list[str]
-    groups: list[str]
-    starts: np.ndarray
-    members: list[str]
-    offsets: np.ndarray
-    sizes: np.ndarray
+    Member j is `sizes[j]` bytes at `offsets[j]`, and of the kind (modality, extension) `kinds[names[j]]`. Columns are
+    arrays, not lists of objects, so that an open shard takes little memory; views of them hand out plain integers.
+    """
+
+    keys: np.ndarray
+    groups: np.ndarray
+    starts: memoryview
+    kinds: list[tuple[str, str]]
+    names: memoryview
+    offsets: memoryview
+    sizes: memoryview
 
 
 def load_index(tar: Path) -> Index:
@@ -34,21 +44,31 @@ def load_index(tar: Path) -> Index:
     rows = parquet.read_table(index_path(tar), use_threads=False)
     keys, groups = rows["key"].to_numpy(), rows["group"].to_numpy()
     first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+    members = rows["member"].combine_chunks().dictionary_encode()
+    parts = [member.partition(".") for member in members.dictionary.to_pylist()]
     return Index(
-        keys[first].tolist(),
-        groups[first].tolist(),
-        np.r_[first, len(keys)],
-        rows["member"].to_pylist(),
-        rows["offset"].to_numpy(),
-        rows["size"].to_numpy(),
+        keys[first].astype(np.dtypes.StringDType()),
+        groups[first].astype(np.dtypes.StringDType()),
+        np.r_[first, len(keys)].data,
+        [(modality, extension.lower()) for modality, _, extension in parts],
+        members.indices.to_numpy().data,
+        rows["offset"].to_numpy().data,
+        rows["size"].to_numpy().data,
     )
 
 
 class Shard(NamedTuple):
-    """An open shard."""
+    """An open shard; `mapped` where its samples are small."""
 
     file: BinaryIO
     rows: Index
+    mapped: mmap.mmap | None
+
+    def close(self) -> None:
+        """Close its tar."""
+        if self.mapped is not None:
+            self.mapped.close()
+        self.file.close()
 
 
 class Split:
@@ -79,11 +99,16 @@ class Split:
         """A shard's tar and index; the least recently used one is closed where more than `OPEN_SHARDS` are open."""
         shard = self._open.pop(number, None)
         if shard is None:
-            tar = self.folder / self.shards[number].name
-            shard = Shard(tar.open("rb", buffering=0), load_index(tar))
+            about = self.shards[number]
+            tar = self.folder / about.name
+            file, rows, mapped = tar.open("rb", buffering=0), load_index(tar), None
+            if about.bytes <= MAPPED_BYTES * about.samples:
+                with file:  # the map has a descriptor of its own
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            shard = Shard(file, rows, mapped)
         self._open[number] = shard  # a dict keeps its order: the last used stands last
         if len(self._open) > OPEN_SHARDS:
-            self._open.pop(next(iter(self._open))).file.close()
+            self._open.pop(next(iter(self._open))).close()
         return shard
 
     def key(self, shard: int, number: int) -> str:
@@ -92,13 +117,26 @@ class Split:
 
     def read(self, shard: int, number: int) -> Members:
         """All members of a sample."""
-        file, index = self._shard(shard)
-        sample: Members = {}
-        for i in range(index.starts[number], index.starts[number + 1]):
-            modality, _, extension = index.members[i].partition(".")
-            data = os.pread(file.fileno(), int(index.sizes[i]), int(index.offsets[i]))
-            sample.setdefault(modality, {})[extension.lower()] = data
-        return sample
+        return self.read_many([(shard, number)])[0]
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> list[Members]:
+        """All members of the samples at (shard, number), with less work than one at a time."""
+        for shard in {shard for shard, _ in places}:
+            self._shard(shard)
+        samples = []
+        for shard, number in places:
+            file, (_, _, starts, kinds, names, offsets, sizes), mapped = self._open.get(shard) or self._shard(shard)
+            sample: Members = {}
+            for i in range(starts[number], starts[number + 1]):
+                modality, extension = kinds[names[i]]
+                offset, size = offsets[i], sizes[i]
+                data = os.pread(file.fileno(), size, offset) if mapped is None else mapped[offset : offset + size]
+                if modality in sample:
+                    sample[modality][extension] = data
+                else:
+                    sample[modality] = {extension: data}
+            samples.append(sample)
+        return samples
 
     def locations(self) -> list[tuple[str, str, int, int]]:
         """(key, group, shard, number) of every sample."""
@@ -112,7 +150,7 @@ class Split:
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""
         while self._open:
-            self._open.popitem()[1].file.close()
+            self._open.popitem()[1].close()
 
     def __del__(self) -> None:
         self.close()
