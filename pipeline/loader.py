@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, Fault, pack
 from shards.order import Mixture
 from shards.read import Members, Split
+
+T = TypeVar("T")
 
 
 def tokenize(
@@ -104,8 +108,51 @@ class Kept:
         return held, shard, int(numbers[index - int(self._ends[part]) + len(numbers)])
 
 
+class Ordered:
+    """What reads samples of several sets by their position in the order of training."""
+
+    sets: tuple[Split, ...]
+    seed: int
+    block: int
+    mixture: Mixture | None
+
+    @cached_property
+    def order(self) -> Mixture:
+        """The order over the shards of all sets."""
+        return self.mixture or Mixture([split.slots for split in self.sets], self.seed, self.block)
+
+    @cached_property
+    def _firsts(self) -> list[np.ndarray]:
+        """Number of each shard's first sample within its set, by set."""
+        return [np.cumsum([0, *split.sizes[:-1]]) for split in self.sets]
+
+
 @dataclass(frozen=True)
-class Stream(Dataset[Batch]):
+class Samples(Ordered, Dataset[list[T]]):
+    """Samples for a loop of one's own: item i holds the i-th `batch_size` of the endless order, read and decoded.
+
+    A `DataLoader` takes it with a range of items as `sampler`, `batch_size=None` and any number of workers.
+    """
+
+    sets: tuple[Split, ...]
+    decode: Callable[[Members], T]
+    batch_size: int
+    seed: int = 0
+    block: int = 16384
+    mixture: Mixture | None = None
+
+    def __getitem__(self, number: int) -> list[T]:
+        batch: list[T] = []
+        places = self.order.places(number * self.batch_size, (number + 1) * self.batch_size)
+        for of, group in itertools.groupby(places, attrgetter("set")):
+            held = self.sets[of]
+            wanted = [(shard, held.number(turn, shard, slot)) for _, turn, shard, slot in group]
+            batch += map(self.decode, held.read_many(wanted))
+        return batch
+
+
+@dataclass(frozen=True)
+class Stream(Ordered, Dataset[Batch]):
     """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
 
     A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice. mixture: the
@@ -122,16 +169,6 @@ class Stream(Dataset[Batch]):
     world: int = 1
     masking: Plan = Plan()
     mixture: Mixture | None = None
-
-    @cached_property
-    def order(self) -> Mixture:
-        """The order over the shards of all sets."""
-        return self.mixture or Mixture([split.slots for split in self.sets], self.seed, self.block)
-
-    @cached_property
-    def _firsts(self) -> list[np.ndarray]:
-        """Number of each shard's first sample within its set, by set."""
-        return [np.cumsum([0, *split.sizes[:-1]]) for split in self.sets]
 
     def __getitem__(self, number: int) -> Batch:
         share = self.pass_size // self.world
@@ -159,7 +196,7 @@ class Stream(Dataset[Batch]):
         """
         number, turn, shard, slot = self.order.place(position)
         held = self.sets[number]
-        chosen = slot if held.selection is None else held.selection.pick(turn, shard, slot)
+        chosen = held.number(turn, shard, slot)
         again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
         rng = np.random.default_rng([self.seed, number, turn, int(self._firsts[number][shard]) + chosen, 0, *again])
         tokens = tokens_at(held, shard, chosen, self.modalities, rng)

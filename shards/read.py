@@ -1,9 +1,10 @@
-"""Samples from shards by random access: offsets from the index, bytes by pread."""
+"""Samples from shards by random access: offsets from the index, bytes by pread, of small samples by a memory map."""
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -23,20 +24,28 @@ MAX_MEMBER_BYTES = 2**30
 HEADER_BYTES = 512
 """What each member of a tar takes besides its content, at least."""
 
+MAPPED_BYTES = 4096
+"""Shards whose samples take no more on average are mapped: a system call a sample would cost more than its bytes."""
+
 T = TypeVar("T")
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
 
 class Index(NamedTuple):
-    """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`."""
+    """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`.
 
-    keys: list[str]
-    groups: list[str]
-    starts: np.ndarray
-    members: list[str]
-    offsets: np.ndarray
-    sizes: np.ndarray
+    Member j is `sizes[j]` bytes at `offsets[j]`, and of the kind (modality, extension) `kinds[names[j]]`. Columns are
+    arrays, not lists of objects, so that an open shard takes little memory; views of them hand out plain integers.
+    """
+
+    keys: np.ndarray
+    groups: np.ndarray
+    starts: memoryview
+    kinds: list[tuple[str, str]]
+    names: memoryview
+    offsets: memoryview
+    sizes: memoryview
 
 
 def load_index(store: Store, shard: Shard) -> Index:
@@ -61,14 +70,43 @@ def load_index(store: Store, shard: Shard) -> Index:
         raise ShardError(f"{where} holds {len(first):,} samples, not {shard.samples:,}: index the tars again")
     if ((offsets < 0) | (sizes < 0) | (sizes > shard.bytes - offsets)).any():
         raise ShardError(f"{where} names members beyond the end of its tar: index the tars again")
+    members = rows["member"].combine_chunks().dictionary_encode()
+    parts = [member.partition(".") for member in members.dictionary.to_pylist()]
     return Index(
-        keys[first].tolist(),
-        groups[first].tolist(),
-        np.r_[first, len(keys)],
-        rows["member"].to_pylist(),
-        offsets,
-        sizes,
+        keys[first].astype(np.dtypes.StringDType()),
+        groups[first].astype(np.dtypes.StringDType()),
+        np.r_[first, len(keys)].data,
+        [(modality, extension.lower()) for modality, _, extension in parts],
+        members.indices.to_numpy().data,
+        offsets.data,
+        sizes.data,
     )
+
+
+class Tar(NamedTuple):
+    """An open tar; `mapped` where its samples are small."""
+
+    file: BinaryIO
+    mapped: mmap.mmap | None
+
+    def close(self) -> None:
+        """Close it."""
+        if self.mapped is not None:
+            self.mapped.close()
+        self.file.close()
+
+
+def open_tar(store: Store, shard: Shard) -> Tar:
+    """The tar of a shard.
+
+    Raises:
+        ShardError: it cannot be fetched, or is not what the manifest says.
+    """
+    file = store.open(shard.tar)
+    if shard.bytes > MAPPED_BYTES * shard.samples:
+        return Tar(file, None)
+    with file:  # the map has a descriptor of its own
+        return Tar(file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class Split:
@@ -84,7 +122,7 @@ class Split:
 
     def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
         self._indexes: dict[int, Index] = {}
-        self._tars: dict[int, BinaryIO] = {}
+        self._tars: dict[int, Tar] = {}
         self.selection: Selection | None = None
         self.store, self.split = open_store(where, cache), split
         self.manifest = Manifest.read(self.store)
@@ -107,8 +145,8 @@ class Split:
     def _index(self, number: int) -> Index:
         return _recent(self._indexes, number, lambda: load_index(self.store, self.shards[number]), lambda _: None)
 
-    def _tar(self, number: int) -> BinaryIO:
-        return _recent(self._tars, number, lambda: self.store.open(self.shards[number].tar), lambda tar: tar.close())
+    def _tar(self, number: int) -> Tar:
+        return _recent(self._tars, number, lambda: open_tar(self.store, self.shards[number]), Tar.close)
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -117,11 +155,15 @@ class Split:
 
     def keys(self, shard: int) -> list[str]:
         """The keys of all samples of a shard, kept or not, from its index."""
-        return load_index(self.store, self.shards[shard]).keys
+        return load_index(self.store, self.shards[shard]).keys.tolist()
 
     def kept(self, shard: int) -> range | np.ndarray:
         """Numbers of the samples of a shard that are kept."""
         return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard)
+
+    def number(self, turn: int, shard: int, slot: int) -> int:
+        """The sample of a shard that a slot of a pass holds."""
+        return slot if self.selection is None else self.selection.pick(turn, shard, slot)
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
@@ -134,17 +176,36 @@ class Split:
             ContentError: a member is too large.
             ShardError: its shard cannot be fetched or read.
         """
-        index, file = self._index(shard), self._tar(shard).fileno()
-        sample: Members = {}
-        for i in range(index.starts[number], index.starts[number + 1]):
-            modality, _, extension = index.members[i].partition(".")
-            if (size := int(index.sizes[i])) > MAX_MEMBER_BYTES:
-                raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", index.members[i])
-            data = os.pread(file, size, int(index.offsets[i]))
-            if len(data) != size:
-                raise ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
-            sample.setdefault(modality, {})[extension.lower()] = data
-        return sample
+        return self.read_many([(shard, number)])[0]
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> list[Members]:
+        """All members of the samples at (shard, number), with less work than one at a time.
+
+        Raises:
+            ContentError, ShardError: as `read`.
+        """
+        indexes = {shard: self._index(shard) for shard, _ in places}
+        for shard in indexes:
+            self._tar(shard)
+        samples = []
+        for shard, number in places:
+            _, _, starts, kinds, names, offsets, sizes = indexes[shard]
+            file, mapped = self._tars.get(shard) or self._tar(shard)  # closed again where places are on many shards
+            sample: Members = {}
+            for i in range(starts[number], starts[number + 1]):
+                modality, extension = kinds[names[i]]
+                offset, size = offsets[i], sizes[i]
+                if size > MAX_MEMBER_BYTES:
+                    raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{modality}.{extension}")
+                data = os.pread(file.fileno(), size, offset) if mapped is None else mapped[offset : offset + size]
+                if len(data) != size:
+                    raise ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
+                if modality in sample:
+                    sample[modality][extension] = data
+                else:
+                    sample[modality] = {extension: data}
+            samples.append(sample)
+        return samples
 
     def locations(self) -> list[tuple[str, str, int, int]]:
         """(key, group, shard, number) of every sample that is kept."""

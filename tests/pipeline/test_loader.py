@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -24,13 +25,13 @@ from modalities.masking import Action, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
 from pipeline.batch import Batch, Pack
-from pipeline.loader import Held, Kept, Stream, passes, tokenize
+from pipeline.loader import Held, Kept, Samples, Stream, passes, tokenize
 from pipeline.pretrain import fit, open_sets
 from pipeline.recipe import load
 from shards.build import SplitBy, build
 from shards.manifest import index_path
 from shards.order import Mixture
-from shards.read import Split
+from shards.read import Members, Split
 from shards.select import select
 from shards.sources.molecules import Molecules
 
@@ -294,6 +295,19 @@ def test_held_samples_that_are_corrupt_keep_their_slot(
     assert batch.keys[2] == key
     assert batch.faults == ((f"{copy}/validation-00000.tar", key, "table row is not JSON"),)
     assert batch.present["table"].tolist() == batch.present["image"].tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Stream, workers: int) -> None:
+    def decode(members: Members) -> str:
+        return members["smiles"]["txt"].decode()
+
+    samples = Samples(stream.sets, decode, PASS, stream.seed, stream.block)
+    loader = DataLoader(samples, batch_size=None, sampler=range(6), num_workers=workers)
+    found = [smiles for batch in loader for smiles in batch]
+    places = [(key, split.read(shard, n)) for split in stream.sets for key, _, shard, n in split.locations()]
+    texts = {key: decode(members) for key, members in places}
+    assert found == [texts[key] for number in range(6) for key in stream[number].keys]
 
 
 def test_a_stream_is_frozen(stream: Stream) -> None:

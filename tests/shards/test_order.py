@@ -48,6 +48,15 @@ def test_a_place_depends_on_its_position_alone(
     assert [place.turn for place in first] == [position // sum(sizes) for position in positions]
 
 
+@settings(deadline=None)
+@given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**6), st.integers(0, 300))
+def test_a_run_of_places_is_its_single_places(
+    sizes: tuple[int, ...], seed: int, block: int, start: int, length: int
+) -> None:
+    order = Order(sizes, seed, block)
+    assert order.places(start, start + length) == [order.place(start + i) for i in range(length)]
+
+
 def test_passes_and_seeds_differ() -> None:
     order = Order((40, 0, 25, 35), seed=0, block=16)
     orders = [one_pass(order, turn) for turn in range(4)] + [one_pass(Order(order.sizes, seed, 16)) for seed in (1, 2)]

@@ -77,6 +77,21 @@ def test_worker_processes_read_what_their_parent_reads(folder: Path) -> None:
     assert [reader[i] for i in range(len(reader))] == expected
 
 
+@pytest.mark.parametrize("mapped_bytes", [0, 2**20])
+def test_mapped_shards_and_others_give_the_same_and_are_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mapped_bytes: int
+) -> None:
+    expected = [Split(folder, "train").read(*place) for place in places(Split(folder, "train"))]
+    monkeypatch.setattr("shards.read.MAPPED_BYTES", mapped_bytes)
+    monkeypatch.setattr("shards.read.OPEN_SHARDS", 4)
+    split = Split(folder, "train")
+    assert split.read_many(places(split)[::-1]) == expected[::-1]
+    assert len(open_files(folder)) == 4
+    split.close()
+    assert not open_files(folder)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_split_travels_to_other_processes_without_its_files(folder: Path) -> None:
     split = Split(folder, "train")
     expected = [split.read(*place) for place in places(split)]
