@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/sensorium demo
 
+# Two tests at a time, each of one thread: more would fight for the cores that ranks and workers of tests need.
 test: setup check
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: setup check
-	$(BIN)/pytest
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 check: setup
 	$(BIN)/ruff check .

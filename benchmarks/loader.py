@@ -59,9 +59,10 @@ PACKAGES = {"webdataset": "webdataset", "litdata": "litdata", "streaming": "mosa
 """The peers, and what they are called where packages are."""
 
 
+# litdata hands over memoryviews, which all of these take
 def ecg(npy: bytes, said: bytes) -> np.ndarray:
     samples = np.load(io.BytesIO(npy), allow_pickle=False)
-    if len(json.loads(said)["channels"]) != len(samples):
+    if len(json.loads(bytes(said))["channels"]) != len(samples):
         raise ValueError("an ECG that is not as described")
     return samples
 
@@ -71,7 +72,7 @@ def audio(flac: bytes) -> np.ndarray:
 
 
 def smiles(text: bytes) -> str:
-    return text.decode("ascii")
+    return str(text, "ascii")
 
 
 DECODE: dict[str, Callable[..., Any]] = {
@@ -230,7 +231,7 @@ class Litdata:
         class Decoded(StreamingDataset):
             def __getitem__(self, index: Any) -> Any:
                 held = super().__getitem__(index)
-                return DECODE[modality](*([held] if isinstance(held, bytes) else held))
+                return DECODE[modality](*(held if isinstance(held, (tuple, list)) else [held]))
 
         dataset = Decoded(str(folder), shuffle=True, seed=SEED)
         return load(dataset, workers, StreamingDataLoader, batch_size=BATCH[modality], collate_fn=default_collate)
