@@ -57,9 +57,9 @@ SETS = {
         mode="linear",
         overrides=("data.split.by=scientific_name", "data.source.unique=true"),
         note="Two labels a genus leave a probe little to go by, and masked modelling of a few hundred steps learns "
-        "which letters all birds share, not what tells them apart. Barcodes begin at many letters of the gene, so that "
-        "words without overlap differ where sequences are the same; those of the baseline overlap. More steps at random "
-        "phases did not help, nor did codons in the reading frame.",
+        "which letters all birds share, not what tells them apart. Barcodes begin at many letters of the gene, so "
+        "words without overlap differ where sequences are the same; those of the baseline overlap. More steps, random "
+        "phases and codons in the reading frame did not help.",
     ),
     "arithmetic": Set(
         "eeg_arithmetic",
