@@ -183,15 +183,14 @@ class Ours:
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
-        from pipeline.loader import Samples
+        from pipeline.loader import Samples, passes
         from shards.read import Split
 
         def decode(members: dict[str, dict[str, bytes]]) -> Any:
             return DECODE[modality](*map(members[modality].__getitem__, MEMBERS[modality]))
 
         dataset = Samples((Split(folder, "train"),), decode, BATCH[modality], SEED)
-        passes = range(-(-samples // BATCH[modality]))
-        return load(dataset, workers, sampler=passes, batch_size=None, collate_fn=default_collate)
+        return passes(dataset, 0, -(-samples // BATCH[modality]), workers, default_collate)
 
 
 class Webdataset:

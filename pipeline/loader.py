@@ -17,6 +17,7 @@ from modalities.base import ContentError, Modality, Tokens
 from modalities.masking import Mask, corrupt
 from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, Fault, pack
+from pipeline.launch import keep_freed_memory
 from shards.order import Mixture
 from shards.read import Members, Split
 
@@ -131,7 +132,7 @@ class Ordered:
 class Samples(Ordered, Dataset[list[T]]):
     """Samples for a loop of one's own: item i holds the i-th `batch_size` of the endless order, read and decoded.
 
-    A `DataLoader` takes it with a range of items as `sampler`, `batch_size=None` and any number of workers.
+    `passes` hands them over from any number of worker processes.
     """
 
     sets: tuple[Split, ...]
@@ -205,17 +206,26 @@ class Stream(Ordered, Dataset[Batch]):
         return held.key(shard, chosen), tokens, masks, seen
 
 
-def passes(stream: Stream, start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """Passes `start` to `stop` in order, made ahead by worker processes."""
-    loader: DataLoader[Batch] = DataLoader(
-        stream,
+def passes(
+    items: Dataset[T], start: int, stop: int, workers: int, collate: Callable[[Any], Any] | None = None
+) -> Iterator[T]:
+    """Items `start` to `stop` of a `Stream` or of `Samples` in order, made ahead by worker processes."""
+    loader: DataLoader[T] = DataLoader(
+        items,
         batch_size=None,
         sampler=range(start, stop),  # any sized iterable of indices
         num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=_at_work,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
+
+
+def _at_work(_: int) -> None:
+    """What a worker process does first: its batches are large blocks, made and freed again and again."""
+    keep_freed_memory()
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,8 @@ class Trainer:
         train = self.recipe.train
         per_step = train.batch_size // self.pass_size
         first = self.cursor.position // self.pass_size
-        batches = passes(self.stream, first, first + (train.steps - self.step) * per_step, train.workers)
+        last = first + (train.steps - self.step) * per_step
+        batches: Iterator[Batch] = passes(self.stream, first, last, train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
         with bar:  # closed where a step fails, so that what is said of it stands on a line of its own
             while self.step < train.steps:

@@ -27,6 +27,9 @@ HEADER_BYTES = 512
 MAPPED_BYTES = 4096
 """Shards whose samples take no more on average are mapped: a system call a sample would cost more than its bytes."""
 
+_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)
+"""Where the system can, a map's pages are there from the start: a fault each would cost more than the bytes."""
+
 T = TypeVar("T")
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
@@ -106,7 +109,7 @@ def open_tar(store: Store, shard: Shard) -> Tar:
     if shard.bytes > MAPPED_BYTES * shard.samples:
         return Tar(file, None)
     with file:  # the map has a descriptor of its own
-        return Tar(file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return Tar(file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | _AT_ONCE, mmap.PROT_READ))
 
 
 class Split:
@@ -184,7 +187,7 @@ class Split:
         Raises:
             ContentError, ShardError: as `read`.
         """
-        indexes = {shard: self._index(shard) for shard, _ in places}
+        indexes = {shard: self._index(shard) for shard in {shard for shard, _ in places}}
         for shard in indexes:
             self._tar(shard)
         samples = []
