@@ -333,24 +333,23 @@ def alone(tars: Path, modality: str, workers: int, samples: int) -> float:
     """Samples/s of decoding what lies in memory, in so many processes."""
     held = list(originals(tars, modality))
     context = multiprocessing.get_context("fork")
-    ready, ends = context.Barrier(workers + 1), context.SimpleQueue()
+    ready, spans = context.Barrier(workers), context.SimpleQueue()
 
     def work_on(number: int) -> None:
         decode = DECODE[modality]
         ready.wait()
+        started = time.perf_counter()  # one clock for all processes of a machine
         for members in held[number::workers]:
             decode(*members)
-        ends.put(time.perf_counter())  # one clock for all processes of a machine
+        spans.put((started, time.perf_counter()))
 
     processes = [context.Process(target=work_on, args=(number,)) for number in range(workers)]
     for process in processes:
         process.start()
-    ready.wait()
-    started = time.perf_counter()
-    last = max(ends.get() for _ in processes)
+    first, last = zip(*(spans.get() for _ in processes), strict=True)
     for process in processes:
         process.join()
-    return samples / (last - started)
+    return samples / (max(last) - min(first))
 
 
 def endure(batches: Iterable[Any]) -> dict[str, list[float]]:
