@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -59,9 +60,10 @@ class Order:
         while start < stop:
             turn, offset = divmod(start, self.total)
             number, inside = divmod(offset, self.block)
-            held = self._kept("block", self._placed, turn, number)[inside : inside + stop - start]
-            found += held
-            start += len(held)
+            shards, slots = self._kept("block", self._placed, turn, number)
+            part = slice(inside, inside + stop - start)
+            found += map(Place, itertools.repeat(turn), shards[part], slots[part])
+            start += len(slots[part])
         return found
 
     def _kept(self, name: str, make: Callable[..., Any], *key: int) -> Any:
@@ -78,15 +80,14 @@ class Order:
         shards = self._rng(turn, 0).permutation(len(self.sizes))
         return shards, np.cumsum(np.array(self.sizes)[shards])
 
-    def _placed(self, turn: int, number: int) -> list[Place]:
-        """The shuffled samples of a block."""
+    def _placed(self, turn: int, number: int) -> tuple[list[int], list[int]]:
+        """Shards and slots of the shuffled samples of a block; lists of numbers give the garbage collector no work."""
         first = number * self.block
         size = min(self.block, self.total - first)
         spots = first + self._rng(turn, 1, number).permutation(size)
         shards, ends = self._kept("shards", self._arrangement, turn)
         which = np.searchsorted(ends, spots, side="right")
-        samples = spots - np.r_[0, ends][which]
-        return list(map(Place, [turn] * size, shards[which].tolist(), samples.tolist()))
+        return shards[which].tolist(), (spots - np.r_[0, ends][which]).tolist()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": {}}
