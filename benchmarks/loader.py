@@ -45,7 +45,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
 SEED = 0
-SHARD = 1024
+SHARD = {"image": 1024, "smiles": 8192, "ecg": 1024, "audio": 1024}
+"""Samples of a tar, which so holds at least 10 MB."""
 AHEAD = 4
 """Batches that each worker makes ahead, the same on all sides."""
 ENDURED = 10_000
@@ -143,9 +144,10 @@ def make_tars(modality: str, count: int, folder: Path) -> None:
 
     folder.mkdir(parents=True)
     samples = MADE[modality](count, np.random.default_rng(SEED))
-    for first in range(0, count, SHARD):
-        with tarfile.open(folder / f"train-{first // SHARD:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number in range(first, min(first + SHARD, count)):
+    size = SHARD[modality]
+    for first in range(0, count, size):
+        with tarfile.open(folder / f"train-{first // size:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number in range(first, min(first + size, count)):
                 for extension, data in zip(MEMBERS[modality], next(samples), strict=True):
                     entry = tarfile.TarInfo(f"{number:032x}.{modality}.{extension}")
                     entry.size = len(data)
@@ -183,14 +185,15 @@ class Ours:
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
-        from pipeline.loader import Samples, passes
+        from pipeline.loader import Samples
+        from pipeline.workers import made_ahead
         from shards.read import Split
 
         def decode(members: dict[str, dict[str, bytes]]) -> Any:
             return DECODE[modality](*map(members[modality].__getitem__, MEMBERS[modality]))
 
-        dataset = Samples((Split(folder, "train"),), decode, BATCH[modality], SEED)
-        return passes(dataset, 0, -(-samples // BATCH[modality]), workers, default_collate)
+        dataset = Samples((Split(folder, "train"),), decode, BATCH[modality], SEED, stack=modality != "smiles")
+        return made_ahead(dataset, range(-(-samples // BATCH[modality])), workers)
 
 
 class Webdataset:
@@ -378,7 +381,7 @@ def answer(name: str, task: str, work: Path, modality: str, workers: int, sample
         folder = tars.with_name(name)
         written(folder, partial(side.make, tars, modality))
     if task == "endure":
-        return endure(side.load(folder, modality, workers, 10 * ENDURED))
+        return endure(side.load(folder, modality, workers, 11 * ENDURED))
     batches = side.load(folder, modality, workers, samples)
     return checksum(batches) if task == "checksum" else rate(batches, samples)
 
@@ -470,7 +473,7 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--samples", type=int, help=f"of each set, by default {SAMPLES}; in shards of {SHARD}")
+    parser.add_argument("--samples", type=int, help=f"of each set, by default {SAMPLES}; in tars of {SHARD}")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -481,8 +484,9 @@ def main() -> None:
         pythons |= dict.fromkeys(("litdata", "streaming"), arguments.peers)
     else:
         print("litdata and streaming are left out: --peers names no python that has them", file=sys.stderr)
-    if arguments.samples and arguments.samples % (SHARD * max(arguments.workers)):
-        parser.error(f"--samples must be a multiple of {SHARD} for each worker, so that all sides make whole batches")
+    whole = max(map(SHARD.__getitem__, arguments.modalities)) * max(arguments.workers)
+    if arguments.samples and arguments.samples % whole:
+        parser.error(f"--samples must be a multiple of {whole:,}, so that each worker of each side has whole tars")
     counts = {modality: arguments.samples or SAMPLES[modality] for modality in arguments.modalities}
     with tempfile.TemporaryDirectory() as aside:
         work = arguments.work or Path(aside)

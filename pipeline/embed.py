@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from pipeline.batch import Batch, Fault
 from pipeline.model.modeling import SensoriumModel
@@ -27,11 +26,6 @@ class Embedded:
     present: dict[str, np.ndarray]
     fused: np.ndarray
     faults: list[Fault]
-
-
-def batches_of(dataset: Dataset[Batch], workers: int) -> Iterable[Batch]:
-    """All batches of a dataset in order."""
-    return DataLoader(dataset, batch_size=None, num_workers=workers)
 
 
 @torch.inference_mode()

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pipeline import baseline
-from pipeline.embed import Embedded, batches_of, embed
+from pipeline.embed import Embedded, embed
 from pipeline.labelled import Task, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
+from pipeline.workers import made_ahead
 from shards.read import Split
 from shards.split import key_of
 
@@ -82,7 +83,8 @@ def spread(split: Split, count: int) -> list[tuple[int, int]]:
 
 def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
     """Embeddings of samples of a split."""
-    return embed(model, batches_of(Held(split, places, model.modalities), workers))
+    held = Held(split, places, model.modalities)
+    return embed(model, made_ahead(held, range(len(held)), workers))
 
 
 def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> list[Any]:

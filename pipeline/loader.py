@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
-from typing import Any, TypeVar
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from modalities.base import ContentError, Modality, Tokens
 from modalities.masking import Mask, corrupt
 from modalities.plans import Plan, plan, rules_of
 from pipeline.batch import Batch, Fault, pack
-from pipeline.launch import keep_freed_memory
+from pipeline.workers import empty
 from shards.order import Mixture
 from shards.read import Members, Split
-
-T = TypeVar("T")
 
 
 def tokenize(
@@ -129,31 +126,52 @@ class Ordered:
 
 
 @dataclass(frozen=True)
-class Samples(Ordered, Dataset[list[T]]):
-    """Samples for a loop of one's own: item i holds the i-th `batch_size` of the endless order, read and decoded.
+class Samples(Ordered):
+    """Samples for a loop of one's own: item i is made of the i-th `batch_size` of the endless order, read and decoded.
 
-    `passes` hands them over from any number of worker processes.
+    `made_ahead` hands them over from any number of worker processes. stack: samples are arrays of one shape and type,
+    and an item is one tensor of them, not a list.
+
+    Raises:
+        ContentError: a sample cannot be read; what `decode` raises.
     """
 
     sets: tuple[Split, ...]
-    decode: Callable[[Members], T]
+    decode: Callable[[Members], Any]
     batch_size: int
     seed: int = 0
     block: int = 16384
     mixture: Mixture | None = None
+    stack: bool = False
 
-    def __getitem__(self, number: int) -> list[T]:
-        batch: list[T] = []
+    def __getitem__(self, number: int) -> Any:
+        members: list[Members] = []
         places = self.order.places(number * self.batch_size, (number + 1) * self.batch_size)
-        for of, group in itertools.groupby(places, attrgetter("set")):
+        for of, group in groupby(places, itemgetter(0)):
             held = self.sets[of]
             wanted = [(shard, held.number(turn, shard, slot)) for _, turn, shard, slot in group]
-            batch += map(self.decode, held.read_many(wanted))
-        return batch
+            members += held.read_many(wanted)
+        decoded = map(self.decode, members)
+        return _stacked(decoded, self.batch_size) if self.stack else list(decoded)
+
+
+def _stacked(samples: Iterator[np.ndarray], count: int) -> torch.Tensor:
+    """Samples as one tensor, each copied as soon as it is decoded and still in the processor's cache.
+
+    Raises:
+        ValueError: they differ in shape.
+    """
+    first = next(samples)
+    batch = empty((count, *first.shape), first.dtype)
+    for number, sample in enumerate(chain([first], samples)):
+        if sample.shape != first.shape:
+            raise ValueError(f"samples of shapes {first.shape} and {sample.shape} cannot be stacked")
+        batch[number] = sample
+    return torch.from_numpy(batch)
 
 
 @dataclass(frozen=True)
-class Stream(Ordered, Dataset[Batch]):
+class Stream(Ordered):
     """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
 
     A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice. mixture: the
@@ -206,30 +224,8 @@ class Stream(Ordered, Dataset[Batch]):
         return held.key(shard, chosen), tokens, masks, seen
 
 
-def passes(
-    items: Dataset[T], start: int, stop: int, workers: int, collate: Callable[[Any], Any] | None = None
-) -> Iterator[T]:
-    """Items `start` to `stop` of a `Stream` or of `Samples` in order, made ahead by worker processes."""
-    loader: DataLoader[T] = DataLoader(
-        items,
-        batch_size=None,
-        sampler=range(start, stop),  # any sized iterable of indices
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_at_work,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return iter(loader)
-
-
-def _at_work(_: int) -> None:
-    """What a worker process does first: its batches are large blocks, made and freed again and again."""
-    keep_freed_memory()
-
-
 @dataclass(frozen=True)
-class Held(Dataset[Batch]):
+class Held:
     """Samples of one split in a fixed order, whole and unmasked, in batches of `batch_size`."""
 
     split: Split

@@ -22,12 +22,13 @@ from modalities.base import ContentError, Modality
 from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.launch import accelerate, led
-from pipeline.loader import Cursor, Kept, Stream, passes
+from pipeline.loader import Cursor, Kept, Stream
 from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
 from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
+from pipeline.workers import made_ahead
 from shards.order import Mixture
 from shards.read import Split
 
@@ -225,7 +226,7 @@ class Trainer:
         per_step = train.batch_size // self.pass_size
         first = self.cursor.position // self.pass_size
         last = first + (train.steps - self.step) * per_step
-        batches: Iterator[Batch] = passes(self.stream, first, last, train.workers)
+        batches = made_ahead(self.stream, range(first, last), train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
         with bar:  # closed where a step fails, so that what is said of it stands on a line of its own
             while self.step < train.steps:

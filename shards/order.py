@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,19 +52,21 @@ class Order:
 
     def place(self, position: int) -> Place:
         """The sample at a position, counted from 0 over all passes."""
-        return self.places(position, position + 1)[0]
+        ((turn, shards, slots),) = self.places(position, position + 1)
+        return Place(turn, shards[0], slots[0])
 
-    def places(self, start: int, stop: int) -> list[Place]:
-        """The samples at positions `start` to `stop`; far less work than one at a time."""
-        found: list[Place] = []
+    def places(self, start: int, stop: int) -> Iterator[tuple[int, list[int], list[int]]]:
+        """Passes, and the shards and slots that positions `start` to `stop` have of each in turn.
+
+        Far less work than one position at a time.
+        """
         while start < stop:
             turn, offset = divmod(start, self.total)
             number, inside = divmod(offset, self.block)
             shards, slots = self._kept("block", self._placed, turn, number)
             part = slice(inside, inside + stop - start)
-            found += map(Place, itertools.repeat(turn), shards[part], slots[part])
+            yield turn, shards[part], slots[part]
             start += len(slots[part])
-        return found
 
     def _kept(self, name: str, make: Callable[..., Any], *key: int) -> Any:
         """What was made for the last key: neighbouring positions share their pass and mostly their block."""
@@ -165,10 +167,11 @@ class Mixture:
         turn, shard, slot = self._orders[number][node].place(index)
         return Sample(number, turn, self._dealt[number][node][shard], slot)
 
-    def places(self, start: int, stop: int) -> list[Sample]:
-        """The samples at positions `start` to `stop`; far less work than one at a time where there is one set."""
+    def places(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
+        """(set, turn, shard, slot) of positions `start` to `stop`; less work than one at a time if there is one set."""
         if len(self.sizes) == self.nodes == 1:
-            return [Sample(0, *place) for place in self._orders[0][0].places(start, stop)]
+            runs = self._orders[0][0].places(start, stop)
+            return [place for turn, *columns in runs for place in zip(repeat(0), repeat(turn), *columns, strict=False)]
         return [self.place(position) for position in range(start, stop)]
 
     def counts(self, position: int) -> list[int]:

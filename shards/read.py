@@ -10,10 +10,11 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow
+import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
 from modalities.base import ContentError
-from shards.manifest import SCHEMA, Manifest, Shard, check
+from shards.manifest import Manifest, Shard, check
 from shards.remote import Cache, ShardError, Store, open_store
 from shards.select import Selection
 
@@ -42,8 +43,7 @@ class Index(NamedTuple):
     arrays, not lists of objects, so that an open shard takes little memory; views of them hand out plain integers.
     """
 
-    keys: np.ndarray
-    groups: np.ndarray
+    keys: pyarrow.Array
     starts: memoryview
     kinds: list[tuple[str, str]]
     names: memoryview
@@ -52,10 +52,27 @@ class Index(NamedTuple):
 
 
 def load_index(store: Store, shard: Shard) -> Index:
-    """The index of a shard, read by one thread: in a forked loader worker a pool of threads would wait for ever.
+    """The index of a shard.
 
     Raises:
         ShardError: it cannot be fetched, is no index, or names what is not in the tar.
+    """
+    rows, keys, starts = _rows(store, shard, "member", "offset", "size")
+    offsets, sizes = np.from_dlpack(rows["offset"]), np.from_dlpack(rows["size"])
+    if ((offsets < 0) | (sizes < 0) | (sizes > shard.bytes - offsets)).any():
+        where = f"index {store.where}/{shard.index.name}"
+        raise ShardError(f"{where} names members beyond the end of its tar: index the tars again")
+    members = rows["member"].dictionary_encode()
+    parts = [member.partition(".") for member in members.dictionary.to_pylist()]
+    kinds = [(modality, extension.lower()) for modality, _, extension in parts]
+    return Index(keys, starts.data, kinds, np.from_dlpack(members.indices).data, offsets.data, sizes.data)
+
+
+def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.Array], pyarrow.Array, np.ndarray]:
+    """Columns of an index with a row a member, the key of each sample, and where its members start and the last end.
+
+    Read by one thread: in a forked loader worker a pool of threads would wait for ever. Arrays of pyarrow become
+    NumPy's by DLPack: `to_numpy` would import pandas in every worker.
     """
     where = f"index {store.where}/{shard.index.name}"
     with store.open(shard.index) as opened:
@@ -63,27 +80,14 @@ def load_index(store: Store, shard: Shard) -> Index:
             file = parquet.ParquetFile(opened)
             if file.metadata.num_rows * HEADER_BYTES > shard.bytes:
                 raise ShardError(f"{where} has {file.metadata.num_rows:,} members, more than its tar can hold")
-            rows = file.read(list(SCHEMA), use_threads=False)
-            offsets, sizes = rows["offset"].to_numpy(), rows["size"].to_numpy()
-            keys, groups = rows["key"].to_numpy(), rows["group"].to_numpy()
+            read = file.read(["key", *columns], use_threads=False)
+            rows = {name: read[name].combine_chunks() for name in ("key", *columns)}
+            runs = compute.run_end_encode(rows["key"])
         except (pyarrow.ArrowException, KeyError) as error:
             raise ShardError(f"{where} cannot be read ({error}): index the tars again") from error
-    first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
-    if len(first) != shard.samples:
-        raise ShardError(f"{where} holds {len(first):,} samples, not {shard.samples:,}: index the tars again")
-    if ((offsets < 0) | (sizes < 0) | (sizes > shard.bytes - offsets)).any():
-        raise ShardError(f"{where} names members beyond the end of its tar: index the tars again")
-    members = rows["member"].combine_chunks().dictionary_encode()
-    parts = [member.partition(".") for member in members.dictionary.to_pylist()]
-    return Index(
-        keys[first].astype(np.dtypes.StringDType()),
-        groups[first].astype(np.dtypes.StringDType()),
-        np.r_[first, len(keys)].data,
-        [(modality, extension.lower()) for modality, _, extension in parts],
-        members.indices.to_numpy().data,
-        offsets.data,
-        sizes.data,
-    )
+    if len(runs.values) != shard.samples:
+        raise ShardError(f"{where} holds {len(runs.values):,} samples, not {shard.samples:,}: index the tars again")
+    return rows, runs.values, np.r_[0, np.from_dlpack(runs.run_ends)]
 
 
 class Tar(NamedTuple):
@@ -158,7 +162,7 @@ class Split:
 
     def keys(self, shard: int) -> list[str]:
         """The keys of all samples of a shard, kept or not, from its index."""
-        return load_index(self.store, self.shards[shard]).keys.tolist()
+        return _rows(self.store, self.shards[shard])[1].to_pylist()
 
     def kept(self, shard: int) -> range | np.ndarray:
         """Numbers of the samples of a shard that are kept."""
@@ -170,7 +174,7 @@ class Split:
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
-        return self._index(shard).keys[number]
+        return self._index(shard).keys[number].as_py()
 
     def read(self, shard: int, number: int) -> Members:
         """All members of a sample.
@@ -192,7 +196,7 @@ class Split:
             self._tar(shard)
         samples = []
         for shard, number in places:
-            _, _, starts, kinds, names, offsets, sizes = indexes[shard]
+            _, starts, kinds, names, offsets, sizes = indexes[shard]
             file, mapped = self._tars.get(shard) or self._tar(shard)  # closed again where places are on many shards
             sample: Members = {}
             for i in range(starts[number], starts[number + 1]):
@@ -212,12 +216,11 @@ class Split:
 
     def locations(self) -> list[tuple[str, str, int, int]]:
         """(key, group, shard, number) of every sample that is kept."""
-        return [
-            (index.keys[number], index.groups[number], shard, int(number))
-            for shard in range(len(self.shards))
-            for index in [self._index(shard)]
-            for number in self.kept(shard)
-        ]
+        found = []
+        for shard, held in enumerate(self.shards):
+            rows, keys, starts = _rows(self.store, held, "group")
+            found += [(keys[n].as_py(), rows["group"][starts[n]].as_py(), shard, int(n)) for n in self.kept(shard)]
+        return found
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_one_line_with_every_side_of_this_environment(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), "--work", str(tmp_path), "--samples", "2048"]
+    words = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), "--work", str(tmp_path), "--samples", "8192"]
     done = subprocess.run(
         [*words, "--modalities", "smiles", "--workers", "1", "--repeats", "1"],
         capture_output=True,

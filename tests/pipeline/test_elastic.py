@@ -18,10 +18,11 @@ DELIVER = """
 import hashlib, json, sys
 from pathlib import Path
 from modalities.base import from_json
-from pipeline.loader import Stream, passes
+from pipeline.loader import Stream
 from pipeline.mixture import mixture
 from pipeline.pretrain import open_sets
 from pipeline.recipe import load
+from pipeline.workers import made_ahead
 
 recipe, kinds, rank, world, workers, first, last = sys.argv[1:]
 checked = load(recipe)
@@ -42,7 +43,7 @@ def digest(batch, slot):
 
 
 for count in workers.split(","):
-    for batch in passes(stream, int(first), int(last), int(count)):
+    for batch in made_ahead(stream, range(int(first), int(last)), int(count)):
         print(json.dumps([[batch.keys[slot], digest(batch, slot)] for slot in range(batch.size)]), flush=True)
 """
 PASSES = 14

@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -25,9 +24,10 @@ from modalities.masking import Action, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
 from pipeline.batch import Batch, Pack
-from pipeline.loader import Held, Kept, Samples, Stream, passes, tokenize
+from pipeline.loader import Held, Kept, Samples, Stream, tokenize
 from pipeline.pretrain import fit, open_sets
 from pipeline.recipe import load
+from pipeline.workers import made_ahead
 from shards.build import SplitBy, build
 from shards.manifest import index_path
 from shards.order import Mixture
@@ -159,7 +159,7 @@ def test_the_schedule_of_masks_follows_steps_not_passes(stream: Stream) -> None:
 
 
 def test_workers_make_the_same_batches_in_the_same_order(stream: Stream) -> None:
-    plain, parallel = (list(passes(stream, 3, 9, workers)) for workers in (0, 2))
+    plain, parallel = (list(made_ahead(stream, range(3, 9), workers)) for workers in (0, 2))
     assert len(plain) == len(parallel) == 6
     assert all(same(joined([a]), joined([b])) for a, b in zip(plain, parallel, strict=True))
     assert same(joined(plain), joined([stream[number] for number in range(3, 9)]))
@@ -303,11 +303,25 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: St
         return members["smiles"]["txt"].decode()
 
     samples = Samples(stream.sets, decode, PASS, stream.seed, stream.block)
-    loader = DataLoader(samples, batch_size=None, sampler=range(6), num_workers=workers)
-    found = [smiles for batch in loader for smiles in batch]
+    found = [smiles for batch in made_ahead(samples, range(6), workers) for smiles in batch]
     places = [(key, split.read(shard, n)) for split in stream.sets for key, _, shard, n in split.locations()]
     texts = {key: decode(members) for key, members in places}
     assert found == [texts[key] for number in range(6) for key in stream[number].keys]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_may_be_stacked(stream: Stream, workers: int) -> None:
+    def decode(members: Members) -> np.ndarray:
+        return np.frombuffer(members["smiles"]["txt"].ljust(5000), np.uint8)
+
+    samples = Samples(stream.sets, decode, PASS, stream.seed, stream.block)
+    stacked = made_ahead(replace(samples, stack=True), range(6), workers)
+    for number, batch in enumerate(stacked):
+        assert batch.dtype == torch.uint8
+        assert np.array_equal(batch, np.stack(samples[number]))
+    uneven = replace(samples, decode=lambda members: np.zeros(len(members["smiles"]["txt"])), stack=True)
+    with pytest.raises(ValueError, match="cannot be stacked"):
+        list(made_ahead(uneven, range(6), workers))
 
 
 def test_a_stream_is_frozen(stream: Stream) -> None:
@@ -324,13 +338,14 @@ def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any
         "from pathlib import Path\n"
         "polars.DataFrame({'a': numpy.arange(100000)}).sort('a')\n"
         "from modalities.base import from_json\n"
-        "from pipeline.loader import Stream, passes\n"
+        "from pipeline.loader import Stream\n"
+        "from pipeline.workers import made_ahead\n"
         "from shards.read import Split\n"
         "import json\n"
         "folder, kinds = sys.argv[1:]\n"
         "kinds = {name: from_json(state) for name, state in json.loads(kinds).items()}\n"
         "stream = Stream((Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4)\n"
-        "print(sum(batch.size for batch in passes(stream, 0, 3, 1)))\n"
+        "print(sum(batch.size for batch in made_ahead(stream, range(3), 1)))\n"
     )
     kinds = json.dumps({name: modality.to_json() for name, modality in fitted.items()})
     words = [sys.executable, "-c", code, str(checked.data.shards[0].path), kinds]

@@ -19,7 +19,8 @@ from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
-from pipeline.loader import Stream, passes
+from pipeline.loader import Stream
+from pipeline.workers import made_ahead
 from shards.manifest import index
 from shards.read import Split
 
@@ -83,7 +84,7 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
     index(tmp_path, {})
     size = len(faulty) + len(whole)
     stream = Stream((Split(tmp_path, "train"),), modalities, seed=0, block=size, batch_size=size, pass_size=size)
-    (batch,) = passes(stream, 0, 1, workers)
+    (batch,) = made_ahead(stream, range(1), workers)
     assert {fault.key for fault in batch.faults} == set(faulty)
     assert sorted(key for key in batch.keys if key) == sorted(whole)
     assert not sprung.exists()

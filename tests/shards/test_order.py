@@ -53,7 +53,7 @@ def test_a_place_depends_on_its_position_alone(
 def test_a_run_of_places_is_its_single_places(
     sizes: tuple[int, ...], seed: int, block: int, start: int, length: int
 ) -> None:
-    order = Order(sizes, seed, block)
+    order = Mixture([sizes], seed, block)
     assert order.places(start, start + length) == [order.place(start + i) for i in range(length)]
 
 
