@@ -195,9 +195,9 @@ class Stream(Ordered):
         step = number * self.pass_size // self.batch_size
         widths = {name: modality.widths for name, modality in self.modalities.items()}
         samples, masks, seen, keys, faults = [], [], [], [], []
-        for position in range(start, start + share):
+        for place in self.order.places(start, start + share):
             try:
-                key, tokens, mask, corrupted = self.sample(position, step)
+                key, tokens, mask, corrupted = self.sample(place, step)
             except SampleError as error:
                 key, tokens, mask, corrupted = "", {}, {}, {}
                 faults.append(error.fault)
@@ -207,13 +207,15 @@ class Stream(Ordered):
             keys.append(key)
         return pack(samples, widths, masks, seen, keys, faults)
 
-    def sample(self, position: int, step: int) -> tuple[str, dict[str, Tokens], dict[str, Mask], dict[str, Tokens]]:
-        """Key, tokens, masks and corrupted tokens of one position; the same on any rank or worker.
+    def sample(
+        self, place: tuple[int, int, int, int], step: int
+    ) -> tuple[str, dict[str, Tokens], dict[str, Mask], dict[str, Tokens]]:
+        """Key, tokens, masks and corrupted tokens of a place in the order; the same on any rank or worker.
 
         Raises:
             SampleError: the sample cannot be used.
         """
-        number, turn, shard, slot = self.order.place(position)
+        number, turn, shard, slot = place
         held = self.sets[number]
         chosen = held.number(turn, shard, slot)
         again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow
 import pyarrow.compute as compute
 import pyarrow.parquet as parquet
+from pyarrow import types
 
 from modalities.base import ContentError
-from shards.manifest import Manifest, Shard, check
+from shards.manifest import INDEX_BYTES, SCHEMA, Manifest, Shard, check
 from shards.remote import Cache, ShardError, Store, open_store
 from shards.select import Selection
 
-OPEN_SHARDS = 128
-"""Shards of a split that a process keeps open, well below the usual limit of 1,024 descriptors."""
+OPEN_SHARDS = 256
+"""Shards that a process keeps open, of all its sets; each takes two descriptors at most, of the usual 1,024."""
 MAX_MEMBER_BYTES = 2**30
 """Of a member of a sample; a longer one is a fault of its sample."""
 HEADER_BYTES = 512
@@ -31,7 +37,6 @@ MAPPED_BYTES = 4096
 _AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)
 """Where the system can, a map's pages are there from the start: a fault each would cost more than the bytes."""
 
-T = TypeVar("T")
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
@@ -76,44 +81,90 @@ def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.
     """
     where = f"index {store.where}/{shard.index.name}"
     with store.open(shard.index) as opened:
-        try:
-            file = parquet.ParquetFile(opened)
-            if file.metadata.num_rows * HEADER_BYTES > shard.bytes:
-                raise ShardError(f"{where} has {file.metadata.num_rows:,} members, more than its tar can hold")
-            read = file.read(["key", *columns], use_threads=False)
-            rows = {name: read[name].combine_chunks() for name in ("key", *columns)}
-            runs = compute.run_end_encode(rows["key"])
-        except (pyarrow.ArrowException, KeyError) as error:
-            raise ShardError(f"{where} cannot be read ({error}): index the tars again") from error
+        data = opened.read(shard.index.size + 1)
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise ShardError(f"{where} has a wrong checksum: {store.remedy}")
+    try:
+        rows = _bounded(data, ("key", *columns), shard.bytes)
+    except (pyarrow.ArrowException, KeyError, ValueError) as error:
+        raise ShardError(f"{where} cannot be read ({error}): index the tars again") from error
+    keys = rows["key"]
+    runs = compute.run_end_encode(keys.dictionary_decode() if isinstance(keys, pyarrow.DictionaryArray) else keys)
     if len(runs.values) != shard.samples:
         raise ShardError(f"{where} holds {len(runs.values):,} samples, not {shard.samples:,}: index the tars again")
     return rows, runs.values, np.r_[0, np.from_dlpack(runs.run_ends)]
 
 
-class Tar(NamedTuple):
-    """An open tar; `mapped` where its samples are small."""
+def _bounded(data: bytes, columns: Sequence[str], most: int) -> dict[str, pyarrow.Array]:
+    """Columns of an index that tells of a tar of `most` bytes, read without taking much more memory than that.
 
-    file: BinaryIO
-    mapped: mmap.mmap | None
+    Raises:
+        ValueError: it has more members than the tar can have, or longer names; an empty cell or one of another type.
+        KeyError: there is no such column.
+    """
+    metadata = parquet.read_metadata(io.BytesIO(data))
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if metadata.num_rows * HEADER_BYTES > most:
+        raise ValueError(f"{metadata.num_rows:,} members, more than its tar can hold")
+    if sum(group.total_byte_size for group in groups) > most + INDEX_BYTES:
+        raise ValueError("names of more bytes than its tar has")
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    repeated = {
+        part.path_in_schema
+        for part in parts
+        if part.has_dictionary_page and SCHEMA.get(part.path_in_schema) == pl.String
+    }
+    file = parquet.ParquetFile(io.BytesIO(data), metadata=metadata, read_dictionary=sorted(repeated))
+    read = file.read(list(columns), use_threads=False).unify_dictionaries()
+    rows = {name: read[name].combine_chunks() for name in columns}
+    for name, column in rows.items():
+        words = isinstance(column, pyarrow.DictionaryArray)
+        held = column.dictionary if words else column
+        if column.null_count or not (types.is_int64 if SCHEMA[name] == pl.Int64 else _is_text)(held.type):
+            raise ValueError(f"column {name!r} is of {held.type} with {column.null_count} empty cells")
+        if words and (compute.sum(compute.binary_length(held).take(column.indices)).as_py() or 0) > most + INDEX_BYTES:
+            raise ValueError("names of more bytes than its tar has")
+    return rows
 
-    def close(self) -> None:
-        """Close it."""
-        if self.mapped is not None:
-            self.mapped.close()
-        self.file.close()
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
-def open_tar(store: Store, shard: Shard) -> Tar:
-    """The tar of a shard.
+class Tar:
+    """An open tar, mapped where its samples are small.
 
     Raises:
         ShardError: it cannot be fetched, or is not what the manifest says.
     """
-    file = store.open(shard.tar)
-    if shard.bytes > MAPPED_BYTES * shard.samples:
-        return Tar(file, None)
-    with file:  # the map has a descriptor of its own
-        return Tar(file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | _AT_ONCE, mmap.PROT_READ))
+
+    def __init__(self, store: Store, shard: Shard):
+        self.file = store.open(shard.tar)
+        self.mapped: mmap.mmap | None = None
+        if shard.bytes <= MAPPED_BYTES * shard.samples:
+            self.mapped = mmap.mmap(self.file.fileno(), 0, mmap.MAP_SHARED | _AT_ONCE, mmap.PROT_READ)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is no longer to be found where it was, but takes disk as long as it is open."""
+        return os.fstat(self.file.fileno()).st_nlink == 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):  # it could be opened
+            self.file.close()
+
+
+class Open:
+    """An open shard: its index, and its tar once it is needed."""
+
+    def __init__(self, store: Store, shard: Shard):
+        self.store, self.shard = store, shard
+        self.index = load_index(store, shard)
+
+    @cached_property
+    def tar(self) -> Tar:
+        """Its tar."""
+        return Tar(self.store, self.shard)
 
 
 class Split:
@@ -128,8 +179,6 @@ class Split:
     """
 
     def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
-        self._indexes: dict[int, Index] = {}
-        self._tars: dict[int, Tar] = {}
         self.selection: Selection | None = None
         self.store, self.split = open_store(where, cache), split
         self.manifest = Manifest.read(self.store)
@@ -149,11 +198,20 @@ class Split:
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def _index(self, number: int) -> Index:
-        return _recent(self._indexes, number, lambda: load_index(self.store, self.shards[number]), lambda _: None)
+    def _open(self, number: int) -> Open:
+        """A shard, from those that this process has open; beyond `OPEN_SHARDS` the least recently used is dropped.
 
-    def _tar(self, number: int) -> Tar:
-        return _recent(self._tars, number, lambda: open_tar(self.store, self.shards[number]), Tar.close)
+        So are those that were removed from a cache meanwhile, which would take disk as long as they were open.
+        """
+        held = _opened.pop((id(self), number), None)
+        if held is None:
+            held = Open(self.store, self.shards[number])
+            for key in [key for key, other in _opened.items() if "tar" in vars(other) and other.tar.removed]:
+                del _opened[key]
+        _opened[id(self), number] = held  # a dict keeps its order: the last used stands last
+        if len(_opened) > OPEN_SHARDS:
+            del _opened[next(iter(_opened))]
+        return held
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -174,7 +232,7 @@ class Split:
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
-        return self._index(shard).keys[number].as_py()
+        return self._open(shard).index.keys[number].as_py()
 
     def read(self, shard: int, number: int) -> Members:
         """All members of a sample.
@@ -191,27 +249,31 @@ class Split:
         Raises:
             ContentError, ShardError: as `read`.
         """
-        indexes = {shard: self._index(shard) for shard in {shard for shard, _ in places}}
-        for shard in indexes:
-            self._tar(shard)
-        samples = []
-        for shard, number in places:
-            _, starts, kinds, names, offsets, sizes = indexes[shard]
-            file, mapped = self._tars.get(shard) or self._tar(shard)  # closed again where places are on many shards
-            sample: Members = {}
-            for i in range(starts[number], starts[number + 1]):
-                modality, extension = kinds[names[i]]
-                offset, size = offsets[i], sizes[i]
-                if size > MAX_MEMBER_BYTES:
-                    raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{modality}.{extension}")
-                data = os.pread(file.fileno(), size, offset) if mapped is None else mapped[offset : offset + size]
-                if len(data) != size:
-                    raise ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
-                if modality in sample:
-                    sample[modality][extension] = data
-                else:
-                    sample[modality] = {extension: data}
-            samples.append(sample)
+        samples: list[Members] = [{}] * len(places)
+        order = sorted(range(len(places)), key=places.__getitem__)  # so that each shard is asked for once
+        for shard, group in groupby(order, lambda position: places[position][0]):
+            held = self._open(shard)
+            _, starts, kinds, names, offsets, sizes = held.index
+            descriptor, mapped = held.tar.file.fileno(), held.tar.mapped
+            cut = ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
+            if os.fstat(descriptor).st_size < self.shards[shard].bytes:  # beyond its end a map would kill the process
+                raise cut
+            for position in group:
+                number = places[position][1]
+                sample: Members = {}
+                for i in range(starts[number], starts[number + 1]):
+                    modality, extension = kinds[names[i]]
+                    offset, size = offsets[i], sizes[i]
+                    if size > MAX_MEMBER_BYTES:
+                        raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{modality}.{extension}")
+                    data = os.pread(descriptor, size, offset) if mapped is None else mapped[offset : offset + size]
+                    if len(data) != size:
+                        raise cut
+                    if modality in sample:
+                        sample[modality][extension] = data
+                    else:
+                        sample[modality] = {extension: data}
+                samples[position] = sample
         return samples
 
     def locations(self) -> list[tuple[str, str, int, int]]:
@@ -224,20 +286,12 @@ class Split:
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""
-        while self._tars:
-            self._tars.popitem()[1].close()
+        for key in [key for key in _opened if key[0] == id(self)]:
+            del _opened[key]
 
     def __del__(self) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tars": {}, "_indexes": {}}
 
-
-def _recent(held: dict[int, T], number: int, make: Callable[[], T], drop: Callable[[T], None]) -> T:
-    """Shard `number`'s entry, made where there is none; beyond `OPEN_SHARDS` the least recently used is dropped."""
-    entry = held.pop(number) if number in held else make()
-    held[number] = entry  # a dict keeps its order: the last used stands last
-    if len(held) > OPEN_SHARDS:
-        drop(held.pop(next(iter(held))))
-    return entry
+_opened: dict[tuple[int, int], Open] = {}
+"""The shards that this process has open, by split and number, the most recently used last."""

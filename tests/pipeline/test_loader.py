@@ -130,7 +130,7 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(stream: Stream, mon
         return real(seed)
 
     places = [stream.order.place(position) for position in range(96)]
-    known: Any = SimpleNamespace(place=places.__getitem__)
+    known: Any = SimpleNamespace(places=lambda start, stop: places[start:stop])
     monkeypatch.setattr("pipeline.loader.np.random.default_rng", recorded)
     for number in range(12):
         replace(stream, mixture=known)[number]

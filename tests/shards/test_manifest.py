@@ -97,7 +97,8 @@ def test_a_changed_shard_is_named(folder: Path) -> None:
 
 def test_a_changed_index_is_named(folder: Path) -> None:
     flip(folder / "train-00001.index.parquet")
-    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+    split = Split(folder, "train")
+    for call in (lambda: verify(folder), lambda: Split(folder, "train", verify=True), lambda: split.key(1, 0)):
         assert f"{folder / 'train-00001.index.parquet'} has a wrong checksum" in fault(call)
 
 

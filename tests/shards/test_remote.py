@@ -184,12 +184,17 @@ def test_the_least_recently_opened_go_and_open_ones_are_read_on(folder: Path, we
     here = {names[sha256] for sha256 in kept(room) if sha256 in names}
     assert tar(1) not in here
     assert tar(4) in here
+    opened = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in opened if path.startswith(room.folder) and "(deleted)" in path], (
+        "disk beyond the bound"
+    )
     before = web.requests[tar(1)]
     assert [split.read(1, number) for number in range(SAMPLES)] == expected[3:6]
-    assert web.requests[tar(1)] == before, "an open shard is read on after it was evicted"
-    split.close()
-    assert split.read(1, 2) == expected[5]
     assert web.requests[tar(1)] == before + 1
+    evicted = next(sha256 for sha256, name in names.items() if name == tar(1))
+    (Path(room.folder) / evicted).unlink()
+    assert split.read(1, 2) == expected[5]
+    assert web.requests[tar(1)] == before + 1, "an open shard is read on after it was evicted"
 
 
 def test_a_shard_larger_than_the_cache_is_refused(web: Any, cache: Cache) -> None:
