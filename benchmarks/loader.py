@@ -189,8 +189,11 @@ class Ours:
         from pipeline.workers import made_ahead
         from shards.read import Split
 
+        read, (first, *more) = DECODE[modality], MEMBERS[modality]
+
         def decode(members: dict[str, dict[str, bytes]]) -> Any:
-            return DECODE[modality](*map(members[modality].__getitem__, MEMBERS[modality]))
+            held = members[modality]
+            return read(held[first], *[held[name] for name in more]) if more else read(held[first])
 
         dataset = Samples((Split(folder, "train"),), decode, BATCH[modality], SEED, stack=modality != "smiles")
         return made_ahead(dataset, range(-(-samples // BATCH[modality])), workers)

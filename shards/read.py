@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -178,6 +178,9 @@ class Split:
         ValueError: no manifest, an empty split, or a shard that is not what the manifest says.
     """
 
+    _opened: ClassVar[dict[tuple[int, int], Open]] = {}
+    """The shards that this process has open, by split and number, the most recently used last."""
+
     def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
         self.selection: Selection | None = None
         self.store, self.split = open_store(where, cache), split
@@ -203,14 +206,14 @@ class Split:
 
         So are those that were removed from a cache meanwhile, which would take disk as long as they were open.
         """
-        held = _opened.pop((id(self), number), None)
+        held = self._opened.pop((id(self), number), None)
         if held is None:
             held = Open(self.store, self.shards[number])
-            for key in [key for key, other in _opened.items() if "tar" in vars(other) and other.tar.removed]:
-                del _opened[key]
-        _opened[id(self), number] = held  # a dict keeps its order: the last used stands last
-        if len(_opened) > OPEN_SHARDS:
-            del _opened[next(iter(_opened))]
+            for key in [key for key, other in self._opened.items() if "tar" in vars(other) and other.tar.removed]:
+                del self._opened[key]
+        self._opened[id(self), number] = held  # a dict keeps its order: the last used stands last
+        if len(self._opened) > OPEN_SHARDS:
+            del self._opened[next(iter(self._opened))]
         return held
 
     @property
@@ -286,12 +289,8 @@ class Split:
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""
-        for key in [key for key in _opened if key[0] == id(self)]:
-            del _opened[key]
+        for key in [key for key in self._opened if key[0] == id(self)]:
+            del self._opened[key]
 
     def __del__(self) -> None:
         self.close()
-
-
-_opened: dict[tuple[int, int], Open] = {}
-"""The shards that this process has open, by split and number, the most recently used last."""
