@@ -27,7 +27,7 @@ from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
+from pipeline.run import SKIPPED, Run, content_hash, joint_hash, written_aside
 from pipeline.workers import made_ahead
 from shards.order import Mixture
 from shards.read import Split
@@ -154,10 +154,9 @@ def hashes(sets: Sequence[Split]) -> set[str]:
     """Hashes of all groups and contents of the training split, by which a leaked test set is recognised."""
     found = set()
     for held in sets:
-        for _, group, shard, number in held.locations():
+        for group, contents in held.contents():
             found.add("group:" + content_hash(group.encode()))
-            members = held.read(shard, number).items()
-            found |= {f"{modality}:{members_hash(parts)}" for modality, parts in members if modality != "labels"}
+            found |= {f"{modality}:{joint_hash(parts)}" for modality, parts in contents.items() if modality != "labels"}
     return found
 
 

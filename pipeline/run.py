@@ -224,10 +224,15 @@ def environment() -> dict[str, Any]:
 
 
 def content_hash(data: bytes) -> str:
-    """Short hash by which contents are compared between training and test sets."""
+    """Short hash by which contents are compared between training and test sets, as in the indexes of shards."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def members_hash(members: Mapping[str, bytes]) -> str:
     """Short hash of all members of a modality: one alone may be shared, as the channel names of signals are."""
-    return content_hash(b"".join(data for _, data in sorted(members.items())))
+    return joint_hash({extension: bytes.fromhex(content_hash(data)) for extension, data in members.items()})
+
+
+def joint_hash(contents: Mapping[str, bytes]) -> str:
+    """`members_hash` of members whose own short hashes are given."""
+    return content_hash(b"".join(digest for _, digest in sorted(contents.items())))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -286,6 +286,19 @@ class Split:
             rows, keys, starts = _rows(self.store, held, "group")
             found += [(keys[n].as_py(), rows["group"][starts[n]].as_py(), shard, int(n)) for n in self.kept(shard)]
         return found
+
+    def contents(self) -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
+        """Group of every sample that is kept, and the short hashes of its members, from the indexes alone."""
+        for shard, held in enumerate(self.shards):
+            rows, _, starts = _rows(self.store, held, "member", "group", "content")
+            members, groups = rows["member"].to_pylist(), rows["group"].to_pylist()
+            hashes = np.from_dlpack(rows["content"]).astype(">i8").tobytes()
+            for number in self.kept(shard):
+                found: dict[str, dict[str, bytes]] = {}
+                for i in range(starts[number], starts[number + 1]):
+                    modality, _, extension = members[i].partition(".")
+                    found.setdefault(modality, {})[extension.lower()] = hashes[8 * i : 8 * i + 8]
+                yield groups[starts[number]], found
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""

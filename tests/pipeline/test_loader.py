@@ -30,7 +30,6 @@ from pipeline.recipe import load
 from pipeline.workers import made_ahead
 from shards.build import SplitBy, build
 from shards.manifest import index_path
-from shards.order import Mixture
 from shards.read import Members, Split
 from shards.select import select
 from shards.sources.molecules import Molecules
@@ -170,27 +169,6 @@ def test_a_run_goes_on_on_another_number_of_ranks(stream: Stream) -> None:
     ranks = [replace(stream, rank=rank, world=4) for rank in range(4)]
     resumed = [stream[number] for number in range(5)] + [rank[number] for number in range(5, 8) for rank in ranks]
     assert same(joined(resumed), straight)
-
-
-def test_four_nodes_open_their_own_shards_alone(stream: Stream, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks on each of four nodes: together the ranks of a node read shards that no other node reads."""
-    opened: list[set[int]] = [set() for _ in range(4)]
-    real = Split._index  # which comes before each use of its tar
-    node = 0
-
-    def counted(self: Split, number: int) -> Any:
-        opened[node].add(number)
-        return real(self, number)
-
-    monkeypatch.setattr(Split, "_index", counted)
-    order = Mixture([stream.sets[0].sizes], 5, 16, nodes=4, length=PASS // 4)
-    for rank in range(8):
-        node = rank // 2
-        held = replace(stream, sets=(Split(folder, "train"),), mixture=order, rank=rank, world=8)
-        for number in range(20):
-            held[number]
-    assert sum(map(len, opened)) == len(set.union(*opened)) == len(stream.sets[0].sizes)
-    assert all(opened)
 
 
 def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(stream: Stream, folder: Path) -> None:

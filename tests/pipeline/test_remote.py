@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ import pytest
 from pipeline import cli
 from pipeline.evaluate import evaluate
 from pipeline.finetune import Settings, finetune
+from pipeline.loader import Samples
 from pipeline.plan import plan
 from pipeline.predict import embed_file
 from pipeline.pretrain import pretrain
 from pipeline.recipe import load
 from pipeline.run import Run
+from shards.manifest import index
+from shards.order import Mixture
+from shards.read import Split
+from shards.remote import Cache
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 
@@ -83,6 +89,47 @@ def test_a_worker_that_meets_a_dead_link_ends_the_run_in_one_line(
     remote["data"]["cache"]["folder"] = str(tmp_path / "elsewhere")
     for name in ("train-00000.tar", "train-00001.tar", "train-00002.tar"):
         web.faults[name] = ["403", "*"]
-    with pytest.raises(ValueError, match=r"^cannot fetch http.*tar: 403.*$") as caught:
+    with pytest.raises(ValueError, match=r"cannot fetch http.*tar: 403") as caught:
         pretrain(remote, ["train.workers=1"], ours)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def many(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
+    """The training tars behind a server, each under ten names: thirty shards of other keys and groups."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number, tar in enumerate(sorted(shards.glob("train-*.tar")) * 10):
+        with tarfile.open(tar) as old, tarfile.open(folder / f"train-{number:05}.tar", "w") as new:
+            for entry in old:
+                content = old.extractfile(entry)
+                entry.name = f"{number}-{entry.name}"
+                new.addfile(entry, content)
+    index(folder, {})
+    return serve(folder)
+
+
+def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many: Any, tmp_path: Path) -> None:
+    """What a run notes of its training data comes from the indexes: a step of few samples needs few of the tars."""
+    data = {**remote["data"], "shards": [{"path": many.url}], "split": None, "block": 1, "fit_samples": 1}
+    pretrain({**remote, "data": data}, ["train.steps=1", "train.batch_size=2"], tmp_path / "run")
+    assert 1 <= sum(name.endswith(".tar") for name in many.requests) <= 3
+    assert len(Run(tmp_path / "run").trained_on()) > 1000
+
+
+def test_four_nodes_fetch_their_own_shards_alone(many: Any, tmp_path: Path) -> None:
+    """Two ranks on each of four nodes, with a cache a node: no tar is fetched by two of them, and all are by one."""
+    sizes = Split(many.url, "train", cache=Cache(str(tmp_path / "first"))).sizes
+    order = Mixture([sizes], 0, 16, nodes=4, length=4)
+    many.requests.clear()
+    fetched = []
+    for node in range(4):
+        held = Split(many.url, "train", cache=Cache(str(tmp_path / str(node))))
+        for rank in (2 * node, 2 * node + 1):
+            ours = Samples((held,), lambda members: members["smiles"]["txt"], 2, mixture=order)
+            positions = range(rank, sum(sizes) // 2 + 4 * max(sizes), 8)  # slices of 2 of a batch of 16
+            assert all(len(ours[number]) == 2 for number in positions)
+        fetched.append({name for name in many.requests if name.endswith(".tar")})
+        many.requests.clear()
+    assert sum(map(len, fetched)) == len(set.union(*fetched)) == len(sizes)
+    assert {len(names) for names in fetched} <= {len(sizes) // 4, len(sizes) // 4 + 1}
