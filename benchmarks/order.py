@@ -2,16 +2,17 @@
 
     python benchmarks/order.py [--shards 100000] [--samples 1000] [--nodes 1]
 
-Writes a manifest of that many shards (no tars: the order asks for none), then opens it in a fresh process. Prints one
-JSON line: `seconds` from opening the manifest to the first (set, pass, shard, slot), `seconds_manifest` of it for
-reading JSON, `memory_mib` that it took, `places_per_s` for further places, `neighbours_of_a_shard`: the chance that a
-sample's neighbour is of its own shard, `full_permutation`: the same if all samples were permuted at once.
+Writes that many indexes and tars (of their full size, but holes), then opens them in a fresh process. Prints one JSON
+line: `seconds` from opening the folder to the key of the order's first sample, `seconds_manifest` of it for reading
+JSON alone (timed before), `memory_mib` that it took, `places_per_s` for further places, `neighbours_of_a_shard`: the
+chance that a sample's neighbour is of its own shard, `full_permutation`: the same if all were permuted at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,16 +21,28 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.manifest import Manifest, Shard
+from shards.manifest import Manifest, Shard, index_path, sha256, write_index
 from shards.order import Mixture
+from shards.read import Split
 
 PLACES = 50_000
 
 
 def write(folder: Path, shards: int, samples: int) -> None:
-    digest = "0" * 64
-    made = tuple(Shard(f"train-{i:06}.tar", "train", samples, samples * 10_000, digest, digest) for i in range(shards))
-    Manifest(made, {"image.jpg": shards * samples}).write(folder)
+    """Shards of one index, as links to it, of which a filesystem bears some ten thousand."""
+    size, made = samples * 10_000, []
+    for number in range(shards):
+        tar = folder / f"train-{number:06}.tar"
+        with tar.open("wb") as file:
+            file.truncate(size)
+        if number % 10_000 == 0:
+            write_index(tar, [(f"{i:06}", "image.jpg", i * 10_000 + 512, 9000, f"{i:06}") for i in range(samples)])
+            first = index_path(tar)
+            digest = sha256(first)
+        else:
+            os.link(first, index_path(tar))
+        made.append(Shard(tar.name, "train", samples, size, "0" * 64, digest))
+    Manifest(tuple(made), {"image.jpg": shards * samples}).write(folder)
 
 
 def peak_kib() -> int:
@@ -39,12 +52,16 @@ def peak_kib() -> int:
 
 
 def measure(folder: Path, nodes: int) -> dict[str, float]:
+    started = time.perf_counter()
+    Manifest.read(folder)
+    read = time.perf_counter() - started
     memory = peak_kib()
     started = time.perf_counter()
-    sizes = [shard.samples for shard in Manifest.read(folder).of("train")]
-    read = time.perf_counter() - started
+    split = Split(folder, "train")
+    sizes = split.sizes
     order = Mixture([sizes], seed=0, nodes=nodes)
-    order.place(0)
+    _, turn, shard, slot = order.place(0)
+    split.key(shard, split.number(turn, shard, slot))
     first = time.perf_counter() - started
     memory = peak_kib() - memory
     began = time.perf_counter()

@@ -24,6 +24,7 @@ VERSION = 1
 NAME = "manifest.json"
 MAX_BYTES = 2**30
 """Of a manifest; one of 100,000 shards has about 30 MB."""
+INDEX_SUFFIX = ".index.parquet"
 INDEX_BYTES = 2**16
 """What an index may have beyond the bytes of its tar, in which each member has a header of 512 bytes."""
 SCHEMA = {
@@ -70,7 +71,7 @@ class Shard:
     @property
     def index(self) -> File:
         """The index as a file to be checked."""
-        name = index_path(Path(self.name)).name
+        name = self.name.removesuffix(".tar") + INDEX_SUFFIX
         return File(name, self.index_sha256, self.bytes + INDEX_BYTES, exact=False)
 
 
@@ -151,7 +152,7 @@ def sha256(path: Path) -> str:
 
 def index_path(tar: Path) -> Path:
     """Where the index of a tar lies: `train-00000.tar` has `train-00000.index.parquet`."""
-    return tar.with_suffix(".index.parquet")
+    return tar.with_name(tar.name.removesuffix(".tar") + INDEX_SUFFIX)
 
 
 def check(store: Store, shard: Shard, contents: bool = True) -> None:

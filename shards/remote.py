@@ -136,13 +136,15 @@ class Local:
         return path.read_bytes()
 
     def check(self, file: File, contents: bool) -> None:
-        path = self.where / file.name
-        if not path.is_file():
-            raise ShardError(f"{file.kind} {path} is missing: {self.remedy}")
-        if file.exact and (size := path.stat().st_size) != file.size:
-            raise ShardError(f"{file.kind} {path} has {size:,} bytes instead of {file.size:,}: {self.remedy}")
+        path = f"{self.where}/{file.name}"
+        try:
+            found = os.stat(path)  # noqa: PTH116 - twice as fast, for the 200,000 files that there may be
+        except OSError as error:
+            raise ShardError(f"{file.kind} {path} is missing: {self.remedy}") from error
+        if file.exact and found.st_size != file.size:
+            raise ShardError(f"{file.kind} {path} has {found.st_size:,} bytes instead of {file.size:,}: {self.remedy}")
         if contents:
-            with path.open("rb") as opened:
+            with Path(path).open("rb") as opened:
                 if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
                     raise ShardError(f"{file.kind} {path} has a wrong checksum: {self.remedy}")
 
