@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 import torch.distributed as dist
 
 from pipeline.recipe import Train
+
+PATIENCE = timedelta(days=2)
+"""How long ranks wait for what one does for all, such as comparing the checksums of a large corpus."""
 
 
 def led(accelerator: Any, work: Callable[[], None]) -> None:
@@ -23,7 +27,12 @@ def led(accelerator: Any, work: Callable[[], None]) -> None:
         ValueError, OSError: what `work` raised.
         SystemExit: on the other ranks, with the exit code of a user's mistake.
     """
-    failed = torch.zeros(1, device=accelerator.device)
+    if accelerator.num_processes == 1:
+        work()
+        return
+    # Of its own, for the patience of the one that trains is for ranks that hang, not for one that reads a corpus.
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    failed = torch.zeros(1)
     try:
         if accelerator.is_main_process:
             work()
@@ -31,8 +40,8 @@ def led(accelerator: Any, work: Callable[[], None]) -> None:
         failed += 1
         raise
     finally:
-        if accelerator.num_processes > 1:
-            dist.broadcast(failed, 0)
+        dist.broadcast(failed, 0, group)
+        dist.destroy_process_group(group)
     if failed.item():
         sys.exit(2)
 

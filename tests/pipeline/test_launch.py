@@ -1,0 +1,42 @@
+"""What one rank does for all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LED = """
+import datetime, sys, time
+from types import SimpleNamespace
+import torch.distributed as dist
+from pipeline.launch import led
+
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=3))
+rank = dist.get_rank()
+
+def work():
+    time.sleep(6)
+    if sys.argv[1] == "fails":
+        raise ValueError("a mistake")
+    print("done by", rank, flush=True)
+
+try:
+    led(SimpleNamespace(is_main_process=rank == 0, num_processes=2), work)
+except ValueError as error:
+    print(error, flush=True)
+except SystemExit as error:
+    print("left to it with", error.code, flush=True)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("way", "said"), [("works", ["done by 0"]), ("fails", ["a mistake", "left to it with 2"])])
+def test_ranks_wait_longer_for_the_one_that_prepares_than_for_one_that_hangs(way: str, said: list[str]) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    done = subprocess.run(
+        [*launch, sys.executable, "-c", LED, way], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert sorted(done.stdout.split("\n"))[1:] == sorted(said)
