@@ -247,11 +247,11 @@ class Remote:
         """Bytes that a fetch under way will take; one whose process is gone takes none and is removed."""
         sha256, size, _ = part.name.split(".")
         try:
-            with self._lock(sha256).acquire(blocking=False):
+            with self._lock(sha256).acquire(blocking=False), suppress(FileNotFoundError):  # it may have just ended
                 shutil.rmtree(part)
-                return 0
         except Timeout:
             return int(size)
+        return 0
 
     def _download(self, name: str, aside: Path, limit: int) -> Path:
         """Fetch a file into a folder, again with growing pauses where the link fails.

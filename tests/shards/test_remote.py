@@ -6,20 +6,21 @@ import io
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from shards.manifest import Manifest, index, verify
+from shards.manifest import Manifest, Shard, index, verify
 from shards.read import Members, Split
-from shards.remote import GIB, Cache, Local, Remote, ShardError, open_store
+from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, open_store
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
@@ -233,6 +234,23 @@ def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: A
         assert pool.starmap(split.read, places * 3, chunksize=len(places)) == expected * 3
     total = sum(path.stat().st_size for path in Path(room.folder).iterdir() if path.is_file())
     assert total <= room.size_gib * GIB
+
+
+def fetch(store: Store, shards: Sequence[Shard], seed: int) -> int:
+    """Open many tars one after the other; how many."""
+    chosen = random.Random(seed).choices(shards, k=60)
+    for shard in chosen:
+        store.open(shard.tar).close()
+    return len(chosen)
+
+
+def test_fetches_that_end_while_others_look_for_room(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.remote.POLL_S", 0.001)  # ends and looks meet more often
+    store = open_store(web.url, Cache(cache.folder, 3.5 * BYTES / GIB, timeout_s=10))
+    shards = Manifest.read(store).shards
+    with multiprocessing.get_context("fork").Pool(6) as pool:
+        assert pool.starmap(fetch, [(store, shards, seed) for seed in range(6)], chunksize=1) == [60] * 6
+    assert not list(Path(cache.folder).glob("*.part"))
 
 
 def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
