@@ -279,6 +279,7 @@ class Remote:
                 now = time.monotonic()
                 if (got := _size(path)) > furthest:
                     since, furthest = now, got
+                path.unlink(missing_ok=True)  # the cache has room for one
                 left = since + self.cache.give_up_s - now
                 if _refused(error) or left <= 0:
                     reason = " ".join(str(error).split()) or type(error).__name__

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.manifest import Manifest, Shard, index, verify
 from shards.read import Members, Split
-from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, open_store
+from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, _transfer, open_store
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
@@ -111,6 +111,21 @@ def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, na
     split = Split(web.url, "train", cache=cache)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
     assert web.requests[name] == 2
+
+
+def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(web.url, "train", cache=cache)
+    split.key(1, 0)
+    left: list[list[Path]] = []
+
+    def watched(url: str, path: Path, *limits: Any) -> None:
+        left.append(list(path.parent.iterdir()))
+        _transfer(url, path, *limits)
+
+    web.faults[tar(1)] = ["cut", "cut", "stall midway"]
+    monkeypatch.setattr("shards.remote._transfer", watched)
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
+    assert left == [[]] * 4
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "stall"])
