@@ -107,6 +107,7 @@ def build(
         ValueError: `out` holds something or is being built, or no usable sample is left.
         ChildProcessError: a worker process was killed.
     """
+    raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
     job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
     aside = out.with_name(out.name + ".building")
     if _occupied(out) and not aside.exists():
