@@ -122,6 +122,11 @@ def plan_command(
             f"data: {data['training_samples']:,} training samples in {data['shards']} shards, whole; "
             f"{data['passes']:.1f} passes; unusable of some looked at: "
             f"{' of '.join(map(str, data['unusable_of_sampled']))}",
+            *(
+                f"{held['path']}: some samples come {held['imbalance']:.1%} more often than others, by their node"
+                for held in data["sets"]
+                if held["imbalance"]
+            ),
             f"precision: {made['precision']}",
             f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
             + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),

@@ -62,18 +62,28 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def molecule_shards(folder: Path, samples_per_shard: int) -> Path:
     """Shards of the first 160 molecules."""
     from pipeline.verbs import build_shards
 
-    folder = tmp_path_factory.mktemp("data")
     (folder / "raw").mkdir()
     (folder / "raw" / "molecules.smi").write_text("\n".join(smi_lines(160)))
     recipe = small_recipe(folder / "shards")
-    recipe["data"]["samples_per_shard"] = 50
+    recipe["data"]["samples_per_shard"] = samples_per_shard
     build_shards(recipe, folder / "raw", folder / "shards", workers=1)
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the first 160 molecules."""
+    return molecule_shards(tmp_path_factory.mktemp("data"), 50)
+
+
+@pytest.fixture(scope="session")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same molecules in enough shards for the streams of two nodes."""
+    return molecule_shards(tmp_path_factory.mktemp("many"), 4)
 
 
 @pytest.fixture
