@@ -397,23 +397,27 @@ def shards_inspect(path: ShardFolder, as_json: AsJson = False) -> None:
     from shards.read import Split
 
     manifest = Manifest.read(path)
-    split = next(name for name, count in manifest.counts().items() if count)
+    split = next((name for name, count in manifest.counts().items() if count), None)
+    if split is None:
+        raise ValueError(f"the shards at {path} hold no samples: build or index them again")
     held = Split(path, split)
+    first = next(number for number, size in enumerate(held.sizes) if size)
+    key = held.key(first, 0)
     sample = {
-        f"{name}.{extension}": data for name, parts in held.read(0, 0).items() for extension, data in parts.items()
+        f"{name}.{extension}": data for name, parts in held.read(first, 0).items() for extension, data in parts.items()
     }
 
     def shown(data: bytes) -> str:
         text = data[:120]
         return text.decode() if text.isascii() and text.decode().isprintable() else f"{len(data):,} bytes"
 
-    figures = {**_summary(manifest), "first": {"key": held.key(0, 0), **{k: shown(v) for k, v in sample.items()}}}
+    figures = {**_summary(manifest), "first": {"key": key, **{k: shown(v) for k, v in sample.items()}}}
     _tell(
         figures,
         as_json,
         lambda: [
             *_manifest_lines(manifest),
-            f"first sample of {split}: {held.key(0, 0)}",
+            f"first sample of {split}: {key}",
             *(f"  {name}: {shown(data)}" for name, data in sample.items()),
         ],
     )

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -259,6 +260,18 @@ def test_an_empty_split(call: Call, own: Path, own_file: Path, run: Path, tmp_pa
     assert "the test split of" in call("evaluate", run, "--shards", own).refusal()
     assert "the nosuch split of" in call("evaluate", run, "--shards", own, "--split", "nosuch").refusal()
     nothing_new(tmp_path, "own", "own.yaml")
+
+
+def test_shards_that_hold_nothing_are_inspected(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    tarfile.open(folder / "00000.tar", "w").close()
+    call("shards", "index", folder)
+    assert call("shards", "inspect", folder).refusal().startswith(f"sensorium: the shards at {folder} hold no samples")
+    with tarfile.open(folder / "00001.tar", "w") as tar:
+        tar.add(Path(__file__), "a.py")
+    call("shards", "index", folder)
+    assert call("shards", "inspect", folder, "--json").figures()["first"]["key"] == "a"
 
 
 def test_shards_of_another_split_or_without_a_modality(call: Call, file: Path, tmp_path: Path) -> None:
