@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
+import pyarrow
+import pyarrow.parquet as parquet
 
 from shards.engines import started
 from shards.remote import Cache, File, ShardError, Store, open_store
@@ -26,6 +28,10 @@ MAX_BYTES = 2**30
 INDEX_BYTES = 2**16
 """What an index may have beyond the bytes of its tar, in which each member has a header of 512 bytes."""
 SCHEMA = {"key": pl.String, "member": pl.String, "offset": pl.Int64, "size": pl.Int64, "group": pl.String}
+_ARROW = {
+    pl.String: (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view),
+    pl.Int64: (pyarrow.types.is_int64,),
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class Manifest:
 
     fields: number of samples that have each member. source, split: what the shards were built from and by.
     skipped: raw items left out, by reason. dedupe: how contents were compared, by modality.
+
+    Raises:
+        ValueError: a value that cannot be.
     """
 
     shards: tuple[Shard, ...]
@@ -80,6 +89,14 @@ class Manifest:
     skipped: dict[str, int] = field(default_factory=dict)
     dedupe: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("fields", "source", "split", "skipped", "dedupe"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not an object")
+        for count in (*self.fields.values(), *self.skipped.values()):
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{count!r} is not a number of samples")
 
     def of(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split."""
@@ -171,6 +188,21 @@ def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
     pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(index_path(tar))
 
 
+def check_index(rows: pyarrow.Table, where: str) -> None:
+    """Check the columns of an index as they were read; `where` is what errors call it.
+
+    Raises:
+        ShardError: there are other columns than `SCHEMA`'s, of other types, or with nulls.
+    """
+    if rows.column_names != list(SCHEMA):
+        raise ShardError(f"{where} has other columns than {', '.join(SCHEMA)}: index the tars again")
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        if not any(is_type(column.type) for is_type in _ARROW[SCHEMA[name]]):
+            raise ShardError(f"{where} has {name}s of type {column.type}: index the tars again")
+        if column.null_count:
+            raise ShardError(f"{where} lacks {column.null_count:,} {name}s: index the tars again")
+
+
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
     """(key, member, offset, size) of each file of a sample in a tar; links, folders and devices are passed over.
 
@@ -256,20 +288,35 @@ def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, ca
     store = open_store(where, cache)
     manifest = Manifest.read(store)
     for shard in manifest.shards:
-        check(store, shard, contents=False)
+        for file in (shard.tar, shard.index):
+            store.check(file, contents=False)
         name = f"{store.where}/{shard.name}"
         with store.open(shard.tar) as tar, store.open(shard.index) as index:
             for file, opened in ((shard.tar, tar), (shard.index, index)):
                 if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:  # type: ignore[arg-type]
                     raise ShardError(f"{file.kind} {store.where}/{file.name} has a wrong checksum: {store.remedy}")
                 opened.seek(0)
-            rows = pl.read_parquet(index)
-            if rows.schema != pl.Schema(SCHEMA):
-                raise ShardError(f"index {store.where}/{shard.index.name} has other columns than {', '.join(SCHEMA)}")
+            rows = _read_index(index, f"index {store.where}/{shard.index.name}")
             spans = {(offset, size) for _, _, offset, size in members_of(tar, name, {})}
-        if spans != set(rows.select("offset", "size").iter_rows()):
+        if spans != set(zip(rows["offset"].to_pylist(), rows["size"].to_pylist(), strict=True)):
             raise ShardError(f"index of {name} does not match the tar: index it again")
-        if rows["key"].n_unique() != shard.samples:
-            raise ShardError(f"shard {name} holds {rows['key'].n_unique()} samples, not {shard.samples}")
+        if (samples := len(rows["key"].unique())) != shard.samples:
+            raise ShardError(f"shard {name} holds {samples} samples, not {shard.samples}")
         report(f"{shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes, whole")
     return manifest
+
+
+def _read_index(file: BinaryIO, where: str) -> pyarrow.Table:
+    """The rows of an open index.
+
+    Raises:
+        ShardError: it is none.
+    """
+    try:
+        rows = parquet.read_table(file)
+        rows.validate(full=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ShardError(f"{where} cannot be read ({reason}): index the tars again") from error
+    check_index(rows, where)
+    return rows

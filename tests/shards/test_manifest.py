@@ -16,7 +16,7 @@ import pytest
 
 from modalities.smiles import Smiles
 from shards.build import SplitBy, build
-from shards.manifest import Manifest, describe, index, index_path, verify, write_index
+from shards.manifest import Manifest, index, index_path, sha256, verify, write_index
 from shards.read import Split
 from shards.sources.molecules import Molecules
 
@@ -120,6 +120,14 @@ def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None
     assert f"{tmp_path / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"fields": []}, {"fields": {"a.txt": "b"}}, {"skipped": {"bad": -1}}, {"split": None}, {"dedupe": 7}]
+)
+def test_values_of_a_manifest_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+    rewrite(folder, **changes)
+    assert f"{folder / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(folder))
+
+
 def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:
     rewrite(folder, colour="red")
     assert "'colour'" in fault(lambda: Manifest.read(folder))
@@ -134,7 +142,12 @@ def test_another_version_is_named(folder: Path) -> None:
 def redescribe(folder: Path, name: str) -> None:
     """Make the manifest agree with a tar and index as they lie on disk."""
     manifest = Manifest.read(folder)
-    shards = [describe(folder, name, shard.split) if shard.name == name else shard for shard in manifest.shards]
+    shards = [
+        replace(shard, sha256=sha256(folder / name), index_sha256=sha256(index_path(folder / name)))
+        if shard.name == name
+        else shard
+        for shard in manifest.shards
+    ]
     replace(manifest, shards=tuple(shards)).write(folder)
 
 
@@ -151,6 +164,33 @@ def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
     pl.read_parquet(index_path(tar)).drop("group").write_parquet(index_path(tar))
     redescribe(folder, tar.name)
     assert f"{index_path(tar)} has other columns" in fault(lambda: verify(folder))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"offset": pl.col("offset").cast(pl.String)}, "has offsets of type large_string"),
+        ({"size": pl.col("size").cast(pl.Float64)}, "has sizes of type double"),
+        ({"member": pl.lit(3)}, "has members of type int32"),
+        ({"key": pl.lit(None, pl.String)}, "lacks 16 keys"),
+        ({"size": pl.when(pl.int_range(pl.len()) > 0).then("size")}, "lacks 1 sizes"),
+    ],
+)
+def test_verify_finds_an_index_of_other_types_and_with_gaps(
+    folder: Path, spoilt: dict[str, pl.Expr], said: str
+) -> None:
+    path = index_path(folder / "train-00001.tar")
+    pl.read_parquet(path).with_columns(**spoilt).write_parquet(path)
+    redescribe(folder, "train-00001.tar")
+    assert f"index {path} {said}: index the tars again" in fault(lambda: verify(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all", b"PAR1" * 9])
+def test_verify_finds_an_index_that_is_none(folder: Path, content: bytes) -> None:
+    path = index_path(folder / "train-00001.tar")
+    path.write_bytes(content)
+    redescribe(folder, "train-00001.tar")
+    assert f"index {path} cannot be read (" in fault(lambda: verify(folder))
 
 
 def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
