@@ -95,12 +95,12 @@ def build(
     """Write the shards of all raw items under `raw` into the new folder `out`.
 
     Items that cannot be used and duplicates by identity are left out and counted in the manifest. The folder appears
-    when it is whole; until then the disk holds the content twice. What a build that was killed or met a full disk had
+    when it is whole; until then the disk holds the content twice. What a build that was killed or met an error had
     finished is kept beside it, and the same call goes on from there; a call with other settings or raw files starts
     anew and tells `report` so.
 
     dedupe: leave out samples whose content repeats that of an earlier one (`shards.dedupe`). workers: parts at a time,
-    by default one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
+    None for one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
     progress: passes on what it is given, items of the unit named.
 
     Raises:
@@ -121,16 +121,12 @@ def build(
             shutil.rmtree(aside)  # of this very build, which was killed while cleaning up
             return Manifest.read(out)
         _prepare(work, report)
-        try:
-            if not (work / "ledger").exists():
-                samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
-                with _aside(work, work / "ledger") as path:
-                    ledger.fill(path, samples, split, job.kinds)
-            with Ledger(work / "ledger") as held:
-                manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
-        except ValueError:  # a mistake in recipe or raw files: once it is mended nothing here can be used
-            shutil.rmtree(aside)
-            raise
+        if not (work / "ledger").exists():
+            samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
+            with _aside(work, work / "ledger") as path:
+                ledger.fill(path, samples, split, job.kinds)
+        with Ledger(work / "ledger") as held:
+            manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         if out.exists():
             out.rmdir()
         (work / "shards").rename(out)
