@@ -249,7 +249,7 @@ def index(
     """Write indexes and a manifest for tars that others wrote; the tars stay as they are.
 
     A tar whose name begins with `train`, `validation` (or `val`) or `test` belongs to that split, any other to train.
-    names: what to call members, as `members` has it. workers: tars at a time, by default one a core.
+    names: what to call members, as `members` has it. workers: tars at a time, None for one a core.
 
     Raises:
         ValueError: no tar there, one cannot be read, or a sample has a member twice.
