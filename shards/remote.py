@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -46,7 +47,7 @@ class Cache:
     until no attempt has come further for so long; then, `timeout_s` later at the latest, it is an error.
 
     Raises:
-        ValueError: a size or time that is not positive.
+        ValueError: a size or time that is not positive and finite.
     """
 
     folder: str = "~/.cache/sensorium/shards"
@@ -56,8 +57,8 @@ class Cache:
 
     def __post_init__(self) -> None:
         for name in ("size_gib", "timeout_s", "give_up_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"data.cache.{name} is {getattr(self, name)}: it must be more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"data.cache.{name} is {getattr(self, name)}: it must be more than 0 and finite")
 
 
 class File(NamedTuple):

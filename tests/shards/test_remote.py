@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -333,6 +334,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["size_gib", "timeout_s", "give_up_s"])
-def test_settings_that_cannot_be_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.cache\.{key} is 0"):
-        Cache(**{key: 0})
+@pytest.mark.parametrize("value", [0, math.nan, math.inf])
+def test_settings_that_cannot_be_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"data\.cache\.{key} is {value}"):
+        Cache(**{key: value})
