@@ -211,7 +211,7 @@ def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int
     as `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`.
 
     Raises:
-        ValueError: not a tar, or a member's name leads outside, or a member is not stored byte by byte.
+        ValueError: not a tar, or a member's name is not UTF-8 or leads outside, or a member is not stored byte by byte.
     """
     with tar.open("rb") as file:
         yield from members_of(file, tar, names)
@@ -223,8 +223,12 @@ def members_of(file: BinaryIO, where: Path | str, names: Mapping[str, str]) -> I
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
+                if entry.size < 0:  # before the next is looked for, which would lie further back
+                    raise ShardError(f"{where} holds a member of {entry.size} bytes: {entry.name!r}")
                 if not entry.isfile():
                     continue
+                if re.search("[\ud800-\udfff]", entry.name):  # surrogates stand for what could not be decoded
+                    raise ShardError(f"{where} holds a member whose name is not UTF-8: {entry.name!r}")
                 if entry.name.startswith("/") or ".." in entry.name.split("/"):
                     raise ShardError(f"{where} holds a member that leads outside: {entry.name!r}")
                 if entry.issparse():
@@ -248,7 +252,8 @@ def index(
 ) -> Manifest:
     """Write indexes and a manifest for tars that others wrote; the tars stay as they are.
 
-    A tar whose name begins with `train`, `validation` (or `val`) or `test` belongs to that split, any other to train.
+    A tar whose name begins with the word `train`, `validation` (or `valid`, `val`) or `test` belongs to that split, any
+    other to train.
     names: what to call members, as `members` has it. workers: tars at a time, None for one a core.
 
     Raises:
@@ -275,7 +280,8 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
         if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
             raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
     write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
-    split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")
+    word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name)
+    split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
     return describe(tar.parent, tar.name, split), Counter(member for held in samples.values() for member in held)
 
 

@@ -224,6 +224,27 @@ def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000", "train"),
+        ("validation_00000", "validation"),
+        ("val2017", "validation"),
+        ("valid-00000", "validation"),
+        ("test", "test"),
+        ("test.00000", "test"),
+        ("tesla-0", "train"),
+        ("testing-0", "train"),
+        ("valley-0", "train"),
+        ("validations", "train"),
+        ("my-test-0", "train"),
+    ],
+)
+def test_a_split_is_the_first_word_of_a_name(tmp_path: Path, name: str, split: str) -> None:
+    add(tmp_path / f"{name}.tar", img2dataset(["0"]))
+    assert [shard.split for shard in index(tmp_path, {}).shards] == [split]
+
+
 def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
     members = img2dataset(["0", "1", "2"])
     add(tmp_path / "00000.tar", members[::3] + members[1::3] + members[2::3])
@@ -267,6 +288,25 @@ def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> Non
     assert str(tar) in message
     assert repr(name) in message
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    tar = tmp_path / "00000.tar"
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as file:
+        file.addfile(tarfile.TarInfo("café.txt"))
+    message = fault(lambda: index(tmp_path, {}))
+    assert message == f"{tar} holds a member whose name is not UTF-8: 'caf\\udce9.txt'"
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, b"?"])
+@pytest.mark.parametrize("size", [-5, -1000, -2000])
+def test_a_negative_size_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+    tar = tmp_path / "00000.tar"
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as file:
+        entry = tarfile.TarInfo("0.txt")
+        entry.type, entry.pax_headers = kind, {"size": str(size)}
+        file.addfile(entry)
+    assert fault(lambda: index(tmp_path, {})) == f"{tar} holds a member of {size} bytes: '0.txt'"
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all", b"x" * 5000])
