@@ -296,7 +296,7 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "mine").write_text("mine")
     assert "not empty" in call("shards", "build", file, "--raw", "raw", "--out", "full").refusal()
     assert (tmp_path / "full" / "mine").read_text() == "mine"
-    nothing_new(tmp_path, "recipe.yaml", "raw", "full")
+    nothing_new(tmp_path, "recipe.yaml", "raw", "full", "new.building")
 
 
 # runs
