@@ -26,6 +26,8 @@ GIB = 2**30
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between attempts double from the first to the longest, each shortened at random lest ranks fall in step."""
 POLL_S = 0.1
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+"""Errors of botocore and google-auth, which may not be installed."""
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -312,9 +314,10 @@ def _size(path: Path) -> int:
 
 def _refused(error: Exception) -> bool:
     """Whether a server or filesystem said no in a way that waiting does not change."""
-    status = getattr(error, "status", None)
-    told = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
-    return told or isinstance(error, (PermissionError, ValueError))
+    answer = getattr(error, "response", None)  # of the Hub; other libraries' errors have the status themselves
+    statuses = (getattr(answer, "status_code", None), *(getattr(error, name, None) for name in ("status", "code")))
+    told = any(isinstance(s, int) and 400 <= s < 500 and s not in (408, 425, 429) for s in statuses)
+    return told or isinstance(error, (PermissionError, ValueError)) or type(error).__name__ in NO_CREDENTIALS
 
 
 class _Stoppable(NoOpCallback):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -183,3 +185,20 @@ def serve() -> Iterator[Callable[[Path], Web]]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen samples in six shards of 40,960 bytes: three members of 10,000 bytes, padded to records of 10,240."""
+    from shards.manifest import index
+
+    folder = tmp_path_factory.mktemp("origin")
+    for shard in range(6):
+        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
+            for number in range(3):
+                data = f"{shard} {number} ".encode() * 2500
+                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+    index(folder, {})
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import multiprocessing
 import os
@@ -10,7 +9,6 @@ import pickle
 import random
 import shutil
 import signal
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,29 +17,20 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from shards.manifest import Manifest, Shard, index, verify
+from shards.manifest import Manifest, Shard, verify
 from shards.read import Members, Split
 from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, _transfer, open_store
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
-"""Of each tar: three members of 10,000 bytes, and tar pads to records of 10,240."""
+"""Of each tar."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tar_folder: Path) -> Path:
     """Eighteen samples in six shards."""
-    folder = tmp_path_factory.mktemp("origin")
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
-            for number in range(SAMPLES):
-                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
-                data = f"{shard} {number} ".encode() * 2500
-                entry.size = len(data)
-                file.addfile(entry, io.BytesIO(data))
-    index(folder, {})
-    assert {path.stat().st_size for path in folder.glob("*.tar")} == {BYTES}
-    return folder
+    assert {path.stat().st_size for path in tar_folder.glob("*.tar")} == {BYTES}
+    return tar_folder
 
 
 @pytest.fixture
