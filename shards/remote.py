@@ -317,6 +317,7 @@ def _refused(error: Exception) -> bool:
     answer = getattr(error, "response", None)  # of the Hub; other libraries' errors have the status themselves
     statuses = (getattr(answer, "status_code", None), *(getattr(error, name, None) for name in ("status", "code")))
     told = any(isinstance(s, int) and 400 <= s < 500 and s not in (408, 425, 429) for s in statuses)
+    told |= str(error).startswith("Forbidden: ")  # gcsfs says so alone
     return told or isinstance(error, (PermissionError, ValueError)) or type(error).__name__ in NO_CREDENTIALS
 
 
@@ -358,7 +359,9 @@ def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
     def work() -> None:
         try:
             filesystem, remote = url_to_fs(url, **_options(url, timeout_s))
-            filesystem.get_file(remote, str(path), callback=_Stoppable(stop))
+            # gcsfs would make a large file in full size at once and fill it in parts: nothing shows what has come
+            parts = {"concurrency": 1} if url.startswith("gs") else {}
+            filesystem.get_file(remote, str(path), callback=_Stoppable(stop), **parts)
             done.set_result(None)
         except BaseException as error:
             done.set_exception(error)
