@@ -292,7 +292,8 @@ def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -
                         arrays.setdefault(member, set()).add(features.array_type(data))
         write_index(path, rows)
         index_path(path).replace(index_path(tar))
-    entry = {"shard": asdict(describe(tar.parent, name, split)), "arrays": {m: sorted(k) for m, k in arrays.items()}}
+    shard = describe(tar.parent, name, split, len({key for key, *_ in rows}))
+    entry = {"shard": asdict(shard), "arrays": {m: sorted(k) for m, k in arrays.items()}}
     with _aside(work, work / "written" / name) as path:
         path.write_text(json.dumps(entry))
     return name

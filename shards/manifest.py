@@ -176,10 +176,9 @@ def check(store: Store, shard: Shard, contents: bool = True) -> None:
         store.check(shard.tar, contents=True)
 
 
-def describe(folder: Path, name: str, split: str) -> Shard:
-    """The manifest's entry for a tar and its index as they lie on disk."""
+def describe(folder: Path, name: str, split: str, samples: int) -> Shard:
+    """The manifest's entry for a tar of so many samples and its index, as they lie on disk."""
     tar = folder / name
-    samples = pl.scan_parquet(index_path(tar)).select(pl.col("key").n_unique()).collect().item()
     return Shard(name, split, samples, tar.stat().st_size, sha256(tar), sha256(index_path(tar)))
 
 
@@ -282,7 +281,8 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
     write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
     word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name)
     split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
-    return describe(tar.parent, tar.name, split), Counter(member for held in samples.values() for member in held)
+    found = Counter(member for held in samples.values() for member in held)
+    return describe(tar.parent, tar.name, split, len(samples)), found
 
 
 def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:

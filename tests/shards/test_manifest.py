@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +74,19 @@ def test_whole_shards_pass_every_check(whole: Path) -> None:
     assert manifest == Manifest.read(whole)
     assert manifest.counts() == {"train": 24, "validation": 3, "test": 3}
     assert len(Split(whole, "train", verify=True)) == 24
+
+
+def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, read = hashlib.file_digest, Counter[str]()
+
+    def counted(file: Any, name: str) -> Any:
+        read[file.name] += 1
+        return digest(file, name)
+
+    monkeypatch.setattr("hashlib.file_digest", counted)
+    verify(whole)
+    assert len(read) == 10
+    assert set(read.values()) == {1}
 
 
 @pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.index.parquet"])
