@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.manifest import Manifest, Shard, index_path, sha256, write_index
+from shards.index import index_path, write_index
+from shards.manifest import Manifest, Shard, sha256
 from shards.order import Mixture
 from shards.read import Split
 

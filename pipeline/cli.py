@@ -122,6 +122,11 @@ def plan_command(
             f"data: {data['training_samples']:,} training samples in {data['shards']} shards, whole; "
             f"{data['passes']:.1f} passes; unusable of some looked at: "
             f"{' of '.join(map(str, data['unusable_of_sampled']))}",
+            *(
+                f"{held['path']}: some samples come {held['imbalance']:.1%} more often than others, by their node"
+                for held in data["sets"]
+                if held["imbalance"]
+            ),
             f"precision: {made['precision']}",
             f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
             + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),
@@ -392,23 +397,27 @@ def shards_inspect(path: ShardFolder, as_json: AsJson = False) -> None:
     from shards.read import Split
 
     manifest = Manifest.read(path)
-    split = next(name for name, count in manifest.counts().items() if count)
+    split = next((name for name, count in manifest.counts().items() if count), None)
+    if split is None:
+        raise ValueError(f"the shards at {path} hold no samples: build or index them again")
     held = Split(path, split)
+    first = next(number for number, size in enumerate(held.sizes) if size)
+    key = held.key(first, 0)
     sample = {
-        f"{name}.{extension}": data for name, parts in held.read(0, 0).items() for extension, data in parts.items()
+        f"{name}.{extension}": data for name, parts in held.read(first, 0).items() for extension, data in parts.items()
     }
 
     def shown(data: bytes) -> str:
         text = data[:120]
         return text.decode() if text.isascii() and text.decode().isprintable() else f"{len(data):,} bytes"
 
-    figures = {**_summary(manifest), "first": {"key": held.key(0, 0), **{k: shown(v) for k, v in sample.items()}}}
+    figures = {**_summary(manifest), "first": {"key": key, **{k: shown(v) for k, v in sample.items()}}}
     _tell(
         figures,
         as_json,
         lambda: [
             *_manifest_lines(manifest),
-            f"first sample of {split}: {held.key(0, 0)}",
+            f"first sample of {split}: {key}",
             *(f"  {name}: {shown(data)}" for name, data in sample.items()),
         ],
     )

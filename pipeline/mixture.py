@@ -14,6 +14,10 @@ from shards.order import Mixture
 from shards.read import Split
 from shards.select import read_weights, select
 
+IMBALANCE = 0.1
+"""How much more often samples of one node's stream may come than those of another, at most: one pass in ten. Equal
+shards keep to it, whatever their number, from ten a node on."""
+
 
 def keep(held: Split, shards: Shards) -> None:
     """Restrict a split to the recipe's keep-list, if it names one; reads every index once.
@@ -35,7 +39,8 @@ def mixture(recipe: Recipe, sets: Sequence[Split]) -> Mixture:
     """The order of a recipe's training samples.
 
     Raises:
-        ValueError: epochs that do not fit into the run, or fewer shards than `data.canonical_nodes`.
+        ValueError: epochs that do not fit into the run, fewer shards than `data.canonical_nodes`, or shards that
+            cannot be dealt to these within `IMBALANCE`.
     """
     data, train = recipe.data, recipe.train
     for held in sets:
@@ -46,7 +51,15 @@ def mixture(recipe: Recipe, sets: Sequence[Split]) -> Mixture:
             )
     stages = [(step * train.batch_size, parts) for step, parts in shares(recipe, [sum(held.slots) for held in sets])]
     length = (train.pass_size or train.batch_size) // data.canonical_nodes
-    return Mixture([held.slots for held in sets], train.seed, data.block, stages, data.canonical_nodes, length)
+    order = Mixture([held.slots for held in sets], train.seed, data.block, stages, data.canonical_nodes, length)
+    for held, imbalance in zip(sets, order.imbalance, strict=True):
+        if imbalance > IMBALANCE:
+            raise ValueError(
+                f"{held.folder}: on data.canonical_nodes {data.canonical_nodes} some samples would come "
+                f"{imbalance:.0%} more often than others, more than {IMBALANCE:.0%}: build it with smaller "
+                "data.samples_per_shard or lower the nodes"
+            )
+    return order
 
 
 def fingerprint(order: Mixture, sets: Sequence[Split]) -> str:

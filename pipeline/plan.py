@@ -40,6 +40,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     }
     tokens, unusable = _tokens(sets, fitted)
     samples = sum(sum(held.slots) for held in sets)
+    order = mixture(checked, sets)
     seen = checked.train.steps * checked.train.batch_size
     share = (checked.train.pass_size or checked.train.batch_size) / ranks
     return {
@@ -49,10 +50,15 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
             "training_samples": samples,
             "shards": sum(len(held.sizes) for held in sets),
             "passes": seen / samples,
-            "sets": {
-                str(held.folder): {"samples_a_pass": sum(held.slots), "passes": count / sum(held.slots)}
-                for held, count in zip(sets, mixture(checked, sets).counts(seen), strict=True)
-            },
+            "sets": [
+                {
+                    "path": str(held.folder),
+                    "samples_a_pass": sum(held.slots),
+                    "passes": count / sum(held.slots),
+                    "imbalance": imbalance,
+                }
+                for held, count, imbalance in zip(sets, order.counts(seen), order.imbalance, strict=True)
+            ],
             "unusable_of_sampled": [unusable, SAMPLED],
         },
         "tokens_a_sample": tokens,

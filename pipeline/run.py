@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,13 +144,19 @@ class Run:
         self._add_rows("metrics.jsonl", [row])
 
     def skipped(self) -> list[dict[str, Any]]:
-        """Samples that training could not use: step, shard, key and reason, each step of the run once."""
+        """Samples that training could not use: step, shard, key, reason and time, each step of the run once."""
         rows = self._rows(SKIPPED)
-        return list({(row["step"], row["shard"], row["key"]): row for row in rows}.values())
+        return list({(row["step"], row["shard"], row["key"], row["time"]): row for row in rows}.values())
 
     def add_skipped(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows to `skipped.jsonl`."""
-        self._add_rows(SKIPPED, rows)
+        """Add all rows of a step to `skipped.jsonl`; `time` is how often the sample came in that step before."""
+        times = Counter[tuple[str, str]]()
+        told = []
+        for row in rows:
+            sample = row["shard"], row["key"]
+            told.append({**row, "time": times[sample]})
+            times[sample] += 1
+        self._add_rows(SKIPPED, told)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name

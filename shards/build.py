@@ -31,8 +31,9 @@ from modalities.base import ContentError, Modality
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
+from shards.index import index_path, write_index
 from shards.ledger import Ledger, Row
-from shards.manifest import VERSION, Manifest, Shard, describe, index_path, write_index, write_json
+from shards.manifest import VERSION, Manifest, Shard, describe, write_json
 from shards.sources.base import Made, Sample, Source, Span
 from shards.split import SPLITS, SplitBy
 
@@ -95,18 +96,19 @@ def build(
     """Write the shards of all raw items under `raw` into the new folder `out`.
 
     Items that cannot be used and duplicates by identity are left out and counted in the manifest. The folder appears
-    when it is whole; until then the disk holds the content twice. What a build that was killed or met a full disk had
+    when it is whole; until then the disk holds the content twice. What a build that was killed or met an error had
     finished is kept beside it, and the same call goes on from there; a call with other settings or raw files starts
     anew and tells `report` so.
 
     dedupe: leave out samples whose content repeats that of an earlier one (`shards.dedupe`). workers: parts at a time,
-    by default one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
+    None for one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
     progress: passes on what it is given, items of the unit named.
 
     Raises:
         ValueError: `out` holds something or is being built, or no usable sample is left.
         ChildProcessError: a worker process was killed.
     """
+    raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
     job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
     aside = out.with_name(out.name + ".building")
     if _occupied(out) and not aside.exists():
@@ -120,16 +122,12 @@ def build(
             shutil.rmtree(aside)  # of this very build, which was killed while cleaning up
             return Manifest.read(out)
         _prepare(work, report)
-        try:
-            if not (work / "ledger").exists():
-                samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
-                with _aside(work, work / "ledger") as path:
-                    ledger.fill(path, samples, split, job.kinds)
-            with Ledger(work / "ledger") as held:
-                manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
-        except ValueError:  # a mistake in recipe or raw files: once it is mended nothing here can be used
-            shutil.rmtree(aside)
-            raise
+        if not (work / "ledger").exists():
+            samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
+            with _aside(work, work / "ledger") as path:
+                ledger.fill(path, samples, split, job.kinds)
+        with Ledger(work / "ledger") as held:
+            manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         if out.exists():
             out.rmdir()
         (work / "shards").rename(out)
@@ -295,7 +293,8 @@ def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -
                         arrays.setdefault(member, set()).add(features.array_type(data))
         write_index(path, rows)
         index_path(path).replace(index_path(tar))
-    entry = {"shard": asdict(describe(tar.parent, name, split)), "arrays": {m: sorted(k) for m, k in arrays.items()}}
+    shard = describe(tar.parent, name, split, len({key for key, *_ in rows}))
+    entry = {"shard": asdict(shard), "arrays": {m: sorted(k) for m, k in arrays.items()}}
     with _aside(work, work / "written" / name) as path:
         path.write_text(json.dumps(entry))
     return name

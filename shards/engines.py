@@ -22,7 +22,7 @@ def started(engine: str, workers: int | None) -> AbstractContextManager[Run]:
     """What runs the parts of a build, until the context ends.
 
     engine: `local`, or `ray`: the cluster that `RAY_ADDRESS` or `ray start` names, or a new one on this machine. All
-    its machines must see raw data and shards at the same paths. workers: parts at a time, by default one a core.
+    its machines must see raw data and shards at the same paths. workers: parts at a time, None for one a core.
 
     Raises:
         ValueError: another engine, or Ray is not installed.

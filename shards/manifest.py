@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections import Counter
@@ -14,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import polars as pl
-
 from shards.engines import started
+from shards.index import SLACK_BYTES, SUFFIX, index_path, read_index, write_index
 from shards.remote import Cache, File, ShardError, Store, open_store
 from shards.split import SPLITS
 
@@ -24,18 +22,6 @@ VERSION = 1
 NAME = "manifest.json"
 MAX_BYTES = 2**30
 """Of a manifest; one of 100,000 shards has about 30 MB."""
-INDEX_SUFFIX = ".index.parquet"
-INDEX_BYTES = 2**16
-"""What an index may have beyond the bytes of its tar, in which each member has a header of 512 bytes."""
-SCHEMA = {
-    "key": pl.String,
-    "member": pl.String,
-    "offset": pl.Int64,
-    "size": pl.Int64,
-    "group": pl.String,
-    "content": pl.Int64,
-}
-"""Columns of an index. content: the first 8 bytes of the member's sha256, by which equal contents are found."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +57,8 @@ class Shard:
     @property
     def index(self) -> File:
         """The index as a file to be checked."""
-        name = self.name.removesuffix(".tar") + INDEX_SUFFIX
-        return File(name, self.index_sha256, self.bytes + INDEX_BYTES, exact=False)
+        name = self.name.removesuffix(".tar") + SUFFIX
+        return File(name, self.index_sha256, self.bytes + SLACK_BYTES, exact=False)
 
 
 @dataclass(frozen=True)
@@ -81,6 +67,9 @@ class Manifest:
 
     fields: number of samples that have each member. source, split: what the shards were built from and by.
     skipped: raw items left out, by reason. dedupe: how contents were compared, by modality.
+
+    Raises:
+        ValueError: a value that cannot be.
     """
 
     shards: tuple[Shard, ...]
@@ -90,6 +79,14 @@ class Manifest:
     skipped: dict[str, int] = field(default_factory=dict)
     dedupe: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("fields", "source", "split", "skipped", "dedupe"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not an object")
+        for count in (*self.fields.values(), *self.skipped.values()):
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{count!r} is not a number of samples")
 
     def of(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split."""
@@ -150,11 +147,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def index_path(tar: Path) -> Path:
-    """Where the index of a tar lies: `train-00000.tar` has `train-00000.index.parquet`."""
-    return tar.with_name(tar.name.removesuffix(".tar") + INDEX_SUFFIX)
-
-
 def check(store: Store, shard: Shard, contents: bool = True) -> None:
     """Compare a shard with what the manifest says of it, where that costs no transfer.
 
@@ -167,20 +159,10 @@ def check(store: Store, shard: Shard, contents: bool = True) -> None:
     store.check(shard.index, contents)
 
 
-def describe(folder: Path, name: str, split: str) -> Shard:
-    """The manifest's entry for a tar and its index as they lie on disk."""
+def describe(folder: Path, name: str, split: str, samples: int) -> Shard:
+    """The manifest's entry for a tar of so many samples and its index, as they lie on disk."""
     tar = folder / name
-    samples = pl.scan_parquet(index_path(tar)).select(pl.col("key").n_unique()).collect().item()
     return Shard(name, split, samples, tar.stat().st_size, sha256(tar), sha256(index_path(tar)))
-
-
-def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
-    """Write the index of a tar: (key, member, offset, size, group) of each member, those of a sample together."""
-    with tar.open("rb") as file:
-        digests = [hashlib.sha256(os.pread(file.fileno(), size, offset)).digest() for _, _, offset, size, _ in rows]
-    contents = [int.from_bytes(digest[:8], signed=True) for digest in digests]
-    table = pl.DataFrame([(*row, content) for row, content in zip(rows, contents, strict=True)], SCHEMA, orient="row")
-    table.write_parquet(index_path(tar), compression="lz4", statistics=False)  # what is read fastest
 
 
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
@@ -191,7 +173,7 @@ def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int
     as `{"jpg": "image", "seg.png": "mask"}` for `000.jpg` and `000.seg.png`.
 
     Raises:
-        ValueError: not a tar, or a member's name leads outside, or a member is not stored byte by byte.
+        ValueError: not a tar, or a member's name is not UTF-8 or leads outside, or a member is not stored byte by byte.
     """
     with tar.open("rb") as file:
         yield from members_of(file, tar, names)
@@ -203,8 +185,12 @@ def members_of(file: BinaryIO, where: Path | str, names: Mapping[str, str]) -> I
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
+                if entry.size < 0:  # before the next is looked for, which would lie further back
+                    raise ShardError(f"{where} holds a member of {entry.size} bytes: {entry.name!r}")
                 if not entry.isfile():
                     continue
+                if re.search("[\ud800-\udfff]", entry.name):  # surrogates stand for what could not be decoded
+                    raise ShardError(f"{where} holds a member whose name is not UTF-8: {entry.name!r}")
                 if entry.name.startswith("/") or ".." in entry.name.split("/"):
                     raise ShardError(f"{where} holds a member that leads outside: {entry.name!r}")
                 if entry.issparse():
@@ -228,8 +214,9 @@ def index(
 ) -> Manifest:
     """Write indexes and a manifest for tars that others wrote; the tars stay as they are.
 
-    A tar whose name begins with `train`, `validation` (or `val`) or `test` belongs to that split, any other to train.
-    names: what to call members, as `members` has it. workers: tars at a time, by default one a core.
+    A tar whose name begins with the word `train`, `validation` (or `valid`, `val`) or `test` belongs to that split, any
+    other to train.
+    names: what to call members, as `members` has it. workers: tars at a time, None for one a core.
 
     Raises:
         ValueError: no tar there, one cannot be read, or a sample has a member twice.
@@ -255,8 +242,10 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
         if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
             raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
     write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
-    split = next((s for s in SPLITS if tar.name.startswith(s[:3])), "train")
-    return describe(tar.parent, tar.name, split), Counter(member for held in samples.values() for member in held)
+    word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name)
+    split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
+    found = Counter(member for held in samples.values() for member in held)
+    return describe(tar.parent, tar.name, split, len(samples)), found
 
 
 def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:
@@ -268,20 +257,19 @@ def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, ca
     store = open_store(where, cache)
     manifest = Manifest.read(store)
     for shard in manifest.shards:
-        check(store, shard, contents=False)
+        for file in (shard.tar, shard.index):
+            store.check(file, contents=False)
         name = f"{store.where}/{shard.name}"
         with store.open(shard.tar) as tar, store.open(shard.index) as index:
             for file, opened in ((shard.tar, tar), (shard.index, index)):
                 if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:  # type: ignore[arg-type]
                     raise ShardError(f"{file.kind} {store.where}/{file.name} has a wrong checksum: {store.remedy}")
                 opened.seek(0)
-            rows = pl.read_parquet(index)
-            if rows.schema != pl.Schema(SCHEMA):
-                raise ShardError(f"index {store.where}/{shard.index.name} has other columns than {', '.join(SCHEMA)}")
+            rows = read_index(index.read(), shard.bytes, f"index {store.where}/{shard.index.name}")
             spans = {(offset, size) for _, _, offset, size in members_of(tar, name, {})}
-        if spans != set(rows.select("offset", "size").iter_rows()):
+        if spans != set(zip(rows["offset"].to_pylist(), rows["size"].to_pylist(), strict=True)):
             raise ShardError(f"index of {name} does not match the tar: index it again")
-        if rows["key"].n_unique() != shard.samples:
-            raise ShardError(f"shard {name} holds {rows['key'].n_unique()} samples, not {shard.samples}")
+        if (samples := len(rows["key"].unique())) != shard.samples:
+            raise ShardError(f"shard {name} holds {samples} samples, not {shard.samples}")
         report(f"{shard.name}: {shard.samples:,} samples, {shard.bytes:,} bytes, whole")
     return manifest

@@ -129,9 +129,10 @@ class Mixture:
 
     sizes: samples of each shard, by set. stages: from which position on which share each set has; the first begins at
     0; by default shares are as the sets' sizes. nodes: streams to which the shards of every set are dealt, which take
-    turns of `length` positions; every stream shuffles its own shards and passes over them at its own pace, which
-    differs from the others' by at most one shard. Counts of sets are exact to `Blend`'s bound in each stream. Cost of a
-    place: O(shards + block) where a pass or block begins, else O(log shards).
+    turns of `length` positions; every stream shuffles its own shards and passes over them at its own pace. So a sample
+    comes once a pass of its set where there is one stream; with more, once a pass of its stream, and in a stream that
+    holds fewer samples more often than in another (`imbalance`). Counts of sets are exact to `Blend`'s bound in each
+    stream. Cost of a place: O(shards + block) where a pass or block begins, else O(log shards).
 
     Raises:
         ValueError: a set has no samples or fewer shards than there are nodes.
@@ -181,6 +182,12 @@ class Mixture:
             whole * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)
         ]
         return [sum(counts) for counts in zip(*map(self._blend.counts, befores), strict=True)]
+
+    @property
+    def imbalance(self) -> list[float]:
+        """By set, how much more often its samples come in the stream that holds fewest than in the one with most."""
+        totals = [[order.total for order in streams] for streams in self._orders]
+        return [(max(held) - min(held)) / min(held) for held in totals]
 
     def _local(self, position: int) -> tuple[int, int]:
         """The stream whose turn a position is, and how many of that stream's positions come before."""

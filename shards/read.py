@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow
 import pyarrow.compute as compute
-import pyarrow.parquet as parquet
-from pyarrow import types
 
 from modalities.base import ContentError
-from shards.manifest import INDEX_BYTES, SCHEMA, Manifest, Shard, check
+from shards.index import read_index
+from shards.manifest import Manifest, Shard, check
 from shards.remote import Cache, ShardError, Store, open_store
 from shards.select import Selection
 
@@ -28,9 +25,6 @@ OPEN_SHARDS = 256
 """Shards that a process keeps open, of all its sets; each takes two descriptors at most, of the usual 1,024."""
 MAX_MEMBER_BYTES = 2**30
 """Of a member of a sample; a longer one is a fault of its sample."""
-HEADER_BYTES = 512
-"""What each member of a tar takes besides its content, at least."""
-
 MAPPED_BYTES = 4096
 """Shards whose samples take no more on average are mapped: a system call a sample would cost more than its bytes."""
 
@@ -76,59 +70,19 @@ def load_index(store: Store, shard: Shard) -> Index:
 def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.Array], pyarrow.Array, np.ndarray]:
     """Columns of an index with a row a member, the key of each sample, and where its members start and the last end.
 
-    Read by one thread: in a forked loader worker a pool of threads would wait for ever. Arrays of pyarrow become
-    NumPy's by DLPack: `to_numpy` would import pandas in every worker.
+    Arrays of pyarrow become NumPy's by DLPack: `to_numpy` would import pandas in every worker.
     """
     where = f"index {store.where}/{shard.index.name}"
     with store.open(shard.index) as opened:
         data = opened.read(shard.index.size + 1)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise ShardError(f"{where} has a wrong checksum: {store.remedy}")
-    try:
-        rows = _bounded(data, ("key", *columns), shard.bytes)
-    except (pyarrow.ArrowException, KeyError, ValueError) as error:
-        raise ShardError(f"{where} cannot be read ({error}): index the tars again") from error
+    rows = read_index(data, shard.bytes, where, ("key", *columns))
     keys = rows["key"]
     runs = compute.run_end_encode(keys.dictionary_decode() if isinstance(keys, pyarrow.DictionaryArray) else keys)
     if len(runs.values) != shard.samples:
         raise ShardError(f"{where} holds {len(runs.values):,} samples, not {shard.samples:,}: index the tars again")
     return rows, runs.values, np.r_[0, np.from_dlpack(runs.run_ends)]
-
-
-def _bounded(data: bytes, columns: Sequence[str], most: int) -> dict[str, pyarrow.Array]:
-    """Columns of an index that tells of a tar of `most` bytes, read without taking much more memory than that.
-
-    Raises:
-        ValueError: it has more members than the tar can have, or longer names; an empty cell or one of another type.
-        KeyError: there is no such column.
-    """
-    metadata = parquet.read_metadata(io.BytesIO(data))
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    if metadata.num_rows * HEADER_BYTES > most:
-        raise ValueError(f"{metadata.num_rows:,} members, more than its tar can hold")
-    if sum(group.total_byte_size for group in groups) > most + INDEX_BYTES:
-        raise ValueError("names of more bytes than its tar has")
-    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
-    repeated = {
-        part.path_in_schema
-        for part in parts
-        if part.has_dictionary_page and SCHEMA.get(part.path_in_schema) == pl.String
-    }
-    file = parquet.ParquetFile(io.BytesIO(data), metadata=metadata, read_dictionary=sorted(repeated))
-    read = file.read(list(columns), use_threads=False).unify_dictionaries()
-    rows = {name: read[name].combine_chunks() for name in columns}
-    for name, column in rows.items():
-        words = isinstance(column, pyarrow.DictionaryArray)
-        held = column.dictionary if words else column
-        if column.null_count or not (types.is_int64 if SCHEMA[name] == pl.Int64 else _is_text)(held.type):
-            raise ValueError(f"column {name!r} is of {held.type} with {column.null_count} empty cells")
-        if words and (compute.sum(compute.binary_length(held).take(column.indices)).as_py() or 0) > most + INDEX_BYTES:
-            raise ValueError("names of more bytes than its tar has")
-    return rows
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 class Tar:

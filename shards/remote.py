@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -25,6 +26,8 @@ GIB = 2**30
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between attempts double from the first to the longest, each shortened at random lest ranks fall in step."""
 POLL_S = 0.1
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+"""Errors of botocore and google-auth, which may not be installed."""
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -46,7 +49,7 @@ class Cache:
     until no attempt has come further for so long; then, `timeout_s` later at the latest, it is an error.
 
     Raises:
-        ValueError: a size or time that is not positive.
+        ValueError: a size or time that is not positive and finite.
     """
 
     folder: str = "~/.cache/sensorium/shards"
@@ -56,8 +59,8 @@ class Cache:
 
     def __post_init__(self) -> None:
         for name in ("size_gib", "timeout_s", "give_up_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"data.cache.{name} is {getattr(self, name)}: it must be more than 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"data.cache.{name} is {getattr(self, name)}: it must be more than 0 and finite")
 
 
 class File(NamedTuple):
@@ -249,11 +252,11 @@ class Remote:
         """Bytes that a fetch under way will take; one whose process is gone takes none and is removed."""
         sha256, size, _ = part.name.split(".")
         try:
-            with self._lock(sha256).acquire(blocking=False):
+            with self._lock(sha256).acquire(blocking=False), suppress(FileNotFoundError):  # it may have just ended
                 shutil.rmtree(part)
-                return 0
         except Timeout:
             return int(size)
+        return 0
 
     def _download(self, name: str, aside: Path, limit: int) -> Path:
         """Fetch a file into a folder, again with growing pauses where the link fails.
@@ -281,6 +284,7 @@ class Remote:
                 now = time.monotonic()
                 if (got := _size(path)) > furthest:
                     since, furthest = now, got
+                path.unlink(missing_ok=True)  # the cache has room for one
                 left = since + self.cache.give_up_s - now
                 if _refused(error) or left <= 0:
                     reason = " ".join(str(error).split()) or type(error).__name__
@@ -312,9 +316,11 @@ def _size(path: Path) -> int:
 
 def _refused(error: Exception) -> bool:
     """Whether a server or filesystem said no in a way that waiting does not change."""
-    status = getattr(error, "status", None)
-    told = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
-    return told or isinstance(error, (PermissionError, ValueError))
+    answer = getattr(error, "response", None)  # of the Hub; other libraries' errors have the status themselves
+    statuses = (getattr(answer, "status_code", None), *(getattr(error, name, None) for name in ("status", "code")))
+    told = any(isinstance(s, int) and 400 <= s < 500 and s not in (408, 425, 429) for s in statuses)
+    told |= str(error).startswith("Forbidden: ")  # gcsfs says so alone
+    return told or isinstance(error, (PermissionError, ValueError)) or type(error).__name__ in NO_CREDENTIALS
 
 
 class _Stoppable(NoOpCallback):
@@ -355,7 +361,9 @@ def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
     def work() -> None:
         try:
             filesystem, remote = url_to_fs(url, **_options(url, timeout_s))
-            filesystem.get_file(remote, str(path), callback=_Stoppable(stop))
+            # gcsfs would make a large file in full size at once and fill it in parts: nothing shows what has come
+            parts = {"concurrency": 1} if url.startswith("gs") else {}
+            filesystem.get_file(remote, str(path), callback=_Stoppable(stop), **parts)
             done.set_result(None)
         except BaseException as error:
             done.set_exception(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -62,18 +64,28 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def molecule_shards(folder: Path, samples_per_shard: int) -> Path:
     """Shards of the first 160 molecules."""
     from pipeline.verbs import build_shards
 
-    folder = tmp_path_factory.mktemp("data")
     (folder / "raw").mkdir()
     (folder / "raw" / "molecules.smi").write_text("\n".join(smi_lines(160)))
     recipe = small_recipe(folder / "shards")
-    recipe["data"]["samples_per_shard"] = 50
+    recipe["data"]["samples_per_shard"] = samples_per_shard
     build_shards(recipe, folder / "raw", folder / "shards", workers=1)
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the first 160 molecules."""
+    return molecule_shards(tmp_path_factory.mktemp("data"), 50)
+
+
+@pytest.fixture(scope="session")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same molecules in enough shards for the streams of two nodes."""
+    return molecule_shards(tmp_path_factory.mktemp("many"), 4)
 
 
 @pytest.fixture
@@ -173,3 +185,20 @@ def serve() -> Iterator[Callable[[Path], Web]]:
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen samples in six shards of 40,960 bytes: three members of 10,000 bytes, padded to records of 10,240."""
+    from shards.manifest import index
+
+    folder = tmp_path_factory.mktemp("origin")
+    for shard in range(6):
+        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
+            for number in range(3):
+                data = f"{shard} {number} ".encode() * 2500
+                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+    index(folder, {})
+    return folder

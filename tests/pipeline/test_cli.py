@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ import yaml
 from pipeline import cli
 from pipeline.engine import read_checkpoint
 from pipeline.run import Run
-from shards.manifest import Manifest, index_path, sha256
+from shards.index import index_path
+from shards.manifest import Manifest, sha256
 
 VERBS = (
     *("demo", "init", "plan", "pretrain", "evaluate", "finetune", "embed", "predict", "export", "report", "doctor"),
@@ -261,6 +263,18 @@ def test_an_empty_split(call: Call, own: Path, own_file: Path, run: Path, tmp_pa
     nothing_new(tmp_path, "own", "own.yaml")
 
 
+def test_shards_that_hold_nothing_are_inspected(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    tarfile.open(folder / "00000.tar", "w").close()
+    call("shards", "index", folder)
+    assert call("shards", "inspect", folder).refusal().startswith(f"sensorium: the shards at {folder} hold no samples")
+    with tarfile.open(folder / "00001.tar", "w") as tar:
+        tar.add(Path(__file__), "a.py")
+    call("shards", "index", folder)
+    assert call("shards", "inspect", folder, "--json").figures()["first"]["key"] == "a"
+
+
 def test_shards_of_another_split_or_without_a_modality(call: Call, file: Path, tmp_path: Path) -> None:
     assert "was split with test 0.2" in call("pretrain", file, "data.split.test=0.3").refusal()
     assert "no members of modality 'sound'" in call("plan", file, "modalities.sound={type: image}").refusal()
@@ -283,7 +297,7 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
     (tmp_path / "full" / "mine").write_text("mine")
     assert "not empty" in call("shards", "build", file, "--raw", "raw", "--out", "full").refusal()
     assert (tmp_path / "full" / "mine").read_text() == "mine"
-    nothing_new(tmp_path, "recipe.yaml", "raw", "full")
+    nothing_new(tmp_path, "recipe.yaml", "raw", "full", "new.building")
 
 
 # runs

@@ -121,9 +121,11 @@ def test_gradient_accumulation_on_two_ranks(recipe: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
+    recipe: dict[str, Any], many_shards: Path, tmp_path: Path
+) -> None:
     """SIGKILL between checkpoints; the rest on another number of ranks and workers trains as if nothing had been."""
-    path = recipe["data"]["shards"][0]["path"]
+    path = str(many_shards)
     recipe["data"] |= {"shards": [{"path": path, "weight": 3}, {"path": path, "weight": 1}], "canonical_nodes": 2}
     recipe["train"] |= {"steps": 40, "checkpoint_every": 4, "schedule": {"kind": "constant"}, "workers": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))

@@ -79,10 +79,11 @@ class Ranks:
 
 
 @pytest.fixture
-def folder(recipe: dict[str, Any], shards: Path, tmp_path: Path) -> Path:
+def folder(recipe: dict[str, Any], many_shards: Path, tmp_path: Path) -> Path:
     """A mixture of two sets over two nodes' streams, with augmentation and every kind of mask."""
     recipe["data"] |= {"block": 16, "canonical_nodes": 2}
-    recipe["data"]["shards"] = [{"path": str(shards), "weight": [[0, 1], [3, 4]]}, {"path": str(shards), "weight": 2}]
+    path = str(many_shards)
+    recipe["data"]["shards"] = [{"path": path, "weight": [[0, 1], [3, 4]]}, {"path": path, "weight": 2}]
     recipe["modalities"]["image"] |= {"flip": True, "mask": {"kind": "block", "ratio": 0.5, "mode": "corrupt"}}
     recipe["modalities"]["smiles"]["mask"] = {"kind": "span", "ratio": 0.2, "mode": "bert"}
     recipe["train"] |= {"pass_size": 8}

@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 from pipeline.pretrain import pretrain
 from pipeline.run import Run
-from shards.manifest import Manifest, index_path, sha256
+from shards.index import index_path
+from shards.manifest import Manifest, sha256
+from shards.read import Split
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 REASON = "unreadable png image"
@@ -99,6 +101,20 @@ def test_a_run_with_faults_goes_on_exactly_and_counts_them_once(faulty: dict[str
     assert rows(cut) == rows(straight)
     ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (cut, straight))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_sample_that_comes_thrice_in_a_step_counts_thrice(
+    faulty: dict[str, Any], harmed: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    keep, (folder, bad) = tmp_path / "keep.csv", harmed
+    good = next(key for key, *_ in Split(folder, "train").locations() if key not in bad)
+    keep.write_text(f"key,times\n{next(iter(bad))},3\n{good},13\n")
+    faulty["data"]["shards"] = [{"path": str(folder), "keep": str(keep), "weights": "times"}]
+    run = pretrain(faulty, ["train.steps=2"], tmp_path / "run")
+    assert [row["time"] for row in Run(run).skipped()] == [0, 1, 2] * 2
+    assert counted(run) == state(run)["faults"]
+    Run(run).add_skipped(row for row in Run(run).skipped() if row["step"] == 2)  # as a run that goes on from step 1
+    assert counted(run) == state(run)["faults"]
 
 
 @pytest.mark.parametrize("share", ["0.02", "0"])

@@ -29,7 +29,7 @@ from pipeline.pretrain import fit, open_sets
 from pipeline.recipe import load
 from pipeline.workers import made_ahead
 from shards.build import SplitBy, build
-from shards.manifest import index_path
+from shards.index import index_path
 from shards.read import Members, Split
 from shards.select import select
 from shards.sources.molecules import Molecules

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -16,6 +18,7 @@ from pipeline.plan import plan
 from pipeline.pretrain import open_sets, pretrain
 from pipeline.recipe import load
 from pipeline.run import Run
+from shards.order import deal
 from shards.read import Split
 
 MODALITIES = {"smiles": {"type": "smiles"}}
@@ -122,9 +125,9 @@ def test_wrong_mixtures_are_refused_in_one_line(recipe: dict[str, Any], data: st
 
 
 @pytest.fixture
-def drawings(shards: Path, tmp_path: Path) -> Path:
+def drawings(many_shards: Path, tmp_path: Path) -> Path:
     """The same samples as a set whose manifest knows of drawings and tables alone."""
-    folder = Path(shutil.copytree(shards, tmp_path / "drawings"))
+    folder = Path(shutil.copytree(many_shards, tmp_path / "drawings"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["fields"] = {name: n for name, n in manifest["fields"].items() if not name.startswith("smiles")}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -160,8 +163,38 @@ def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, dra
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(drawings), "weight": 1}]
     samples = len(Split(shards, "train"))
     sets = plan(recipe)["data"]["sets"]
-    assert [told["samples_a_pass"] for told in sets.values()] == [samples] * 2
-    assert [told["passes"] for told in sets.values()] == [48 / samples, 16 / samples]
+    assert sets == [
+        {"path": str(path), "samples_a_pass": samples, "passes": passes / samples, "imbalance": 0}
+        for path, passes in ((shards, 48), (drawings, 16))
+    ]
+
+
+def test_plan_tells_of_a_folder_that_is_used_twice(recipe: dict[str, Any], shards: Path) -> None:
+    recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(shards), "weight": 1}]
+    samples = len(Split(shards, "train"))
+    assert [held["passes"] for held in plan(recipe)["data"]["sets"]] == [48 / samples, 16 / samples]
+
+
+def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], many_shards: Path) -> None:
+    sizes = Split(many_shards, "train").sizes
+    recipe["data"] |= {"shards": [{"path": str(many_shards)}], "canonical_nodes": 2}
+    held = [sum(sizes[shard] for shard in shards) for shards in deal(sizes, 2)]
+    (told,) = plan(recipe)["data"]["sets"]
+    assert 0 < told["imbalance"] == (max(held) - min(held)) / min(held) < 0.1
+    recipe["data"]["canonical_nodes"] = 8
+    with pytest.raises(
+        ValueError, match=rf"{many_shards}: on data.canonical_nodes 8 some samples would come \d+% more"
+    ):
+        plan(recipe)
+
+
+@pytest.mark.parametrize(("count", "fine"), [(1, False), (9, False), (10, True), (25, True)])
+def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, fine: bool) -> None:
+    """One shard more than can be dealt evenly to four nodes."""
+    held = SimpleNamespace(slots=(7,) * (4 * count + 1), folder="shards")
+    checked = load(recipe, ["data.canonical_nodes=4"])
+    with nullcontext() if fine else pytest.raises(ValueError, match=f"come {1 / count:.0%} more often"):
+        mixture(checked, [cast(Split, held)])
 
 
 def test_cursors_come_back() -> None:
@@ -172,9 +205,9 @@ def test_cursors_come_back() -> None:
 
 
 @pytest.fixture
-def mixed(recipe: dict[str, Any], shards: Path, drawings: Path, tmp_path: Path) -> dict[str, Any]:
+def mixed(recipe: dict[str, Any], many_shards: Path, drawings: Path, tmp_path: Path) -> dict[str, Any]:
     """Two nodes' streams over a curriculum of two sets, one of them by a keep-list with weights."""
-    held = Split(shards, "train")
+    held = Split(many_shards, "train")
     keys = [key for key, *_ in held.locations()]
     rows = {
         "key": keys[: len(keys) // 2 * 2 : 2],
@@ -182,7 +215,12 @@ def mixed(recipe: dict[str, Any], shards: Path, drawings: Path, tmp_path: Path) 
     }
     pl.DataFrame(rows).write_parquet(tmp_path / "keep.parquet")
     recipe["data"]["shards"] = [
-        {"path": str(shards), "weight": [[0, 3], [2, 1]], "keep": str(tmp_path / "keep.parquet"), "weights": "often"},
+        {
+            "path": str(many_shards),
+            "weight": [[0, 3], [2, 1]],
+            "keep": str(tmp_path / "keep.parquet"),
+            "weights": "often",
+        },
         {"path": str(drawings), "weight": 1},
     ]
     recipe["data"]["canonical_nodes"] = 2

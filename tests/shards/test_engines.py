@@ -110,6 +110,15 @@ def test_a_ray_cluster_gives_the_same_bytes(cluster: None, workers: int | None, 
 
 
 @slow
+@pytest.mark.usefixtures("cluster")
+def test_paths_are_those_of_the_caller_not_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows(tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    spread = build_on("ray", None, Path("raw"), Path("ray"))
+    assert spread == build_on("local", 1, Path("raw"), Path("one"))
+
+
+@slow
 def test_a_ray_cluster_keeps_order_and_errors(cluster: None) -> None:
     with started("ray", None) as run:
         assert list(run(math.gcd, ((12, n) for n in range(1, 20)))) == [math.gcd(12, n) for n in range(1, 20)]

@@ -23,7 +23,7 @@ from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.features import features
+from shards.features import array_type, features
 from shards.manifest import index, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
@@ -146,6 +146,18 @@ def test_signals_of_any_montage_load_with_features(tmp_path: Path) -> None:
     for row, array in zip(rows, arrays, strict=True):
         np.testing.assert_array_equal(np.array(row["ecg.npy"]), array)
         assert row["ecg.json"]["channels"] == ["I", "II", "III"][: len(array)]
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_the_type_of_an_array_is_read_from_its_header(version: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.zeros((3, 5), np.float32), version)
+    cut = file.getvalue()[: -3 * 5 * 4]
+    assert array_type(cut) == ("float32", 2)
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="Python objects"):
+        array_type(pickled.getvalue())
 
 
 def test_features_name_what_datasets_would_infer() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,8 @@ import pytest
 
 from modalities.smiles import Smiles
 from shards.build import SplitBy, build
-from shards.manifest import Manifest, describe, index, index_path, verify, write_index
+from shards.index import index_path, write_index
+from shards.manifest import Manifest, index, sha256, verify
 from shards.read import Split
 from shards.sources.molecules import Molecules
 
@@ -74,6 +77,19 @@ def test_whole_shards_pass_every_check(whole: Path) -> None:
     assert len(Split(whole, "train", verify=True)) == 24
 
 
+def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, read = hashlib.file_digest, Counter[str]()
+
+    def counted(file: Any, name: str) -> Any:
+        read[file.name] += 1
+        return digest(file, name)
+
+    monkeypatch.setattr("hashlib.file_digest", counted)
+    verify(whole)
+    assert len(read) == 10
+    assert set(read.values()) == {1}
+
+
 @pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.index.parquet"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -121,6 +137,14 @@ def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None
     assert f"{tmp_path / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"fields": []}, {"fields": {"a.txt": "b"}}, {"skipped": {"bad": -1}}, {"split": None}, {"dedupe": 7}]
+)
+def test_values_of_a_manifest_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+    rewrite(folder, **changes)
+    assert f"{folder / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(folder))
+
+
 def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:
     rewrite(folder, colour="red")
     assert "'colour'" in fault(lambda: Manifest.read(folder))
@@ -135,7 +159,12 @@ def test_another_version_is_named(folder: Path) -> None:
 def redescribe(folder: Path, name: str) -> None:
     """Make the manifest agree with a tar and index as they lie on disk."""
     manifest = Manifest.read(folder)
-    shards = [describe(folder, name, shard.split) if shard.name == name else shard for shard in manifest.shards]
+    shards = [
+        replace(shard, sha256=sha256(folder / name), index_sha256=sha256(index_path(folder / name)))
+        if shard.name == name
+        else shard
+        for shard in manifest.shards
+    ]
     replace(manifest, shards=tuple(shards)).write(folder)
 
 
@@ -151,7 +180,34 @@ def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
     tar = folder / "train-00001.tar"
     pl.read_parquet(index_path(tar)).drop("group").write_parquet(index_path(tar))
     redescribe(folder, tar.name)
-    assert f"{index_path(tar)} has other columns" in fault(lambda: verify(folder))
+    assert f"{index_path(tar)} has no column 'group': index the tars again" in fault(lambda: verify(folder))
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"offset": pl.col("offset").cast(pl.String)}, "has offsets of type large_string"),
+        ({"size": pl.col("size").cast(pl.Float64)}, "has sizes of type double"),
+        ({"member": pl.lit(3)}, "has members of type int32"),
+        ({"key": pl.lit(None, pl.String)}, "lacks 16 keys"),
+        ({"size": pl.when(pl.int_range(pl.len()) > 0).then("size")}, "lacks 1 sizes"),
+    ],
+)
+def test_verify_finds_an_index_of_other_types_and_with_gaps(
+    folder: Path, spoilt: dict[str, pl.Expr], said: str
+) -> None:
+    path = index_path(folder / "train-00001.tar")
+    pl.read_parquet(path).with_columns(**spoilt).write_parquet(path)
+    redescribe(folder, "train-00001.tar")
+    assert f"index {path} {said}: index the tars again" in fault(lambda: verify(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all", b"PAR1" * 9])
+def test_verify_finds_an_index_that_is_none(folder: Path, content: bytes) -> None:
+    path = index_path(folder / "train-00001.tar")
+    path.write_bytes(content)
+    redescribe(folder, "train-00001.tar")
+    assert f"index {path} cannot be read (" in fault(lambda: verify(folder))
 
 
 def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
@@ -183,6 +239,27 @@ def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
         "caption": {"txt": b"txt of 000000001"},
         "json": {"json": b"json of 000000001"},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000", "train"),
+        ("validation_00000", "validation"),
+        ("val2017", "validation"),
+        ("valid-00000", "validation"),
+        ("test", "test"),
+        ("test.00000", "test"),
+        ("tesla-0", "train"),
+        ("testing-0", "train"),
+        ("valley-0", "train"),
+        ("validations", "train"),
+        ("my-test-0", "train"),
+    ],
+)
+def test_a_split_is_the_first_word_of_a_name(tmp_path: Path, name: str, split: str) -> None:
+    add(tmp_path / f"{name}.tar", img2dataset(["0"]))
+    assert [shard.split for shard in index(tmp_path, {}).shards] == [split]
 
 
 def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
@@ -228,6 +305,25 @@ def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> Non
     assert str(tar) in message
     assert repr(name) in message
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    tar = tmp_path / "00000.tar"
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as file:
+        file.addfile(tarfile.TarInfo("café.txt"))
+    message = fault(lambda: index(tmp_path, {}))
+    assert message == f"{tar} holds a member whose name is not UTF-8: 'caf\\udce9.txt'"
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, b"?"])
+@pytest.mark.parametrize("size", [-5, -1000, -2000])
+def test_a_negative_size_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+    tar = tmp_path / "00000.tar"
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as file:
+        entry = tarfile.TarInfo("0.txt")
+        entry.type, entry.pax_headers = kind, {"size": str(size)}
+        file.addfile(entry)
+    assert fault(lambda: index(tmp_path, {})) == f"{tar} holds a member of {size} bytes: '0.txt'"
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all", b"x" * 5000])

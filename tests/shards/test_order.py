@@ -172,7 +172,15 @@ def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
             own = [tuple(place[1:]) for place in turns[:, node].reshape(-1, 4).tolist() if place[0] == number]
             assert len(set(own)) == len(own), "every sample once a pass of its stream"
     assert all(len(nodes) == 1 for nodes in owners.values())
+    assert order.imbalance == [(30 - 20) / 20, (5 - 4) / 4]
     assert set(owners) == {(i, shard) for i, shards in enumerate(SETS) for shard, size in enumerate(shards) if size}
+
+
+def test_the_imbalance_is_how_much_more_often_some_samples_come() -> None:
+    order = Mixture([(8,) * 5], seed=0, nodes=4)
+    times = Counter(order.place(position)[2:] for position in range(4 * 16 * 25))
+    assert order.imbalance == [max(times.values()) / min(times.values()) - 1] == [1.0]
+    assert Mixture([(8,) * 5], seed=0).imbalance == [0.0]
 
 
 @settings(deadline=None)

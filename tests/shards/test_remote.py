@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import io
+import math
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import signal
-import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from shards.manifest import Manifest, index, verify
+from shards.manifest import Manifest, Shard, verify
 from shards.read import Members, Split
-from shards.remote import GIB, Cache, Local, Remote, ShardError, open_store
+from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, _transfer, open_store
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
-"""Of each tar: three members of 10,000 bytes, and tar pads to records of 10,240."""
+"""Of each tar."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tar_folder: Path) -> Path:
     """Eighteen samples in six shards."""
-    folder = tmp_path_factory.mktemp("origin")
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
-            for number in range(SAMPLES):
-                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
-                data = f"{shard} {number} ".encode() * 2500
-                entry.size = len(data)
-                file.addfile(entry, io.BytesIO(data))
-    index(folder, {})
-    assert {path.stat().st_size for path in folder.glob("*.tar")} == {BYTES}
-    return folder
+    assert {path.stat().st_size for path in tar_folder.glob("*.tar")} == {BYTES}
+    return tar_folder
 
 
 @pytest.fixture
@@ -110,6 +101,21 @@ def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, na
     split = Split(web.url, "train", cache=cache)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
     assert web.requests[name] == 2
+
+
+def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(web.url, "train", cache=cache)
+    split.key(1, 0)
+    left: list[list[Path]] = []
+
+    def watched(url: str, path: Path, *limits: Any) -> None:
+        left.append(list(path.parent.iterdir()))
+        _transfer(url, path, *limits)
+
+    web.faults[tar(1)] = ["cut", "cut", "stall midway"]
+    monkeypatch.setattr("shards.remote._transfer", watched)
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
+    assert left == [[]] * 4
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "stall"])
@@ -240,6 +246,23 @@ def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: A
     assert total <= room.size_gib * GIB
 
 
+def fetch(store: Store, shards: Sequence[Shard], seed: int) -> int:
+    """Open many tars one after the other; how many."""
+    chosen = random.Random(seed).choices(shards, k=60)
+    for shard in chosen:
+        store.open(shard.tar).close()
+    return len(chosen)
+
+
+def test_fetches_that_end_while_others_look_for_room(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.remote.POLL_S", 0.001)  # ends and looks meet more often
+    store = open_store(web.url, Cache(cache.folder, 3.5 * BYTES / GIB, timeout_s=10))
+    shards = Manifest.read(store).shards
+    with multiprocessing.get_context("fork").Pool(6) as pool:
+        assert pool.starmap(fetch, [(store, shards, seed) for seed in range(6)], chunksize=1) == [60] * 6
+    assert not list(Path(cache.folder).glob("*.part"))
+
+
 def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
     slow = Cache(cache.folder, (BYTES + 2**17) / GIB, timeout_s=60)
     split = Split(web.url, "train", cache=slow)
@@ -305,6 +328,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["size_gib", "timeout_s", "give_up_s"])
-def test_settings_that_cannot_be_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.cache\.{key} is 0"):
-        Cache(**{key: 0})
+@pytest.mark.parametrize("value", [0, math.nan, math.inf])
+def test_settings_that_cannot_be_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"data\.cache\.{key} is {value}"):
+        Cache(**{key: value})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
-import tarfile
 import threading
 import time
 from collections import Counter
@@ -18,11 +16,11 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from shards.manifest import NAME, Manifest, index, verify
+from shards.manifest import NAME, Manifest, verify
 from shards.read import Members, Split
 from shards.remote import Cache, ShardError, open_store
 
-SHARDS, SAMPLES = 3, 3
+SHARDS, SAMPLES = 6, 3
 URL = "s3://bucket/data"
 TAR = "train-00001.tar"
 TRIES = 5
@@ -71,18 +69,8 @@ class Spoiled:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine samples in three shards of 40,960 bytes."""
-    folder = tmp_path_factory.mktemp("origin")
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as file:
-            for number in range(SAMPLES):
-                data = f"{shard} {number} ".encode() * 2500
-                entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
-                entry.size = len(data)
-                file.addfile(entry, io.BytesIO(data))
-    index(folder, {})
-    return folder
+def folder(tar_folder: Path) -> Path:
+    return tar_folder
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +192,17 @@ def test_a_server_that_is_not_there_is_an_error_after_the_stated_time(
     said = refused(lambda: Split(URL, "train", cache=cache))
     assert time.monotonic() - started < cache.give_up_s + cache.timeout_s + 2
     assert said.startswith(f"cannot fetch {URL}/manifest.json: ")
+
+
+@pytest.mark.usefixtures("server", "no_clients")
+def test_missing_credentials_are_said_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    said = refused(lambda: Split(URL, "train", cache=cache))
+    assert said.startswith(f"cannot fetch {URL}/manifest.json: Unable to locate credentials (attempt 1, ")
 
 
 def test_wrong_contents_are_fetched_again_once_then_refused(folder: Path, s3: Spoiled, cache: Cache) -> None:

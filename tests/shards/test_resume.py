@@ -157,8 +157,25 @@ def test_finished_chunks_are_not_made_again(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.building").exists()
 
 
+def test_what_was_finished_outlives_a_mistake(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Interrupted.make
+
+    def lacking(self: Interrupted, item: int, modalities: Mapping[str, Modality]) -> Sample:
+        if item == COUNT - 1:
+            raise ValueError("this needs the package 'x': pip install x")
+        return make(self, item, modalities)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupted, "make", lacking)
+        with pytest.raises(ValueError, match="needs the package"):
+            again(raw, tmp_path / "out")
+    Interrupted.made.clear()
+    again(raw, tmp_path / "out")
+    assert Interrupted.made == list(range(COUNT - CHUNK, COUNT))
+
+
 def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards.manifest import write_index
+    from shards.index import write_index
 
     names: list[str] = []
 
