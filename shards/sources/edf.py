@@ -19,11 +19,12 @@ from shards.sources.recordings import (
     assigned,
     check_windows,
     files,
+    groups_of,
     members_of,
     table_members,
     windows,
+    written,
 )
-from shards.sources.rows import as_groups
 
 SUFFIXES = (".edf", ".bdf")
 
@@ -113,7 +114,7 @@ class Edf(Source):
         return Sample(
             f"{name}:{item.start_s:g}:{item.stop_s:g}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            as_groups(fields),
+            groups_of(fields),
         )
 
     def _fields(self, item: Excerpt) -> Fields:
@@ -132,7 +133,7 @@ class Edf(Source):
             if key not in rows:
                 raise ContentError("recording without a row in the table", key)
             fields = rows[key] | fields
-        return {name: self.values.get(name, {}).get(str(value), value) for name, value in fields.items()}
+        return {name: self.values.get(name, {}).get(str(written(value)), value) for name, value in fields.items()}
 
 
 annotated = lru_cache(maxsize=16)(edf_annotations)
@@ -150,7 +151,7 @@ def said(annotations: Sequence[Annotation], item: Excerpt) -> Fields:
             covered[text] += shared_s
             times[text] += 1
     most = max(sorted(times), key=lambda text: (covered[text], times[text]), default=None)
-    return {"symbol": most, "symbols": ",".join(sorted(times)), "annotations": times.total()}
+    return {"symbol": most, "symbols": sorted(times), "annotations": times.total()}
 
 
 table_rows = lru_cache(maxsize=4)(rows_by)

@@ -14,7 +14,7 @@ from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
 from modalities.table import EMPTY
-from shards.sources.rows import as_json
+from shards.sources.rows import as_groups, as_json
 
 Fields = dict[str, Any]
 
@@ -112,6 +112,16 @@ def assigned(
     return taken
 
 
+def written(value: Any) -> Any:
+    """A field's value as a label, a cell or a group has it: the texts of a list by commas."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def groups_of(fields: Fields) -> dict[str, str]:
+    """What a split can be made by."""
+    return as_groups({name: written(value) for name, value in fields.items()})
+
+
 def members_of(recordings: Mapping[str, Recording]) -> dict[str, bytes]:
     """A sample's members `{modality}.npy` and `{modality}.json`."""
     return {
@@ -130,13 +140,14 @@ def table_members(
 ) -> dict[str, bytes]:
     """Members of tables and labels; a field that a record lacks is null.
 
-    flags: labels that are 1 where a field's list (`426177001,426783006`) holds a code, else 0.
+    flags: labels that are 1 where a field's list, or text of such a form (`426177001,426783006`), holds a code, else 0.
     """
     for name in columns:
         if name not in modalities:
             raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
-    members = {f"{name}.json": as_json(dict.fromkeys(names) | fields, names) for name, names in columns.items()}
-    held = {name: fields.get(name) for name in labels}
+    cells = {name: written(value) for name, value in fields.items()}
+    members = {f"{name}.json": as_json(dict.fromkeys(names) | cells, names) for name, names in columns.items()}
+    held = {name: cells.get(name) for name in labels}
     for label, (field, code) in flags.items():
         listed = fields.get(field)
         codes = listed if isinstance(listed, (list, tuple)) else str(listed).split(",")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,11 +21,11 @@ from shards.sources.recordings import (
     cell,
     check_windows,
     files,
+    groups_of,
     members_of,
     table_members,
     windows,
 )
-from shards.sources.rows import as_groups
 
 SUFFIXES = (".hea",)
 
@@ -106,7 +105,7 @@ class Wfdb(Source):
         return Sample(
             f"{name}:{item.start}:{item.stop}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            as_groups(fields),
+            groups_of(fields),
         )
 
     def _annotations(self, item: Excerpt) -> Fields:
@@ -115,7 +114,7 @@ class Wfdb(Source):
             return {"symbol": symbols[item.annotation]}
         inside = [symbol for when, symbol in zip(at, symbols, strict=True) if item.start <= when < item.stop]
         most = max(sorted(set(inside)), key=inside.count, default=None)
-        return {"symbol": most, "symbols": ",".join(sorted(Counter(inside))), "annotations": len(inside)}
+        return {"symbol": most, "symbols": sorted(set(inside)), "annotations": len(inside)}
 
 
 def annotated(path: Path, extension: str) -> tuple[np.ndarray, list[str]]:

@@ -250,6 +250,23 @@ def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_flag_finds_a_text_with_a_comma(tmp_path: Path) -> None:
+    annotated(tmp_path / "a.edf", [(0.0, 2.0, "seizure, left temporal"), (2.0, 4.0, "rest")])
+    source = Edf(
+        window_s=2,
+        annotations="overlap",
+        flags={"seizure": ("symbols", "seizure, left temporal"), "other": ("symbols", "seizure")},
+        labels=("symbols",),
+    )
+    assert said(source, tmp_path)[:2] == [
+        {"symbols": "seizure, left temporal", "seizure": 1, "other": 0},
+        {"symbols": "rest", "seizure": 0, "other": 0},
+    ]
+    [first, *_] = made(source, tmp_path)
+    assert isinstance(first, Sample)
+    assert first.groups["symbols"] == "seizure, left temporal"
+
+
 def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
     samples = annotated(tmp_path / "a.edf")
     onset = Edf(window_s=2, annotations="onset", labels=("symbol", "start_s"))
