@@ -168,15 +168,25 @@ def fault(channel: np.ndarray, clipped: float) -> str | None:
     return "clipped" if held.mean() > clipped else None
 
 
+def ratio(rate_hz: float, wanted_hz: float) -> Fraction:
+    """What a sample rate is multiplied with to be another; `resample` makes ceil(T * ratio) of T samples.
+
+    Raises:
+        ContentError: less than a thousandth.
+    """
+    found = Fraction(wanted_hz / rate_hz).limit_denominator(1000)
+    if not found:
+        raise ContentError("signal of a sample rate beyond a thousand times the recipe's")
+    return found
+
+
 def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray:
     """Samples `(channels, T)` at another rate by a polyphase filter, free of aliases."""
-    ratio = Fraction(wanted_hz / rate_hz).limit_denominator(1000)
-    if ratio == 1:
+    up, down = ratio(rate_hz, wanted_hz).as_integer_ratio()
+    if up == down:
         return samples
-    if not ratio:
-        raise ContentError("signal of a sample rate beyond a thousand times the recipe's")
     poly = parser("scipy.signal", "scipy").resample_poly
-    made = poly(samples, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    made = poly(samples, up, down, axis=1, padtype="line")
     return made.astype(np.float32)
 
 

@@ -734,6 +734,8 @@ def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
     drawing = picture(8, 8, ("grey",))
     modality = Image(size=8, patch=4, paper=1.0).fit([drawing])
     with pytest.raises(ContentError, match="nothing but paper"):
+        modality.parse(np.full((8, 8), 254, np.uint8))
+    with pytest.raises(ContentError, match="nothing but paper"):
         modality.tokenize(Picture(np.ones((8, 8, 1), np.float32), ("grey",)))
 
 

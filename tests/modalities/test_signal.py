@@ -127,9 +127,17 @@ def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("modalities.recording.MAX_SAMPLES", 100)
     assert "more than 100 numbers" in reason(Signal(**ECG), members(noise()))
     monkeypatch.setattr("modalities.signal.MAX_TOKENS", 19)
-    modality = Signal(**ECG).fit([noise()])
     with pytest.raises(ContentError, match=r"more than 19 tokens \(cut it with window_s\)"):
-        modality.tokenize(noise())
+        Signal(**ECG).prepare(noise())
+    assert Signal(**ECG, window_s=1).prepare(noise()).samples.shape == noise().samples.shape
+
+
+def test_what_has_no_spread_is_refused_before_it_is_tokenized() -> None:
+    rng, spiky = np.random.default_rng(0), noise()
+    spiky.samples[0] = np.where(rng.random(spiky.samples.shape[1]) < 0.04, spiky.samples[0], 0)
+    for how in ("mad", "percentile"):
+        assert reason(Signal(**ECG, normalise=how), members(spiky)) == "signal with a channel that has no spread"  # type: ignore[arg-type]
+    assert Signal(**ECG).prepare(spiky).channels == spiky.channels
 
 
 def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -> None:

@@ -16,6 +16,7 @@ import webdataset
 from PIL import Image as Pillow
 
 from modalities.base import ContentError, Modality
+from modalities.dna import Dna
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
@@ -233,6 +234,21 @@ def test_samples_may_lack_modalities(tmp_path: Path) -> None:
         ["smiles", "table"],
         ["smiles", "table"],
     ]
+
+
+def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
+    raw = table(
+        tmp_path, "dna,smiles", "ACGTACGT,CCO", "ACG,CCO", f"{'ACGT' * 9},CCO", "ACGNACGN,CCO", f"ACGT,{'C' * 9}"
+    )
+    modalities = {"dna": Dna(kmer=4, length=30, longer="refuse"), "smiles": Smiles(length=8)}
+    manifest = build(Rows(columns={"dna": "dna", "smiles": "smiles"}), modalities, SplitBy(), raw, tmp_path / "out")
+    assert sum(manifest.counts().values()) == 1
+    assert manifest.skipped == {
+        "DNA shorter than a k-mer of 4": 1,
+        "DNA of more than 30 nucleotides": 1,
+        "DNA without a known token": 1,
+        "SMILES of more than 8 tokens": 1,
+    }
 
 
 def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
