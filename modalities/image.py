@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.kinds import kind_of
 from modalities.patches import Stem, patch_embedding, restored, squared_error
-from modalities.pixels import RGB, extension_of, from_array, from_pillow, read
+from modalities.pixels import FORMATS, RGB, from_array, from_pillow, read
 
 _FLAT = 1e-6
 """Least variance of an image that is standardised by its own."""
@@ -116,7 +117,7 @@ class Image(Modality):
         if isinstance(value, np.ndarray):
             return self._bands(*from_array(value))
         if isinstance(value, bytes):
-            return self.decode({extension_of(value): value})
+            return self.decode({kind_of(value, FORMATS) or "png": value})
         if hasattr(value, "convert"):
             return self._bands(*from_pillow(value))
         if not isinstance(value, (str, Path)):

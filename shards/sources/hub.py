@@ -12,23 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from modalities.base import ContentError, Modality, file_bytes, parser
+from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.sources.base import Sample, Source, register
 from shards.sources.molecules import canonical, scaffold
 from shards.sources.rows import as_groups, as_json
-
-_SIGNATURES = (
-    (b"\x89PNG", "png"),
-    (b"\xff\xd8\xff", "jpg"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-    (b"fLaC", "flac"),
-    (b"OggS", "ogg"),
-    (b"ID3", "mp3"),
-    (b"\xff\xfb", "mp3"),
-    (b"\x93NUMPY", "npy"),
-)
 
 
 class Row(NamedTuple):
@@ -196,9 +185,6 @@ def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> 
     suffix = Path(path or "").suffix.lower().lstrip(".")
     if suffix in modality.extensions:
         return suffix
-    known = [extension for start, extension in _SIGNATURES if data.startswith(start)]
-    if data[:4] == b"RIFF":
-        known += {b"WAVE": ["wav"], b"WEBP": ["webp"]}.get(data[8:12], [])
-    if not known or known[0] not in modality.extensions:
+    if (known := kind_of(data, modality.extensions)) is None:
         raise ContentError(f"{name} bytes of no known kind")
-    return known[0]
+    return known

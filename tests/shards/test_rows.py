@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -29,7 +30,7 @@ def raw(tmp_path: Path) -> Path:
     """Five rows: whole, without photo, without SMILES, of a missing photo, of an invalid SMILES."""
     folder = tmp_path / "raw"
     (folder / "photos").mkdir(parents=True)
-    Pillow.new("RGB", (16, 16), "red").save(folder / "photos" / "a.JPG")
+    ImageOps.expand(Pillow.new("RGB", (14, 14), "red"), 1).save(folder / "photos" / "a.JPG")
     (folder / "rows.csv").write_text(
         "id,structure,photo,weight,colour,toxic\n"
         "m1,OCC,photos/a.JPG,1.5,red,1\n"

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -38,7 +39,7 @@ COLUMNS: dict[str, Any] = {"image": "photo", "audio": "call", "smiles": "drug", 
 
 def png(colour: str) -> bytes:
     buffer = io.BytesIO()
-    Pillow.new("RGB", (9, 7), colour).save(buffer, "png")
+    ImageOps.expand(Pillow.new("RGB", (7, 5), colour), 1, "white").save(buffer, "png")
     return buffer.getvalue()
 
 
@@ -118,7 +119,7 @@ def test_a_build_counts_what_cannot_be_used(raw: Path, tmp_path: Path) -> None:
     assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["a", "b"]
     source = Hub(dataset="parquet", files="*.parquet", columns={"image": "photo"})
     manifest = build(source, MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "images")
-    assert manifest.skipped == {"row without content": 1, "unreadable png image": 1}
+    assert manifest.skipped == {"row without content": 1, "image file is not png": 1}
 
 
 def test_json_lines_and_limits(tmp_path: Path) -> None:
