@@ -28,6 +28,7 @@ from modalities.patches import (
     squared_error,
 )
 from modalities.recording import (
+    MAX_SAMPLES,
     Normalise,
     Recording,
     band,
@@ -309,6 +310,8 @@ class Signal(Modality):
         count = raw.samples.shape[1]
         step = Fraction(1) if self.uneven else ratio(raw.rate_hz, self.sample_rate_hz)
         made = math.ceil(count * step)
+        if made * len(raw.channels) > MAX_SAMPLES:
+            raise ContentError(f"signal of more than {MAX_SAMPLES:,} numbers at the recipe's rate")
         patches = min(made, self.window or made) // self.patch
         if not patches:
             raise ContentError("signal shorter than a patch", f"{count} samples")

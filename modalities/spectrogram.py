@@ -314,7 +314,7 @@ def clipped(samples: np.ndarray) -> float:
 def _rate(value: Any) -> float:
     try:
         rate = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContentError("audio samples without sample_rate_hz") from error
     if not 1 <= rate <= 1e7:
         raise ContentError("audio with a sample rate of 0" if rate == 0 else "audio with an impossible sample rate")

@@ -35,7 +35,7 @@ def wfdb_extent(path: Path) -> tuple[float, int]:
     header = _header(path)
     try:
         rate_hz, count = float(header.fs or 0), int(header.sig_len or 0)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise unreadable_wfdb(error, "header") from error
     if not rate_hz > 0:
         raise ContentError("signal with a sample rate of 0 or less")
@@ -201,10 +201,10 @@ def read_csv(path: Path) -> Recording:
     header, _, rest = text.removeprefix("\ufeff").partition("\n")
     if not rest.strip():
         raise ContentError("empty signal")
-    columns = [name.strip() for name in next(csv.reader([header]), [])]
     try:
+        columns = [name.strip() for name in next(csv.reader([header]), [])]
         table = np.loadtxt(io.StringIO(rest), delimiter=",", ndmin=2, dtype=np.float64)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ContentError("unreadable CSV signal", str(error)) from error
     if table.shape[1] != len(columns):
         raise ContentError("CSV signal whose columns do not fit its header", f"{table.shape[1]} columns")

@@ -11,14 +11,13 @@ from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import ContentError, Modality
 from modalities.waveforms import Annotation, edf_annotations, edf_length_s, read_edf
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.recordings import (
     Fields,
     around,
     assigned,
     check_windows,
-    files,
     groups_of,
     members_of,
     table_members,
@@ -86,7 +85,7 @@ class Edf(Source):
             raise ValueError(f"data.source: annotations '{self.annotations}' need window_s and no stride_s")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
-        for path in files(raw, self.files):
+        for path in matching(raw, self.files, anywhere=True):
             try:
                 for start, stop, number in self._cuts(path):
                     yield Excerpt(raw, path, start / 1000, stop / 1000, number)

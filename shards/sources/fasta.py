@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TextIO
 from modalities.base import ContentError, Modality, parser
 from modalities.table import Table
 from modalities.text import Text
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.rows import as_groups, as_json, need_columns, read_frame
 
 Row = dict[str, Any]
@@ -68,9 +68,7 @@ class Fasta(Source):
             raise ValueError("data.source has columns, derive or labels, but no table to take them from")
 
     def items(self, raw: Path) -> Iterator[Record]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
-        if not paths:
-            raise ValueError(f"no file {self.files} in {raw}")
+        paths = matching(raw, self.files)
         rows = self._rows(raw.parent if raw.is_file() else raw)
         used: set[str] = set()
         for path in paths:

@@ -15,7 +15,7 @@ from modalities.base import ContentError, Modality, file_bytes, parser
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, scaffold
 from shards.sources.rows import as_groups, as_json
 
@@ -87,9 +87,7 @@ class Hub(Source):
         library = parser("datasets", "datasets")
         files = None
         if self.files is not None:
-            files = [str(raw)] if raw.is_file() else sorted(map(str, raw.glob(self.files)))
-            if not files:
-                raise ValueError(f"no file {self.files} in {raw}")
+            files = [str(path) for path in matching(raw, self.files)]
         try:
             rows = library.load_dataset(
                 self.dataset, self.config, split=self.split, revision=self.revision, data_files=files, streaming=True

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 from modalities.base import ContentError, Modality, parser
 from modalities.table import EMPTY
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
@@ -61,9 +61,7 @@ class Molecules(Source):
     properties: tuple[str, ...] = ()
 
     def items(self, raw: Path) -> Iterator[str | Record]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
-        if not paths:
-            raise ValueError(f"no file {self.files} in {raw}")
+        paths = matching(raw, self.files)
         self._check_properties(paths)
         for path in paths:
             empty = True

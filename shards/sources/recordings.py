@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,6 @@ from modalities.table import EMPTY
 from shards.sources.rows import as_groups, as_json
 
 Fields = dict[str, Any]
-
-
-def files(raw: Path, pattern: str) -> list[Path]:
-    """The files of a folder and those below, by a glob, or the one file given.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [raw] if raw.is_file() else sorted(path for path in raw.rglob(pattern) if path.is_file())
-    if not found:
-        raise ValueError(f"no file {pattern} in {raw}")
-    return found
 
 
 def cell(value: Any) -> Any:

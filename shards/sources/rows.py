@@ -13,7 +13,7 @@ import polars as pl
 
 from modalities.base import ContentError, Modality
 from modalities.smiles import Smiles
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, scaffold
 
 
@@ -37,9 +37,7 @@ class Rows(Source):
     labels: tuple[str, ...] = ()
 
     def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
-        if not paths:
-            raise ValueError(f"no file {self.file} in {raw}")
+        paths = matching(raw, self.file)
         wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         wanted += self.labels
         written = (self.key,) if self.key and self.key not in wanted else ()  # as a key 007 is not 7

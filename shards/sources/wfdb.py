@@ -12,7 +12,7 @@ import numpy as np
 
 from modalities.base import ContentError, Modality, parser
 from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in
 from shards.sources.recordings import (
     Fields,
@@ -20,7 +20,6 @@ from shards.sources.recordings import (
     assigned,
     cell,
     check_windows,
-    files,
     groups_of,
     members_of,
     table_members,
@@ -80,7 +79,7 @@ class Wfdb(Source):
             raise ValueError("data.source: centred windows need annotations and window_s")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
-        for path in files(raw, self.files):
+        for path in matching(raw, self.files, anywhere=True):
             try:
                 rate_hz, count = wfdb_extent(path)
                 if self.centred:

@@ -107,6 +107,12 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"times": [float(i * i) for i in range(200)]}, "signal with uneven times"),
         ({"times": [1.0] * 200}, "signal with uneven times"),
         ({"sample_rate_hz": 2000}, "signal shorter than a patch"),
+        ({"sample_rate_hz": 10**400}, "signal whose sample rate is not a number"),
+        ({"start_s": -(10**400)}, "signal whose start is not a number"),
+        ({"times": [10**400] * 200}, "signal whose times are not numbers"),
+        ({"unit": 5}, "signal whose names or units do not fit its channels"),
+        ({"sample_rate_hz": 1e-4}, "signal of more than 100,000,000 numbers at the recipe's rate"),
+        ({"sample_rate_hz": 5e-324}, "signal of a sample rate of nearly 0"),
     ],
 )
 def test_descriptions_that_cannot_be_used_are_refused_by_reason(said: dict[str, Any], why: str) -> None:
