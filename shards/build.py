@@ -33,6 +33,7 @@ from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
 from shards.ledger import Ledger, Row
 from shards.manifest import VERSION, Manifest, Shard, describe, index_path, write_index, write_json
+from shards.remote import ShardError
 from shards.sources.base import Made, Sample, Source, Span
 from shards.split import SPLITS, SplitBy
 
@@ -105,6 +106,7 @@ def build(
 
     Raises:
         ValueError: `out` holds something or is being built, or no usable sample is left.
+        ShardError: a file of a streamed data set cannot be fetched; what is finished is kept.
         ChildProcessError: a worker process was killed.
     """
     job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
@@ -127,6 +129,8 @@ def build(
                     ledger.fill(path, samples, split, job.kinds)
             with Ledger(work / "ledger") as held:
                 manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
+        except ShardError:  # a dead link: once it is back, the build goes on
+            raise
         except ValueError:  # a mistake in recipe or raw files: once it is mended nothing here can be used
             shutil.rmtree(aside)
             raise

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, file_bytes, parser
+from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parser
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
+from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, scaffold
 from shards.sources.rows import as_groups, as_json
@@ -159,7 +160,7 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
         ContentError: nothing there that the modality reads.
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
-        data = cell["bytes"] if cell["bytes"] is not None else file_bytes(Path(str(cell["path"])), f"{name} file")
+        data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")
         return _extension(data, cell["path"], modality, name), data
     if isinstance(cell, bytes):
         return _extension(cell, None, modality, name), cell
@@ -176,6 +177,24 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     if isinstance(cell, dict) and isinstance(modality, Table):
         return "json", json.dumps(cell, default=str).encode()
     raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
+
+
+def _contents(path: str, noun: str) -> bytes:
+    """The bytes of a file by its path or, where rows are streamed, its URL.
+
+    Raises:
+        ContentError: there is none, or it is too large; reasons call it `noun`.
+        ShardError: the link is dead.
+    """
+    if "://" not in path:
+        return file_bytes(Path(path), noun)
+    folder, _, name = path.rpartition("/")
+    try:
+        return Remote(folder, Cache()).read(name, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise ContentError(f"{noun} is missing", path) from error
+    except TooLargeError as error:
+        raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", path) from error
 
 
 def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> str:
