@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, file_bytes, parser
+from modalities.base import ContentError, file_bytes, once_a_file, parser
 from modalities.recording import MAX_SAMPLES, Recording, described
 
 Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
@@ -79,12 +79,16 @@ def _record(path: Path) -> str:
     return str(path.with_suffix(""))
 
 
+@once_a_file(16)
 def _header(path: Path) -> Any:
     wfdb = parser("wfdb", "wfdb")
     try:
-        return wfdb.rdheader(_record(path))
+        header = wfdb.rdheader(_record(path))
     except Exception as error:
         raise unreadable_wfdb(error, "header") from error
+    if isinstance(header, wfdb.MultiRecord):
+        raise ContentError("WFDB record of several segments", "each of them is a record of its own")
+    return header
 
 
 def unreadable_wfdb(error: Exception, what: str) -> ContentError:
@@ -132,6 +136,7 @@ def edf_length_s(path: Path) -> float:
     return length_s
 
 
+@once_a_file(16)
 def edf_annotations(path: Path) -> list[Annotation]:
     """The annotations of an EDF+ or BDF+ file, in the file's order.
 

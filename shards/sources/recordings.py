@@ -62,11 +62,21 @@ def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float 
 
 
 def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> Iterator[tuple[int, int, int]]:
-    """(number, first, one past the last) of a window centred on each sample that is far enough from the ends."""
+    """(number, first, one past the last) of a window centred on each sample, 0 and 0 where it is too near an end."""
     size = round(window_s * rate_hz)
     for number, sample in enumerate(at):
-        if 0 <= (start := int(sample) - size // 2) <= count - size:
-            yield number, start, start + size
+        start = int(sample) - size // 2
+        yield (number, start, start + size) if 0 <= start <= count - size else (number, 0, 0)
+
+
+def check_inside(annotation: int, start: int, stop: int) -> None:
+    """Check a window that `around` gave.
+
+    Raises:
+        ContentError: its annotation is too near the beginning or end of the recording.
+    """
+    if annotation >= 0 and start == stop:
+        raise ContentError("annotation too near an end of its recording")
 
 
 def assigned(
