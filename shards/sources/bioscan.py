@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from modalities.base import ContentError, Modality, file_bytes
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.fasta import cells, number_or_text
-from shards.sources.rows import as_json
+from shards.sources.fasta import number_or_text
+from shards.sources.rows import as_json, cells
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_barcode", "split", "chunk", *RANKS})

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
 from modalities.base import ContentError, Modality, parser
-from modalities.table import Table
-from modalities.text import Text
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.rows import as_groups, as_json, need_columns, read_frame
+from shards.sources.rows import as_groups, as_json, cells, need_columns, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
@@ -145,30 +143,6 @@ def _parsed(file: TextIO) -> Iterator[Record]:
     parse = parser("Bio.SeqIO.FastaIO", "biopython").SimpleFastaParser
     for header, sequence in parse(itertools.chain([first], lines)):
         yield Record(header, sequence)
-
-
-def cells(
-    row: Row, columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality]
-) -> dict[str, bytes]:
-    """Members of a row: for a table its columns, for other modalities the filled cells as words of one text.
-
-    Raises:
-        ValueError: a modality that the recipe has not, or that is no table and no text.
-    """
-    members = {}
-    for name, given in columns.items():
-        if name not in modalities:
-            raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")
-        names = (given,) if isinstance(given, str) else given
-        if isinstance(modalities[name], Table):
-            members[f"{name}.json"] = as_json(row, names)
-        elif isinstance(modalities[name], Text):
-            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
-            if words:
-                members[f"{name}.txt"] = words.encode()
-        else:
-            raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
-    return members
 
 
 def check_derived(derive: Mapping[str, Mapping[str, str | int]]) -> None:

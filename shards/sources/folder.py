@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from modalities.base import ContentError, Modality, file_bytes
 from shards.sources.base import Sample, Source, matching
 from shards.sources.fields import fields_of, names_in, rows_by
-from shards.sources.rows import as_groups, as_json
+from shards.sources.rows import as_groups, as_json, table_member
 
 
 class File(NamedTuple):
@@ -108,7 +108,7 @@ class Folder(Source):
         extension, data = self.content(item)
         members = {f"{self.modality}.{extension}": data}
         for name, columns in self.columns.items():
-            members[f"{name}.json"] = as_json(fields, columns)
+            members |= table_member(name, fields, columns)
         if labels := self.default_labels(fields) if self.labels is None else self.labels:
             members["labels.json"] = as_json(fields, labels)
         identity = item.name if item.part is None else f"{item.name}:{item.part[0]}:{item.part[1]}"

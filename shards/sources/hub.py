@@ -17,8 +17,8 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, scaffold
-from shards.sources.rows import as_groups, as_json
+from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.rows import as_groups, as_json, cells
 
 
 class Row(NamedTuple):
@@ -35,8 +35,9 @@ class Hub(Source):
 
     dataset: `user/name` on the Hub, or a format that `datasets` knows (`parquet`, `json`, `csv`, `imagefolder`, ...),
     whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
-    revision: which part and version of it. columns: for each modality its column or, for a table, the list of its
-    columns. key: column that identifies a row; without one it is the row's number. labels: columns kept apart.
+    revision: which part and version of it. columns: for each modality its column or a list of columns, cells of a
+    table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
+    kept apart.
 
     Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
@@ -119,25 +120,24 @@ class Hub(Source):
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
-            if not isinstance(column, str):
-                if not isinstance(modality, Table):
-                    raise ValueError(f"data.source.columns: {name!r} has a list of columns, but is no table")
-                members[f"{name}.json"] = as_json(row, column)
-            elif row[column] is None:
+            cell = row[column] if isinstance(column, str) else None
+            if not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
+                members |= cells(row, {name: column}, modalities)
+            elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(row[column]))
-                groups["scaffold"] = scaffold(smiles)
+                smiles = canonical(str(cell))
+                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
                 members[f"{name}.txt"] = smiles.encode()
             else:
-                extension, data = _member(row[column], modality, name)
+                extension, data = _member(cell, modality, name)
                 members[f"{name}.{extension}"] = data
-        if not members:
-            raise ContentError("row without content")
         if any(isinstance(modalities[name], Smiles) for name in self.columns):
             groups.setdefault("scaffold", "")
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
+        if not members:
+            raise ContentError("row without content")  # one with labels may be a partner in a join
         return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
 
 

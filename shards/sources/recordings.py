@@ -13,7 +13,7 @@ from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
 from modalities.table import EMPTY
-from shards.sources.rows import as_groups, as_json
+from shards.sources.rows import as_groups, as_json, table_member
 
 Fields = dict[str, Any]
 
@@ -135,7 +135,7 @@ def table_members(
     flags: Mapping[str, tuple[str, str]],
     modalities: Mapping[str, Modality],
 ) -> dict[str, bytes]:
-    """Members of tables and labels; a field that a record lacks is null.
+    """Members of tables and labels; a field that a record lacks is null, a table of nothing else is left out.
 
     flags: labels that are 1 where a field's list, or text of such a form (`426177001,426783006`), holds a code, else 0.
     """
@@ -143,7 +143,9 @@ def table_members(
         if name not in modalities:
             raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
     cells = {name: written(value) for name, value in fields.items()}
-    members = {f"{name}.json": as_json(dict.fromkeys(names) | cells, names) for name, names in columns.items()}
+    members: dict[str, bytes] = {}
+    for name, names in columns.items():
+        members |= table_member(name, dict.fromkeys(names) | cells, names)
     held = {name: cells.get(name) for name in labels}
     for label, (field, code) in flags.items():
         listed = fields.get(field)

@@ -56,8 +56,8 @@ class Wfdb(Source):
     `annotations` (the extension of a file of annotations, `atr`) those of a window: `symbol` (the most frequent one
     of them), `symbols` (all, by commas) and `annotations` (how many). With `centred` there is a window around every
     annotation, whose `symbol` it is; those too near the ends are left out. columns: the fields of each table
-    modality. labels: fields kept apart from the content. flags: labels that are 1 where the list in a field holds a code, `{sinus: [Dx, "426783006"]}`. A split
-    can be made by any field.
+    modality. labels: fields kept apart from the content. flags: labels that are 1 where the list in a field holds a
+    code, `{sinus: [Dx, "426783006"]}`. A split can be made by any field.
     """
 
     type: ClassVar[str] = "wfdb"

@@ -226,14 +226,14 @@ def test_samples_may_lack_modalities(tmp_path: Path) -> None:
     png(raw / "a.png")
     source = Rows(columns={"smiles": "smiles", "image": "picture", "table": ("size",)})
     manifest = build(source, MODALITIES, SplitBy(by="scaffold", validation=0, test=0), raw, tmp_path / "out")
-    assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 4}
+    assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 3}
     assert manifest.skipped == {}
     samples = [Split(tmp_path / "out", "train").read(0, i) for i in range(4)]
     assert [sorted(sample) for sample in samples] == [
         ["image", "smiles", "table"],
         ["image", "table"],
         ["smiles", "table"],
-        ["smiles", "table"],
+        ["smiles"],
     ]
 
 
@@ -250,6 +250,13 @@ def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
         "DNA without a known token": 1,
         "SMILES of more than 8 tokens": 1,
     }
+
+
+def test_samples_of_labels_alone_are_counted(tmp_path: Path) -> None:
+    raw = table(tmp_path, "size,toxic", "1,0", ",1")
+    source = Rows(columns={"table": ("size",)}, labels=("toxic",))
+    manifest = build(source, MODALITIES, SplitBy(), raw, tmp_path / "out")
+    assert (sum(manifest.counts().values()), manifest.skipped) == (1, {"sample without content": 1})
 
 
 def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:

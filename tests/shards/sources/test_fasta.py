@@ -74,7 +74,7 @@ def test_records_join_their_rows(raw: Path) -> None:
     assert json.loads(second.members["table.json"]) == {
         "land": "Norway", "latitude": 60.0, "longitude": 5.3, "mass": None,
     }  # fmt: skip
-    assert third.members.keys() == {"dna.txt", "table.json", "labels.json"}
+    assert third.members.keys() == {"dna.txt", "labels.json"}
     assert json.loads(third.members["labels.json"]) == {"genus": None}
     assert (alone, left) == ("DNA without a table row", "table row without DNA")
 

@@ -151,6 +151,8 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         ({"bytes": png("red"), "path": "photo.dat"}, "image", "image.png"),
         ({"bytes": wav(), "path": None}, "audio", "audio.wav"),
         ({"mass": 1.5}, "table", "table.json"),
+        (1.5, "table", "table.json"),
+        (None, "table", "row without content"),
         ([[1.0], [1.0, 2.0]], "image", "image of lists that are not an array"),
         (b"who knows", "image", "image bytes of no known kind"),
         (wav(), "image", "image bytes of no known kind"),
@@ -239,7 +241,7 @@ def test_mistakes_are_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="data set no/where cannot be opened"):
         items(dataset="no/where", files=None)
-    with pytest.raises(ValueError, match="is no table"):
+    with pytest.raises(ValueError, match="'image' is of type image, not table or text"):
         Hub(dataset="json", columns={"image": ("a", "b")}).make(Row(1, {"a": 1, "b": 2}), MODALITIES)
     with pytest.raises(ValueError, match="'photo', which the recipe has not"):
         Hub(dataset="json", columns={"photo": "a"}).make(Row(1, {"a": 1}), MODALITIES)

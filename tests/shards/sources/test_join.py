@@ -55,7 +55,7 @@ def samples(out: Path) -> list[Members]:
 
 def test_an_inner_join_has_all_modalities(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out")
-    assert manifest.fields == {"image.png": 3, "labels.json": 3, "table.json": 3}
+    assert manifest.fields == {"image.png": 3, "labels.json": 3, "table.json": 2}
     assert manifest.skipped == {
         "images without rows of its key": 1,
         "rows of a key that another has": 1,
@@ -68,16 +68,17 @@ def test_an_inner_join_has_all_modalities(raw: Path, tmp_path: Path) -> None:
     assert top["image"]["png"] == (raw / "01_top.png").read_bytes()
     assert json.loads(side["labels"]["json"]) == {"species": "owl", "view": "side"}
     assert json.loads(side["table"]["json"]) == json.loads(top["table"]["json"]) == {"mass": 1.5}
-    assert json.loads(other["table"]["json"]) == {"mass": None}
+    assert json.loads(other["labels"]["json"]) == {"species": "jay", "view": "top"}
+    assert "table" not in other, "a row without a mass is a partner nonetheless, for its labels"
 
 
 def test_a_left_join_keeps_what_has_no_partner(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), how="left", sources=(IMAGES, ROWS, DRUGS))
-    assert manifest.fields == {"image.png": 4, "labels.json": 4, "smiles.txt": 1, "table.json": 3}
+    assert manifest.fields == {"image.png": 4, "labels.json": 4, "smiles.txt": 1, "table.json": 2}
     assert manifest.skipped["invalid SMILES"] == 1
     assert "images without rows of its key" not in manifest.skipped
     manifest = joined(raw, tmp_path / "rows", ("id", "specimen"), how="left", sources=(ROWS, IMAGES))
-    assert manifest.fields == {"image.png": 2, "labels.json": 3, "table.json": 3}
+    assert manifest.fields == {"image.png": 2, "labels.json": 3, "table.json": 2}
     assert manifest.skipped == {
         "duplicate": 1,
         "images of a key that another has": 1,
@@ -102,7 +103,7 @@ def test_what_has_no_key_has_no_partner(how: str, raw: Path, tmp_path: Path) -> 
 
 def test_three_sources_are_all_needed(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), sources=(IMAGES, ROWS, DRUGS))
-    assert manifest.fields == {"image.png": 1, "labels.json": 1, "smiles.txt": 1, "table.json": 1}
+    assert manifest.fields == {"image.png": 1, "labels.json": 1, "smiles.txt": 1}
     assert manifest.skipped["images without rows of its key"] == 3
 
 
