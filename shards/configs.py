@@ -18,8 +18,7 @@ def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
     """
     if not isinstance(value, dict):
         return value
-    kind = value.get("type")
-    if kind not in known:
+    if (kind := value.get("type")) is None or kind not in known:
         raise ValueError(f"{where}.type is {kind!r}{nearest(str(kind), known)}")
     return configured(known[kind], {key: item for key, item in value.items() if key != "type"}, where)
 

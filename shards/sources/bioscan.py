@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from modalities.base import ContentError, Modality, file_bytes
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.fasta import number_or_text
+from shards.sources.numbers import number_or_text
 from shards.sources.rows import as_json, cells
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")

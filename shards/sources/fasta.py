@@ -13,11 +13,11 @@ from typing import Any, ClassVar, NamedTuple, TextIO
 
 from modalities.base import ContentError, Modality, parser
 from shards.sources.base import Sample, Source, matching, register
+from shards.sources.numbers import number_or_text
 from shards.sources.rows import as_groups, as_json, cells, need_columns, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?")
 _KEYS = {"column", "word", "pattern"}
 
 
@@ -191,12 +191,6 @@ def _part(cell: Any, spec: Mapping[str, str | int]) -> str | float | None:
     else:
         match = re.search(str(spec["pattern"]), str(cell))
         part = (match[1] if match.re.groups else match[0]) or "" if match else ""
-    return number_or_text(part)
-
-
-def number_or_text(part: str) -> str | float | None:
-    """A number where the text is one or is degrees of latitude or longitude; None where it is empty."""
-    part = part.strip()
-    if degrees := _DEGREES.fullmatch(part):
+    if degrees := _DEGREES.fullmatch(part.strip()):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    return float(part) if _NUMBER.fullmatch(part) else part or None
+    return number_or_text(part)

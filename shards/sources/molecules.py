@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 from modalities.base import ContentError, Modality, parser
-from modalities.table import EMPTY
 from shards.sources.base import Sample, Source, matching, register
+from shards.sources.numbers import number_or_text
 
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
@@ -116,7 +116,7 @@ class Molecules(Source):
             row = describe(molecule, self.descriptors)
             if any(value is not None for value in row.values()):
                 members["table.json"] = json.dumps(row).encode()
-        labels: dict[str, Any] = {name: _number(text) for name, text in record.properties}
+        labels: dict[str, Any] = {name: number_or_text(text) for name, text in record.properties}
         if labels or self.labels:
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
         return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(molecule)})
@@ -192,15 +192,6 @@ def smiles_of(block: str) -> str:
     if molecule is None:
         raise ContentError("invalid SDF record", repr(block[:80]))
     return chem.MolToSmiles(molecule)
-
-
-def _number(text: str) -> float | str | None:
-    """A property as the number that it is, None where it is empty, or as text."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None if text.strip().lower() in EMPTY else text
-    return number if math.isfinite(number) else None
 
 
 @cache

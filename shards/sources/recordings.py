@@ -6,32 +6,13 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from modalities.base import ContentError, Modality
 from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
-from modalities.table import EMPTY
 from shards.sources.rows import as_groups, as_json, table_member
 
 Fields = dict[str, Any]
-
-
-def cell(value: Any) -> Any:
-    """A text as a number where it is one, None where it says that nothing is known."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.lower() in EMPTY or text.lower() == "unknown":
-        return None
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if np.isfinite(number) else None
-    return text
 
 
 def check_windows(window_s: float | None, stride_s: float | None) -> None:

@@ -102,7 +102,7 @@ def cells(
     Raises:
         ValueError: a modality that the recipe has not, or that is no table and no text.
     """
-    members = {}
+    members: dict[str, bytes] = {}
     for name, given in columns.items():
         if name not in modalities:
             raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")

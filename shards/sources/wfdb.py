@@ -14,11 +14,11 @@ from modalities.base import ContentError, Modality, once_a_file, parser
 from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in
+from shards.sources.numbers import number_or_text
 from shards.sources.recordings import (
     Fields,
     around,
     assigned,
-    cell,
     check_inside,
     check_windows,
     groups_of,
@@ -137,6 +137,10 @@ def annotated(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def comments_of(lines: list[str]) -> Fields:
-    """Comments of the form `Age: 74`; others are free text."""
+    """Comments of the form `Age: 74`, None where the value is unknown; others are free text."""
     pairs = (line.lstrip("# ").partition(":") for line in lines)
-    return {name.strip(): cell(value) for name, colon, value in pairs if colon and name.strip()}
+    return {
+        name.strip(): None if value.strip().lower() == "unknown" else number_or_text(value)
+        for name, colon, value in pairs
+        if colon and name.strip()
+    }

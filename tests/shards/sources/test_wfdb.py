@@ -20,8 +20,7 @@ from modalities.table import Table
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
-from shards.sources.recordings import cell
-from shards.sources.wfdb import Wfdb
+from shards.sources.wfdb import Wfdb, comments_of
 
 ECG = Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1)
 MODALITIES: dict[str, Modality] = {"ecg": ECG, "table": Table()}
@@ -250,13 +249,9 @@ def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("74", 74), (" 1.5 ", 1.5), ("Male", "Male"), ("NaN", None), ("Unknown", None), ("n/a", None), ("inf", None),
-     ("", None), ("426783006,1", "426783006,1"), (3, 3), (None, None)],
-)  # fmt: skip
-def test_cells(text: Any, value: Any) -> None:
-    assert cell(text) == value
+def test_comments_are_numbers_or_texts_or_unknown() -> None:
+    lines = ["# Age: 74", "#Sex:Male", "Rx: Unknown", "free text", f"id: {'9' * 400}"]
+    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": None}
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
