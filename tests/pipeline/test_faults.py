@@ -23,7 +23,7 @@ from pipeline.run import Run
 from shards.manifest import Manifest, index_path, sha256
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
-REASON = "unreadable png image"
+REASON = "image file is not png"
 
 
 @pytest.fixture
