@@ -6,8 +6,9 @@ import base64
 import dataclasses
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from modalities.masking import Axes, Masking
+
+T = TypeVar("T")
 
 MISSING, UNKNOWN = 0, 1
 """Ids every modality shares: what is not there, and what was not seen while fitting."""
@@ -79,6 +82,26 @@ def file_bytes(path: Path, noun: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ContentError(f"{noun} that cannot be read", str(error)) from error
+
+
+def once_a_file(held: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Decorator of what reads a file: the results for the last `held` files are kept while these stay as they are."""
+
+    def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
+        @lru_cache(maxsize=held)
+        def kept(path: Path, size: int, time_ns: int) -> T:
+            return read(path)
+
+        @wraps(read)
+        def wrapped(path: Path) -> T:
+            if not path.is_file():
+                return read(path)
+            state = path.stat()
+            return kept(path, state.st_size, state.st_mtime_ns)
+
+        return wrapped
+
+    return decorate
 
 
 def fitted(default: Any) -> Any:

@@ -23,6 +23,7 @@ UNCERTAIN = "RYSWKMBDHVN"
 LETTERS = BASES + UNCERTAIN
 LONGEST_KMER = 8
 
+_BASES = frozenset(BASES)
 _SEQUENCE = re.compile(f"[{LETTERS}]+")
 _COMPLEMENT = str.maketrans(LETTERS, "TGCAYRSWMKVHDBN")
 _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n")})
@@ -116,19 +117,22 @@ class Dna(TokenSequence):
             raise ContentError("DNA with other letters than IUPAC's", repr(sequence[:80]))
         if not any(base in sequence for base in BASES):
             raise ContentError("DNA without a certain letter")
+        if len(sequence) > self.length and self.longer == "refuse":
+            raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(sequence)} nucleotides")
+        if self.vocabulary == "kmer":
+            if len(sequence) < self.kmer:
+                raise ContentError(f"DNA shorter than a k-mer of {self.kmer}", f"{len(sequence)} nucleotides")
+            starts = range(0, min(len(sequence), self.length) - self.kmer + 1, self.step)
+            if not any(_BASES.issuperset(sequence[i : i + self.kmer]) for i in starts):
+                raise ContentError("DNA without a known token")
         return sequence
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
-        if len(raw) > self.length and self.longer == "refuse":
-            raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(raw)} nucleotides")
         if rng is not None and self.reverse_complement and rng.random() < 0.5:
             raw = reverse_complement(raw)
         if rng is not None and self.vocabulary == "kmer" and self.random_phase:
-            phases = min(self.kmer, len(raw) - self.kmer + 1)
-            raw = raw[rng.integers(phases) :] if phases > 0 else raw
+            raw = raw[rng.integers(min(self.kmer, len(raw) - self.kmer + 1)) :]
         ids = self._encode(raw[: self.length])
-        if not len(ids):
-            raise ContentError(f"DNA shorter than a k-mer of {self.kmer}", f"{len(raw)} nucleotides")
         if (ids == UNKNOWN).all():
             raise ContentError("DNA without a known token")
         return in_a_row(ids)
@@ -139,8 +143,6 @@ class Dna(TokenSequence):
             return self.lexicon.encode(sequence)
         if self.vocabulary == "learned":
             return np.array(self._processor.encode(sequence), np.int64)
-        if len(sequence) < self.kmer:
-            return np.zeros(0, np.int64)
         digits = _DIGITS[np.frombuffer(sequence.encode("ascii"), np.uint8)]
         windows = np.lib.stride_tricks.sliding_window_view(digits, self.kmer)[:: self.step]
         numbers = windows @ len(BASES) ** np.arange(self.kmer - 1, -1, -1)

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.kinds import kind_of
 from modalities.patches import Stem, patch_embedding, restored, squared_error
-from modalities.pixels import RGB, extension_of, from_array, from_pillow, read
+from modalities.pixels import FORMATS, RGB, from_array, from_pillow, read
 
 _FLAT = 1e-6
 """Least variance of an image that is standardised by its own."""
@@ -116,7 +117,7 @@ class Image(Modality):
         if isinstance(value, np.ndarray):
             return self._bands(*from_array(value))
         if isinstance(value, bytes):
-            return self.decode({extension_of(value): value})
+            return self.decode({kind_of(value, FORMATS) or "png": value})
         if hasattr(value, "convert"):
             return self._bands(*from_pillow(value))
         if not isinstance(value, (str, Path)):
@@ -130,7 +131,13 @@ class Image(Modality):
             pixels, bands = np.repeat(pixels, 3, axis=2), RGB
         elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else RGB):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
+        if self.paper is not None and not self._inked(pixels).any():
+            raise ContentError("image of nothing but paper")
         return Picture(pixels, bands)
+
+    def _inked(self, pixels: np.ndarray) -> np.ndarray:
+        """Which numbers are not the paper's."""
+        return np.abs(pixels - np.float32(self.paper or 0.0)) > _TINT
 
     def tokenize(self, raw: Picture, rng: np.random.Generator | None = None) -> Tokens:
         if unknown := set(raw.bands) - set(self.band_names):
@@ -148,7 +155,7 @@ class Image(Modality):
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4).reshape(rows * cols, p * p, bands)
         coords = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1).reshape(-1, 2)
         if self.paper is not None:
-            inked = (np.abs(patches - self.paper) > _TINT).any((1, 2))
+            inked = self._inked(patches).any((1, 2))
             if not inked.any():
                 raise ContentError("image of nothing but paper")
             patches, coords = patches[inked], coords[inked]

@@ -1,24 +1,29 @@
-"""Image files to pixels: PNG, JPEG and WebP, TIFF of any bands, NumPy arrays."""
+"""Image files to pixels: PNG, JPEG, WebP, BMP, GIF and PPM, TIFF of any bands, NumPy arrays."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from modalities.base import ContentError, parser
+from modalities.kinds import is_kind
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
 MAX_NUMBERS = 4 * MAX_PIXELS
 """An image may hold over all bands: 800 MB of float32."""
 RGB = ("red", "green", "blue")
-_JPEG = b"\xff\xd8\xff"
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
+FORMATS = ("png", "jpg", "webp", "tif", "npy", "bmp", "gif", "ppm")
+"""Extensions of what `read` reads, beside other spellings of the same."""
+_PILLOW = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 """What Pillow may read; its other readers are old, rare, or start other programs."""
 _ORIENTATION = 0x0112
+_PNG_DEPTH = 24
+"""Where a PNG's header says its bits a band; the next byte is 0 where it is grey."""
 _TIFF_INVERTED, _TIFF_PALETTE = 0, 3
 
 Pixels = tuple[np.ndarray, tuple[str, ...]]
@@ -28,36 +33,34 @@ Pixels = tuple[np.ndarray, tuple[str, ...]]
 def read(members: Mapping[str, bytes]) -> Pixels:
     """The first of a sample's image files, by extension; the EXIF or TIFF orientation is applied.
 
-    A JPEG is a JPEG whatever its extension.
-
     Raises:
-        ContentError: no file, more than `MAX_PIXELS` or `MAX_NUMBERS`, a TIFF of several pages, or bytes that are not
-            an image.
+        ContentError: no file, more than `MAX_PIXELS` or `MAX_NUMBERS`, a TIFF of several pages, bytes that are not
+            what the extension says, or bands that are all constant.
     """
     if not members:
         raise ContentError("image without a file")
     extension, data = next(iter(members.items()))
+    if not is_kind(data, extension):
+        raise ContentError(f"image file is not {extension}" if data else "empty image file")
     try:
-        if extension == "npy":
-            return from_array(np.load(io.BytesIO(data), allow_pickle=False))
-        if extension in ("tif", "tiff"):
-            return _tiff(data)
-        return _jpeg(data) if data.startswith(_JPEG) else _pillow(data)
+        pixels, bands = _decoded(data, extension)
     except ContentError:
         raise
     except Exception as error:  # parsers raise anything from SyntaxError to struct.error on hostile bytes
         if isinstance(error, ValueError) and "pip install" in str(error):
             raise
         raise ContentError(f"unreadable {extension} image", f"{type(error).__name__}: {error}") from error
+    if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():  # the first row tells of nearly all
+        raise ContentError("constant image")
+    return pixels, bands
 
 
-def extension_of(data: bytes) -> str:
-    """The extension of an image, by its first bytes; `png` stands for all that Pillow tells apart itself."""
-    if data[:6] == b"\x93NUMPY":
-        return "npy"
-    if data.startswith(_JPEG):
-        return "jpg"
-    return "tif" if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else "png"
+def _decoded(data: bytes, extension: str) -> Pixels:
+    if extension == "npy":
+        return from_array(np.load(io.BytesIO(data), allow_pickle=False))
+    if extension in ("tif", "tiff"):
+        return _tiff(data)
+    return _jpeg(data) if extension in ("jpg", "jpeg") else _pillow(data)
 
 
 def from_array(pixels: np.ndarray) -> Pixels:
@@ -135,8 +138,11 @@ def _orientation(picture: Any) -> int:
 
 
 def _pillow(data: bytes) -> Pixels:
-    with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_FORMATS) as picture:
+    with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
         _bounded(picture.height, picture.width)
+        wide = data[_PNG_DEPTH] == 16 and (data[_PNG_DEPTH + 1] or "transparency" in picture.info)
+        if picture.format == "PNG" and wide:
+            raise ContentError("PNG of 16 bit that is not plain grey", "Pillow reads 8 bit of it: save it as TIFF")
         return from_pillow(picture)
 
 
@@ -158,7 +164,7 @@ def _jpeg(data: bytes) -> Pixels:
     except ValueError:
         return _pillow(data)
     if b"Exif\0\0" in data:
-        with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
             pixels = _upright(pixels, _orientation(picture))
     return from_array(pixels)
 
@@ -173,7 +179,7 @@ def _tiff(data: bytes) -> Pixels:
         axes = {axis: size for axis, size in zip(image.axes, image.shape, strict=True) if size > 1 or axis in "YX"}
         if len(images) > 1 or set(axes) - set("YXSC"):
             raise ContentError("TIFF of several pages")
-        _bounded(int(np.prod(image.shape)), 1)
+        _bounded(axes["Y"], axes["X"], math.prod(axes.values()) // max(axes["Y"] * axes["X"], 1))
         pixels = image.asarray().reshape(tuple(axes.values()))
         if len(axes) == 3 and next(iter(axes)) in "SC":  # planes first
             pixels = np.moveaxis(pixels, 0, 2)

@@ -94,7 +94,7 @@ def described(samples: Any, said: Any) -> Recording:
     channels, unit = said.get("channels"), said.get("unit")
     if not isinstance(channels, (list, tuple)) or not all(isinstance(name, str) for name in channels):
         raise ContentError("signal without a list of channel names")
-    units = [unit or ""] * len(channels) if unit is None or isinstance(unit, str) else list(unit)
+    units = list(unit) if isinstance(unit, (list, tuple)) else [unit or ""] * len(channels)
     if not len(channels) == len(samples) == len(units) or not all(isinstance(each, str) for each in units):
         raise ContentError("signal whose names or units do not fit its channels", f"{len(samples)} channels")
     start_s, times = _number(said.get("start_s") or 0.0, "start"), said.get("times")
@@ -125,7 +125,8 @@ def _samples(samples: Any) -> np.ndarray:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(float(value)):
+    largest = float(np.finfo(np.float64).max)  # JSON has integers beyond it
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= largest:
         raise ContentError(f"signal whose {what} is not a number")
     return float(value)
 
@@ -133,7 +134,7 @@ def _number(value: Any, what: str) -> float:
 def _times(times: Any, count: int) -> np.ndarray:
     try:
         array = np.asarray(times, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContentError("signal whose times are not numbers") from error
     if array.shape != (count,) or not np.isfinite(array).all():
         raise ContentError("signal whose times do not fit its samples")
@@ -168,15 +169,28 @@ def fault(channel: np.ndarray, clipped: float) -> str | None:
     return "clipped" if held.mean() > clipped else None
 
 
+def ratio(rate_hz: float, wanted_hz: float) -> Fraction:
+    """What a sample rate is multiplied with to be another; `resample` makes ceil(T * ratio) of T samples.
+
+    Raises:
+        ContentError: less than a thousandth, or beyond a float.
+    """
+    factor = wanted_hz / rate_hz
+    if not np.isfinite(factor):
+        raise ContentError("signal of a sample rate of nearly 0")
+    found = Fraction(factor).limit_denominator(1000)
+    if not found:
+        raise ContentError("signal of a sample rate beyond a thousand times the recipe's")
+    return found
+
+
 def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray:
     """Samples `(channels, T)` at another rate by a polyphase filter, free of aliases."""
-    ratio = Fraction(wanted_hz / rate_hz).limit_denominator(1000)
-    if ratio == 1:
+    up, down = ratio(rate_hz, wanted_hz).as_integer_ratio()
+    if up == down:
         return samples
-    if not ratio:
-        raise ContentError("signal of a sample rate beyond a thousand times the recipe's")
     poly = parser("scipy.signal", "scipy").resample_poly
-    made = poly(samples, ratio.numerator, ratio.denominator, axis=1, padtype="line")
+    made = poly(samples, up, down, axis=1, padtype="line")
     return made.astype(np.float32)
 
 

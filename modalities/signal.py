@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -26,6 +28,7 @@ from modalities.patches import (
     squared_error,
 )
 from modalities.recording import (
+    MAX_SAMPLES,
     Normalise,
     Recording,
     band,
@@ -34,6 +37,7 @@ from modalities.recording import (
     fault,
     from_members,
     normalise,
+    ratio,
     resample,
     to_members,
 )
@@ -238,7 +242,8 @@ class Signal(Modality):
         """The recording with its channels picked, named as the montage does and checked, in the recipe's unit.
 
         Raises:
-            ContentError: an unknown channel, one that is there twice or faulty, another unit, uneven times.
+            ContentError: an unknown channel, one that is there twice or faulty, another unit, uneven times; no token,
+                or more than `MAX_TOKENS`; a channel without spread or errors.
         """
         raw = self._pick(raw)
         if self.unit is not None:
@@ -252,7 +257,9 @@ class Signal(Modality):
         wrong = sorted({found for found in faults if found})
         if wrong and (self.faulty == "refuse" or not sound):
             raise ContentError(f"signal with a {wrong[0]} channel", raw.channels[faults.index(wrong[0])])
-        return self._timed(raw.only(sound))
+        raw = self._timed(raw.only(sound))
+        self._check(raw)
+        return raw
 
     def _pick(self, raw: Recording) -> Recording:
         names = [self._name(label) for label in raw.channels]
@@ -296,9 +303,27 @@ class Signal(Modality):
             if usual <= 0 or np.abs(steps - usual).max() > _EVEN * usual:
                 raise ContentError("signal with uneven times", "`uneven: true` takes them as they are")
             raw = raw._replace(times=None, rate_hz=len(steps) / float(raw.times[-1] - raw.times[0]))
-        if (count if self.uneven else round(count / raw.rate_hz * self.sample_rate_hz)) < self.patch:
-            raise ContentError("signal shorter than a patch", f"{count} samples")
         return raw
+
+    def _check(self, raw: Recording) -> None:
+        """Refuse what cannot become tokens, as far as that is known before it is resampled and filtered."""
+        count = raw.samples.shape[1]
+        step = Fraction(1) if self.uneven else ratio(raw.rate_hz, self.sample_rate_hz)
+        made = math.ceil(count * step)
+        if made * len(raw.channels) > MAX_SAMPLES:
+            raise ContentError(f"signal of more than {MAX_SAMPLES:,} numbers at the recipe's rate")
+        patches = min(made, self.window or made) // self.patch
+        if not patches:
+            raise ContentError("signal shorter than a patch", f"{count} samples")
+        names = [name for name in raw.channels if not self._error(name)]
+        if patches * len(names) > MAX_TOKENS:
+            raise ContentError(f"signal of more than {MAX_TOKENS:,} tokens", "cut it with window_s")
+        if self.errors and (lacking := [name for name in names if name + ERROR not in raw.channels]):
+            raise ContentError("signal without the errors of a channel", lacking[0] + ERROR)
+        filtered = self.low_hz or self.high_hz or self.notch_hz
+        if self.normalise in ("percentile", "mad") and step == 1 and not filtered:  # others scale all but constants
+            rows = [row for row, name in enumerate(raw.channels) if not self._error(name)]
+            normalise(raw.samples[rows], self.normalise, self.scale)
 
     def tokenize(self, raw: Recording, rng: np.random.Generator | None = None) -> Tokens:
         if self.uneven:
@@ -312,8 +337,6 @@ class Signal(Modality):
         spare = samples.shape[1] - count
         start = spare // 2 if rng is None else int(rng.integers(spare + 1))
         patches = count // self.patch
-        if patches * len(names) > MAX_TOKENS:
-            raise ContentError(f"signal of more than {MAX_TOKENS:,} tokens", "cut it with window_s")
         cut = slice(start, start + count)
         parts = [part[:, cut].reshape(-1, self.patch) for part in (samples, errors) if part is not None]
         ids = np.full((len(parts[0]), 2), 2, np.int64)
@@ -343,8 +366,6 @@ class Signal(Modality):
         scaled = normalise(samples, self.normalise, self.scale)
         if not self.errors:
             return scaled, None
-        if lacking := [name for name in names if name + ERROR not in rows]:
-            raise ContentError("signal without the errors of a channel", lacking[0] + ERROR)
         spread = np.ptp(samples, axis=1, keepdims=True) / np.ptp(scaled, axis=1, keepdims=True)
         return scaled, (raw.samples[[rows[name + ERROR] for name in names]] / spread).astype(np.float32)
 

@@ -88,12 +88,14 @@ class Smiles(TokenSequence):
             raise ContentError("not a SMILES", repr(str(value)[:80]))
         if smiles.count("[") != smiles.count("]") or smiles.count("(") != smiles.count(")"):
             raise ContentError("SMILES with an unclosed bracket", repr(smiles[:80]))
+        if (atoms := len(_ATOMS.findall(smiles))) > self.length:  # however many brackets are learned
+            raise ContentError(f"SMILES of more than {self.length} tokens", f"{atoms} tokens")
         return smiles
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
         ids = self.lexicon.encode(self.split(raw))
-        if not 0 < len(ids) <= self.length:
-            raise ContentError(f"SMILES that is empty or of more than {self.length} tokens", f"{len(ids)} tokens")
+        if len(ids) > self.length:
+            raise ContentError(f"SMILES of more than {self.length} tokens", f"{len(ids)} tokens")
         if rng is not None and self.randomise and rng.random() < self.randomise:
             other = self.lexicon.encode(self.split(respell(raw, rng)))
             ids = other if len(other) <= self.length else ids

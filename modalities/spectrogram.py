@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.kinds import is_kind, kind_of
 from modalities.patches import restored, squared_error
 
 MAX_SAMPLES = 100_000_000
@@ -31,13 +32,6 @@ FLOOR = float(np.log(np.finfo(np.float32).eps))
 _KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
 _KERNEL = 4_000_000
 """Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
-_MAGIC = {
-    "wav": (b"RIFF", b"RIFX", b"RF64"),
-    "mp3": (b"ID3", *(bytes((0xFF, second)) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB))),  # MPEG 2.5, 2, 1
-    "flac": (b"fLaC", b"ID3"),
-    "ogg": (b"OggS",),
-    "npy": (b"\x93NUMPY",),
-}
 _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]])
 """Colours from silent to loud, evenly spaced."""
 
@@ -153,7 +147,7 @@ class Spectrogram(Modality):
         if isinstance(value, tuple) and len(value) == 2:
             return self._checked(_scaled(np.asarray(value[0])), _rate(value[1]))
         if isinstance(value, bytes):
-            return self.decode({next((kind for kind in _MAGIC if value.startswith(_MAGIC[kind])), "wav"): value})
+            return self.decode({kind_of(value, self.extensions) or "wav": value})
         if not isinstance(value, (str, Path)):
             raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
         return self.decode(self.members(Path(value)))
@@ -320,7 +314,7 @@ def clipped(samples: np.ndarray) -> float:
 def _rate(value: Any) -> float:
     try:
         rate = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ContentError("audio samples without sample_rate_hz") from error
     if not 1 <= rate <= 1e7:
         raise ContentError("audio with a sample rate of 0" if rate == 0 else "audio with an impossible sample rate")
@@ -344,7 +338,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
 
 def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
     """Samples and rate of an `.npy` file and its JSON."""
-    if not data.startswith(_MAGIC["npy"]):
+    if not is_kind(data, "npy"):
         raise ContentError("audio file is not npy")
     try:
         state = json.loads(description or b"{}")
@@ -377,11 +371,11 @@ def whole(data: bytes | mmap.mmap, extension: str) -> None:
     Raises:
         ContentError: it is not of the kind that its extension says, or visibly cut.
     """
-    if extension not in _MAGIC:
+    if extension not in Spectrogram.extensions:
         raise ContentError(f"audio of the unknown kind {extension}")
     if not len(data):
         raise ContentError("empty audio file")
-    if not data[:8].startswith(_MAGIC[extension]):
+    if not is_kind(data, extension):
         raise ContentError(f"audio file is not {extension}")
     if extension == "wav":
         _whole_wav(data)

@@ -183,12 +183,12 @@ class Table(Modality):
             for name, cell in value.items()
         ):
             raise ContentError("table row is not an object of numbers, strings and nulls")
+        if value.keys() <= set(self.exclude):
+            raise ContentError("table row without columns")
         return value
 
     def tokenize(self, raw: Row, rng: np.random.Generator | None = None) -> Tokens:
         columns = [column for column in raw if column not in self.exclude]
-        if not columns:
-            raise ContentError("table row without columns")
         values = np.zeros((len(columns), self.widths[0]), np.float32)
         ids = np.zeros((len(columns), 1 + self.name_length), np.int64)
         for i, column in enumerate(columns):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, file_bytes, parser
+from modalities.base import ContentError, file_bytes, once_a_file, parser
 from modalities.recording import MAX_SAMPLES, Recording, described
 
 Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
@@ -35,7 +35,7 @@ def wfdb_extent(path: Path) -> tuple[float, int]:
     header = _header(path)
     try:
         rate_hz, count = float(header.fs or 0), int(header.sig_len or 0)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise unreadable_wfdb(error, "header") from error
     if not rate_hz > 0:
         raise ContentError("signal with a sample rate of 0 or less")
@@ -79,12 +79,16 @@ def _record(path: Path) -> str:
     return str(path.with_suffix(""))
 
 
+@once_a_file(16)
 def _header(path: Path) -> Any:
     wfdb = parser("wfdb", "wfdb")
     try:
-        return wfdb.rdheader(_record(path))
+        header = wfdb.rdheader(_record(path))
     except Exception as error:
         raise unreadable_wfdb(error, "header") from error
+    if isinstance(header, wfdb.MultiRecord):
+        raise ContentError("WFDB record of several segments", "each of them is a record of its own")
+    return header
 
 
 def unreadable_wfdb(error: Exception, what: str) -> ContentError:
@@ -132,6 +136,7 @@ def edf_length_s(path: Path) -> float:
     return length_s
 
 
+@once_a_file(16)
 def edf_annotations(path: Path) -> list[Annotation]:
     """The annotations of an EDF+ or BDF+ file, in the file's order.
 
@@ -201,10 +206,10 @@ def read_csv(path: Path) -> Recording:
     header, _, rest = text.removeprefix("\ufeff").partition("\n")
     if not rest.strip():
         raise ContentError("empty signal")
-    columns = [name.strip() for name in next(csv.reader([header]), [])]
     try:
+        columns = [name.strip() for name in next(csv.reader([header]), [])]
         table = np.loadtxt(io.StringIO(rest), delimiter=",", ndmin=2, dtype=np.float64)
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ContentError("unreadable CSV signal", str(error)) from error
     if table.shape[1] != len(columns):
         raise ContentError("CSV signal whose columns do not fit its header", f"{table.shape[1]} columns")

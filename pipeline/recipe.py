@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from modalities.plans import Plan
 from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
+from shards.configs import configured, explain, nearest, typed
 from shards.dedupe import resolve
 from shards.remote import Cache
 from shards.sources.base import Source
@@ -176,7 +176,7 @@ class Data(Strict):
     @field_validator("cache", mode="before")
     @classmethod
     def _cache(cls, value: Any) -> Any:
-        return value if isinstance(value, Cache) else _build(Cache, value, "data.cache")
+        return value if isinstance(value, Cache) else configured(Cache, value, "data.cache")
 
     @property
     def leaves(self) -> tuple[Shards, ...]:
@@ -201,12 +201,12 @@ class Data(Strict):
     @field_validator("source", mode="before")
     @classmethod
     def _source(cls, value: Any) -> Any:
-        return _typed(value, source_types(), "data.source")
+        return typed(value, source_types(), "data.source")
 
     @field_validator("split", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return value if value is None else _build(SplitBy, value, "data.split")
+        return value if value is None else configured(SplitBy, value, "data.split")
 
 
 class Schedule(Strict):
@@ -284,12 +284,12 @@ class Recipe(Strict):
         for name in value:
             if not str(name).isidentifier() or name == "labels":
                 raise ValueError(f"modality name {name!r} must be a plain word other than 'labels'")
-        return {name: _typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
+        return {name: typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
 
     @field_validator("masking", mode="before")
     @classmethod
     def _masking(cls, value: Any) -> Any:
-        return _build(Plan, value or {}, "masking")
+        return configured(Plan, value or {}, "masking")
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -300,7 +300,7 @@ class Recipe(Strict):
         for name in value:
             if name not in known:
                 raise ValueError(f"unknown objective {name!r}{nearest(name, known)}")
-        return {name: _build(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
+        return {name: configured(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
 
     @model_validator(mode="after")
     def _dealt(self) -> Recipe:
@@ -347,63 +347,6 @@ def _plain(config: Any) -> dict[str, Any]:
     learned = {f.name for f in dataclasses.fields(config) if f.metadata.get("fitted")}
     state = {name: value for name, value in dataclasses.asdict(config).items() if name not in learned}
     return TypeAdapter(dict[str, Any]).dump_python(state, mode="json")
-
-
-def _typed(value: Any, known: Mapping[str, type], where: str) -> Any:
-    """Build the registered dataclass that `value["type"]` names."""
-    if value is None or not isinstance(value, dict):
-        return value
-    if value.get("type") not in known:
-        kind = value.get("type")
-        raise ValueError(f"{where}.type is {kind!r}{nearest(str(kind), known)}")
-    config = {key: item for key, item in value.items() if key != "type"}
-    return _build(known[value["type"]], config, where)
-
-
-def _build(cls: type, config: Any, where: str) -> Any:
-    """A validated dataclass from a mapping; keys that `fit` learns are unknown here.
-
-    Raises:
-        ValueError: naming the first wrong key.
-    """
-    if not isinstance(config, dict):
-        raise ValueError(f"{where} must be a mapping")
-    known = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("fitted")}
-    checked = {}
-    for key, value in config.items():
-        if key not in known:
-            raise ValueError(f"unknown key '{where}.{key}'{nearest(str(key), known)}")
-        default = known[key].default
-        nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
-        if nested and isinstance(value, list):
-            checked[key] = tuple(_build(type(default), item, f"{where}.{key}") for item in value)
-        else:
-            checked[key] = _build(type(default), value, f"{where}.{key}") if nested else value
-    try:
-        return TypeAdapter(cls).validate_python(checked)
-    except pydantic.ValidationError as error:
-        raise ValueError(explain(error, where)) from error
-
-
-def nearest(word: str, known: Any) -> str:
-    """A hint at the known word nearest to an unknown one."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(map(str, known)))}"
-
-
-def explain(error: pydantic.ValidationError, where: str = "") -> str:
-    """The first fault of a validation error in one line; an unknown key explains a missing one, so it goes first."""
-    unknown = ("extra_forbidden", "unexpected_keyword_argument")
-    fault = min(error.errors(), key=lambda fault: fault["type"] not in unknown)
-    path = ".".join(str(part) for part in ([where] if where else []) + list(fault["loc"]))
-    if fault["type"] in unknown:
-        return f"unknown key '{path}'{nearest(str(fault['loc'][-1]), _keys_at(fault['loc'][:-1]))}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "missing":
-        return f"'{path}' is missing"
-    if fault["type"] == "value_error":
-        return message
-    return f"'{path}' is {fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(path: Sequence[Any]) -> list[str]:
@@ -547,4 +490,4 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     try:
         return Recipe.model_validate(state)
     except pydantic.ValidationError as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(explain(error, keys_at=_keys_at)) from error

@@ -106,6 +106,7 @@ def build(
 
     Raises:
         ValueError: `out` holds something or is being built, or no usable sample is left.
+        ShardError: a file of a streamed data set cannot be fetched; what is finished is kept.
         ChildProcessError: a worker process was killed.
     """
     raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
@@ -123,7 +124,7 @@ def build(
             return Manifest.read(out)
         _prepare(work, report)
         if not (work / "ledger").exists():
-            samples = progress(source.combine(_made(job, raw, work, run), work), "sample")
+            samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
             with _aside(work, work / "ledger") as path:
                 ledger.fill(path, samples, split, job.kinds)
         with Ledger(work / "ledger") as held:
@@ -189,6 +190,13 @@ def _made(job: _Job, raw: Path, work: Path, run: Run) -> Iterator[Made | str]:
                 yield entry
             else:
                 yield Made(**{**entry, "members": {name: Span(*span) for name, span in entry["members"].items()}})
+
+
+def _filled(made: Iterator[Made | str]) -> Iterator[Made | str]:
+    """The same, less samples of nothing but labels."""
+    for each in made:
+        labels_alone = isinstance(each, Made) and each.members.keys() <= {"labels.json"}
+        yield "sample without content" if labels_alone else each
 
 
 def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> int:

@@ -39,6 +39,10 @@ class ShardError(ValueError):
         super().__init__(text.rpartition("ShardError: ")[2].strip())
 
 
+class TooLargeError(ShardError):
+    """A file of more bytes than it may have."""
+
+
 @dataclass(frozen=True)
 class Cache:
     """How remote shards are fetched and kept.
@@ -263,7 +267,8 @@ class Remote:
 
         Raises:
             FileNotFoundError: there is none.
-            ShardError: the link is dead, or the file has more than `limit` bytes.
+            TooLargeError: the file has more than `limit` bytes.
+            ShardError: the link is dead.
         """
         url, pause, furthest = f"{self.where}/{name}", FIRST_PAUSE_S, 0
         started = since = time.monotonic()
@@ -352,7 +357,7 @@ def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
 
     Raises:
         TimeoutError: nothing came for `timeout_s`.
-        ShardError: more than `limit` bytes came.
+        TooLargeError: more than `limit` bytes came.
         Exception: whatever the filesystem raises.
     """
     done: Future[None] = Future()
@@ -381,6 +386,6 @@ def _transfer(url: str, path: Path, limit: int, timeout_s: float) -> None:
         else:
             done.result()
         if _size(path) > limit:
-            raise ShardError(f"{url} is larger than the {limit:,} bytes that it may have")
+            raise TooLargeError(f"{url} is larger than the {limit:,} bytes that it may have")
     finally:
         stop.set()

@@ -34,7 +34,7 @@ NOUNS = {
     "tar": ("tar", "tars"),
 }
 LOOKED_FOR = (
-    "images, WAV, FLAC and Ogg, WFDB records (.hea), EDF and BDF, FASTA, molecules (.smi, .sdf), "
+    "images, WAV, FLAC, Ogg and MP3, WFDB records (.hea), EDF and BDF, FASTA, molecules (.smi, .sdf), "
     "tables (CSV, TSV, Parquet), PTB-XL and BIOSCAN-5M"
 )
 KINDS = (images, sounds, edf, wfdb, fasta, molecules, tables)

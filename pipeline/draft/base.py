@@ -44,6 +44,35 @@ class Draft:
     objectives: State | None = None
     found: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        split: Group,
+        columns: Columns,
+        *,
+        source: State,
+        modalities: dict[str, State],
+        samples: int,
+        used: Iterable[str | Path],
+        labels: Sequence[str],
+        guesses: Sequence[str],
+        linked: bool,
+        objectives: State | None = None,
+    ) -> Draft:
+        """A draft that is split as said; what to check of the split and of a table's columns comes after `guesses`."""
+        return cls(
+            source=source,
+            modalities=modalities,
+            samples=samples,
+            used=frozenset(used),
+            labels=tuple(labels),
+            by=split.by,
+            groups=split.groups,
+            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            linked=linked,
+            objectives=objectives,
+        )
+
 
 @dataclass(frozen=True)
 class Sheet:

@@ -28,7 +28,8 @@ _LABELS = frozenset(
         *("activity", "active", "exp", "expt", "measured", "ic50", "ec50", "pic50", "quality", "digit", "y"),
     }
 )
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+"""What splits that come with data are called."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _QUANTITY = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?\s*\D{0,16}")
 _DNA = re.compile(r"[ACGTURYSWKMBDHVNacgturyswkmbdhvn.-]{20,}")
@@ -146,7 +147,7 @@ def _role(column: str, cells: pl.Series, rows: int) -> str:
             return f"left: {ID}"
         return "label" if named & _LABELS or (named & {"class"} and distinct <= 100) else _grouped(column)
     some = [text.strip() for text in spread(cells.unique(maintain_order=True).to_list(), 100)]
-    if {text.lower() for text in some} <= _SPLITS:
+    if {text.lower() for text in some} <= SPLITS:
         return "left: a split that came with the data"
     if all(_DNA.fullmatch(text) for text in some):
         return "dna"

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.draft.base import ALONE, Draft, Sheet, grouped, labelled, some, values_of
-from pipeline.draft.columns import Columns
+from pipeline.draft.base import ALONE, Draft, Sheet, grouped, some, values_of
+from pipeline.draft.columns import SPLITS, Columns
 from pipeline.draft.names import names_of
 from pipeline.draft.settings import OF_FILES, TABLE, State
 from pipeline.draft.survey import ROWS, Survey, spread
@@ -75,15 +75,15 @@ def _folder(kind: str, seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     source["labels"] = labels
     split = grouped(fields, ALONE)
     return [
-        Draft(
+        Draft.of(
+            split,
+            columns,
             source=source,
             modalities=modalities,
             samples=len(paths),
-            used=frozenset(used),
-            labels=tuple(labels),
-            by=split.by,
-            groups=split.groups,
-            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            used=used,
+            labels=labels,
+            guesses=guesses,
             linked=joined is not None,
         )
     ]
@@ -92,7 +92,7 @@ def _folder(kind: str, seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
 def _kind_of(folders: Iterable[str]) -> str:
     """Whether names of folders are those of splits, of subjects, or of classes."""
     names = [name.lower() for name in folders]
-    if set(names) <= {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}:
+    if set(names) <= SPLITS:
         return "splits"
     return "subjects" if all(_SUBJECT_FOLDER.fullmatch(name) for name in names) else "classes"
 

@@ -13,7 +13,7 @@ import polars as pl
 from modalities.base import ContentError, parser
 from modalities.waveforms import opened_edf, wfdb_extent
 from pipeline.draft import settings
-from pipeline.draft.base import ALONE, Draft, Sheet, grouped, labelled, values_of
+from pipeline.draft.base import ALONE, Draft, Sheet, grouped, values_of
 from pipeline.draft.columns import Columns, columns_of, typed
 from pipeline.draft.names import names_of
 from pipeline.draft.settings import TABLE, Heard, State
@@ -64,15 +64,15 @@ def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         objectives = {"masked": {}, "contrastive": {"weight": 0.1, "pairs": [["eeg", "ecg"]]}}
     split = grouped(fields or [("record", len(paths))], ALONE)
     return [
-        Draft(
+        Draft.of(
+            split,
+            columns,
             source={**source, **({"labels": list(labels)} if labels else {})},
             modalities=modalities,
             samples=round(len(paths) * signals.windows),
-            used=frozenset(used),
+            used=used,
             labels=labels,
-            by=split.by,
-            groups=split.groups,
-            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            guesses=guesses,
             linked=joined is not None,
             objectives=objectives,
         )
@@ -170,15 +170,15 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         guesses.append(f"{seen.name(sheet.path)} names records in its column {column}")
     split = grouped(fields or [("record", len(paths))], ALONE)
     return [
-        Draft(
+        Draft.of(
+            split,
+            columns,
             source=source,
             modalities=modalities,
             samples=round(len(paths) * signals.windows),
-            used=frozenset(used),
+            used=used,
             labels=labels,
-            by=split.by,
-            groups=split.groups,
-            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            guesses=guesses,
             linked=joined is not None,
         )
     ]

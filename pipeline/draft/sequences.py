@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.draft import settings
-from pipeline.draft.base import ALONE, Draft, Sheet, glob_of, grouped, labelled
+from pipeline.draft.base import ALONE, Draft, Sheet, glob_of, grouped
 from pipeline.draft.columns import Columns
 from pipeline.draft.settings import TABLE, State
 from pipeline.draft.survey import OPENED, ROWS, Survey, spread
@@ -62,15 +62,15 @@ def fasta(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         ALONE,
     )
     return [
-        Draft(
+        Draft.of(
+            split,
+            columns,
             source=source,
             modalities=modalities,
             samples=len(found),
-            used=frozenset(used),
-            labels=tuple(labels),
-            by=split.by,
-            groups=split.groups,
-            guesses=(*guesses, split.guess, *labelled(columns, labels)),
+            used=used,
+            labels=labels,
+            guesses=guesses,
             linked=joined is not None and len(modalities) > 1,
         )
     ]

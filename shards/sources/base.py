@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from modalities.base import Modality
@@ -81,6 +81,26 @@ class Source(ABC):
         default takes all as it is.
         """
         return made
+
+
+def matching(raw: Path, pattern: str, suffixes: tuple[str, ...] = (), *, anywhere: bool = False) -> list[Path]:
+    """The files of a folder by a glob, in order, or the one file given.
+
+    suffixes: those that files may have, all by default. anywhere: the glob holds in all folders below too.
+
+    Raises:
+        ValueError: there is none, or the glob is an absolute path.
+    """
+    if raw.is_file():
+        found = [raw]
+    elif PurePath(pattern).is_absolute():
+        raise ValueError(f"data.source names files by the absolute path {pattern}: name them below {raw}")
+    else:
+        found = sorted(path for path in (raw.rglob if anywhere else raw.glob)(pattern) if path.is_file())
+    found = [path for path in found if not suffixes or path.suffix.lower() in suffixes]
+    if not found:
+        raise ValueError(f"no {', '.join(suffixes)} file {pattern} in {raw}".replace("  ", " "))
+    return found
 
 
 _registry: dict[str, type[Source]] = {}

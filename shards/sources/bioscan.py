@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modalities.base import ContentError, Modality
-from shards.sources.base import Sample, Source, register
-from shards.sources.fasta import cells, number_or_text
-from shards.sources.rows import as_json
+from modalities.base import ContentError, Modality, file_bytes
+from shards.sources.base import Sample, Source, matching, register
+from shards.sources.numbers import number_or_text
+from shards.sources.rows import as_json, cells
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_barcode", "split", "chunk", *RANKS})
@@ -40,32 +40,36 @@ class Bioscan(Source):
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=lambda: {"taxonomy": RANKS})
     labels: tuple[str, ...] = ()
 
-    def items(self, raw: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
-        if not paths:
-            raise ValueError(f"no file {self.file} in {raw}")
+    def items(self, raw: Path) -> Iterator[tuple[Path, dict[str, str] | None]]:
+        paths = matching(raw, self.file)
         folder = (raw.parent if raw.is_file() else raw) / self.images
         listed = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         wanted = ["processid", "dna_barcode", "split", "chunk", *listed, *self.labels]
         for path in paths:
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
                 rows = csv.DictReader(file)
-                if absent := [name for name in wanted if name not in (rows.fieldnames or ())]:
-                    raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(rows.fieldnames or ())}")
-                for row in rows:
-                    if not self.splits or row["split"] in self.splits:
+                try:
+                    known = rows.fieldnames or ()
+                except csv.Error as error:
+                    raise ValueError(f"{path} cannot be read: {error}") from error
+                if absent := [name for name in wanted if name not in known]:
+                    raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(known)}")
+                for row in _rows(rows):
+                    if row is None:
+                        yield folder, None
+                    elif not self.splits or row["split"] in self.splits:
                         yield folder, {name: value or "" for name, value in row.items() if name is not None}
 
-    def make(self, item: tuple[Path, dict[str, str]], modalities: Mapping[str, Modality]) -> Sample:
+    def make(self, item: tuple[Path, dict[str, str] | None], modalities: Mapping[str, Modality]) -> Sample:
         folder, row = item
+        if row is None:
+            raise ContentError("row that is not CSV")
         if not row["processid"]:
             raise ContentError("row without a processid")
         members: dict[str, bytes] = {}
         if self.image in modalities:
             path = folder / row["split"] / row["chunk"] / f"{row['processid']}.jpg"
-            if not path.is_file():
-                raise ContentError("image file is missing")
-            members[f"{self.image}.jpg"] = path.read_bytes()
+            members[f"{self.image}.jpg"] = file_bytes(path, "image file")
         if self.dna in modalities and row["dna_barcode"]:
             members[f"{self.dna}.txt"] = row["dna_barcode"].encode()
         if not members:
@@ -80,3 +84,14 @@ class Bioscan(Source):
     @staticmethod
     def _value(column: str, cell: str) -> Any:
         return cell or None if column in _NOT_A_NUMBER else number_or_text(cell)
+
+
+def _rows(rows: csv.DictReader[str]) -> Iterator[dict[str, str] | None]:
+    """All rows, None for one that is not CSV, as where a quote has no end; the next line goes on."""
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield None

@@ -11,31 +11,45 @@ from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import ContentError, Modality
 from modalities.waveforms import Annotation, edf_annotations, edf_length_s, read_edf
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.recordings import (
     Fields,
     around,
     assigned,
+    check_inside,
     check_windows,
-    files,
+    groups_of,
     members_of,
     table_members,
     windows,
+    written,
 )
-from shards.sources.rows import as_groups
 
 SUFFIXES = (".edf", ".bdf")
 
 
 class Excerpt(NamedTuple):
-    """`start_s` to `stop_s` of a file, both 0 where it cannot be read; the annotation it belongs to, -1 for none."""
+    """`start_ms` to `stop_ms` of a file, and the number of the annotation it belongs to, -1 for none.
+
+    Both are 0 where the file cannot be read, or the annotation is too near an end for a window.
+    """
 
     raw: Path
     path: Path
-    start_s: float
-    stop_s: float
+    start_ms: int
+    stop_ms: int
     annotation: int = -1
+
+    @property
+    def start_s(self) -> float:
+        """Its beginning in s."""
+        return self.start_ms / 1000
+
+    @property
+    def stop_s(self) -> float:
+        """Its end in s."""
+        return self.stop_ms / 1000
 
 
 @register
@@ -85,12 +99,12 @@ class Edf(Source):
             raise ValueError(f"data.source: annotations '{self.annotations}' need window_s and no stride_s")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
-        for path in files(raw, self.files):
+        for path in matching(raw, self.files, anywhere=True):
             try:
                 for start, stop, number in self._cuts(path):
-                    yield Excerpt(raw, path, start / 1000, stop / 1000, number)
+                    yield Excerpt(raw, path, start, stop, number)
             except ContentError:
-                yield Excerpt(raw, path, 0.0, 0.0)  # counted with its reason when it is made
+                yield Excerpt(raw, path, 0, 0)  # counted with its reason when it is made
 
     def _cuts(self, path: Path) -> Iterator[tuple[int, int, int]]:
         """Beginning and end of each window in ms, and the number of its annotation, -1 for none."""
@@ -98,7 +112,7 @@ class Edf(Source):
         if self.annotations in ("centred", "onset"):
             assert self.window_s is not None
             late = 0 if self.annotations == "centred" else round(self.window_s * 1000) // 2
-            at = [round(held.onset_s * 1000) + late for held in annotated(path)]
+            at = [round(held.onset_s * 1000) + late for held in edf_annotations(path)]
             for number, start, stop in around(at, length_ms, 1000.0, self.window_s):
                 yield start, stop, number
         else:
@@ -106,21 +120,23 @@ class Edf(Source):
                 yield start, stop, -1
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
+        check_inside(item.annotation, item.start_ms, item.stop_ms)
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings = read_edf(item.path, pick, item.start_s, item.stop_s)
         fields = self._fields(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
+        of = f":{item.annotation}" if item.annotation >= 0 else ""
         return Sample(
-            f"{name}:{item.start_s:g}:{item.stop_s:g}",
+            f"{name}:{item.start_ms}:{item.stop_ms}{of}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            as_groups(fields),
+            groups_of(fields),
         )
 
     def _fields(self, item: Excerpt) -> Fields:
         named = fields_of(self.pattern, item.path, SUFFIXES)
         fields = {**named, "record": item.path.stem, "start_s": item.start_s}
         if self.annotations is not None:
-            fields |= said(annotated(item.path), item)
+            fields |= said(edf_annotations(item.path), item)
         if self.table is not None:
             [(column, form)] = self.join.items()
             folder = item.raw if item.raw.is_dir() else item.raw.parent
@@ -132,11 +148,7 @@ class Edf(Source):
             if key not in rows:
                 raise ContentError("recording without a row in the table", key)
             fields = rows[key] | fields
-        return {name: self.values.get(name, {}).get(str(value), value) for name, value in fields.items()}
-
-
-annotated = lru_cache(maxsize=16)(edf_annotations)
-"""Annotations read once a process and file."""
+        return {name: self.values.get(name, {}).get(str(written(value)), value) for name, value in fields.items()}
 
 
 def said(annotations: Sequence[Annotation], item: Excerpt) -> Fields:
@@ -150,7 +162,7 @@ def said(annotations: Sequence[Annotation], item: Excerpt) -> Fields:
             covered[text] += shared_s
             times[text] += 1
     most = max(sorted(times), key=lambda text: (covered[text], times[text]), default=None)
-    return {"symbol": most, "symbols": ",".join(sorted(times)), "annotations": times.total()}
+    return {"symbol": most, "symbols": sorted(times), "annotations": times.total()}
 
 
 table_rows = lru_cache(maxsize=4)(rows_by)

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
 from modalities.base import ContentError, Modality, parser
-from modalities.table import Table
-from modalities.text import Text
-from shards.sources.base import Sample, Source, register
-from shards.sources.rows import as_groups, as_json, need_columns, read_frame
+from shards.sources.base import Sample, Source, matching, register
+from shards.sources.numbers import number_or_text
+from shards.sources.rows import as_groups, as_json, cells, need_columns, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?")
 _KEYS = {"column", "word", "pattern"}
 
 
@@ -68,9 +66,7 @@ class Fasta(Source):
             raise ValueError("data.source has columns, derive or labels, but no table to take them from")
 
     def items(self, raw: Path) -> Iterator[Record]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
-        if not paths:
-            raise ValueError(f"no file {self.files} in {raw}")
+        paths = matching(raw, self.files)
         rows = self._rows(raw.parent if raw.is_file() else raw)
         used: set[str] = set()
         for path in paths:
@@ -149,30 +145,6 @@ def _parsed(file: TextIO) -> Iterator[Record]:
         yield Record(header, sequence)
 
 
-def cells(
-    row: Row, columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality]
-) -> dict[str, bytes]:
-    """Members of a row: for a table its columns, for other modalities the filled cells as words of one text.
-
-    Raises:
-        ValueError: a modality that the recipe has not, or that is no table and no text.
-    """
-    members = {}
-    for name, given in columns.items():
-        if name not in modalities:
-            raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")
-        names = (given,) if isinstance(given, str) else given
-        if isinstance(modalities[name], Table):
-            members[f"{name}.json"] = as_json(row, names)
-        elif isinstance(modalities[name], Text):
-            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
-            if words:
-                members[f"{name}.txt"] = words.encode()
-        else:
-            raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
-    return members
-
-
 def check_derived(derive: Mapping[str, Mapping[str, str | int]]) -> None:
     """Check the recipe's key `derive`.
 
@@ -219,12 +191,6 @@ def _part(cell: Any, spec: Mapping[str, str | int]) -> str | float | None:
     else:
         match = re.search(str(spec["pattern"]), str(cell))
         part = (match[1] if match.re.groups else match[0]) or "" if match else ""
-    return number_or_text(part)
-
-
-def number_or_text(part: str) -> str | float | None:
-    """A number where the text is one or is degrees of latitude or longitude; None where it is empty."""
-    part = part.strip()
-    if degrees := _DEGREES.fullmatch(part):
+    if degrees := _DEGREES.fullmatch(part.strip()):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    return float(part) if _NUMBER.fullmatch(part) else part or None
+    return number_or_text(part)

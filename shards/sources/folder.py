@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
 from modalities.base import ContentError, Modality, file_bytes
-from shards.sources.base import Sample, Source
+from shards.sources.base import Sample, Source, matching
 from shards.sources.fields import fields_of, names_in, rows_by
-from shards.sources.rows import as_groups, as_json
+from shards.sources.rows import as_groups, as_json, table_member
 
 
 class File(NamedTuple):
@@ -73,10 +73,7 @@ class Folder(Source):
 
     def items(self, raw: Path) -> Iterator[File]:
         root = raw.parent if raw.is_file() else raw
-        paths = [raw] if raw.is_file() else sorted(path for path in raw.glob(self.files) if path.is_file())
-        paths = [path for path in paths if path.suffix.lower() in self.suffixes]
-        if not paths:
-            raise ValueError(f"no {', '.join(self.suffixes)} file {self.files} in {raw}")
+        paths = matching(raw, self.files, self.suffixes)
         names = [path.relative_to(root).as_posix() for path in paths]
         if self.table is None:
             yield from (File(path, name, {}) for path, name in zip(paths, names, strict=True))
@@ -111,7 +108,7 @@ class Folder(Source):
         extension, data = self.content(item)
         members = {f"{self.modality}.{extension}": data}
         for name, columns in self.columns.items():
-            members[f"{name}.json"] = as_json(fields, columns)
+            members |= table_member(name, fields, columns)
         if labels := self.default_labels(fields) if self.labels is None else self.labels:
             members["labels.json"] = as_json(fields, labels)
         identity = item.name if item.part is None else f"{item.name}:{item.part[0]}:{item.part[1]}"

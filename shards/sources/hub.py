@@ -11,24 +11,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, file_bytes, parser
+from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parser
+from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
-from shards.sources.base import Sample, Source, register
-from shards.sources.molecules import canonical, scaffold
-from shards.sources.rows import as_groups, as_json
-
-_SIGNATURES = (
-    (b"\x89PNG", "png"),
-    (b"\xff\xd8\xff", "jpg"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-    (b"fLaC", "flac"),
-    (b"OggS", "ogg"),
-    (b"ID3", "mp3"),
-    (b"\xff\xfb", "mp3"),
-    (b"\x93NUMPY", "npy"),
-)
+from shards.remote import Cache, Remote, TooLargeError
+from shards.sources.base import Sample, Source, matching, register
+from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.rows import as_groups, as_json, cells
 
 
 class Row(NamedTuple):
@@ -45,8 +35,9 @@ class Hub(Source):
 
     dataset: `user/name` on the Hub, or a format that `datasets` knows (`parquet`, `json`, `csv`, `imagefolder`, ...),
     whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
-    revision: which part and version of it. columns: for each modality its column or, for a table, the list of its
-    columns. key: column that identifies a row; without one it is the row's number. labels: columns kept apart.
+    revision: which part and version of it. columns: for each modality its column or a list of columns, cells of a
+    table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
+    kept apart.
 
     Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
@@ -98,9 +89,7 @@ class Hub(Source):
         library = parser("datasets", "datasets")
         files = None
         if self.files is not None:
-            files = [str(raw)] if raw.is_file() else sorted(map(str, raw.glob(self.files)))
-            if not files:
-                raise ValueError(f"no file {self.files} in {raw}")
+            files = [str(path) for path in matching(raw, self.files)]
         try:
             rows = library.load_dataset(
                 self.dataset, self.config, split=self.split, revision=self.revision, data_files=files, streaming=True
@@ -131,25 +120,24 @@ class Hub(Source):
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
-            if not isinstance(column, str):
-                if not isinstance(modality, Table):
-                    raise ValueError(f"data.source.columns: {name!r} has a list of columns, but is no table")
-                members[f"{name}.json"] = as_json(row, column)
-            elif row[column] is None:
+            cell = row[column] if isinstance(column, str) else None
+            if not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
+                members |= cells(row, {name: column}, modalities)
+            elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(row[column]))
-                groups["scaffold"] = scaffold(smiles)
+                smiles = canonical(str(cell))
+                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
                 members[f"{name}.txt"] = smiles.encode()
             else:
-                extension, data = _member(row[column], modality, name)
+                extension, data = _member(cell, modality, name)
                 members[f"{name}.{extension}"] = data
-        if not members:
-            raise ContentError("row without content")
         if any(isinstance(modalities[name], Smiles) for name in self.columns):
             groups.setdefault("scaffold", "")
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
+        if not members:
+            raise ContentError("row without content")  # one with labels may be a partner in a join
         return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
 
 
@@ -172,7 +160,7 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
         ContentError: nothing there that the modality reads.
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
-        data = cell["bytes"] if cell["bytes"] is not None else file_bytes(Path(str(cell["path"])), f"{name} file")
+        data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")
         return _extension(data, cell["path"], modality, name), data
     if isinstance(cell, bytes):
         return _extension(cell, None, modality, name), cell
@@ -191,14 +179,29 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
 
 
+def _contents(path: str, noun: str) -> bytes:
+    """The bytes of a file by its path or, where rows are streamed, its URL.
+
+    Raises:
+        ContentError: there is none, or it is too large; reasons call it `noun`.
+        ShardError: the link is dead.
+    """
+    if "://" not in path:
+        return file_bytes(Path(path), noun)
+    folder, _, name = path.rpartition("/")
+    try:
+        return Remote(folder, Cache()).read(name, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise ContentError(f"{noun} is missing", path) from error
+    except TooLargeError as error:
+        raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", path) from error
+
+
 def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> str:
     """What kind of file bytes are: by their path's suffix, else by how they begin."""
     suffix = Path(path or "").suffix.lower().lstrip(".")
     if suffix in modality.extensions:
         return suffix
-    known = [extension for start, extension in _SIGNATURES if data.startswith(start)]
-    if data[:4] == b"RIFF":
-        known += {b"WAVE": ["wav"], b"WEBP": ["webp"]}.get(data[8:12], [])
-    if not known or known[0] not in modality.extensions:
+    if (known := kind_of(data, modality.extensions)) is None:
         raise ContentError(f"{name} bytes of no known kind")
-    return known[0]
+    return known

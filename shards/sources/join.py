@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
-import pydantic
-
 from modalities.base import Modality
+from shards.configs import typed
 from shards.sources.base import Made, Sample, Source, Span, register, registry
 
 _LABELS = "labels.json"
@@ -61,7 +60,8 @@ class Join(Source):
         Raises:
             ValueError: one of them is described wrongly; the message names the key.
         """
-        return tuple(_source(config, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
+        known = registry()
+        return tuple(typed(config, known, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
 
     def items(self, raw: Path) -> Iterator[Item]:
         """The items of all sources, those of the first after all others."""
@@ -140,24 +140,3 @@ class Join(Source):
             members[_LABELS] = Span(_LABELS, labels.tell(), len(data))
             labels.write(data)
         return Made(part.identity, members, groups, prints)
-
-
-def _source(config: Mapping[str, Any], where: str) -> Source:
-    """A source from its part of the recipe, checked.
-
-    Raises:
-        ValueError: an unknown type or key, or a value that cannot be; the message names it.
-    """
-    known = registry()
-    if config.get("type") not in known:
-        raise ValueError(f"{where}.type is {config.get('type')!r}; known: {', '.join(sorted(known))}")
-    fields = {name: value for name, value in config.items() if name != "type"}
-    try:
-        return pydantic.TypeAdapter(known[config["type"]]).validate_python(fields)
-    except pydantic.ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, (where, *fault["loc"])))
-        if fault["type"] == "unexpected_keyword_argument":
-            raise ValueError(f"unknown key {name!r}") from error
-        message = fault["msg"].removeprefix("Value error, ")
-        raise ValueError(message if fault["type"] == "value_error" else f"{name}: {message}") from error

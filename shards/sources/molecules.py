@@ -9,7 +9,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 from modalities.base import ContentError, Modality, parser
-from modalities.table import EMPTY
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
+from shards.sources.numbers import number_or_text
 
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
@@ -41,6 +41,8 @@ class Record(NamedTuple):
 class Molecules(Source):
     """Files of molecules become samples `smiles.txt`, `image.png` (grey drawing), `table.json` and `labels.json`.
 
+    Of the first three those are made whose names are modalities of the recipe.
+
     files: glob below the raw folder, of `.smi`, `.csv`, `.tsv` and `.sdf` files, also with gzip (`.sdf.gz`). smiles:
     column of a table that holds SMILES. drawing_px: side of the square drawing. bond_px: length of a bond, smaller
     only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
@@ -61,9 +63,8 @@ class Molecules(Source):
     properties: tuple[str, ...] = ()
 
     def items(self, raw: Path) -> Iterator[str | Record]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.files))
-        if not paths:
-            raise ValueError(f"no file {self.files} in {raw}")
+        paths = matching(raw, self.files)
+        check_descriptors((*self.descriptors, *self.labels))
         self._check_properties(paths)
         for path in paths:
             empty = True
@@ -106,16 +107,19 @@ class Molecules(Source):
             raise ContentError(record.fault)
         smiles = canonical(smiles_of(record.block) if record.block else record.smiles)
         molecule = chemistry().MolFromSmiles(smiles)
-        members = {
-            "smiles.txt": smiles.encode(),
-            "image.png": draw(molecule, self.drawing_px, self.bond_px, self.line_px),
-        }
-        if self.descriptors:
-            members["table.json"] = json.dumps(describe(molecule, self.descriptors)).encode()
-        labels: dict[str, Any] = {name: _number(text) for name, text in record.properties}
+        members: dict[str, bytes] = {}
+        if "smiles" in modalities:
+            members["smiles.txt"] = smiles.encode()
+        if "image" in modalities:
+            members["image.png"] = draw(molecule, self.drawing_px, self.bond_px, self.line_px)
+        if "table" in modalities:
+            row = describe(molecule, self.descriptors)
+            if any(value is not None for value in row.values()):
+                members["table.json"] = json.dumps(row).encode()
+        labels: dict[str, Any] = {name: number_or_text(text) for name, text in record.properties}
         if labels or self.labels:
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
-        return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(smiles)})
+        return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(molecule)})
 
 
 def _kind(path: Path) -> str:
@@ -190,15 +194,6 @@ def smiles_of(block: str) -> str:
     return chem.MolToSmiles(molecule)
 
 
-def _number(text: str) -> float | str | None:
-    """A property as the number that it is, None where it is empty, or as text."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None if text.strip().lower() in EMPTY else text
-    return number if math.isfinite(number) else None
-
-
 @cache
 def chemistry() -> Any:
     """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
@@ -219,9 +214,9 @@ def canonical(smiles: str) -> str:
     return chem.MolToSmiles(molecule)
 
 
-def scaffold(smiles: str) -> str:
-    """Murcko scaffold as canonical SMILES, empty for acyclic molecules."""
-    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(smiles)
+def scaffold(molecule: Any) -> str:
+    """Murcko scaffold of an RDKit molecule as canonical SMILES, empty for acyclic molecules."""
+    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=molecule)
 
 
 def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
@@ -243,17 +238,22 @@ def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
     return buffer.getvalue()
 
 
-def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
-    """RDKit descriptors by name, None where one is not a finite number.
+@cache
+def _descriptors() -> dict[str, Callable[[Any], float]]:
+    return dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
+
+
+def check_descriptors(names: Sequence[str]) -> None:
+    """Check names of RDKit's descriptors.
 
     Raises:
         ValueError: RDKit has no such descriptor.
     """
-    known = dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
-    values = {}
-    for name in names:
-        if name not in known:
-            raise ValueError(f"RDKit has no descriptor {name!r}")
-        value = float(known[name](molecule))
-        values[name] = value if math.isfinite(value) else None
-    return values
+    if unknown := [name for name in names if name not in _descriptors()]:
+        raise ValueError(f"RDKit has no descriptor {unknown[0]!r}")
+
+
+def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
+    """RDKit descriptors by name, None where one is not a finite number."""
+    values = {name: float(_descriptors()[name](molecule)) for name in names}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, NamedTuple
 from modalities.base import ContentError, Modality
 from modalities.waveforms import read_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, register
-from shards.sources.recordings import Fields, assigned, members_of, table_members
-from shards.sources.rows import as_groups, need_columns, read_frame
+from shards.sources.recordings import Fields, assigned, groups_of, members_of, table_members
+from shards.sources.rows import need_columns, read_frame
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
@@ -67,7 +67,7 @@ class PtbXl(Source):
         return Sample(
             str(fields["ecg_id"]),
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            as_groups(fields),
+            groups_of(fields),
         )
 
 
@@ -105,5 +105,5 @@ def diagnoses(scp_codes: str | None, classes: Mapping[str, str]) -> Fields:
         raise ContentError("scp_codes that are not codes with likelihoods") from error
     ranked = sorted(likelihood, key=lambda code: -likelihood[code])
     diagnostic = next((classes[code] for code in ranked if code in classes), None)
-    fields: Fields = {"codes": ",".join(likelihood), "code": ranked[0] if ranked else None}
+    fields: Fields = {"codes": list(likelihood), "code": ranked[0] if ranked else None}
     return fields | ({"diagnostic_class": diagnostic} if classes else {})

@@ -4,47 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from modalities.base import ContentError, Modality
 from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
-from modalities.table import EMPTY
-from shards.sources.rows import as_json
+from shards.sources.rows import as_groups, as_json, table_member
 
 Fields = dict[str, Any]
-
-
-def files(raw: Path, pattern: str) -> list[Path]:
-    """The files of a folder and those below, by a glob, or the one file given.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [raw] if raw.is_file() else sorted(path for path in raw.rglob(pattern) if path.is_file())
-    if not found:
-        raise ValueError(f"no file {pattern} in {raw}")
-    return found
-
-
-def cell(value: Any) -> Any:
-    """A text as a number where it is one, None where it says that nothing is known."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.lower() in EMPTY or text.lower() == "unknown":
-        return None
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if np.isfinite(number) else None
-    return text
 
 
 def check_windows(window_s: float | None, stride_s: float | None) -> None:
@@ -75,11 +43,21 @@ def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float 
 
 
 def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> Iterator[tuple[int, int, int]]:
-    """(number, first, one past the last) of a window centred on each sample that is far enough from the ends."""
+    """(number, first, one past the last) of a window centred on each sample, 0 and 0 where it is too near an end."""
     size = round(window_s * rate_hz)
     for number, sample in enumerate(at):
-        if 0 <= (start := int(sample) - size // 2) <= count - size:
-            yield number, start, start + size
+        start = int(sample) - size // 2
+        yield (number, start, start + size) if 0 <= start <= count - size else (number, 0, 0)
+
+
+def check_inside(annotation: int, start: int, stop: int) -> None:
+    """Check a window that `around` gave.
+
+    Raises:
+        ContentError: its annotation is too near the beginning or end of the recording.
+    """
+    if annotation >= 0 and start == stop:
+        raise ContentError("annotation too near an end of its recording")
 
 
 def assigned(
@@ -112,6 +90,16 @@ def assigned(
     return taken
 
 
+def written(value: Any) -> Any:
+    """A field's value as a label, a cell or a group has it: the texts of a list by commas."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def groups_of(fields: Fields) -> dict[str, str]:
+    """What a split can be made by."""
+    return as_groups({name: written(value) for name, value in fields.items()})
+
+
 def members_of(recordings: Mapping[str, Recording]) -> dict[str, bytes]:
     """A sample's members `{modality}.npy` and `{modality}.json`."""
     return {
@@ -128,15 +116,18 @@ def table_members(
     flags: Mapping[str, tuple[str, str]],
     modalities: Mapping[str, Modality],
 ) -> dict[str, bytes]:
-    """Members of tables and labels; a field that a record lacks is null.
+    """Members of tables and labels; a field that a record lacks is null, a table of nothing else is left out.
 
-    flags: labels that are 1 where a field's list (`426177001,426783006`) holds a code, else 0.
+    flags: labels that are 1 where a field's list, or text of such a form (`426177001,426783006`), holds a code, else 0.
     """
     for name in columns:
         if name not in modalities:
             raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
-    members = {f"{name}.json": as_json(dict.fromkeys(names) | fields, names) for name, names in columns.items()}
-    held = {name: fields.get(name) for name in labels}
+    cells = {name: written(value) for name, value in fields.items()}
+    members: dict[str, bytes] = {}
+    for name, names in columns.items():
+        members |= table_member(name, dict.fromkeys(names) | cells, names)
+    held = {name: cells.get(name) for name in labels}
     for label, (field, code) in flags.items():
         listed = fields.get(field)
         codes = listed if isinstance(listed, (list, tuple)) else str(listed).split(",")

@@ -13,8 +13,10 @@ import polars as pl
 
 from modalities.base import ContentError, Modality
 from modalities.smiles import Smiles
-from shards.sources.base import Sample, Source, register
-from shards.sources.molecules import canonical, scaffold
+from modalities.table import Table
+from modalities.text import Text
+from shards.sources.base import Sample, Source, matching, register
+from shards.sources.molecules import canonical, chemistry, scaffold
 
 
 @register
@@ -23,10 +25,10 @@ class Rows(Source):
     """One row one sample.
 
     file: below the raw folder. columns: for each modality its column (text itself, or the path below the table's
-    folder of a file as `Modality.members` reads it) or, for a table, the list of its columns. key: column that
-    identifies a row, as it is written; without one it is the row's number, counted over all files. labels: columns
-    kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES; both are empty where
-    there is none. Of several files one that cannot be read is left out and counted.
+    folder of a file as `Modality.members` reads it) or a list of columns: cells of a table, words of one text. key:
+    column that identifies a row, as it is written; without one it is the row's number, counted over all files. labels:
+    columns kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES; both are empty
+    where there is none. Of several files one that cannot be read is left out and counted.
     """
 
     type: ClassVar[str] = "rows"
@@ -37,9 +39,7 @@ class Rows(Source):
     labels: tuple[str, ...] = ()
 
     def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
-        paths = [raw] if raw.is_file() else sorted(raw.glob(self.file))
-        if not paths:
-            raise ValueError(f"no file {self.file} in {raw}")
+        paths = matching(raw, self.file)
         wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         wanted += self.labels
         written = (self.key,) if self.key and self.key not in wanted else ()  # as a key 007 is not 7
@@ -68,30 +68,61 @@ class Rows(Source):
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
-            if not isinstance(column, str):
-                members[f"{name}.json"] = as_json(row, column)
+            if isinstance(modality, Table) or not isinstance(column, str):
+                members |= cells(row, {name: column}, modalities)
             elif row[column] is None:
                 if isinstance(modality, Smiles):
                     groups.setdefault("scaffold", "")
             elif isinstance(modality, Smiles):
                 smiles = canonical(str(row[column]))
-                groups["scaffold"] = scaffold(smiles)
+                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
                 members[f"{name}.txt"] = smiles.encode()
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = str(row[column]).encode()
             else:
                 held = modality.members(folder / str(row[column]))
                 members |= {f"{name}.{extension}": data for extension, data in held.items()}
-        if not members:
-            raise ContentError("row without content")
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
+        if not members:
+            raise ContentError("row without content")  # one with labels may be a partner in a join
         return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
 
 
 def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
     """What a split can be made by: cells as text, empty where there is none."""
     return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def cells(
+    row: Mapping[str, Any], columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality]
+) -> dict[str, bytes]:
+    """Members of a row: for a table its columns, for other modalities the filled cells as words of one text.
+
+    Raises:
+        ValueError: a modality that the recipe has not, or that is no table and no text.
+    """
+    members: dict[str, bytes] = {}
+    for name, given in columns.items():
+        if name not in modalities:
+            raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")
+        names = (given,) if isinstance(given, str) else given
+        if isinstance(modalities[name], Table):
+            members |= table_member(name, row, names)
+        elif isinstance(modalities[name], Text):
+            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
+            if words:
+                members[f"{name}.txt"] = words.encode()
+        else:
+            raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
+    return members
+
+
+def table_member(name: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, bytes]:
+    """The member of a table; none where all its cells are missing, for a row that says nothing is no table."""
+    if all(row[column] is None for column in columns):
+        return {}
+    return {f"{name}.json": as_json(row, columns)}
 
 
 def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,22 +10,22 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, parser
+from modalities.base import ContentError, Modality, once_a_file, parser
 from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in
+from shards.sources.numbers import number_or_text
 from shards.sources.recordings import (
     Fields,
     around,
     assigned,
-    cell,
+    check_inside,
     check_windows,
-    files,
+    groups_of,
     members_of,
     table_members,
     windows,
 )
-from shards.sources.rows import as_groups
 
 SUFFIXES = (".hea",)
 
@@ -34,7 +33,7 @@ SUFFIXES = (".hea",)
 class Excerpt(NamedTuple):
     """Samples `start` to `stop` of a record, and the number of the annotation they lie around, -1 for none.
 
-    A record whose header cannot be read has no samples.
+    A record that cannot be read, and an annotation too near an end for a window, have no samples.
     """
 
     raw: Path
@@ -56,9 +55,9 @@ class Wfdb(Source):
     Fields of a record are those of its file name, `record` (its name), its comments of the form `Age: 74`, and with
     `annotations` (the extension of a file of annotations, `atr`) those of a window: `symbol` (the most frequent one
     of them), `symbols` (all, by commas) and `annotations` (how many). With `centred` there is a window around every
-    annotation, whose `symbol` it is. columns: the fields of each table modality. labels: fields kept apart from
-    the content. flags: labels that are 1 where the list in a field holds a code, `{sinus: [Dx, "426783006"]}`. A split
-    can be made by any field.
+    annotation, whose `symbol` it is; those too near the ends are left out. columns: the fields of each table
+    modality. labels: fields kept apart from the content. flags: labels that are 1 where the list in a field holds a
+    code, `{sinus: [Dx, "426783006"]}`. A split can be made by any field.
     """
 
     type: ClassVar[str] = "wfdb"
@@ -81,12 +80,12 @@ class Wfdb(Source):
             raise ValueError("data.source: centred windows need annotations and window_s")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
-        for path in files(raw, self.files):
+        for path in matching(raw, self.files, anywhere=True):
             try:
                 rate_hz, count = wfdb_extent(path)
                 if self.centred:
                     assert self.window_s is not None
-                    at, _ = annotated(path, str(self.annotations))
+                    at, _ = annotated(path.with_suffix(f".{self.annotations}"))
                     for number, start, stop in around(at, count, rate_hz, self.window_s):
                         yield Excerpt(raw, path, start, stop, number)
                 else:
@@ -97,44 +96,51 @@ class Wfdb(Source):
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
         wfdb_extent(item.path)
+        check_inside(item.annotation, item.start, item.stop)
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
         fields = {**comments_of(comments), "record": item.path.stem, **fields_of(self.pattern, item.path, SUFFIXES)}
         if self.annotations is not None:
             fields |= self._annotations(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
+        of = f":{item.annotation}" if item.annotation >= 0 else ""
         return Sample(
-            f"{name}:{item.start}:{item.stop}",
+            f"{name}:{item.start}:{item.stop}{of}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            as_groups(fields),
+            groups_of(fields),
         )
 
     def _annotations(self, item: Excerpt) -> Fields:
-        at, symbols = annotated(item.path, str(self.annotations))
+        at, symbols = annotated(item.path.with_suffix(f".{self.annotations}"))
         if item.annotation >= 0:
             return {"symbol": symbols[item.annotation]}
         inside = [symbol for when, symbol in zip(at, symbols, strict=True) if item.start <= when < item.stop]
         most = max(sorted(set(inside)), key=inside.count, default=None)
-        return {"symbol": most, "symbols": ",".join(sorted(Counter(inside))), "annotations": len(inside)}
+        return {"symbol": most, "symbols": sorted(set(inside)), "annotations": len(inside)}
 
 
-def annotated(path: Path, extension: str) -> tuple[np.ndarray, list[str]]:
-    """Samples and symbols of a record's annotations.
+@once_a_file(16)
+def annotated(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Samples and symbols of a file of annotations.
 
     Raises:
-        ContentError: there are none, or they cannot be read.
+        ContentError: there is none, or it cannot be read.
     """
-    if not path.with_suffix(f".{extension}").is_file():
+    if not path.is_file():
         raise ContentError("record without annotations")
     wfdb = parser("wfdb", "wfdb")
     try:
-        held = wfdb.rdann(str(path.with_suffix("")), extension)
+        held = wfdb.rdann(str(path.with_suffix("")), path.suffix.removeprefix("."))
     except Exception as error:
         raise unreadable_wfdb(error, "annotations") from error
     return np.asarray(held.sample), list(held.symbol)
 
 
 def comments_of(lines: list[str]) -> Fields:
-    """Comments of the form `Age: 74`; others are free text."""
+    """Comments of the form `Age: 74`, None where the value is unknown; others are free text."""
     pairs = (line.lstrip("# ").partition(":") for line in lines)
-    return {name.strip(): cell(value) for name, colon, value in pairs if colon and name.strip()}
+    return {
+        name.strip(): None if value.strip().lower() == "unknown" else number_or_text(value)
+        for name, colon, value in pairs
+        if colon and name.strip()
+    }

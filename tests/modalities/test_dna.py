@@ -51,7 +51,7 @@ def test_kmers_are_the_windows_of_the_sequence(sequence: str, kmer: int, data: s
     expected = ["<unknown>" if "N" in window else window for window in windows]
     if set(expected) == {"<unknown>"}:
         with pytest.raises(ContentError, match="without a known token"):
-            modality.tokenize(sequence)
+            modality.parse(sequence)
     else:
         assert pieces(modality, sequence) == expected
 
@@ -164,16 +164,18 @@ def test_overlap_counts_the_neighbours_that_share_letters(options: dict[str, Any
 def test_what_is_too_long_is_cut_or_refused() -> None:
     assert Dna(length=9).tokenize("ACGT" * 5).size == 2
     with pytest.raises(ContentError) as caught:
-        Dna(length=9, longer="refuse").tokenize("ACGT" * 5)
+        Dna(length=9, longer="refuse").decode({"txt": b"ACGT" * 5})
     assert caught.value.reason == "DNA of more than 9 nucleotides"
     assert Dna(length=20, longer="refuse").tokenize("ACGT" * 5, np.random.default_rng(0)).size >= 4
     assert Dna().tokenize("ACGT" * 500).size == 165
 
 
 def test_what_is_too_short_is_refused() -> None:
-    for rng in (None, np.random.default_rng(0)):
-        with pytest.raises(ContentError, match="shorter than a k-mer"):
-            Dna(kmer=5).tokenize("ACGT", rng)
+    with pytest.raises(ContentError, match="shorter than a k-mer"):
+        Dna(kmer=5).decode({"txt": b"ACGT"})
+    with pytest.raises(ContentError, match="without a known token"):
+        Dna(kmer=4, length=8).decode({"txt": b"ACGNNCGTACGT"})
+    assert Dna(kmer=5, vocabulary="character").decode({"txt": b"ACGT"}) == "ACGT"
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,45 @@ def test_modes_of_png(mode: str, options: dict[str, Any], bands: tuple[str, ...]
     assert raw.pixels.max() <= 1
 
 
+def wide_png(bands: int, *, transparent: bool = False) -> bytes:
+    """A PNG of 16 bit a band, which Pillow does not write but for grey."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = np.random.default_rng(0).integers(0, 65536, (4, 5 * bands)).astype(">u2")
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, colour, 0, 0, 0))]
+    parts += [chunk(b"tRNS", b"\0\1")] if transparent else []
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_png_of_16_bit_lose_none() -> None:
+    assert (Image().decode({"png": wide_png(1)}).pixels * 65535 % 257 > 1).any()
+    for data in (wide_png(1, transparent=True), wide_png(2), wide_png(3), wide_png(4)):
+        with pytest.raises(ContentError, match=r"PNG of 16 bit that is not plain grey \(.*save it as TIFF"):
+            Image().decode({"png": data})
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"), [("png", "jpg"), ("jpeg", "png"), ("webp", "png"), ("tif", "npy"), ("png", "tif")]
+)
+def test_bytes_that_are_not_what_the_extension_says(kind: str, extension: str) -> None:
+    with pytest.raises(ContentError, match=f"image file is not {extension}"):
+        Image().decode({extension: encoded(ramp(4, 5, 3), kind, **({"photometric": "rgb"} if kind == "tif" else {}))})
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "gif", "ppm", "tif", "npy"])
+def test_constant_images_are_refused(kind: str) -> None:
+    options: dict[str, Any] = {"tif": {"photometric": "rgb"}, "webp": {"lossless": True}}.get(kind, {})
+    red = np.full((16, 24, 3), (250, 10, 10), np.uint8)
+    with pytest.raises(ContentError, match="constant image"):
+        Image().parse(encoded(red, kind, **options))
+    red[8:, 12:] = 0
+    assert Image().parse(encoded(red, kind, **options)).bands == RGB
+
+
 def test_one_bit_images_are_black_and_white() -> None:
     bits = np.eye(6, dtype=bool)
     np.testing.assert_array_equal(Image().decode({"png": encoded(bits, "png")}).pixels[..., 0], bits)
@@ -268,7 +307,7 @@ def test_jpegs_are_decoded_as_by_pillow(subsampling: int, progressive: bool) -> 
     for pixels in (noise, noise[..., 0]):
         data = encoded(pixels, "jpeg", subsampling=subsampling, progressive=progressive)
         expected = np.asarray(PIL.Image.open(io.BytesIO(data))).reshape(37, 53, -1)
-        for extension in ("jpg", "png"):
+        for extension in ("jpg", "jpeg"):
             made = Image().decode({extension: data}).pixels
             assert np.abs(made * 255 - expected).max() <= 1.01
 
@@ -298,6 +337,15 @@ def test_images_stand_upright(kind: str, orientation: int) -> None:
     raw = Image().parse(data)
     assert raw.pixels.shape == expected.shape
     np.testing.assert_allclose(raw.pixels * 255, expected, atol=1e-4)
+
+
+def test_a_tiff_of_many_bands_is_not_of_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(ramp(6, 8, 9), "tif", photometric="minisblack", planarconfig="contig")
+    monkeypatch.setattr("modalities.pixels.MAX_PIXELS", 48)
+    assert Image().decode({"tif": data}).pixels.shape == (6, 8, 9)
+    monkeypatch.setattr("modalities.pixels.MAX_NUMBERS", 431)
+    with pytest.raises(ContentError, match=r"more than 431 numbers \(8 x 6 x 9\)"):
+        Image().decode({"tif": data})
 
 
 def test_exif_that_cannot_be_read_says_nothing() -> None:
@@ -733,6 +781,8 @@ def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int,
 def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
     drawing = picture(8, 8, ("grey",))
     modality = Image(size=8, patch=4, paper=1.0).fit([drawing])
+    with pytest.raises(ContentError, match="nothing but paper"):
+        modality.parse(np.full((8, 8), 254, np.uint8))
     with pytest.raises(ContentError, match="nothing but paper"):
         modality.tokenize(Picture(np.ones((8, 8, 1), np.float32), ("grey",)))
 

@@ -107,6 +107,12 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"times": [float(i * i) for i in range(200)]}, "signal with uneven times"),
         ({"times": [1.0] * 200}, "signal with uneven times"),
         ({"sample_rate_hz": 2000}, "signal shorter than a patch"),
+        ({"sample_rate_hz": 10**400}, "signal whose sample rate is not a number"),
+        ({"start_s": -(10**400)}, "signal whose start is not a number"),
+        ({"times": [10**400] * 200}, "signal whose times are not numbers"),
+        ({"unit": 5}, "signal whose names or units do not fit its channels"),
+        ({"sample_rate_hz": 1e-4}, "signal of more than 100,000,000 numbers at the recipe's rate"),
+        ({"sample_rate_hz": 5e-324}, "signal of a sample rate of nearly 0"),
     ],
 )
 def test_descriptions_that_cannot_be_used_are_refused_by_reason(said: dict[str, Any], why: str) -> None:
@@ -127,9 +133,17 @@ def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("modalities.recording.MAX_SAMPLES", 100)
     assert "more than 100 numbers" in reason(Signal(**ECG), members(noise()))
     monkeypatch.setattr("modalities.signal.MAX_TOKENS", 19)
-    modality = Signal(**ECG).fit([noise()])
     with pytest.raises(ContentError, match=r"more than 19 tokens \(cut it with window_s\)"):
-        modality.tokenize(noise())
+        Signal(**ECG).prepare(noise())
+    assert Signal(**ECG, window_s=1).prepare(noise()).samples.shape == noise().samples.shape
+
+
+def test_what_has_no_spread_is_refused_before_it_is_tokenized() -> None:
+    rng, spiky = np.random.default_rng(0), noise()
+    spiky.samples[0] = np.where(rng.random(spiky.samples.shape[1]) < 0.04, spiky.samples[0], 0)
+    for how in ("mad", "percentile"):
+        assert reason(Signal(**ECG, normalise=how), members(spiky)) == "signal with a channel that has no spread"  # type: ignore[arg-type]
+    assert Signal(**ECG).prepare(spiky).channels == spiky.channels
 
 
 def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -> None:

@@ -117,10 +117,11 @@ def test_too_long_is_refused_and_never_cut() -> None:
     modality = Smiles(length=5)
     assert modality.tokenize("CCCCC").size == 5
     assert modality.tokenize("ClClClClCl").size == 5
-    with pytest.raises(ContentError, match="6 tokens"):
-        modality.tokenize("CCCCCC")
-    with pytest.raises(ContentError, match="0 tokens"):
-        modality.tokenize("")
+    for wrong in ("CCCCCC", "[13CH4]CCCCC"):
+        with pytest.raises(ContentError, match="6 tokens"):
+            modality.decode({"txt": wrong.encode()})
+    with pytest.raises(ContentError, match="11 tokens"):
+        modality.tokenize(modality.parse("CCCC[13CH4]"))  # would be of 5 with the bracket learned
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,10 @@ def test_a_streamed_wav_does_not_know_its_length() -> None:
         ({"npy": array(GOOD.samples)[:999], "json": b"{}"}, "unreadable npy audio"),
         ({"npy": array(np.array([{}], object)), "json": b"{}"}, "unreadable npy audio"),
         ({"npy": array(GOOD.samples), "json": b'{"sample_rate_hz": 0}'}, "audio with a sample rate of 0"),
+        (
+            {"npy": array(GOOD.samples), "json": b'{"sample_rate_hz": 1%s}' % (b"0" * 400)},
+            "audio samples without sample_rate_hz",
+        ),
         ({"npy": array(GOOD.samples), "json": b'{"sample_rate_hz": -1}'}, "audio with an impossible sample rate"),
         ({"npy": array(GOOD.samples), "json": b'{"sample_rate_hz": NaN}'}, "audio with an impossible sample rate"),
         ({"npy": array(GOOD.samples * 1j)}, "audio array of complex64"),

@@ -178,7 +178,7 @@ def test_excluded_columns_are_neither_learned_nor_tokenized() -> None:
     assert not table.knows("label")
     assert table.tokenize({"a": 1, "label": "x"}).size == 1
     with pytest.raises(ContentError, match="without columns"):
-        table.tokenize({"label": "x"})
+        table.decode({"json": b'{"label": "x"}'})
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,8 @@ def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
         ("a.csv", CSV.replace("3481", "nan"), "signal with samples that are not numbers"),
         ("a.csv", CSV.replace("3481", "much"), "unreadable CSV signal"),
         ("a.csv", CSV.replace(",V1 (uV)", ""), "CSV signal whose columns do not fit its header"),
+        ("a.csv", CSV.replace("II [mV]", "I\rI"), "unreadable CSV signal"),
+        ("a.csv", CSV.replace("II [mV]", "I" * 200_000), "unreadable CSV signal"),
         ("a.edf", "no EDF", "unreadable EDF file"),
         ("a.edf", "", "unreadable EDF file"),
         ("a.hea", "", "unreadable WFDB header"),
@@ -130,7 +132,7 @@ def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_hold_no_recording_are_refused_by_reason(tmp_path: Path, name: str, content: Any, why: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, newline="")
     path = tmp_path / ("a" + Path(name).suffix if name[0] == "a" else "missing.edf")
     assert reason(ECG, path) == why
 

@@ -415,11 +415,19 @@ def test_tars_are_indexed(raw: Path, shards: Path, tmp_path: Path) -> None:
         draft_recipe(raw, tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize("folders", [("train", "eval"), ("Train", "val", "test")])
+def test_folders_of_splits_are_no_classes(folders: tuple[str, ...], raw: Path, tmp_path: Path) -> None:
+    for n in range(12):
+        image(raw / folders[n % len(folders)] / f"{n:03d}.png")
+    assert draft_recipe(raw, tmp_path / "x.yaml")["recipe"]["data"]["source"]["labels"] == []
+
+
 def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
     (raw / "readme.md").write_text("nothing")
     (raw / "broken.png").write_bytes(b"no image")
     (raw / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match=r"nothing usable in .*raw: looked for images, WAV.*FASTA.*PTB-XL and BIOSCAN"):
+    looked_for = r"nothing usable in .*raw: looked for images, WAV.*MP3.*FASTA.*PTB-XL and BIOSCAN"
+    with pytest.raises(ValueError, match=looked_for):
         draft_recipe(raw, tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
 

@@ -25,7 +25,7 @@ from shards.manifest import Manifest, sha256
 from shards.read import Split
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
-REASON = "unreadable png image"
+REASON = "image file is not png"
 
 
 @pytest.fixture

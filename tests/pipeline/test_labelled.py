@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import Modality
 from modalities.dna import Dna
@@ -69,7 +70,7 @@ def test_the_label_is_never_content(data: Path, modalities: dict[str, Modality])
 
 
 def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) -> None:
-    Pillow.new("L", (16, 16)).save(tmp_path / "a.png")
+    ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "a.png")
     path = tmp_path / "own.tsv"
     path.write_text("structure\tphoto\tscore\nCCO\ta.png\t0.5\nCCN\t\t1.5\n")
     samples = load(path, modalities, label="score", columns={"smiles": "structure", "image": "photo"})

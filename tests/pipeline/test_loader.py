@@ -223,7 +223,7 @@ def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(stream: Stream,
     assert {fault.key for fault in faults} == bad
     assert sorted((fault.reason.split(" (")[0], fault.shard) for fault in faults) == [
         ("SMILES is not ASCII text", f"{copy}/train-00003.tar"),
-        ("unreadable png image", f"{copy}/train-00000.tar"),
+        ("image file is not png", f"{copy}/train-00000.tar"),
     ]
 
 

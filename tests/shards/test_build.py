@@ -14,8 +14,10 @@ from typing import ClassVar
 import pytest
 import webdataset
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
+from modalities.dna import Dna
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
@@ -57,7 +59,7 @@ def table(folder: Path, *lines: str) -> Path:
 
 
 def png(path: Path, grey: int = 0) -> None:
-    Pillow.new("L", (16, 16), grey).save(path)
+    ImageOps.expand(Pillow.new("L", (14, 14), grey), 1, 99).save(path)
 
 
 def test_bytes_are_the_same_for_any_number_of_workers(raw: Path, built: Path, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_unreadable_images_are_counted_and_left_out(tmp_path: Path) -> None:
     manifest = build(Rows(columns={"image": "picture"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
     assert sum(manifest.counts().values()) == 1
     assert sum(manifest.skipped.values()) == 2
-    assert all(reason.startswith("unreadable png image") for reason in manifest.skipped)
+    assert manifest.skipped == {"image file is not png": 1, "unreadable png image": 1}
 
 
 def test_samples_may_lack_modalities(tmp_path: Path) -> None:
@@ -224,15 +226,37 @@ def test_samples_may_lack_modalities(tmp_path: Path) -> None:
     png(raw / "a.png")
     source = Rows(columns={"smiles": "smiles", "image": "picture", "table": ("size",)})
     manifest = build(source, MODALITIES, SplitBy(by="scaffold", validation=0, test=0), raw, tmp_path / "out")
-    assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 4}
+    assert manifest.fields == {"image.png": 2, "smiles.txt": 3, "table.json": 3}
     assert manifest.skipped == {}
     samples = [Split(tmp_path / "out", "train").read(0, i) for i in range(4)]
     assert [sorted(sample) for sample in samples] == [
         ["image", "smiles", "table"],
         ["image", "table"],
         ["smiles", "table"],
-        ["smiles", "table"],
+        ["smiles"],
     ]
+
+
+def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
+    raw = table(
+        tmp_path, "dna,smiles", "ACGTACGT,CCO", "ACG,CCO", f"{'ACGT' * 9},CCO", "ACGNACGN,CCO", f"ACGT,{'C' * 9}"
+    )
+    modalities = {"dna": Dna(kmer=4, length=30, longer="refuse"), "smiles": Smiles(length=8)}
+    manifest = build(Rows(columns={"dna": "dna", "smiles": "smiles"}), modalities, SplitBy(), raw, tmp_path / "out")
+    assert sum(manifest.counts().values()) == 1
+    assert manifest.skipped == {
+        "DNA shorter than a k-mer of 4": 1,
+        "DNA of more than 30 nucleotides": 1,
+        "DNA without a known token": 1,
+        "SMILES of more than 8 tokens": 1,
+    }
+
+
+def test_samples_of_labels_alone_are_counted(tmp_path: Path) -> None:
+    raw = table(tmp_path, "size,toxic", "1,0", ",1")
+    source = Rows(columns={"table": ("size",)}, labels=("toxic",))
+    manifest = build(source, MODALITIES, SplitBy(), raw, tmp_path / "out")
+    assert (sum(manifest.counts().values()), manifest.skipped) == (1, {"sample without content": 1})
 
 
 def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import webdataset
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import Modality
 from modalities.image import Image
@@ -64,7 +65,7 @@ def ours(out: Path) -> list[dict[str, bytes]]:
 def photos(folder: Path, count: int) -> Path:
     folder.mkdir()
     for i in range(count):
-        Pillow.new("RGB", (20, 10 + i), (i, 0, 0)).save(folder / f"{i}.png")
+        ImageOps.expand(Pillow.new("RGB", (18, 8 + i), (i, 0, 0)), 1, "white").save(folder / f"{i}.png")
     return folder
 
 

@@ -13,10 +13,14 @@ from PIL import Image as Pillow
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from modalities.base import ContentError
+from modalities.base import ContentError, Modality
+from modalities.image import Image
 from modalities.smiles import Smiles
+from modalities.table import Table
 from shards.build import SplitBy, build
 from shards.sources.molecules import Molecules, Record, canonical, scaffold
+
+ALL: dict[str, Modality] = {"smiles": Smiles(), "image": Image(), "table": Table()}
 
 
 def items(source: Molecules, raw: Path) -> list[str | Record]:
@@ -24,7 +28,7 @@ def items(source: Molecules, raw: Path) -> list[str | Record]:
 
 
 def picture(smiles: str, **options: float) -> np.ndarray:
-    sample = Molecules(**options).make(smiles, {})  # type: ignore[arg-type]
+    sample = Molecules(**options).make(smiles, ALL)  # type: ignore[arg-type]
     image = Pillow.open(io.BytesIO(sample.members["image.png"]))
     assert image.mode == "L"
     return np.asarray(image)
@@ -62,31 +66,41 @@ def test_no_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("smiles", ["", "C1CC", "hello", "C\ufffdC", "C(C", "c1cccc1", "[Xx]", "C(C)(C)(C)(C)C"])
 def test_invalid_smiles_are_content_errors(smiles: str) -> None:
     with pytest.raises(ContentError) as caught:
-        Molecules().make(smiles, {})
+        Molecules().make(smiles, ALL)
     assert caught.value.reason == "invalid SMILES"
 
 
 def test_a_sample_of_a_molecule() -> None:
     source = Molecules(descriptors=("MolWt", "NumHDonors"), labels=("qed",))
-    sample = source.make("OC(=O)c1ccccc1", {})
+    sample = source.make("OC(=O)c1ccccc1", ALL)
     assert sample.identity == "O=C(O)c1ccccc1"
     assert sample.groups == {"scaffold": "c1ccccc1"}
     assert sample.members.keys() == {"smiles.txt", "image.png", "table.json", "labels.json"}
     assert sample.members["smiles.txt"] == b"O=C(O)c1ccccc1"
     assert json.loads(sample.members["table.json"]) == {"MolWt": pytest.approx(122.12, abs=0.01), "NumHDonors": 1}
     assert 0 < json.loads(sample.members["labels.json"])["qed"] < 1
-    assert Molecules().make("CCO", {}).members.keys() == {"smiles.txt", "image.png"}
+    assert Molecules().make("CCO", ALL).members.keys() == {"smiles.txt", "image.png"}
 
 
 def test_the_same_molecule_has_one_identity() -> None:
     spellings = ["OCC", "C(O)C", "[CH3][CH2][OH]", "CCO"]
-    assert {Molecules().make(smiles, {}).identity for smiles in spellings} == {"CCO"}
+    assert {Molecules().make(smiles, ALL).identity for smiles in spellings} == {"CCO"}
     assert canonical("C[C@H](N)O") != canonical("C[C@@H](N)O")
 
 
 def test_scaffolds() -> None:
-    assert scaffold("CCCC") == ""
-    assert scaffold("Cc1ccccc1CCO") == scaffold("c1ccccc1") == "c1ccccc1"
+    scaffolds = [scaffold(Chem.MolFromSmiles(smiles)) for smiles in ("CCCC", "Cc1ccccc1CCO", "c1ccccc1")]
+    assert scaffolds == ["", "c1ccccc1", "c1ccccc1"]
+
+
+def test_nothing_is_made_that_the_recipe_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*_: object) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr("shards.sources.molecules.draw", drawn)
+    source = Molecules(descriptors=("MolWt",), labels=("qed",))
+    assert source.make("CCO", {"smiles": Smiles()}).members.keys() == {"smiles.txt", "labels.json"}
+    assert source.make("CCO", {"table": Table()}).members.keys() == {"table.json", "labels.json"}
 
 
 @pytest.mark.parametrize("side", [16, 48, 96])
@@ -121,7 +135,7 @@ def test_an_unknown_descriptor_stops_the_build_at_once(tmp_path: Path, name: str
 
 
 def test_descriptors_that_are_not_finite_are_missing() -> None:
-    sample = Molecules(descriptors=("MaxPartialCharge", "MolWt")).make("C[Hg]C", {})
+    sample = Molecules(descriptors=("MaxPartialCharge", "MolWt")).make("C[Hg]C", ALL)
     row = json.loads(sample.members["table.json"])
     assert row["MolWt"] > 0
     assert row["MaxPartialCharge"] is None
@@ -132,7 +146,7 @@ def test_columns_of_a_table_become_labels(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.tsv.gz", "wt") as file:
         file.write(header + "x\tOCC\t1.5\tactive\ny\tCCN\tNA\t\n")
     source = Molecules(files="*.gz", smiles="structure", properties=("activity", "class"), labels=("qed",))
-    first, second = (source.make(item, {}) for item in source.items(tmp_path))
+    first, second = (source.make(item, ALL) for item in source.items(tmp_path))
     assert json.loads(first.members["labels.json"]) == {
         "activity": 1.5, "class": "active", "qed": pytest.approx(0.41, abs=0.01),
     }  # fmt: skip
@@ -142,7 +156,11 @@ def test_columns_of_a_table_become_labels(tmp_path: Path) -> None:
         items(Molecules(files="*.gz", smiles="structure", properties=("toxic",)), tmp_path)
     (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"structure\nCCC\n"))
     source = Molecules(files="*.gz", smiles="structure", properties=("activity",))
-    assert [Molecules.make(source, item, {}).groups["activity"] for item in source.items(tmp_path)] == ["1.5", "NA", ""]
+    assert [Molecules.make(source, item, ALL).groups["activity"] for item in source.items(tmp_path)] == [
+        "1.5",
+        "NA",
+        "",
+    ]
     (tmp_path / "a.smi").write_text("CCO")
     with pytest.raises(ValueError, match="SMILES alone"):
         items(Molecules(properties=("x",)), tmp_path)
@@ -163,12 +181,12 @@ def test_sdf_files_give_molecules_and_their_data_fields(tmp_path: Path) -> None:
     spellings = ["OCC", "C[C@H](N)C(=O)O", "C/C=C/C", "[Na+].[Cl-]", "c1ccc2[nH]ccc2c1"]
     write_sdf(tmp_path / "a.sdf", spellings, activity="7.25", note="two\nlines", other="x")
     source = Molecules(files="*.sdf", properties=("activity", "note", "gone"))
-    samples = [source.make(item, {}) for item in source.items(tmp_path)]
+    samples = [source.make(item, ALL) for item in source.items(tmp_path)]
     assert [sample.identity for sample in samples] == [canonical(spelling) for spelling in spellings]
     labels = {"activity": 7.25, "note": "two\nlines", "gone": None}
     assert all(json.loads(sample.members["labels.json"]) == labels for sample in samples)
     assert samples[0].members.keys() == {"smiles.txt", "image.png", "labels.json"}
-    plain = [Molecules(files="*.sdf").make(item, {}) for item in items(Molecules(files="*.sdf"), tmp_path)]
+    plain = [Molecules(files="*.sdf").make(item, ALL) for item in items(Molecules(files="*.sdf"), tmp_path)]
     assert all("labels.json" not in sample.members for sample in plain)
 
 

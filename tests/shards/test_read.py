@@ -14,6 +14,8 @@ import pyarrow.parquet as parquet
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from modalities.base import Modality
+from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.build import SplitBy, build
@@ -21,6 +23,7 @@ from shards.manifest import Manifest, Shard, sha256
 from shards.read import Members, Split
 from shards.sources.molecules import Molecules, canonical
 
+MODALITIES: dict[str, Modality] = {"smiles": Smiles(), "image": Image(size=16, patch=16), "table": Table()}
 SMILES = ["C" * n + tail for n in range(1, 11) for tail in ("O", "N", "Cl")]
 
 
@@ -31,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "raw.smi").write_text("\n".join(SMILES))
     source = Molecules(drawing_px=16, descriptors=("MolWt", "TPSA"), labels=("qed",))
     split = SplitBy(validation=0, test=0)
-    build(source, {"smiles": Smiles(), "table": Table()}, split, folder, folder / "shards", samples_per_shard=3)
+    build(source, MODALITIES, split, folder, folder / "shards", samples_per_shard=3)
     return folder / "shards"
 
 
@@ -57,7 +60,7 @@ def test_members_come_back_by_modality_as_they_were_written(folder: Path) -> Non
     assert split.sizes == (3,) * 10
     source = Molecules(drawing_px=16, descriptors=("MolWt", "TPSA"), labels=("qed",))
     for smiles, place in zip(SMILES, places(split), strict=True):
-        written = source.make(smiles, {}).members
+        written = source.make(smiles, MODALITIES).members
         sample = split.read(*place)
         assert {f"{m}.{e}": data for m, parts in sample.items() for e, data in parts.items()} == written
         assert sample["smiles"] == {"txt": canonical(smiles).encode()}

@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
+from modalities.text import Text
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -29,7 +31,7 @@ def raw(tmp_path: Path) -> Path:
     """Five rows: whole, without photo, without SMILES, of a missing photo, of an invalid SMILES."""
     folder = tmp_path / "raw"
     (folder / "photos").mkdir(parents=True)
-    Pillow.new("RGB", (16, 16), "red").save(folder / "photos" / "a.JPG")
+    ImageOps.expand(Pillow.new("RGB", (14, 14), "red"), 1).save(folder / "photos" / "a.JPG")
     (folder / "rows.csv").write_text(
         "id,structure,photo,weight,colour,toxic\n"
         "m1,OCC,photos/a.JPG,1.5,red,1\n"
@@ -41,11 +43,11 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def made(source: Rows, raw: Path) -> list[Sample | str]:
+def made(source: Rows, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     samples: list[Sample | str] = []
     for item in source.items(raw):
         try:
-            samples.append(source.make(item, MODALITIES))
+            samples.append(source.make(item, modalities))
         except ContentError as error:
             samples.append(error.reason)
     return samples
@@ -118,6 +120,19 @@ def test_rows_without_content_or_key(tmp_path: Path) -> None:
         "row without id",
         "row without id",
     ]
+
+
+def test_one_column_makes_a_table_and_several_one_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,genus,species,photo\n21,Turdus,merula,a.png\n,Larus,,\n,,,\n")
+    source = Rows(columns={"table": "age", "text": ("genus", "species")})
+    first, second, third = made(source, tmp_path, {**MODALITIES, "text": Text()})
+    assert isinstance(first, Sample)
+    assert isinstance(second, Sample)
+    assert first.members == {"table.json": b'{"age": 21}', "text.txt": b"Turdus merula"}
+    assert second.members == {"text.txt": b"Larus"}, "a table of nothing but missing cells is none"
+    assert third == "row without content"
+    with pytest.raises(ValueError, match="'image' is of type image, not table or text"):
+        made(Rows(columns={"image": ("photo", "age")}), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.parquet"])

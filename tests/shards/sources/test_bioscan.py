@@ -150,6 +150,17 @@ def test_shards_of_the_tree(tmp_path: Path) -> None:
     assert not groups[0] & groups[1]
 
 
+def test_a_row_that_is_not_csv_is_left_out_alone(tmp_path: Path) -> None:
+    raw = tree(tmp_path, [specimen(1), specimen(2, country="x" * 200_000), specimen(3)])
+    first, second, third = made(Bioscan(), raw)
+    assert isinstance(first, Sample)
+    assert isinstance(third, Sample)
+    assert (first.identity, second, third.identity) == ("BIOUG0001", "row that is not CSV", "BIOUG0003")
+    raw.joinpath("metadata", "csv", "wide.csv").write_text("x" * 200_000)
+    with pytest.raises(ValueError, match=r"wide\.csv cannot be read: field larger"):
+        list(Bioscan(file="**/wide.csv").items(raw))
+
+
 @pytest.mark.parametrize("options", [{"labels": ("colour",)}, {"columns": {"table": ("colour",)}}])
 def test_what_is_not_there_is_named(tmp_path: Path, options: dict[str, Any]) -> None:
     raw = tree(tmp_path / "raw", [specimen(1)])

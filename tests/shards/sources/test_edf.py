@@ -94,7 +94,7 @@ def test_one_file_gives_eeg_and_ecg(tmp_path: Path, suffix: str) -> None:
     assert (ecg.channels, ecg.units, ecg.rate_hz) == (("ECG ECG",), ("mV",), 100.0)
     np.testing.assert_allclose(eeg.samples, samples[:2], atol=1e-3)
     np.testing.assert_allclose(ecg.samples, samples[2:], atol=1e-3)
-    assert sample.identity == f"a.{suffix}:0:6"
+    assert sample.identity == f"a.{suffix}:0:6000"
     assert sample.members.keys() == {"eeg.npy", "eeg.json", "ecg.npy", "ecg.json"}
 
 
@@ -250,16 +250,51 @@ def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_flag_finds_a_text_with_a_comma(tmp_path: Path) -> None:
+    annotated(tmp_path / "a.edf", [(0.0, 2.0, "seizure, left temporal"), (2.0, 4.0, "rest")])
+    source = Edf(
+        window_s=2,
+        annotations="overlap",
+        flags={"seizure": ("symbols", "seizure, left temporal"), "other": ("symbols", "seizure")},
+        labels=("symbols",),
+    )
+    assert said(source, tmp_path)[:2] == [
+        {"symbols": "seizure, left temporal", "seizure": 1, "other": 0},
+        {"symbols": "rest", "seizure": 0, "other": 0},
+    ]
+    [first, *_] = made(source, tmp_path)
+    assert isinstance(first, Sample)
+    assert first.groups["symbols"] == "seizure, left temporal"
+
+
 def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
     samples = annotated(tmp_path / "a.edf")
     onset = Edf(window_s=2, annotations="onset", labels=("symbol", "start_s"))
-    assert sorted((row["start_s"], row["symbol"]) for row in said(onset, tmp_path)) == [
+    beyond = "annotation too near an end of its recording"
+    found = said(onset, tmp_path)
+    assert found.count(beyond) == 2, "windows that would end after the file are left out and counted"
+    assert sorted((row["start_s"], row["symbol"]) for row in found if row != beyond) == [
         (0.0, "rest"), (1.0, "blink"), (2.5, "left, hand"),
-    ], "a window that would end after the file is left out"  # fmt: skip
+    ]  # fmt: skip
     at = next(s for s in made(onset, tmp_path) if isinstance(s, Sample) and s.groups["symbol"] == "left, hand")
     np.testing.assert_allclose(held(at, "eeg").samples, [x[500:900] for x in samples], atol=1e-3)
     centred = said(Edf(window_s=2, annotations="centred", labels=("start_s",)), tmp_path)
-    assert sorted(row["start_s"] for row in centred) == [0.0, 1.5, 3.2, 3.5]
+    assert sorted(row["start_s"] for row in centred if row != beyond) == [0.0, 1.5, 3.2, 3.5]
+    assert centred.count(beyond) == 1
+
+
+def test_no_two_windows_are_the_same_sample(tmp_path: Path) -> None:
+    annotated(tmp_path / "a.edf", [(2.5, -1, "blink"), (2.5, 1.0, "left hand")])
+    for how in ("onset", "centred"):
+        both = made(Edf(window_s=1, annotations=how), tmp_path)  # type: ignore[arg-type]
+        assert len({sample.identity for sample in both if isinstance(sample, Sample)}) == 2
+    with pyedflib.EdfWriter(str(tmp_path / "long.edf"), 1, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        limits = {"physical_max": 8.0, "physical_min": -8.0, "digital_max": 32767, "digital_min": -32768}
+        header = {"label": "EEG Fp1", "dimension": "uV", "sample_frequency": 1, "transducer": "", "prefilter": ""}
+        file.setSignalHeader(0, header | limits)
+        file.writeSamples([np.random.default_rng(0).standard_normal(10_020)])
+    last = made(Edf(window_s=0.5, stride_s=0.25), tmp_path / "long.edf")[-40:]
+    assert len({sample.identity for sample in last if isinstance(sample, Sample)}) == 40
 
 
 def test_annotations_that_cannot_be(tmp_path: Path) -> None:

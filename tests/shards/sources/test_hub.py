@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import soundfile
+import tifffile
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -23,6 +26,7 @@ from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
 from shards.read import Split
+from shards.remote import ShardError
 from shards.sources.base import Sample
 from shards.sources.hub import Hub, Row
 
@@ -38,7 +42,7 @@ COLUMNS: dict[str, Any] = {"image": "photo", "audio": "call", "smiles": "drug", 
 
 def png(colour: str) -> bytes:
     buffer = io.BytesIO()
-    Pillow.new("RGB", (9, 7), colour).save(buffer, "png")
+    ImageOps.expand(Pillow.new("RGB", (7, 5), colour), 1, "white").save(buffer, "png")
     return buffer.getvalue()
 
 
@@ -118,7 +122,7 @@ def test_a_build_counts_what_cannot_be_used(raw: Path, tmp_path: Path) -> None:
     assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["a", "b"]
     source = Hub(dataset="parquet", files="*.parquet", columns={"image": "photo"})
     manifest = build(source, MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "images")
-    assert manifest.skipped == {"row without content": 1, "unreadable png image": 1}
+    assert manifest.skipped == {"row without content": 1, "image file is not png": 1}
 
 
 def test_json_lines_and_limits(tmp_path: Path) -> None:
@@ -147,6 +151,8 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         ({"bytes": png("red"), "path": "photo.dat"}, "image", "image.png"),
         ({"bytes": wav(), "path": None}, "audio", "audio.wav"),
         ({"mass": 1.5}, "table", "table.json"),
+        (1.5, "table", "table.json"),
+        (None, "table", "row without content"),
         ([[1.0], [1.0, 2.0]], "image", "image of lists that are not an array"),
         (b"who knows", "image", "image bytes of no known kind"),
         (wav(), "image", "image bytes of no known kind"),
@@ -164,6 +170,53 @@ def test_kinds_of_cells(cell: Any, modality: str, member: str) -> None:
     sample = source.make(Row(1, {"cell": cell}), MODALITIES)
     assert list(sample.members) == [member]
     MODALITIES[modality].decode({member.partition(".")[2]: sample.members[member]})
+
+
+def test_files_of_streamed_data_sets_are_fetched(tmp_path: Path, serve: Callable[[Path], Any]) -> None:
+    (tmp_path / "a.png").write_bytes(png("red"))
+    server = serve(tmp_path)
+    rows = datasets.load_dataset("imagefolder", data_files=[f"{server.url}/a.png"], split="train", streaming=True)
+    cell = next(iter(rows.cast_column("image", datasets.Image(decode=False))))
+    assert cell["image"] == {"path": f"{server.url}/a.png", "bytes": None}
+    sample = Hub(dataset="imagefolder", columns={"image": "image"}).make(Row(1, cell), MODALITIES)
+    assert sample.members == {"image.png": png("red")}
+
+
+def test_a_build_counts_what_a_server_lacks_and_goes_on_after_a_dead_link(
+    tmp_path: Path, serve: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "web" / name).write_bytes(png("red"))
+    (tmp_path / "web" / "long.png").write_bytes(png("red") + bytes(9000))
+    server = serve(tmp_path / "web")
+    names = [*["a.png"] * 64, "b.png", "gone.png", "long.png"]
+    cells = [{"photo": {"path": f"{server.url}/{name}", "bytes": None}} for name in names]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rows.jsonl").write_text("\n".join(map(json.dumps, cells)))
+    source = Hub(dataset="json", files="*.jsonl", columns={"image": "photo"})
+    monkeypatch.setattr("shards.sources.hub.MAX_BYTES", 9000)
+    server.faults["b.png"] = ["403"]
+    with pytest.raises(ShardError, match=r"cannot fetch http://.*/b\.png: 403"):
+        build(source, MODALITIES, SplitBy(), tmp_path / "raw", tmp_path / "out")
+    assert server.requests["a.png"] == 64
+    manifest = build(source, MODALITIES, SplitBy(), tmp_path / "raw", tmp_path / "out")
+    assert server.requests["a.png"] == 64, "what was made is kept"
+    assert sum(manifest.counts().values()) == 65
+    assert manifest.skipped == {"image file is missing": 1, "image file of more than 9,000 bytes": 1}
+
+
+@pytest.mark.parametrize("start", [b"ID3", b"\xff\xf3", b"\xff\xfb"])
+def test_all_mp3_are_known_by_their_bytes(start: bytes) -> None:
+    sample = Hub(dataset="json", columns={"audio": "cell"}).make(Row(1, {"cell": start + bytes(9)}), MODALITIES)
+    assert list(sample.members) == ["audio.mp3"]
+
+
+def test_big_tiff_is_known_by_its_bytes() -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.arange(63, dtype=np.uint8).reshape(7, 9), bigtiff=True)
+    sample = Hub(dataset="json", columns={"image": "cell"}).make(Row(1, {"cell": buffer.getvalue()}), MODALITIES)
+    assert list(sample.members) == ["image.tif"]
 
 
 def test_mistakes_are_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +241,7 @@ def test_mistakes_are_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="data set no/where cannot be opened"):
         items(dataset="no/where", files=None)
-    with pytest.raises(ValueError, match="is no table"):
+    with pytest.raises(ValueError, match="'image' is of type image, not table or text"):
         Hub(dataset="json", columns={"image": ("a", "b")}).make(Row(1, {"a": 1, "b": 2}), MODALITIES)
     with pytest.raises(ValueError, match="'photo', which the recipe has not"):
         Hub(dataset="json", columns={"photo": "a"}).make(Row(1, {"a": 1}), MODALITIES)

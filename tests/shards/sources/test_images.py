@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import ContentError, Modality
 from modalities.image import Image
@@ -24,9 +25,9 @@ MODALITIES: dict[str, Modality] = {"image": Image(size=16, patch=16, bands="rgb"
 
 
 def photo(path: Path, colour: int = 0) -> None:
-    """A picture of one colour."""
+    """A picture of one colour in a black frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Pillow.new("RGB", (9, 7), (colour, 100, 200)).save(path)
+    ImageOps.expand(Pillow.new("RGB", (7, 5), (colour, 100, 200)), 1).save(path)
 
 
 def made(source: ImageFolder, raw: Path) -> list[Sample | str]:
@@ -114,12 +115,17 @@ def test_a_build_splits_by_video_and_counts_by_reason(fish: Path, tmp_path: Path
     tifffile.imwrite(pages, np.zeros((2, 8, 8), np.uint8), photometric="minisblack")
     (fish / "chub" / "2015_2_b_frame4.tif").write_bytes(pages.getvalue())
     (fish / "chub" / "2015_2_b_frame5.npy").write_bytes(b"")
+    (fish / "chub" / "2015_2_b_frame6.jpg").write_bytes((fish / "bream" / "2015_1_a_frame1.png").read_bytes())
+    for colour in ("red", "black"):
+        Pillow.new("RGB", (9, 7), colour).save(fish / "chub" / f"2015_2_b_{colour}.png")
     source = ImageFolder(pattern="{species}/{video:6}_{rest}", labels=("species",))
     manifest = build(source, MODALITIES, SplitBy(by="video", validation=0, test=0.3), fish, tmp_path / "out")
     assert manifest.skipped == {
         "unreadable jpg image": 1,
-        "unreadable npy image": 1,
-        "unreadable png image": 1,
+        "empty image file": 1,
+        "image file is not png": 1,
+        "image file is not jpg": 1,
+        "constant image": 2,
         "TIFF of several pages": 1,
     }
     groups = [{g for _, g, *_ in Split(tmp_path / "out", name).locations()} for name in ("train", "test")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from modalities.base import Modality
 from modalities.image import Image
@@ -33,7 +34,7 @@ def raw(tmp_path: Path) -> Path:
     folder = tmp_path / "raw"
     folder.mkdir()
     for i, name in enumerate(["01_top", "01_side", "02_top", "03_top"]):
-        Pillow.new("RGB", (9, 7), (i, 100, 200)).save(folder / f"{name}.png")
+        ImageOps.expand(Pillow.new("RGB", (7, 5), (i, 100, 200)), 1).save(folder / f"{name}.png")
     (folder / "02_side.png").write_bytes(b"no image")
     (folder / "specimens.csv").write_text(
         "id,species,mass,box\n01,owl,1.5,a\n02,jay,,b\n04,jay,4,b\n02,owl,2,c\n,owl,5,c\n"
@@ -54,35 +55,36 @@ def samples(out: Path) -> list[Members]:
 
 def test_an_inner_join_has_all_modalities(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out")
-    assert manifest.fields == {"image.png": 3, "labels.json": 3, "table.json": 3}
+    assert manifest.fields == {"image.png": 3, "labels.json": 3, "table.json": 2}
     assert manifest.skipped == {
         "images without rows of its key": 1,
         "rows of a key that another has": 1,
         "row without id": 1,
         "rows without images of its key": 1,
-        "unreadable png image": 1,
+        "image file is not png": 1,
     }
     side, top, other = samples(tmp_path / "out")
     assert side["image"]["png"] == (raw / "01_side.png").read_bytes()
     assert top["image"]["png"] == (raw / "01_top.png").read_bytes()
     assert json.loads(side["labels"]["json"]) == {"species": "owl", "view": "side"}
     assert json.loads(side["table"]["json"]) == json.loads(top["table"]["json"]) == {"mass": 1.5}
-    assert json.loads(other["table"]["json"]) == {"mass": None}
+    assert json.loads(other["labels"]["json"]) == {"species": "jay", "view": "top"}
+    assert "table" not in other, "a row without a mass is a partner nonetheless, for its labels"
 
 
 def test_a_left_join_keeps_what_has_no_partner(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), how="left", sources=(IMAGES, ROWS, DRUGS))
-    assert manifest.fields == {"image.png": 4, "labels.json": 4, "smiles.txt": 1, "table.json": 3}
+    assert manifest.fields == {"image.png": 4, "labels.json": 4, "smiles.txt": 1, "table.json": 2}
     assert manifest.skipped["invalid SMILES"] == 1
     assert "images without rows of its key" not in manifest.skipped
     manifest = joined(raw, tmp_path / "rows", ("id", "specimen"), how="left", sources=(ROWS, IMAGES))
-    assert manifest.fields == {"image.png": 2, "labels.json": 3, "table.json": 3}
+    assert manifest.fields == {"image.png": 2, "labels.json": 3, "table.json": 2}
     assert manifest.skipped == {
         "duplicate": 1,
         "images of a key that another has": 1,
         "images without rows of its key": 1,
         "row without id": 1,
-        "unreadable png image": 1,
+        "image file is not png": 1,
     }
 
 
@@ -101,7 +103,7 @@ def test_what_has_no_key_has_no_partner(how: str, raw: Path, tmp_path: Path) -> 
 
 def test_three_sources_are_all_needed(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), sources=(IMAGES, ROWS, DRUGS))
-    assert manifest.fields == {"image.png": 1, "labels.json": 1, "smiles.txt": 1, "table.json": 1}
+    assert manifest.fields == {"image.png": 1, "labels.json": 1, "smiles.txt": 1}
     assert manifest.skipped["images without rows of its key"] == 3
 
 
@@ -139,9 +141,12 @@ def test_recipes_describe_joins_and_keep_them(raw: Path, tmp_path: Path) -> None
         ({"sources": [ROWS]}, "at least two"),
         ({"by": []}, "one name for all"),
         ({"by": ["id"]}, "one for each"),
-        ({"sources": [IMAGES, {"type": "row"}]}, r"data\.source\.sources\.1\.type is 'row'; known: audio"),
-        ({"sources": [IMAGES, {**ROWS, "fyle": "a"}]}, r"unknown key 'data\.source\.sources\.1\.fyle'"),
-        ({"sources": [IMAGES, {**ROWS, "file": 3}]}, r"data\.source\.sources\.1\.file: "),
+        ({"sources": [IMAGES, {"type": "row"}]}, r"data\.source\.sources\.1\.type is 'row': did you mean 'rows'\?"),
+        (
+            {"sources": [IMAGES, {**ROWS, "fyle": "a"}]},
+            r"unknown key 'data\.source\.sources\.1\.fyle': did you mean 'file'\?",
+        ),
+        ({"sources": [IMAGES, {**ROWS, "file": 3}]}, r"'data\.source\.sources\.1\.file' is 3: input should be"),
         ({"sources": [IMAGES, {**IMAGES, "pattern": "x"}]}, "needs named fields"),
         ({"sources": [IMAGES, {"type": "join", "by": "a", "sources": [IMAGES, ROWS]}]}, "part of a join"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from modalities.table import Table
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
-from shards.sources.recordings import cell
-from shards.sources.wfdb import Wfdb
+from shards.sources.wfdb import Wfdb, comments_of
 
 ECG = Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1)
 MODALITIES: dict[str, Modality] = {"ecg": ECG, "table": Table()}
@@ -125,14 +125,42 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
         {"symbol": "N", "symbols": "N,V", "annotations": 2, "pvc": 1},
     ]
     around = made(Wfdb(window_s=0.4, annotations="atr", centred=True, labels=("symbol",)), tmp_path)
-    assert [labels(sample)["symbol"] for sample in around] == ["N", "V", "V"], "windows beyond the ends are left out"
-    np.testing.assert_allclose(held(around[0]).samples, samples[:, 250:350], atol=1e-3)
+    beyond = "annotation too near an end of its recording"
+    assert [s if isinstance(s, str) else labels(s)["symbol"] for s in around] == [beyond, "N", "V", "V", beyond]
+    np.testing.assert_allclose(held(around[1]).samples, samples[:, 250:350], atol=1e-3)
     record(tmp_path, "unannotated")
     assert made(over, tmp_path)[-1] == "record without annotations"
     (tmp_path / "100.atr").write_bytes(b"\xff")
     assert made(over, tmp_path)[0] == "unreadable WFDB annotations"
     with pytest.raises(ValueError, match="need annotations and window_s"):
         Wfdb(centred=True)
+
+
+def test_annotations_of_one_time_are_two_samples(tmp_path: Path) -> None:
+    record(tmp_path, "a")
+    wfdb.wrann("a", "atr", np.array([500, 500]), symbol=["N", "+"], aux_note=["", "(AFIB"], write_dir=str(tmp_path))
+    found = made(Wfdb(window_s=1, annotations="atr", centred=True), tmp_path)
+    assert [sample.identity for sample in found if isinstance(sample, Sample)] == ["a.hea:375:625:0", "a.hea:375:625:1"]
+
+
+def test_header_and_annotations_are_parsed_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path, "a", seconds=8)
+    wfdb.wrann("a", "atr", np.arange(100, 1900, 100), symbol=["N"] * 18, write_dir=str(tmp_path))
+    parsed = Counter[str]()
+    for name in ("rdheader", "rdann"):
+        read = getattr(wfdb, name)
+        monkeypatch.setattr(wfdb, name, lambda *a, name=name, read=read: parsed.update([name]) or read(*a))
+    source = Wfdb(window_s=1, annotations="atr", labels=("annotations",))
+    assert len(made(source, tmp_path)) == 8
+    assert parsed == {"rdheader": 1, "rdann": 1}
+    wfdb.wrann("a", "atr", np.array([100]), symbol=["N"], write_dir=str(tmp_path))
+    assert [labels(sample)["annotations"] for sample in made(source, tmp_path)] == [1, *[0] * 7], "a new file is read"
+
+
+def test_records_of_several_segments_have_a_reason_of_their_own(tmp_path: Path) -> None:
+    record(tmp_path, "part")
+    (tmp_path / "whole.hea").write_text("whole/2 3 250 2000\npart 1000\npart 1000\n")
+    assert made(Wfdb(), tmp_path)[1] == "WFDB record of several segments"
 
 
 def test_channels_go_to_the_modalities_that_know_them(tmp_path: Path) -> None:
@@ -221,13 +249,9 @@ def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("74", 74), (" 1.5 ", 1.5), ("Male", "Male"), ("NaN", None), ("Unknown", None), ("n/a", None), ("inf", None),
-     ("", None), ("426783006,1", "426783006,1"), (3, 3), (None, None)],
-)  # fmt: skip
-def test_cells(text: Any, value: Any) -> None:
-    assert cell(text) == value
+def test_comments_are_numbers_or_texts_or_unknown() -> None:
+    lines = ["# Age: 74", "#Sex:Male", "Rx: Unknown", "free text", f"id: {'9' * 400}"]
+    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": None}
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
