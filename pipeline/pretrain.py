@@ -27,7 +27,7 @@ from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import SKIPPED, Run, content_hash, members_hash, written_aside
+from pipeline.run import SKIPPED, Run, group_hash, members_hash, written_aside
 from shards.order import Mixture
 from shards.read import Split
 
@@ -154,7 +154,7 @@ def hashes(sets: Sequence[Split]) -> set[str]:
     found = set()
     for held in sets:
         for _, group, shard, number in held.locations():
-            found.add("group:" + content_hash(group.encode()))
+            found |= group_hash(held.manifest.split.get("by"), group)
             members = held.read(shard, number).items()
             found |= {f"{modality}:{members_hash(parts)}" for modality, parts in members if modality != "labels"}
     return found

@@ -228,6 +228,11 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def group_hash(by: str | None, group: str) -> set[str]:
+    """Short hash of a group, of which groups of another kind have none; no hash where each sample is its own."""
+    return set() if by is None else {"group:" + content_hash(json.dumps([by, group]).encode())}
+
+
 def members_hash(members: Mapping[str, bytes]) -> str:
     """Short hash of all members of a modality: one alone may be shared, as the channel names of signals are."""
     return content_hash(b"".join(data for _, data in sorted(members.items())))

@@ -15,7 +15,7 @@ from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
-from pipeline.labelled import Task, load, task_of
+from pipeline.labelled import Labelled, Task, load, task_of
 from pipeline.run import content_hash, members_hash
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
@@ -47,12 +47,17 @@ def shards(tmp_path: Path, modalities: dict[str, Modality]) -> Path:
     return tmp_path / "shards"
 
 
+def hashes(samples: Labelled) -> list[frozenset[str]]:
+    """The hashes of all samples."""
+    return [samples.hashes(i) for i in range(len(samples))]
+
+
 def test_columns_are_found_by_the_names_of_modalities_and_tables(data: Path, modalities: dict[str, Modality]) -> None:
     samples = load(data, modalities, label="toxic")
     assert len(samples) == 3
     assert samples.labels == (1, 0, None)
     assert samples.keys == ("1", "2", "3")
-    assert (samples.split, samples.skipped) == (("",) * 3, ())
+    assert (samples.split, samples.skipped) == (("",) * 3, {})
     tokens = samples.tokens(0)
     assert tokens.keys() == {"smiles", "table"}
     assert isinstance(smiles := modalities["smiles"], Smiles)
@@ -91,7 +96,7 @@ def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str
     samples = load(path, modalities, label="y", skip_invalid=True)
     assert samples.keys == ("1", "3")
     assert samples.labels == (1, 3)
-    assert samples.skipped == ("row 2: invalid SMILES", "row 4: invalid SMILES")
+    assert samples.skipped == {"row 2": "invalid SMILES", "row 4": "invalid SMILES"}
     path.write_text("smiles\nC1CC\n")
     with pytest.raises(ValueError, match=r"no usable row in .* \(row 1: invalid SMILES\)"):
         load(path, modalities, skip_invalid=True)
@@ -123,7 +128,7 @@ def test_other_formats(tmp_path: Path, data: Path, modalities: dict[str, Modalit
     else:
         frame.write_parquet(path)
     first, second = load(data, modalities, label="toxic"), load(path, modalities, label="toxic")
-    assert (first.labels, first.groups, first.hashes) == (second.labels, second.groups, second.hashes)
+    assert (first.labels, first.groups, hashes(first)) == (second.labels, second.groups, hashes(second))
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path, modalities: dict[str, Modality]) -> None:
@@ -165,20 +170,20 @@ def test_equal_content_has_equal_hashes_in_tables_and_shards(
 ) -> None:
     chosen = {"smiles": modalities["smiles"]}
     rows = load(tmp_path / "raw.csv", chosen, label="toxic", by="SMILES")
-    content = {h for hashes in rows.hashes for h in hashes if h.startswith("smiles:")}
+    content = {h for found in hashes(rows) for h in found if h.startswith("smiles:")}
     held = load(shards, modalities)
-    assert content == {h for hashes in held.hashes for h in hashes if h.startswith("smiles:")}
-    assert not any(h.startswith("labels:") for hashes in held.hashes for h in hashes)
+    assert content == {h for found in hashes(held) for h in found if h.startswith("smiles:")}
+    assert not any(h.startswith("labels:") for found in hashes(held) for h in found)
 
 
 def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("dna,place,taxon\nACGTACGT,Peru,Aves\nTTTTGGGG,Peru,Aves\n")
     place = Table(min_count=1).fit([{"place": "Peru"}])
     taxon = Text().fit(["Aves"])
-    first, second = load(tmp_path / "raw.csv", {"dna": Dna(), "table": place, "taxon": taxon}).hashes
-    assert {h.partition(":")[0] for h in first} == {"dna", "group"}
+    first, second = hashes(load(tmp_path / "raw.csv", {"dna": Dna(), "table": place, "taxon": taxon}))
+    assert {h.partition(":")[0] for h in first} == {"dna"}
     assert first.isdisjoint(second)
-    first, second = load(tmp_path / "raw.csv", {"table": place}).hashes
+    first, second = hashes(load(tmp_path / "raw.csv", {"table": place}))
     assert {h.partition(":")[0] for h in first & second} == {"table"}
 
 
