@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modalities.base import ContentError, Modality
 from pipeline import baseline
 from pipeline.embed import Embedded, batches_of, embed
-from pipeline.labelled import Task, task_of
+from pipeline.labelled import Task, hashes_of, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from shards.read import Split
+from shards.remote import open_store
 from shards.split import key_of
 
 NEIGHBOURS = 20
@@ -31,24 +33,29 @@ def evaluate(
     split: str = "test",
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split that it did not train on; returns the figures, which `result.json` holds too.
+    """Evaluate a run on a split; returns the figures, which `result.json` holds too.
 
     shards: folder of shards or its URL, the recipe's first by default. label: what to probe, the recipe's
     `evaluate.probe` by default. The gallery of retrieval is the split's first `evaluate.gallery` samples by the sha256
-    of their identity.
+    of their identity. Of shards other than the run's own, samples that it trained on, or whose group it trained on,
+    are left out, and counted as `left_out`; of its own, which its split divided, all stay, and `trained_on` says how
+    many of them it trained on.
 
     Raises:
-        ValueError: no run, no shards, an empty split or no such label.
+        ValueError: no run, no shards, an empty split, one of samples seen in training alone or no such label.
     """
     held = Run.existing(Path(run))
     recipe = held.recipe()
     where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
-    gallery = ranked(unseen)[: recipe.evaluate.gallery]
+    own = any(unseen.folder == open_store(path, recipe.data.cache).where for path in recipe.data.paths)
+    gallery, seen = drawn(unseen, recipe.evaluate.gallery, held.trained_on(), model.modalities, own)
     encoded = encode(model, unseen, gallery, workers)
     result: dict[str, Any] = {
         "split": split,
+        "samples": len(gallery),
+        "trained_on" if own else "left_out": seen,
         "retrieval": retrieval(encoded.embeddings, encoded.present),
         "rankme": {name: rankme(values[encoded.present[name]]) for name, values in encoded.pooled.items()},
         "skipped": len(encoded.faults),
@@ -56,7 +63,7 @@ def evaluate(
     name = label or recipe.evaluate.probe
     if name is not None:
         training = Split(where, "train", cache=recipe.data.cache)
-        places = spread(training, recipe.evaluate.samples)
+        places = ranked(training)[: recipe.evaluate.samples]
         result["probe"] = probe(
             name,
             (encode(model, training, places, workers), labels_of(training, places, name)),
@@ -75,9 +82,35 @@ def ranked(split: Split) -> list[tuple[int, int]]:
     return [(shard, number) for _, shard, number in sorted((rank(k), s, n) for k, _, s, n in split.locations())]
 
 
-def spread(split: Split, count: int) -> list[tuple[int, int]]:
-    """At most `count` samples of a split, the first by the sha256 of their identity."""
-    return ranked(split)[:count]
+def drawn(
+    split: Split, count: int, trained_on: set[str], modalities: Mapping[str, Modality], keep: bool
+) -> tuple[list[tuple[int, int]], int]:
+    """The first `count` samples by `ranked`, and how many met on the way were trained on, which are left out or kept.
+
+    Raises:
+        ValueError: all are left out.
+    """
+    by = split.manifest.split.get("by")
+    groups = {(shard, number): group for _, group, shard, number in split.locations()}
+
+    def known(place: tuple[int, int]) -> bool:
+        try:
+            return not hashes_of(split.read(*place), by, groups[place], modalities).isdisjoint(trained_on)
+        except ContentError:
+            return False  # counted where it is encoded
+
+    places: list[tuple[int, int]] = []
+    seen = 0
+    for place in ranked(split):
+        if len(places) == count:
+            break
+        is_known = known(place)
+        seen += is_known
+        if keep or not is_known:
+            places.append(place)
+    if not places:
+        raise ValueError(f"pretraining saw all {seen:,} samples of the {split.split} split of {split.folder}")
+    return places, seen
 
 
 def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
