@@ -38,7 +38,8 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
         "decoder": sum(p.numel() for p in module.model.decoder.parameters()),
         "entries": sum(p.numel() for p in module.model.entries.parameters()),
     }
-    tokens, unusable = _tokens(sets, fitted)
+    some = _some(sets)
+    tokens, unusable = _tokens(some, fitted)
     samples = sum(sum(held.slots) for held in sets)
     seen = checked.train.steps * checked.train.batch_size
     share = (checked.train.pass_size or checked.train.batch_size) / ranks
@@ -53,7 +54,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
                 str(held.folder): {"samples_a_pass": sum(held.slots), "passes": count / sum(held.slots)}
                 for held, count in zip(sets, mixture(checked, sets).counts(seen), strict=True)
             },
-            "unusable_of_sampled": [unusable, SAMPLED],
+            "unusable_of_sampled": [unusable, len(some)],
         },
         "tokens_a_sample": tokens,
         "precision": "bf16" if bf16(checked.train) else "fp32",
@@ -63,11 +64,11 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     }
 
 
-def _tokens(sets: Sequence[Split], fitted: Mapping[str, Modality]) -> tuple[dict[str, float], int]:
+def _tokens(some: Sequence[tuple[Split, int, int]], fitted: Mapping[str, Modality]) -> tuple[dict[str, float], int]:
     """Mean number of tokens by modality over a few samples, and how many of these cannot be used."""
     counts: dict[str, list[int]] = {name: [] for name in fitted}
     unusable = 0
-    for held, shard, number in _some(sets):
+    for held, shard, number in some:
         try:
             sample = tokenize(held.read(shard, number), fitted)
         except ContentError:
