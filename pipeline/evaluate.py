@@ -17,10 +17,12 @@ from pipeline.labelled import Task, hashes_of, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe import Recipe
 from pipeline.run import Run
+from shards.manifest import Manifest
 from shards.read import Split
 from shards.remote import open_store
-from shards.split import key_of
+from shards.split import SPLITS, key_of
 
 NEIGHBOURS = 20
 
@@ -111,6 +113,13 @@ def drawn(
     if not places:
         raise ValueError(f"pretraining saw all {seen:,} samples of the {split.split} split of {split.folder}")
     return places, seen
+
+
+def shown(recipe: Recipe) -> Split:
+    """What examples are taken from: the test split of a recipe's first shards, or the next one where that is empty."""
+    cache = recipe.data.cache
+    counts = Manifest.read(open_store(recipe.data.paths[0], cache)).counts()
+    return Split(recipe.data.paths[0], next(name for name in reversed(SPLITS) if counts[name]), cache=cache)
 
 
 def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
