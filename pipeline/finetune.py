@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from modalities.base import Modality, Tokens
 from pipeline import baseline, labelled
-from pipeline.batch import pack
 from pipeline.labelled import Labelled, Task, task_of
 from pipeline.launch import keep_freed_memory
 from pipeline.measures import classification, paired_difference, regression
@@ -137,7 +136,7 @@ def finetune(
 def _target(source: Run, out: str | Path | None, label: str) -> Path:
     """The folder of the fine-tuned run."""
     target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
-    if target.exists() and any(target.iterdir()) and not (target / "head.json").is_file():
+    if target.exists() and any(target.iterdir()) and not Run(target).fine_tuned:
         raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
     return target
 
@@ -205,16 +204,11 @@ class Predictor(nn.Module):
         self.model = model
         self.names = modalities
         self.read: Features = features
-        layers = model.config.depth + 1 if features == "layers" else 1
-        self.head = nn.Linear(len(modalities) * layers * model.config.dim, outputs)
+        self.head = nn.Linear(model.features_width(modalities, features == "layers"), outputs)
 
     def features(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
-        """`(B, modalities * dim)`, of every layer `depth + 1` times as wide; zero where a sample lacks a modality."""
-        widths = {name: modality.widths for name, modality in self.model.modalities.items()}
-        batch = pack(samples, widths).to(self.head.weight.device)
-        encoding = self.model(batch, views=("full",), layers=self.read == "layers")["full"]
-        pooled = encoding.layers if self.read == "layers" else encoding.pooled
-        return torch.cat([pooled[name] for name in self.names], dim=1)
+        """`(B, F)`, see `SensoriumModel.features`."""
+        return self.model.features(self.model.pack(samples), self.names, self.read == "layers")
 
     def forward(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
         """`(B, outputs)`."""
@@ -341,10 +335,9 @@ def load_predictor(run: Run) -> tuple[Predictor, Task]:
     Raises:
         ValueError: the run was not fine-tuned.
     """
-    path = run.folder / "head.json"
-    if not path.is_file():
+    if not run.fine_tuned:
         raise ValueError(f"{run.folder} was not fine-tuned: predict needs what `sensorium finetune` wrote")
-    state = json.loads(path.read_text())
+    state = json.loads((run.folder / "head.json").read_text())
     task = Task(**{**state["task"], "classes": tuple(state["task"]["classes"])})
     predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs, state["features"])
     predictor.head.load_state_dict(load_file(run.folder / "head.safetensors"))

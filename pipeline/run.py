@@ -70,6 +70,11 @@ class Run:
         """The folder that `from_pretrained` loads."""
         return self.folder / "model"
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the model has a head, which `finetune` wrote."""
+        return (self.folder / "head.json").is_file()
+
     def recipe(self) -> Recipe:
         """The run's resolved recipe."""
         return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))

@@ -11,9 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import evaluate, export, finetune, pretrain
+from modalities.plans import Plan
+from pipeline import evaluate, export, finetune, pretrain, report
+from pipeline.evaluate import ranked, shown
 from pipeline.finetune import Settings
 from pipeline.predict import embed_file, predict_file
+from pipeline.report import reconstructions
 from pipeline.run import Run
 from pipeline.verbs import build_shards
 from shards.read import Split
@@ -179,6 +182,30 @@ def test_shards_are_read_once(finds: Path, shards: Path, tmp_path: Path, monkeyp
     predict_file(tmp_path / "t", shards, tmp_path / "p.parquet")
     assert len(counts) == 120
     assert set(counts.values()) == {2}
+
+
+def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path) -> None:
+    faulty = write(6, [f"new{number}" for number in range(30)], spoilt=50)
+    split = Split(faulty, "test")
+    assert any(is_spoilt(split, place) for place in ranked(split)[:8])
+    run = pretrain(small(faulty), ["data.max_skipped=1.0"], tmp_path / "run")
+    assert export(run, tmp_path / "model")["max_difference"] <= 1e-5
+    assert report(run).read_text().count("original</div>") == 2
+    drawn = reconstructions(Run(run).load_model(), 0, split, Plan())
+    assert {name: len(examples) for name, examples in drawn.items()} == {"dna": 4, "taxon": 4}
+
+
+@pytest.mark.parametrize(("shares", "expected"), [((0, 0.1), "validation"), ((0, 0), "train")])
+def test_examples_come_from_a_split_that_there_is(
+    write: Write, tmp_path: Path, shares: tuple[float, float], expected: str
+) -> None:
+    overrides = [f"data.split.{name}={share}" for name, share in zip(("test", "validation"), shares, strict=True)]
+    run = pretrain(small(write(7, SITES, *overrides)), overrides, tmp_path / "run")
+    assert shown(Run(run).recipe()).split == expected
+    if expected == "train":
+        export(run, tmp_path / "model")
+        assert "holds a few of the train\nsplit" in (tmp_path / "model" / "README.md").read_text()
+        assert "Samples of the train split, masked" in report(run).read_text()
 
 
 def shards_of(run: Path) -> str:
