@@ -34,7 +34,7 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", callback=_keep_stdout, help="Print the figures as one JSON object on standard output."),
 ]
-Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,image=photo.")]
+Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,table=age+mass.")]
 SkipInvalid = Annotated[
     bool, typer.Option("--skip-invalid", help="Leave unusable rows of a file out instead of stopping.")
 ]

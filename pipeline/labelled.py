@@ -74,7 +74,8 @@ def load(
 ) -> Labelled:
     """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
-    columns: column of each modality where it does not bear the modality's name. by: a column, or `scaffold`. Both are
+    columns: column of each modality where it does not bear the modality's name, of a table all of its columns as `a+b`,
+    new ones of numbers too. by: a column, or `scaffold`. Both are
     for files alone. Unusable samples of shards are met where they are read: see `Labelled.usable`.
 
     Raises:
@@ -149,20 +150,31 @@ def first_of(skipped: Mapping[str, str]) -> str:
 def _columns(
     data: Path, frame: pl.DataFrame, modalities: Mapping[str, Modality], given: dict[str, str], label: str | None
 ) -> dict[str, str | tuple[str, ...]]:
-    """The columns of each modality: as given, by the modality's name, or a table's known columns."""
+    """The columns of each modality: as given, by the modality's name, or a table's known columns.
+
+    New columns of a table are taken where they are given by name, as `a+b`, and told of where they are not: they may
+    be other labels, or numbers that only count the rows.
+    """
     for name in given:
         if name not in modalities:
             raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
-    need_columns(data, frame, list(given.values()))
     lower = {column.lower(): column for column in frame.columns if column != label}
     found: dict[str, str | tuple[str, ...]] = {}
     for name, modality in modalities.items():
-        if name in given:
-            found[name] = given[name]
-        elif isinstance(modality, Table):
+        if isinstance(modality, Table):
             known = [column for column in frame.columns if column != label and modality.knows(column)]
-            if known:
-                found[name] = tuple(known)
+            chosen = known if name not in given else _named(given[name], frame)
+            need_columns(data, frame, chosen)
+            for column in chosen:
+                if column == label:
+                    raise ValueError(f"--columns gives the label {label!r} to {name!r}: leave it out")
+                if not (modality.knows(column) or frame[column].dtype.is_numeric()):
+                    raise ValueError(f"{name!r} takes new columns of numbers alone, {column!r} is none: leave it out")
+            if chosen:
+                found[name] = tuple(chosen)
+        elif name in given:
+            need_columns(data, frame, [given[name]])
+            found[name] = given[name]
         elif name.lower() in lower:
             found[name] = lower[name.lower()]
     if not found:
@@ -170,7 +182,33 @@ def _columns(
             f"{data} has no column for {', '.join(modalities)}; it has {', '.join(frame.columns)}: "
             "name them with --columns modality=column"
         )
+    _tell_left(frame, modalities, found, given, label)
     return found
+
+
+def _named(text: str, frame: pl.DataFrame) -> list[str]:
+    """Columns given as `a+b`, or one whose name holds a plus."""
+    return [text] if text in frame.columns else text.split("+")
+
+
+def _tell_left(
+    frame: pl.DataFrame,
+    modalities: Mapping[str, Modality],
+    found: Mapping[str, str | tuple[str, ...]],
+    given: Mapping[str, str],
+    label: str | None,
+) -> None:
+    """Name the columns of numbers that no modality reads but a table could."""
+    taken = {column for columns in found.values() for column in ([columns] if isinstance(columns, str) else columns)}
+    numbers = [column for column in frame.columns if frame[column].dtype.is_numeric()]
+    left = [column for column in numbers if column not in taken and column != label]
+    for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
+        if left:
+            columns = "+".join([*found.get(name, ()), *left])
+            print(
+                f"left out as new to {name!r}: {', '.join(left)}; to use them pass --columns {name}={columns}",
+                file=sys.stderr,
+            )
 
 
 def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> Labelled:

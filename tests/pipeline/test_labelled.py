@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,29 @@ def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) 
         load(path, modalities, columns={"smiles": "structures"})
     with pytest.raises(ValueError, match=r"has no column for smiles, image, table.*--columns modality=column"):
         load(path, modalities)
+
+
+def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
+    tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("smiles,weight,mass_g,site,score\nCCO,46,1.5,Peru,1\nCCN,45,2.5,Cuba,2\n")
+    assert load(path, modalities, label="score").tokens(0)["table"].size == 1
+    told = "left out as new to 'table': mass_g; to use them pass --columns table=weight+mass_g"
+    assert capsys.readouterr().err.splitlines() == [told]
+    samples = load(path, modalities, label="score", columns={"table": "weight+mass_g"})
+    assert json.loads(samples.members(1)["table"]["json"]) == {"weight": 45, "mass_g": 2.5}
+    tokens = samples.tokens(0)["table"]
+    assert tokens.ids[:, 0].tolist() == [2, 2]
+    assert tokens.values[1, 0] == pytest.approx(np.log1p(1.5))
+    assert capsys.readouterr().err == ""
+    for columns, message in (
+        ("weight+site", "new columns of numbers alone, 'site' is none"),
+        ("weight+score", "gives the label 'score' to 'table'"),
+        ("weight+mass", "has no column 'mass'; it has smiles"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(path, modalities, label="score", columns={"table": columns})
 
 
 def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str, Modality]) -> None:
