@@ -21,7 +21,7 @@ from pipeline.recipe import Recipe
 from pipeline.run import Run
 from shards.manifest import Manifest
 from shards.read import Split
-from shards.remote import open_store
+from shards.remote import Store, open_store
 from shards.split import SPLITS, key_of
 
 NEIGHBOURS = 20
@@ -51,7 +51,7 @@ def evaluate(
     where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
-    own = any(unseen.folder == open_store(path, recipe.data.cache).where for path in recipe.data.paths)
+    own = _at(unseen.store) in {_at(open_store(path, recipe.data.cache)) for path in recipe.data.paths}
     gallery, seen = drawn(unseen, recipe.evaluate.gallery, held.trained_on(), model.modalities, own)
     encoded = encode(model, unseen, gallery, workers)
     result: dict[str, Any] = {
@@ -73,6 +73,11 @@ def evaluate(
         )
     held.add_result(evaluate=result)
     return result
+
+
+def _at(store: Store) -> Path | str:
+    """Where shards lie, however a path to them is written."""
+    return store.where.resolve() if isinstance(store.where, Path) else store.where
 
 
 def ranked(split: Split) -> list[tuple[int, int]]:

@@ -97,6 +97,8 @@ def test_groups_of_another_kind_say_nothing(finds: Path, write: Write, tmp_path:
 def test_evaluation_leaves_out_what_was_trained_on(finds: Path, write: Write) -> None:
     own = evaluate(finds)
     assert (own["trained_on"], own["samples"]) == (0, 20)
+    shards = Path(shards_of(finds))
+    assert evaluate(finds, shards.parent / "raw" / ".." / shards.name) == own
     other = write(1, SITES, "data.split.seed=1")
     trained = {group for _, group, _, _ in Split(shards_of(finds), "train").locations()}
     judged = [group in trained for _, group, _, _ in Split(other, "test").locations()]
