@@ -56,12 +56,16 @@ def _sequence(modality: TokenSequence, members: Mapping[str, bytes], tokens: Tok
 
 @plain.register
 def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
-    """A thumbnail's pixels, mean and deviation of each band."""
-    pixels = modality.decode(dict(members)).pixels
+    """A thumbnail's pixels, mean and deviation of each known band, zero where the image lacks it."""
+    pixels, bands = modality.decode(dict(members))
     shrink = parser("PIL.Image", "pillow")
-    planes = [pixels[..., band] for band in range(pixels.shape[2])]
-    small = [np.asarray(shrink.fromarray(each).resize((THUMBNAIL_PX,) * 2, shrink.Resampling.BOX)) for each in planes]
-    return np.concatenate([np.stack(small).ravel(), pixels.mean((0, 1)), pixels.std((0, 1))])
+    planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(pixels, 2, 0)]
+    small = np.zeros((len(modality.band_names), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)
+    moments = np.zeros((2, len(modality.band_names)), np.float32)
+    places = [modality.band_names.index(band) for band in bands]
+    small[places] = [shrink.fromarray(each).resize(small.shape[1:], shrink.Resampling.BOX) for each in planes]
+    moments[:, places] = pixels.mean((0, 1)), pixels.std((0, 1))
+    return np.concatenate([small.ravel(), moments.ravel()])
 
 
 @plain.register

@@ -34,8 +34,10 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", callback=_keep_stdout, help="Print the figures as one JSON object on standard output."),
 ]
-Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,image=photo.")]
-SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave unusable rows out instead of stopping.")]
+Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,table=age+mass.")]
+SkipInvalid = Annotated[
+    bool, typer.Option("--skip-invalid", help="Leave unusable rows of a file out instead of stopping.")
+]
 
 
 def _tell(figures: Any, as_json: bool, lines: Callable[[], list[str]]) -> None:
@@ -195,6 +197,10 @@ def evaluate_command(
 
     def lines() -> list[str]:
         told = _retrieval_lines(result["retrieval"])
+        if result.get("trained_on"):
+            told.insert(0, f"pretraining saw {result['trained_on']:,} of the {result['samples']:,} samples judged here")
+        if result.get("left_out"):
+            told.insert(0, f"{result['left_out']:,} samples that pretraining saw are left out")
         if unseen := result.get("probe", {}).get("unseen"):
             classes = ", ".join(result["probe"]["unseen_classes"][:5])
             told.append(f"probe: {unseen:,} samples left out whose class training has not, such as {classes}")
@@ -279,7 +285,7 @@ def embed_command(
     from pipeline.predict import embed_file
 
     result = embed_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
-    _tell(result, as_json, lambda: [f"{result['rows']:,} rows embedded: {result['path']}"])
+    _tell(result, as_json, lambda: _rows_lines(result, "embedded"))
 
 
 @app.command("predict")
@@ -295,7 +301,7 @@ def predict_command(
     from pipeline.predict import predict_file
 
     result = predict_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
-    _tell(result, as_json, lambda: [f"{result['rows']:,} rows predicted: {result['path']}"])
+    _tell(result, as_json, lambda: _rows_lines(result, "predicted"))
 
 
 @app.command("export")
@@ -454,10 +460,17 @@ def _retrieval_lines(rows: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
+def _rows_lines(result: dict[str, Any], done: str) -> list[str]:
+    left_out = f", {len(result['skipped']):,} left out" if result["skipped"] else ""
+    return [f"{result['rows']:,} rows {done}{left_out}: {result['path']}"]
+
+
 def _finetune_lines(result: dict[str, Any]) -> list[str]:
     told = []
     if result.get("seen"):
         told.append(f"{result['seen']:,} samples that pretraining saw are left out of the test set")
+    if result.get("skipped"):
+        told.append(f"{result['skipped']:,} samples that cannot be used are left out")
     for start in ("pretrained", "scratch", "baseline"):
         if start in result:
             row = result[start]

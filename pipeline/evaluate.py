@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modalities.base import ContentError, Modality
 from pipeline import baseline
 from pipeline.embed import Embedded, embed
-from pipeline.labelled import Task, task_of
+from pipeline.labelled import Task, hashes_of, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe import Recipe
 from pipeline.run import Run
 from pipeline.workers import made_ahead
+from shards.manifest import Manifest
 from shards.read import Split
-from shards.split import key_of
+from shards.remote import Store, open_store
+from shards.split import SPLITS, key_of
 
 NEIGHBOURS = 20
 
@@ -32,24 +36,29 @@ def evaluate(
     split: str = "test",
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split that it did not train on; returns the figures, which `result.json` holds too.
+    """Evaluate a run on a split; returns the figures, which `result.json` holds too.
 
     shards: folder of shards or its URL, the recipe's first by default. label: what to probe, the recipe's
     `evaluate.probe` by default. The gallery of retrieval is the split's first `evaluate.gallery` samples by the sha256
-    of their identity.
+    of their identity. Of shards other than the run's own, samples that it trained on, or whose group it trained on,
+    are left out, and counted as `left_out`; of its own, which its split divided, all stay, and `trained_on` says how
+    many of them it trained on.
 
     Raises:
-        ValueError: no run, no shards, an empty split or no such label.
+        ValueError: no run, no shards, an empty split, one of samples seen in training alone or no such label.
     """
     held = Run.existing(Path(run))
     recipe = held.recipe()
     where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
-    gallery = ranked(unseen)[: recipe.evaluate.gallery]
+    own = _at(unseen.store) in {_at(open_store(path, recipe.data.cache)) for path in recipe.data.paths}
+    gallery, seen = drawn(unseen, recipe.evaluate.gallery, held.trained_on(), model.modalities, own)
     encoded = encode(model, unseen, gallery, workers)
     result: dict[str, Any] = {
         "split": split,
+        "samples": len(gallery),
+        "trained_on" if own else "left_out": seen,
         "retrieval": retrieval(encoded.embeddings, encoded.present),
         "rankme": {name: rankme(values[encoded.present[name]]) for name, values in encoded.pooled.items()},
         "skipped": len(encoded.faults),
@@ -57,7 +66,7 @@ def evaluate(
     name = label or recipe.evaluate.probe
     if name is not None:
         training = Split(where, "train", cache=recipe.data.cache)
-        places = spread(training, recipe.evaluate.samples)
+        places = ranked(training)[: recipe.evaluate.samples]
         result["probe"] = probe(
             name,
             (encode(model, training, places, workers), labels_of(training, places, name)),
@@ -65,6 +74,11 @@ def evaluate(
         )
     held.add_result(evaluate=result)
     return result
+
+
+def _at(store: Store) -> Path | str:
+    """Where shards lie, however a path to them is written."""
+    return store.where.resolve() if isinstance(store.where, Path) else store.where
 
 
 def ranked(split: Split) -> list[tuple[int, int]]:
@@ -76,9 +90,42 @@ def ranked(split: Split) -> list[tuple[int, int]]:
     return [(shard, number) for _, shard, number in sorted((rank(k), s, n) for k, _, s, n in split.locations())]
 
 
-def spread(split: Split, count: int) -> list[tuple[int, int]]:
-    """At most `count` samples of a split, the first by the sha256 of their identity."""
-    return ranked(split)[:count]
+def drawn(
+    split: Split, count: int, trained_on: set[str], modalities: Mapping[str, Modality], keep: bool
+) -> tuple[list[tuple[int, int]], int]:
+    """The first `count` samples by `ranked`, and how many met on the way were trained on, which are left out or kept.
+
+    Raises:
+        ValueError: all are left out.
+    """
+    by = split.manifest.split.get("by")
+    groups = {(shard, number): group for _, group, shard, number in split.locations()}
+
+    def known(place: tuple[int, int]) -> bool:
+        try:
+            return not hashes_of(split.read(*place), by, groups[place], modalities).isdisjoint(trained_on)
+        except ContentError:
+            return False  # counted where it is encoded
+
+    places: list[tuple[int, int]] = []
+    seen = 0
+    for place in ranked(split):
+        if len(places) == count:
+            break
+        is_known = known(place)
+        seen += is_known
+        if keep or not is_known:
+            places.append(place)
+    if not places:
+        raise ValueError(f"pretraining saw all {seen:,} samples of the {split.split} split of {split.folder}")
+    return places, seen
+
+
+def shown(recipe: Recipe) -> Split:
+    """What examples are taken from: the test split of a recipe's first shards, or the next one where that is empty."""
+    cache = recipe.data.cache
+    counts = Manifest.read(open_store(recipe.data.paths[0], cache)).counts()
+    return Split(recipe.data.paths[0], next(name for name in reversed(SPLITS) if counts[name]), cache=cache)
 
 
 def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:

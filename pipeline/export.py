@@ -7,11 +7,12 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,10 +30,11 @@ import pipeline.model.blocks
 import pipeline.model.configuration
 import pipeline.model.modeling
 import pipeline.model.processing
-from modalities.base import Modality
-from pipeline.evaluate import encode, ranked
+from modalities.base import ContentError, Modality, Tokens
+from pipeline.evaluate import encode, ranked, shown
+from pipeline.finetune import load_predictor
 from pipeline.loader import tokenize
-from pipeline.run import Run
+from pipeline.run import Run, written_aside
 from shards.manifest import write_json
 from shards.read import Split
 
@@ -63,32 +65,29 @@ CARD_EXAMPLES = {
 def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
     """Write a run's model as a Hugging Face folder, check it in a fresh process, push it if asked.
 
-    The folder holds the weights, a processor, a model card with the run's figures, the code as flat files, and a few
-    samples as tokens with the embeddings they must give. Returns its path and the largest difference found between
-    the embeddings of the fresh process and the run's own.
+    The folder holds the weights, of a fine-tuned run with its head, a processor, a model card with the run's figures,
+    the code as flat files, and a few samples as tokens with the embeddings and predictions they must give. Returns its
+    path and the largest difference found between those of the fresh process and the run's own, predicted numbers in
+    deviations of the label.
 
     Raises:
         ValueError: no model, or a folder that holds something else.
-        RuntimeError: the exported folder does not reproduce the run's embeddings.
+        RuntimeError: the exported folder does not reproduce the run's embeddings or predictions.
     """
     held = Run.existing(Path(run))
     target = Path(to) if to is not None else held.folder.with_name(held.folder.name + "-export")
     if target.exists() and any(target.iterdir()) and not (target / "config.json").is_file():
         raise ValueError(f"{target} is not empty and not an exported model: choose another folder")
-    aside = target.with_name(target.name + ".writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     fitted = held.modalities()
     assert fitted is not None
-    _write_weights(held, aside, fitted)
-    write_code(aside, list(fitted.values()))
-    _write_examples(held, aside)
-    (aside / "README.md").write_text(card(held, fitted))
-    difference = check(aside)
-    if difference > 1e-5:
-        raise RuntimeError(f"the exported model's embeddings differ by {difference:.1e} from the run's own")
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    with written_aside(target) as aside:
+        _write_weights(held, aside, fitted)
+        write_code(aside, list(fitted.values()))
+        _write_examples(held, aside)
+        (aside / "README.md").write_text(card(held, fitted))
+        difference = check(aside)
+        if difference > 1e-5:
+            raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
     result = {"path": str(target), "max_difference": difference}
     if push is not None:
         from huggingface_hub import HfApi
@@ -103,6 +102,10 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
 
 def _write_weights(held: Run, folder: Path, fitted: dict[str, Modality]) -> None:
     model = held.load_model()
+    if held.fine_tuned:
+        predictor, task = load_predictor(held)
+        model.head = predictor.head
+        model.config.head = {**asdict(task), "modalities": list(predictor.names), "features": predictor.read}
     model.config.auto_map = {
         "AutoConfig": "configuration.SensoriumConfig",
         "AutoModel": "modeling.SensoriumModel",
@@ -179,19 +182,31 @@ def flatten(source: str, names: dict[str, str]) -> str:
 
 
 def _write_examples(held: Run, folder: Path) -> None:
-    """A few unseen samples as tokens, and the run's own embeddings of them, from the run's own code."""
-    recipe = held.recipe()
-    model = held.load_model()
-    split = Split(recipe.data.paths[0], "test", cache=recipe.data.cache)
-    places = ranked(split)[:EXAMPLES]
-    encoded = encode(model, split, places)
+    """A few samples as tokens, and what the run's own code makes of them: embeddings, predictions if fine-tuned."""
+    model, split = held.load_model(), shown(held.recipe())
+    samples: list[dict[str, Tokens]] = []
+    places = []
+    for place in ranked(split):
+        with suppress(ContentError):
+            samples.append(tokenize(split.read(*place), model.modalities))
+            places.append(place)
+        if len(places) == EXAMPLES:
+            break
+    if not places:
+        raise ValueError(f"no sample of the {split.split} split of {split.folder} can be used as an example")
     tensors: dict[str, torch.Tensor] = {}
-    for number, place in enumerate(places):
-        for name, tokens in tokenize(split.read(*place), model.modalities).items():
+    for number, sample in enumerate(samples):
+        for name, tokens in sample.items():
             for part, values in zip(tokens._fields, tokens, strict=True):
                 tensors[f"{number}.{name}.{part}"] = torch.from_numpy(np.ascontiguousarray(values))
-    for name, values in encoded.embeddings.items():
+    for name, values in encode(model, split, places).embeddings.items():
         tensors[f"embeddings.{name}"] = torch.from_numpy(values)
+    if held.fine_tuned:
+        predictor, task = load_predictor(held)
+        with torch.inference_mode():
+            output = predictor(samples)
+        numbers = output[:, 0].double() * task.deviation + task.mean
+        tensors["predictions"] = output.softmax(1) if task.kind == "classification" else numbers
     save_file(tensors, folder / "examples.safetensors")
 
 
@@ -211,13 +226,16 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.fl
 stored = load_file(f"{folder}/examples.safetensors")
 samples = {}
 for name, value in stored.items():
-    number, modality, part = (name.split(".") + [""])[:3]
-    if number != "embeddings":
+    number, modality, part = (name.split(".") + ["", ""])[:3]
+    if number.isdigit():
         samples.setdefault(int(number), {}).setdefault(modality, {})[part] = value.numpy()
 batch = [{m: (t["values"], t["ids"], t["coords"]) for m, t in samples[i].items()} for i in sorted(samples)]
 with torch.inference_mode():
     output = model(batch)
-print(json.dumps(max((output.embeddings[m] - stored[f"embeddings.{m}"]).abs().max().item() for m in output.embeddings)))
+differences = [(output.embeddings[m] - stored[f"embeddings.{m}"]).abs().max() for m in output.embeddings]
+if "predictions" in stored:
+    differences.append((model.predict(batch) - stored["predictions"]).abs().max() / model.config.head["deviation"])
+print(json.dumps(max(differences).item()))
 """
 """Loads an exported folder as a stranger would, where this project and its parsers cannot be imported."""
 
@@ -226,7 +244,7 @@ STRANGERS = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile",
 
 
 def check(folder: Path) -> float:
-    """Largest difference of embeddings between the run and the exported folder in a fresh process.
+    """Largest difference of embeddings and predictions between the run and the exported folder in a fresh process.
 
     Raises:
         RuntimeError: the folder does not load there.
@@ -255,8 +273,10 @@ def card(held: Run, fitted: dict[str, Modality]) -> str:
         recipe=recipe,
         modalities=fitted,
         examples=CARD_EXAMPLES,
+        split=shown(recipe).split,
         manifest=split.manifest,
         result=result,
+        head=load_predictor(held)[1] if held.fine_tuned else None,
         finetune=result.get("finetune"),
         probe_metrics=metrics(result.get("evaluate", {}).get("probe", {}).get("task")),
         finetune_metrics=metrics(result.get("finetune", {}).get("task")),

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from modalities.base import ContentError, Modality, Tokens
+from modalities.base import Modality, Tokens
 from pipeline import baseline, labelled
-from pipeline.batch import pack
 from pipeline.labelled import Labelled, Task, task_of
 from pipeline.launch import keep_freed_memory
 from pipeline.measures import classification, paired_difference, regression
@@ -54,6 +54,10 @@ class Settings:
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
 
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels < 2:
+            raise ValueError(f"{self.labels} labels were asked for, but a task is learned from at least 2")
+
 
 def finetune(
     run: str | Path,
@@ -83,9 +87,7 @@ def finetune(
     held = source.modalities()
     assert held is not None
     chosen = _chosen(held, modalities)
-    target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
-    if target.exists() and any(target.iterdir()) and not (target / "head.json").is_file():
-        raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
+    target = _target(source, out, label)
     samples = labelled.load(
         data,
         chosen,
@@ -98,38 +100,45 @@ def finetune(
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
     seen = source.trained_on()
-    if split is None or getattr(source.recipe().data.split, "by", None) != split:
-        seen = {h for h in seen if not h.startswith("group:")}  # groups of another kind say nothing
-    judged = [i for i in usable if samples.split[i] in ("", "test")]
     scores: dict[str, list[dict[str, float]]] = {}
     keep_freed_memory()
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
         train, test = divide(samples, usable, settings, seed, seen)
         here = posed.fitted([samples.labels[i] for i in train])
-        for start in ("pretrained", "scratch") if compare else ("pretrained",):
-            predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
-            fit(predictor, samples, train, here, settings if start == "pretrained" else replace(settings, keep=0), seed)
-            found = score(here, predict(predictor, samples, test), samples, test)
-            scores.setdefault(start, []).append(found)
+        for start in ("pretrained", "scratch", "baseline") if compare else ("pretrained",):
+            if start == "baseline":
+                predicted = _classical(samples, train, test, here, chosen)
+            else:
+                predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
+                kept = settings if start == "pretrained" else replace(settings, keep=0)
+                fit(predictor, samples, train, here, kept, seed)
+                predicted = predict(predictor, samples, test)
+            scores.setdefault(start, []).append(score(here, predicted, samples, test))
             if start == "pretrained" and seed == 0:
                 save(predictor, here, source, target)
-        if compare:
-            found = score(here, _classical(samples, train, test, here, chosen), samples, test)
-            scores.setdefault("baseline", []).append(found)
     result = summarise(scores, "spearman" if posed.kind == "regression" else "balanced_accuracy")
+    judged = [i for i in usable if samples.split[i] in ("", "test")]
     result |= {
         "label": label,
         "task": posed.kind,
         "labels": len(train),
         "test": len(test),
-        "split": split,
+        "split": samples.by,
         "modalities": list(chosen),
         "mode": settings.mode,
         "skipped": len(samples.skipped),
-        "seen": sum(not samples.hashes[i].isdisjoint(seen) for i in judged),
+        "seen": sum(not samples.hashes(i).isdisjoint(seen) for i in judged),
     }
     Run(target).add_result(finetune=result)
     return {**result, "path": str(target)}
+
+
+def _target(source: Run, out: str | Path | None, label: str) -> Path:
+    """The folder of the fine-tuned run."""
+    target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
+    if target.exists() and any(target.iterdir()) and not Run(target).fine_tuned:
+        raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
+    return target
 
 
 def _classical(
@@ -161,7 +170,7 @@ def divide(
 ) -> tuple[list[int], list[int]]:
     """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
 
-    What pretraining saw is left out of the test set.
+    What pretraining saw is left out of the test set, and what cannot be used of both.
 
     Raises:
         ValueError: nothing left on one side.
@@ -172,15 +181,18 @@ def divide(
         drawn = assign(Counter(samples.groups[i] for i in usable), 0.0, settings.test, seed=seed)
         sides = {i: drawn[samples.groups[i]] for i in usable}
     pool, held_out = ([i for i in usable if sides[i] == name] for name in ("train", "test"))
-    test = [i for i in held_out if samples.hashes[i].isdisjoint(seen)]
+    test = [i for i in held_out if samples.hashes(i).isdisjoint(seen)]
     if len(test) < 2 <= len(held_out):
         count = len(held_out) - len(test)
         raise ValueError(f"{count:,} of {len(held_out):,} test samples were seen in pretraining: use another test set")
     if settings.labels is not None and settings.labels > len(pool):
         raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")
-    train = np.random.default_rng([seed, 1]).permutation(pool)[: settings.labels].tolist()
+    shuffled = np.random.default_rng([seed, 1]).permutation(pool).tolist()
+    train = list(islice(filter(samples.usable, shuffled), settings.labels))
+    test = list(filter(samples.usable, test))
     if len(train) < 2 or len(test) < 2:
-        raise ValueError(f"{len(train)} training and {len(test)} test samples: the split leaves too little")
+        unusable = labelled.first_of(samples.skipped)
+        raise ValueError(f"{len(train)} training and {len(test)} test samples: the split leaves too little{unusable}")
     return train, test
 
 
@@ -192,16 +204,11 @@ class Predictor(nn.Module):
         self.model = model
         self.names = modalities
         self.read: Features = features
-        layers = model.config.depth + 1 if features == "layers" else 1
-        self.head = nn.Linear(len(modalities) * layers * model.config.dim, outputs)
+        self.head = nn.Linear(model.features_width(modalities, features == "layers"), outputs)
 
     def features(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
-        """`(B, modalities * dim)`, of every layer `depth + 1` times as wide; zero where a sample lacks a modality."""
-        widths = {name: modality.widths for name, modality in self.model.modalities.items()}
-        batch = pack(samples, widths).to(self.head.weight.device)
-        encoding = self.model(batch, views=("full",), layers=self.read == "layers")["full"]
-        pooled = encoding.layers if self.read == "layers" else encoding.pooled
-        return torch.cat([pooled[name] for name in self.names], dim=1)
+        """`(B, F)`, see `SensoriumModel.features`."""
+        return self.model.features(self.model.pack(samples), self.names, self.read == "layers")
 
     def forward(self, samples: Sequence[dict[str, Tokens]]) -> torch.Tensor:
         """`(B, outputs)`."""
@@ -228,9 +235,10 @@ def fit(
     parameters = [p for p in trained.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    batches = -(-len(train) // settings.batch_size)
+    steps = settings.epochs * -(-len(train) // settings.batch_size)
+    warmup = 0.1 if steps != 10 else 0.0  # OneCycleLR divides by zero where its warm-up is one step exactly
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.epochs * batches, pct_start=0.1
+        optimizer, settings.learning_rate, total_steps=steps, pct_start=warmup
     )
     trained.train()
     for _ in range(settings.epochs):
@@ -327,14 +335,13 @@ def load_predictor(run: Run) -> tuple[Predictor, Task]:
     Raises:
         ValueError: the run was not fine-tuned.
     """
-    path = run.folder / "head.json"
-    if not path.is_file():
+    if not run.fine_tuned:
         raise ValueError(f"{run.folder} was not fine-tuned: predict needs what `sensorium finetune` wrote")
-    state = json.loads(path.read_text())
+    state = json.loads((run.folder / "head.json").read_text())
     task = Task(**{**state["task"], "classes": tuple(state["task"]["classes"])})
     predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs, state["features"])
     predictor.head.load_state_dict(load_file(run.folder / "head.safetensors"))
     return predictor.eval(), task
 
 
-__all__ = ["ContentError", "Settings", "finetune", "load_predictor", "predict"]
+__all__ = ["Settings", "finetune", "load_predictor", "predict"]

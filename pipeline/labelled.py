@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import polars as pl
 from modalities.base import ContentError, Modality, Tokens
 from modalities.table import Table
 from modalities.text import Text
-from pipeline.loader import tokenize
+from pipeline.loader import tokenize, tokens_at
 from pipeline.recipe import nearest
-from pipeline.run import content_hash, members_hash
+from pipeline.run import group_hash, members_hash
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.remote import Cache, Store, open_store
@@ -30,10 +31,10 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 @dataclass(frozen=True)
 class Labelled:
-    """N samples. `tokens(i)` reads one; labels are None where a sample has none.
+    """N samples. `tokens(i)`, `members(i)` and `hashes(i)` read one; labels are None where a sample has none.
 
-    groups: by what a split must not tear apart. hashes: of each sample's contents and group. split: the shard split
-    each came from, empty for files. skipped: rows left out, by reason.
+    groups: what a split must not tear apart, of the kind `by`. hashes: of a sample's contents and group. split: the
+    shard split each came from, empty for files. skipped: reasons of what was left out, by row or key.
     """
 
     keys: tuple[str, ...]
@@ -41,12 +42,24 @@ class Labelled:
     members: Callable[[int], Members]
     labels: tuple[Any, ...]
     groups: tuple[str, ...]
-    hashes: tuple[frozenset[str], ...]
+    hashes: Callable[[int], frozenset[str]]
     split: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    by: str | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def usable(self, number: int) -> bool:
+        """Whether a sample becomes tokens; one that does not is told of and counted in `skipped`."""
+        try:
+            self.tokens(number)
+        except ContentError as error:
+            if self.keys[number] not in self.skipped:
+                print(f"skipped a sample: {error.reason} ({self.keys[number]})", file=sys.stderr)
+            self.skipped[self.keys[number]] = error.reason
+            return False
+        return True
 
 
 def load(
@@ -61,14 +74,20 @@ def load(
 ) -> Labelled:
     """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
-    columns: column of each modality where it does not bear the modality's name. by: a column, or `scaffold`.
+    columns: column of each modality where it does not bear the modality's name, of a table all of its columns as `a+b`,
+    new ones of numbers too. by: a column, or `scaffold`. Both are
+    for files alone. Unusable samples of shards are met where they are read: see `Labelled.usable`.
 
     Raises:
-        ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out.
+        ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out; `by` or
+            `columns` for shards, which have their own.
     """
     store = open_store(data, cache)
     where = store.where
     if isinstance(where, str) or (where / NAME).is_file():
+        for option, given in (("--split", by), ("--columns", columns)):
+            if given:
+                raise ValueError(f"{option} is for table files: the shards at {where} have their own, leave it out")
         return _from_shards(store, modalities, label)
     if where.is_dir():
         raise ValueError(f"{where} is a folder without {NAME}: give a table file or a folder of shards")
@@ -90,7 +109,7 @@ def _from_rows(
         need_columns(data, frame, [label])
     source = Rows(columns=_columns(data, frame, modalities, columns, label), labels=(label,) if label else ())
     rows = []
-    skipped = []
+    skipped: dict[str, str] = {}
     for item in source.items(data):
         try:
             sample = source.make(item, modalities)
@@ -102,43 +121,60 @@ def _from_rows(
         except ContentError as error:
             if not skip_invalid:
                 raise ValueError(f"{data}, row {item[1]}: {error}; mend it or pass --skip-invalid") from error
-            skipped.append(f"row {item[1]}: {error.reason}")
+            skipped[f"row {item[1]}"] = error.reason
             continue
         if by is not None and by not in sample.groups:
             raise ValueError(f"cannot split by {by!r}{nearest(by, sample.groups)}")
         value = json.loads(members["labels"]["json"])[label] if label else None
         rows.append((str(item[1]), tokens, members, value, sample.groups[by] if by else f"row {item[1]}"))
     if not rows:
-        raise ValueError(f"no usable row in {data}" + (f" ({skipped[0]})" if skipped else ""))
+        raise ValueError(f"no usable row in {data}" + first_of(skipped))
     return Labelled(
         tuple(row[0] for row in rows),
         lambda i: rows[i][1],
         lambda i: rows[i][2],
         tuple(row[3] for row in rows),
         tuple(row[4] for row in rows),
-        tuple(_hashes(row[2], row[4], modalities) for row in rows),
+        cache(lambda i: hashes_of(rows[i][2], by, rows[i][4], modalities)),
         ("",) * len(rows),
-        tuple(skipped),
+        by,
+        skipped,
     )
+
+
+def first_of(skipped: Mapping[str, str]) -> str:
+    """The first of what was left out, to stand at the end of a message."""
+    return next((f" ({where}: {reason})" for where, reason in skipped.items()), "")
 
 
 def _columns(
     data: Path, frame: pl.DataFrame, modalities: Mapping[str, Modality], given: dict[str, str], label: str | None
 ) -> dict[str, str | tuple[str, ...]]:
-    """The columns of each modality: as given, by the modality's name, or a table's known columns."""
+    """The columns of each modality: as given, by the modality's name, or a table's known columns.
+
+    New columns of a table are taken where they are given by name, as `a+b`, and told of where they are not: they may
+    be other labels, or numbers that only count the rows.
+    """
     for name in given:
         if name not in modalities:
             raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
-    need_columns(data, frame, list(given.values()))
     lower = {column.lower(): column for column in frame.columns if column != label}
     found: dict[str, str | tuple[str, ...]] = {}
     for name, modality in modalities.items():
-        if name in given:
-            found[name] = given[name]
-        elif isinstance(modality, Table):
+        if isinstance(modality, Table):
             known = [column for column in frame.columns if column != label and modality.knows(column)]
-            if known:
-                found[name] = tuple(known)
+            chosen = known if name not in given else _named(given[name], frame)
+            need_columns(data, frame, chosen)
+            for column in chosen:
+                if column == label:
+                    raise ValueError(f"--columns gives the label {label!r} to {name!r}: leave it out")
+                if not (modality.knows(column) or frame[column].dtype.is_numeric()):
+                    raise ValueError(f"{name!r} takes new columns of numbers alone, {column!r} is none: leave it out")
+            if chosen:
+                found[name] = tuple(chosen)
+        elif name in given:
+            need_columns(data, frame, [given[name]])
+            found[name] = given[name]
         elif name.lower() in lower:
             found[name] = lower[name.lower()]
     if not found:
@@ -146,33 +182,76 @@ def _columns(
             f"{data} has no column for {', '.join(modalities)}; it has {', '.join(frame.columns)}: "
             "name them with --columns modality=column"
         )
+    _tell_left(frame, modalities, found, given, label)
     return found
 
 
+def _named(text: str, frame: pl.DataFrame) -> list[str]:
+    """Columns given as `a+b`, or one whose name holds a plus."""
+    return [text] if text in frame.columns else text.split("+")
+
+
+def _tell_left(
+    frame: pl.DataFrame,
+    modalities: Mapping[str, Modality],
+    found: Mapping[str, str | tuple[str, ...]],
+    given: Mapping[str, str],
+    label: str | None,
+) -> None:
+    """Name the columns of numbers that no modality reads but a table could."""
+    taken = {column for columns in found.values() for column in ([columns] if isinstance(columns, str) else columns)}
+    numbers = [column for column in frame.columns if frame[column].dtype.is_numeric()]
+    left = [column for column in numbers if column not in taken and column != label]
+    for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
+        if left:
+            columns = "+".join([*found.get(name, ()), *left])
+            print(
+                f"left out as new to {name!r}: {', '.join(left)}; to use them pass --columns {name}={columns}",
+                file=sys.stderr,
+            )
+
+
 def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
-    rows, known = [], set[str]()
-    for name in (name for name, count in Manifest.read(store).counts().items() if count):
+    """Labels alone are read here, where one is asked for; everything else when it is needed."""
+    manifest = Manifest.read(store)
+    by = manifest.split.get("by")
+    rows: list[tuple[str, str, Split, tuple[int, int], Any]] = []
+    known, skipped = set[str](), dict[str, str]()
+    for name in (name for name, count in manifest.counts().items() if count):
         split = Split(store, name)
         for key, group, shard, number in split.locations():
-            members = split.read(shard, number)
-            held = json.loads(members.get("labels", {}).get("json", b"{}"))
-            known |= held.keys()
-            rows.append((key, split, shard, number, held.get(label), group, _hashes(members, group, modalities), name))
+            value = None
+            if label is not None:
+                try:
+                    held = json.loads(split.read(shard, number).get("labels", {}).get("json", b"{}"))
+                except ContentError as error:
+                    skipped[key] = error.reason
+                    continue
+                known |= held.keys()
+                value = held.get(label)
+            rows.append((key, group, split, (shard, number), value))
     if label is not None and label not in known:
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
+
+    def members(number: int) -> Members:
+        _, _, split, place, _ = rows[number]
+        return split.read(*place)
+
     return Labelled(
         tuple(row[0] for row in rows),
-        lru_cache(KEPT)(lambda i: tokenize(rows[i][1].read(rows[i][2], rows[i][3]), modalities)),
-        lambda i: rows[i][1].read(rows[i][2], rows[i][3]),
+        lru_cache(KEPT)(lambda i: tokens_at(rows[i][2], *rows[i][3], modalities)),
+        members,
         tuple(row[4] for row in rows),
-        tuple(row[5] for row in rows),
-        tuple(row[6] for row in rows),
-        tuple(row[7] for row in rows),
+        tuple(row[1] for row in rows),
+        cache(lambda i: hashes_of(members(i), by, rows[i][1], modalities)),
+        tuple(row[2].split for row in rows),
+        by,
+        skipped,
     )
 
 
-def _hashes(members: Members, group: str, modalities: Mapping[str, Modality]) -> frozenset[str]:
-    """Hashes comparable with those a run carries of its training data.
+def hashes_of(members: Members, by: str | None, group: str, modalities: Mapping[str, Modality]) -> frozenset[str]:
+    """Hashes of a sample's contents and group, comparable with those a run carries of its training data.
 
     Many things share a row of where and when they were found, or a taxonomy: where a sample has other modalities, its
     tables and texts do not tell it from others and are left out.
@@ -180,7 +259,7 @@ def _hashes(members: Members, group: str, modalities: Mapping[str, Modality]) ->
     here = [name for name in modalities if name in members]
     telling = [name for name in here if not isinstance(modalities[name], (Table, Text))] or here
     contents = {f"{name}:{members_hash(members[name])}" for name in telling}
-    return frozenset(contents | {"group:" + content_hash(group.encode())})
+    return frozenset(contents | group_hash(by, group))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
         "decoder": sum(p.numel() for p in module.model.decoder.parameters()),
         "entries": sum(p.numel() for p in module.model.entries.parameters()),
     }
-    tokens, unusable = _tokens(sets, fitted)
+    some = _some(sets)
+    tokens, unusable = _tokens(some, fitted)
     samples = sum(sum(held.slots) for held in sets)
     order = mixture(checked, sets)
     seen = checked.train.steps * checked.train.batch_size
@@ -59,7 +60,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
                 }
                 for held, count, imbalance in zip(sets, order.counts(seen), order.imbalance, strict=True)
             ],
-            "unusable_of_sampled": [unusable, SAMPLED],
+            "unusable_of_sampled": [unusable, len(some)],
         },
         "tokens_a_sample": tokens,
         "precision": "bf16" if bf16(checked.train) else "fp32",
@@ -69,11 +70,11 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     }
 
 
-def _tokens(sets: Sequence[Split], fitted: Mapping[str, Modality]) -> tuple[dict[str, float], int]:
+def _tokens(some: Sequence[tuple[Split, int, int]], fitted: Mapping[str, Modality]) -> tuple[dict[str, float], int]:
     """Mean number of tokens by modality over a few samples, and how many of these cannot be used."""
     counts: dict[str, list[int]] = {name: [] for name in fitted}
     unusable = 0
-    for held, shard, number in _some(sets):
+    for held, shard, number in some:
         try:
             sample = tokenize(held.read(shard, number), fitted)
         except ContentError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline import labelled
-from pipeline.batch import pack
+from pipeline.batch import Batch, pack
 from pipeline.embed import embed
 from pipeline.finetune import load_predictor
 from pipeline.finetune import predict as predictions
+from pipeline.labelled import Labelled, first_of
 from pipeline.run import Run
 
 BATCH = 64
@@ -29,7 +31,7 @@ def embed_file(
     """Write the contrastive embedding of each modality and the fused features of each row or sample.
 
     Raises:
-        ValueError: unusable data.
+        ValueError: unusable data, or no sample that can be used.
     """
     held = Run.existing(Path(run))
     model = held.load_model()
@@ -37,12 +39,15 @@ def embed_file(
         data, model.modalities, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache
     )
     widths = {name: modality.widths for name, modality in model.modalities.items()}
-    starts = range(0, len(samples), BATCH)
-    encoded = embed(
-        model,
-        (pack([samples.tokens(i) for i in range(s, min(s + BATCH, len(samples)))], widths) for s in starts),
-    )
-    frame: dict[str, Any] = {"key": list(samples.keys)}
+    keys: list[str] = []
+
+    def batches() -> Iterator[Batch]:
+        for part in _parts(samples):
+            keys.extend(samples.keys[i] for i in part)
+            yield pack([samples.tokens(i) for i in part], widths)
+
+    encoded = embed(model, batches())
+    frame: dict[str, Any] = {"key": keys}
     for name, values in encoded.embeddings.items():
         if encoded.present[name].any():
             frame[name] = [
@@ -69,19 +74,39 @@ def predict_file(
     predictor, task = load_predictor(held)
     chosen = {name: predictor.model.modalities[name] for name in predictor.names}
     samples = labelled.load(data, chosen, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache)
-    output = predictions(predictor, samples, range(len(samples)))
-    frame: dict[str, Any] = {"key": list(samples.keys)}
+    parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
+    output = np.concatenate([values for _, values in parts])
+    frame: dict[str, Any] = {"key": [samples.keys[i] for part, _ in parts for i in part]}
     if task.kind == "regression":
-        frame[task.label] = (output * task.deviation + task.mean).tolist()
+        frame[task.label] = (output.astype(np.float64) * task.deviation + task.mean).tolist()
     else:
         frame[task.label] = [task.classes[i] for i in output.argmax(1)]
         frame |= {f"probability_{name}": output[:, i].tolist() for i, name in enumerate(task.classes)}
     return _write(frame, Path(out), samples.skipped)
 
 
-def _write(frame: Mapping[str, Sequence[Any]], out: Path, skipped: Sequence[str]) -> dict[str, Any]:
+def _parts(samples: Labelled) -> Iterator[list[int]]:
+    """Batches of samples that can be used, none of them empty.
+
+    Raises:
+        ValueError: there is none.
+    """
+    some = False
+    for start in range(0, len(samples), BATCH):
+        if part := [i for i in range(start, min(start + BATCH, len(samples))) if samples.usable(i)]:
+            some = True
+            yield part
+    if not some:
+        raise ValueError(f"none of {len(samples):,} samples can be used{first_of(samples.skipped)}")
+
+
+def _write(frame: Mapping[str, Sequence[Any]], out: Path, skipped: Mapping[str, str]) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".writing")
     pl.DataFrame(frame).write_parquet(aside)
     aside.replace(out)
-    return {"path": str(out), "rows": len(frame["key"]), "skipped": list(skipped)}
+    return {
+        "path": str(out),
+        "rows": len(frame["key"]),
+        "skipped": [f"{where}: {reason}" for where, reason in skipped.items()],
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from modalities.base import ContentError, Modality
+from modalities.base import UNKNOWN, ContentError, Modality
+from modalities.table import Table
 from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.launch import accelerate, led
@@ -27,7 +30,7 @@ from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from pipeline.run import SKIPPED, Run, content_hash, joint_hash, written_aside
+from pipeline.run import SKIPPED, Run, group_hash, joint_hash, written_aside
 from pipeline.workers import made_ahead
 from shards.order import Mixture
 from shards.read import Split
@@ -86,11 +89,10 @@ def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
     """What one rank does for all: check the data, claim the directory, fit the modalities."""
     sets = open_sets(checked, "train", verify=checked.data.verify)
     mixture(checked, sets)  # as is what follows, refused before anything is written
-    if fresh.init is not None:
-        pretrained(fresh.init)
+    started_from = pretrained(fresh.init).modalities if fresh.init is not None else {}
     run.claim(checked)
     if run.modalities() is None:
-        run.save_modalities(fit(checked, sets))
+        run.save_modalities(fit(checked, sets, started_from))
         run.save_trained_on(hashes(sets))
 
 
@@ -130,8 +132,14 @@ def _modalities(held: Split) -> set[str]:
     return {field.partition(".")[0] for field in held.manifest.fields}
 
 
-def fit(recipe: Recipe, sets: Sequence[Split]) -> dict[str, Modality]:
-    """Modalities fitted on at most `data.fit_samples` training samples, spread over all shards."""
+def fit(
+    recipe: Recipe, sets: Sequence[Split], started_from: Mapping[str, Modality] | None = None
+) -> dict[str, Modality]:
+    """Modalities fitted on at most `data.fit_samples` training samples, spread over all shards.
+
+    Of `started_from`, the modalities of the model that training starts from, those that the recipe describes alike and
+    that find content in these samples are kept as they are, for what their entries and heads learned of is theirs.
+    """
     kept, most = Kept(sets), recipe.data.fit_samples
     chosen: Iterable[int] = range(len(kept))
     if len(kept) > most:
@@ -147,7 +155,31 @@ def fit(recipe: Recipe, sets: Sequence[Split]) -> dict[str, Modality]:
                 except ContentError:
                     continue  # counted where it is met in training
 
-    return {name: modality.fit(raws(name, modality)) for name, modality in recipe.modalities.items()}
+    def fitted(name: str, modality: Modality) -> Modality:
+        before = (started_from or {}).get(name)
+        if before is not None and fitted_state(before, False) == fitted_state(modality, False):
+            before = dataclasses.replace(before, mask=modality.mask)
+            if any(map(partial(finds_content, before), raws(name, before))):
+                return before
+        return modality.fit(raws(name, modality))
+
+    return {name: fitted(name, modality) for name, modality in recipe.modalities.items()}
+
+
+def fitted_state(modality: Modality, learned: bool = True) -> dict[str, Any]:
+    """A modality's type and the fields that fitting learned, or those that a recipe sets, masks apart."""
+    wanted = {f.name for f in dataclasses.fields(modality) if bool(f.metadata.get("fitted")) is learned} - {"mask"}
+    return {"type": modality.type, **{name: getattr(modality, name) for name in wanted}}
+
+
+def finds_content(modality: Modality, raw: Any) -> bool:
+    """Whether a raw item has any token that is neither missing nor unknown to a fitted modality."""
+    if isinstance(modality, Table) and not any(map(modality.knows, raw)):
+        return False  # numbers of whatever columns are content
+    try:
+        return bool((modality.tokenize(raw).ids[:, 0] > UNKNOWN).any())
+    except ContentError:
+        return False
 
 
 def hashes(sets: Sequence[Split]) -> set[str]:
@@ -155,7 +187,7 @@ def hashes(sets: Sequence[Split]) -> set[str]:
     found = set()
     for held in sets:
         for group, contents in held.contents():
-            found.add("group:" + content_hash(group.encode()))
+            found |= group_hash(held.manifest.split.get("by"), group)
             found |= {f"{modality}:{joint_hash(parts)}" for modality, parts in contents.items() if modality != "labels"}
     return found
 
@@ -345,16 +377,30 @@ def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modal
 def start_from(model: SensoriumModel, source: str) -> None:
     """Copy the weights of a run or Hub model whose names and shapes agree; what is new keeps its initialisation.
 
+    Entries and heads of a modality that is fitted otherwise there are left out: their rows are of other meanings.
+
     Raises:
         ValueError: nothing agrees.
     """
     other = pretrained(source)
+    common = [name for name in model.modalities if name in other.modalities]
+    strange = [n for n in common if fitted_state(other.modalities[n]) != fitted_state(model.modalities[n])]
+    parts = tuple(part for name in strange for part in (f"entries.{name}.", f"decoder.heads.{name}."))
     own, given = model.state_dict(), other.state_dict()
-    shared = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    shared = {
+        name: value
+        for name, value in given.items()
+        if name in own and own[name].shape == value.shape and not name.startswith(parts)
+    }
     if not shared:
         raise ValueError(f"init: nothing in {source} fits this model")
     model.load_state_dict(shared, strict=False)
-    print(f"took {len(shared)} of {len(own)} tensors from {source}", file=sys.stderr)
+    told = f"took {len(shared)} of {len(own)} tensors from {source}"
+    if alike := [name for name in common if name not in strange]:
+        told += f", {', '.join(alike)} as fitted there"
+    if strange:
+        told += f", but not the entries and heads of {', '.join(strange)}, which is fitted otherwise there"
+    print(told, file=sys.stderr)
 
 
 def pretrained(source: str) -> SensoriumModel:

@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import torch
 
 from modalities.base import Modality, Tokens
 from modalities.plans import Plan
+from pipeline.batch import pack
 from pipeline.embed import Embedded
-from pipeline.evaluate import encode, labels_of, ranked
-from pipeline.loader import Stream, tokenize
+from pipeline.evaluate import encode, labels_of, ranked, shown
+from pipeline.loader import SampleError, Stream
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from shards.read import Members, Split
 
 EXAMPLES = 4
 HITS = 4
+BROWSERS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+"""Formats of images that browsers show, by extension."""
 COLOURS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#6b7a8f")
 
 
@@ -40,7 +44,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     recipe = held.recipe()
     model = held.load_model()
     fitted = model.modalities
-    split = Split(recipe.data.paths[0], "test", cache=recipe.data.cache)
+    split = shown(recipe)
     gallery = ranked(split)[: recipe.evaluate.gallery]
     encoded = encode(model, split, gallery)
     label = recipe.evaluate.probe
@@ -56,6 +60,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
         recipe=recipe,
         parameters=sum(p.numel() for p in model.parameters()),
         manifest=split.manifest,
+        split=split.split,
         result=result,
         last=metrics[-1] if metrics else {},
         curves=curves(metrics),
@@ -151,9 +156,22 @@ def _numbers(values: Sequence[Any]) -> list[float]:
 
 @torch.inference_mode()
 def reconstructions(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
-    """Original, masked and reconstructed examples of each modality, as HTML, masked by a recipe's plan."""
+    """Original, masked and reconstructed examples of each modality, as HTML, masked by a recipe's plan.
+
+    They are the first that can be used in the order of training.
+    """
     stream = Stream((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES, masking=masking)
-    batch = stream[0]
+    found = []
+    for position in range(len(split)):
+        with suppress(SampleError):
+            found.append(stream.sample(stream.order.place(position), step=0))
+        if len(found) == EXAMPLES:
+            break
+    if not found:
+        return {}
+    widths = {name: modality.widths for name, modality in model.modalities.items()}
+    keys, samples, masks, seen = (list(column) for column in zip(*found, strict=True))
+    batch = pack(samples, widths, masks, seen, keys)
     encoding = model(batch, views=("visible",), decode=True)["visible"]
     shown: dict[str, list[dict[str, str]]] = {}
     for name, modality in model.modalities.items():
@@ -203,19 +221,27 @@ def retrieval_examples(
 def thumbnail(members: Members, name: str, fitted: Mapping[str, Modality]) -> str:
     """A sample's modality as small HTML; molecules and rows come with their drawing where the sample has one."""
     drawing = next((m for m, kind in fitted.items() if kind.type == "image" and m in members), None)
-    extension, data = next(iter(members[name].items()))
     if fitted[name].type == "image":
-        return _picture(extension, data)
-    beside = "" if drawing is None else _picture(*next(iter(members[drawing].items())))
+        return _picture(fitted[name], members[name])
+    beside = "" if drawing is None else _picture(fitted[drawing], members[drawing])
+    extension, data = next(iter(members[name].items()))
     if extension in ("txt", "json"):
         text = data.decode(errors="replace")
         return (
             f'{beside}<code title="{html.escape(text)}">{html.escape(text[:60])}{"…" if len(text) > 60 else ""}</code>'
         )
-    tokens = tokenize({name: members[name]}, {name: fitted[name]})[name]
-    return fitted[name].show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+    return _drawn(fitted[name], members[name])
 
 
-def _picture(extension: str, data: bytes) -> str:
-    kind = {"jpg": "jpeg"}.get(extension, extension)
-    return f'<img alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+def _picture(modality: Modality, members: Mapping[str, bytes]) -> str:
+    """An image as it is where browsers show its format."""
+    extension, data = next(iter(members.items()))
+    if extension not in BROWSERS:
+        return _drawn(modality, members)
+    return f'<img alt="" src="data:image/{BROWSERS[extension]};base64,{base64.b64encode(data).decode()}">'
+
+
+def _drawn(modality: Modality, members: Mapping[str, bytes]) -> str:
+    """What a modality draws of its own tokens."""
+    tokens = modality.tokenize(modality.decode(dict(members)))
+    return modality.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]

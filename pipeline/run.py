@@ -71,6 +71,11 @@ class Run:
         """The folder that `from_pretrained` loads."""
         return self.folder / "model"
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the model has a head, which `finetune` wrote."""
+        return (self.folder / "head.json").is_file()
+
     def recipe(self) -> Recipe:
         """The run's resolved recipe."""
         return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
@@ -233,6 +238,11 @@ def environment() -> dict[str, Any]:
 def content_hash(data: bytes) -> str:
     """Short hash by which contents are compared between training and test sets, as in the indexes of shards."""
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def group_hash(by: str | None, group: str) -> set[str]:
+    """Short hash of a group, of which groups of another kind have none; no hash where each sample is its own."""
+    return set() if by is None else {"group:" + content_hash(json.dumps([by, group]).encode())}
 
 
 def members_hash(members: Mapping[str, bytes]) -> str:

@@ -12,7 +12,8 @@ class SensoriumConfig(PretrainedConfig):
 
     modalities: each fitted modality's JSON by name. dim, depth, heads, mlp_ratio: the shared trunk. embedding: width
     of the contrastive embeddings. fusion_depth: blocks over all of a sample's modalities; 0 for none.
-    decoder_dim, decoder_depth, decoder_heads: the decoder of masked modelling.
+    decoder_dim, decoder_depth, decoder_heads: the decoder of masked modelling. head: of a fine-tuned model the label,
+    its kind, classes or mean and deviation, and the modalities and features that its head reads.
     """
 
     model_type = "sensorium"
@@ -29,6 +30,7 @@ class SensoriumConfig(PretrainedConfig):
         decoder_dim: int = 192,
         decoder_depth: int = 2,
         decoder_heads: int = 3,
+        head: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         self.modalities = modalities or {}
@@ -41,4 +43,5 @@ class SensoriumConfig(PretrainedConfig):
         self.decoder_dim = decoder_dim
         self.decoder_depth = decoder_depth
         self.decoder_heads = decoder_heads
+        self.head = head
         super().__init__(**kwargs)

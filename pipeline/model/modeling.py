@@ -128,6 +128,10 @@ class SensoriumModel(PreTrainedModel):
             Blocks(config.dim, config.fusion_depth, config.heads, config.mlp_ratio) if config.fusion_depth else None
         )
         self.decoder = Decoder(config, self.modalities)
+        self.head: nn.Linear | None = None
+        if config.head is not None:
+            width = self.features_width(config.head["modalities"], config.head["features"] == "layers")
+            self.head = nn.Linear(width, len(config.head["classes"]) or 1)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -173,6 +177,37 @@ class SensoriumModel(PreTrainedModel):
             return encodings
         full = encodings["full"]
         return SensoriumOutput(embeddings=full.embeddings, pooled=full.pooled, fused=full.fused, tokens=full.tokens)
+
+    def features_width(self, modalities: Sequence[str], layers: bool) -> int:
+        """Width of `features`."""
+        return len(modalities) * (self.config.depth + 1 if layers else 1) * self.config.dim
+
+    def features(self, batch: Batch, modalities: Sequence[str], layers: bool) -> torch.Tensor:
+        """What a head reads, `(B, features_width)`: pooled tokens by modality, zero where a sample lacks it.
+
+        layers: of what goes into each block too, not only of what comes out of the trunk.
+        """
+        full = self(batch.to(self.device), views=("full",), layers=layers)["full"]
+        pooled = full.layers if layers else full.pooled
+        return torch.cat([pooled[name] for name in modalities], dim=1)
+
+    @torch.inference_mode()
+    def predict(self, batch: Any) -> torch.Tensor:
+        """The label that the model was fine-tuned on: `(B,)` in its own unit, or probabilities `(B, classes)`.
+
+        batch: as in `forward`. `config.head` names the label and its classes.
+
+        Raises:
+            ValueError: the model was not fine-tuned.
+        """
+        if self.head is None:
+            raise ValueError("the model has no head: it was not fine-tuned")
+        state = self.config.head
+        batch = batch if hasattr(batch, "packs") else self.pack(batch)
+        output = self.head(self.features(batch, state["modalities"], state["features"] == "layers"))
+        if state["kind"] == "classification":
+            return output.softmax(1)
+        return output[:, 0].double() * state["deviation"] + state["mean"]
 
     def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool, layers: bool) -> dict[str, Encoding]:
         slots = batch.size + 1

@@ -68,6 +68,24 @@ def test_images_are_thumbnails() -> None:
     np.testing.assert_allclose(found[-6:], [0.5, 0, 0, 0.5, 0, 0], atol=1e-6)
 
 
+def test_images_of_different_bands_stand_side_by_side() -> None:
+    half = {bands: np.zeros((40, 60, *bands), np.uint8) for bands in ((), (3,))}
+    for pixels in half.values():
+        pixels[:, 30:] = 255
+    files = [io.BytesIO(), io.BytesIO()]
+    for pixels, file in zip(half.values(), files, strict=True):
+        Pillow.fromarray(pixels).save(file, "png")
+    held = [{"it": {"png": file.getvalue()}} for file in files]
+    image = Image(size=32, patch=8).fit([Image().decode(members["it"]) for members in held])
+    assert set(image.band_names) == {"grey", "red", "green", "blue"}
+    samples: list[Any] = [(members, {"it": image.tokenize(image.decode(members["it"]))}) for members in held]
+    found = features(samples, {"it": image})
+    assert found.shape == (2, 4 * (THUMBNAIL_PX**2 + 2))
+    grey = np.array([name == "grey" for name in image.band_names])
+    np.testing.assert_allclose(found[:, -8:-4], [grey * 0.5, ~grey * 0.5])
+    np.testing.assert_allclose(found[:, -4:], [grey * 0.5, ~grey * 0.5])
+
+
 def test_sounds_are_levels_of_mel_bands() -> None:
     time_s = np.arange(8000) / 8000
     low, high = (Audio(np.sin(2 * np.pi * hz * time_s)[None].astype(np.float32), 8000) for hz in (200, 3000))

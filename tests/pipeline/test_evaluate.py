@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import io
 import json
 import re
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image as Pillow
 
 from modalities.image import Image
 from modalities.plans import Plan
@@ -26,7 +29,7 @@ from pipeline.evaluate import labels_of, neighbours, probe, ranked
 from pipeline.labelled import Task
 from pipeline.model.modeling import SensoriumModel
 from pipeline.plan import memory
-from pipeline.report import reconstructions
+from pipeline.report import reconstructions, thumbnail
 from pipeline.run import Run
 from shards.read import Split
 from shards.split import key_of
@@ -148,6 +151,28 @@ def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path)
     assert made["tokens_a_sample"]["image"] == 9
     assert made["data"]["training_samples"] == len(Split(shards, "train"))
     assert made["memory_gib_by_zero_stage"]["0"] == pytest.approx(16 * made["parameters"]["total"] / 2**30)
+
+
+def test_plan_says_of_how_many_samples_it_looked_at(shards: Path, recipe: dict) -> None:
+    assert plan(recipe)["data"]["unusable_of_sampled"] == [0, len(Split(shards, "train"))]
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "npy"])
+def test_thumbnails_are_of_formats_that_browsers_show(extension: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    if extension == "npy":
+        np.save(file, pixels)
+    else:
+        Pillow.fromarray(pixels).save(file, {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension))
+    members = {"image": {extension: file.getvalue()}, "name": {"txt": b"finch"}}
+    image = Image(size=32, patch=8).fit([Image().decode(members["image"])])
+    fitted = {"image": image, "name": Text(vocabulary=300).fit(["finch"])}
+    shown = "jpeg" if extension == "jpg" else "png"
+    for name in fitted:
+        found = re.findall(r'src="data:image/(\w+);base64,([^"]+)"', thumbnail(members, name, fitted))
+        assert [kind for kind, _ in found] == [shown]
+        assert Pillow.open(io.BytesIO(base64.b64decode(found[0][1]))).format == shown.upper()
 
 
 def test_memory_falls_with_the_stage() -> None:

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
 from pipeline import export as export_run
+from pipeline import finetune
 from pipeline.export import CHECK, STRANGERS, flatten
+from pipeline.finetune import Settings
+from pipeline.predict import predict_file
 from pipeline.pretrain import pretrain
 from pipeline.run import Run
 
@@ -130,6 +134,56 @@ def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_pat
     with torch.inference_mode():
         output = model(**processor(dna=["acgtacgtNNac"], taxon=["Genus1 species4"]))
     assert torch.isfinite(output.fused).all()
+
+
+PREDICT = """
+import json, sys
+from transformers import AutoModel, AutoProcessor
+folder, smiles = sys.argv[1], json.loads(sys.argv[2])
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert not {"pipeline", "modalities", "shards", "rdkit"} & set(sys.modules)
+print(json.dumps([model.config.head["classes"], model.predict(**processor(smiles=smiles)).tolist()]))
+"""
+
+
+@pytest.mark.parametrize("label", ["mass", "kind"])
+def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, label: str) -> None:
+    smiles = [f"{'C' * count}{end}" for count in range(1, 13) for end in ("O", "N", "F")]
+    rows = {"smiles": smiles, "mass": [150.5 * len(text) for text in smiles], "kind": [text[-1] for text in smiles]}
+    pl.DataFrame(rows).write_csv(tmp_path / "data.csv")
+    settings = Settings(epochs=1)
+    tuned = finetune(run, tmp_path / "data.csv", label, out=tmp_path / "t", modalities=["smiles"], settings=settings)
+    result = export_run(tmp_path / "t", tmp_path / "model")
+    assert result["max_difference"] <= 1e-5
+    predict_file(tmp_path / "t", tmp_path / "data.csv", tmp_path / "p.parquet")
+    frame = pl.read_parquet(tmp_path / "p.parquet")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_MODULES_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, str(tmp_path / "model"), json.dumps(smiles)],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    classes, found = json.loads(done.stdout)
+    wanted = frame[[f"probability_{name}" for name in classes]] if classes else frame["mass"]
+    np.testing.assert_allclose(found, wanted.to_numpy(), rtol=1e-5, atol=1e-5)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"fine-tuned to predict `{label}`, " + ("one of F, N, O" if classes else "a number in the unit") in card
+    metric = "balanced_accuracy" if classes else "rmse"
+    assert f"{tuned['pretrained'][metric + '_mean']:.3f} ± 0.000" in card
+    assert "model.predict(**inputs)" in card
+
+
+def test_what_was_not_fine_tuned_has_no_head(run: Path) -> None:
+    with pytest.raises(ValueError, match="it was not fine-tuned"):
+        Run(run).load_model().predict([])
+
+
+def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder: 0.1)
+    with pytest.raises(RuntimeError, match="differs by"):
+        export_run(run, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:

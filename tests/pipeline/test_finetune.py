@@ -136,33 +136,32 @@ def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
     test = [i for i in range(len(samples)) if samples.split[i] == "test"]
     known = Run.trained_on
-    content = {h for i in test[:3] for h in samples.hashes[i] if h.startswith("smiles:")}
+    content = {h for i in test[:3] for h in samples.hashes(i) if h.startswith("smiles:")}
     monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
     assert (result["seen"], result["test"]) == (3, len(test) - 3)
     _, left = divide(samples, range(len(samples)), QUICK, 0, content)
     assert left == test[3:]
-    few = set().union(*(samples.hashes[i] for i in test[1:]))
+    few = set().union(*(samples.hashes(i) for i in test[1:]))
     with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples were seen in pretraining"):
         divide(samples, range(len(samples)), QUICK, 0, few)
 
 
 def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
-    everyone = set().union(*samples.hashes)
+    everyone = set().union(*map(samples.hashes, range(len(samples))))
     with pytest.raises(ValueError, match="were seen in pretraining"):
         divide(samples, range(len(samples)), QUICK, 0, everyone)
 
 
 def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
-    hashes = tuple(frozenset({f"smiles:{i}", f"group:{i % 20}"}) for i in range(100))
     samples = Labelled(
         tuple(map(str, range(100))),
         lambda i: {},
         lambda i: {},
         tuple(range(100)),
         tuple(str(i % 25) for i in range(100)),
-        hashes,
+        lambda i: frozenset({f"smiles:{i}", f"group:{i % 20}"}),
         ("",) * 100,
     )
     seen = {f"smiles:{i}" for i in range(0, 100, 2)}
@@ -193,6 +192,18 @@ def test_mistakes_are_named(run: Path, table: Path, tmp_path: Path, options: dic
     with pytest.raises(ValueError, match=message):
         finetune(run, table, label, out=tmp_path / "t", modalities=["smiles"], **arguments)
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(("labels", "epochs"), [(20, 10), (8, 10), (8, 1)])
+def test_a_schedule_of_few_steps(run: Path, table: Path, tmp_path: Path, labels: int, epochs: int) -> None:
+    settings = Settings(labels=labels, epochs=epochs, batch_size=32)
+    assert tuned(run, table, tmp_path / "t", compare=False, settings=settings)["labels"] == labels
+
+
+@pytest.mark.parametrize("labels", [-5, 0, 1])
+def test_too_few_labels_are_refused(labels: int) -> None:
+    with pytest.raises(ValueError, match=f"{labels} labels were asked for, but a task is learned from at least 2"):
+        Settings(labels=labels)
 
 
 def test_a_pretraining_run_is_not_overwritten(run: Path, table: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
-from pipeline.labelled import Task, load, task_of
+from pipeline.labelled import Labelled, Task, load, task_of
 from pipeline.run import content_hash, members_hash
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
@@ -48,12 +49,17 @@ def shards(tmp_path: Path, modalities: dict[str, Modality]) -> Path:
     return tmp_path / "shards"
 
 
+def hashes(samples: Labelled) -> list[frozenset[str]]:
+    """The hashes of all samples."""
+    return [samples.hashes(i) for i in range(len(samples))]
+
+
 def test_columns_are_found_by_the_names_of_modalities_and_tables(data: Path, modalities: dict[str, Modality]) -> None:
     samples = load(data, modalities, label="toxic")
     assert len(samples) == 3
     assert samples.labels == (1, 0, None)
     assert samples.keys == ("1", "2", "3")
-    assert (samples.split, samples.skipped) == (("",) * 3, ())
+    assert (samples.split, samples.skipped) == (("",) * 3, {})
     tokens = samples.tokens(0)
     assert tokens.keys() == {"smiles", "table"}
     assert isinstance(smiles := modalities["smiles"], Smiles)
@@ -84,6 +90,29 @@ def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) 
         load(path, modalities)
 
 
+def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
+    tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("smiles,weight,mass_g,site,score\nCCO,46,1.5,Peru,1\nCCN,45,2.5,Cuba,2\n")
+    assert load(path, modalities, label="score").tokens(0)["table"].size == 1
+    told = "left out as new to 'table': mass_g; to use them pass --columns table=weight+mass_g"
+    assert capsys.readouterr().err.splitlines() == [told]
+    samples = load(path, modalities, label="score", columns={"table": "weight+mass_g"})
+    assert json.loads(samples.members(1)["table"]["json"]) == {"weight": 45, "mass_g": 2.5}
+    tokens = samples.tokens(0)["table"]
+    assert tokens.ids[:, 0].tolist() == [2, 2]
+    assert tokens.values[1, 0] == pytest.approx(np.log1p(1.5))
+    assert capsys.readouterr().err == ""
+    for columns, message in (
+        ("weight+site", "new columns of numbers alone, 'site' is none"),
+        ("weight+score", "gives the label 'score' to 'table'"),
+        ("weight+mass", "has no column 'mass'; it has smiles"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(path, modalities, label="score", columns={"table": columns})
+
+
 def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     path = tmp_path / "data.csv"
     path.write_text("smiles,y\nCCO,1\nC1CC,2\nCCN,3\nnonsense,4\n")
@@ -92,7 +121,7 @@ def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str
     samples = load(path, modalities, label="y", skip_invalid=True)
     assert samples.keys == ("1", "3")
     assert samples.labels == (1, 3)
-    assert samples.skipped == ("row 2: invalid SMILES", "row 4: invalid SMILES")
+    assert samples.skipped == {"row 2": "invalid SMILES", "row 4": "invalid SMILES"}
     path.write_text("smiles\nC1CC\n")
     with pytest.raises(ValueError, match=r"no usable row in .* \(row 1: invalid SMILES\)"):
         load(path, modalities, skip_invalid=True)
@@ -124,7 +153,7 @@ def test_other_formats(tmp_path: Path, data: Path, modalities: dict[str, Modalit
     else:
         frame.write_parquet(path)
     first, second = load(data, modalities, label="toxic"), load(path, modalities, label="toxic")
-    assert (first.labels, first.groups, first.hashes) == (second.labels, second.groups, second.hashes)
+    assert (first.labels, first.groups, hashes(first)) == (second.labels, second.groups, hashes(second))
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path, modalities: dict[str, Modality]) -> None:
@@ -166,20 +195,20 @@ def test_equal_content_has_equal_hashes_in_tables_and_shards(
 ) -> None:
     chosen = {"smiles": modalities["smiles"]}
     rows = load(tmp_path / "raw.csv", chosen, label="toxic", by="SMILES")
-    content = {h for hashes in rows.hashes for h in hashes if h.startswith("smiles:")}
+    content = {h for found in hashes(rows) for h in found if h.startswith("smiles:")}
     held = load(shards, modalities)
-    assert content == {h for hashes in held.hashes for h in hashes if h.startswith("smiles:")}
-    assert not any(h.startswith("labels:") for hashes in held.hashes for h in hashes)
+    assert content == {h for found in hashes(held) for h in found if h.startswith("smiles:")}
+    assert not any(h.startswith("labels:") for found in hashes(held) for h in found)
 
 
 def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("dna,place,taxon\nACGTACGT,Peru,Aves\nTTTTGGGG,Peru,Aves\n")
     place = Table(min_count=1).fit([{"place": "Peru"}])
     taxon = Text().fit(["Aves"])
-    first, second = load(tmp_path / "raw.csv", {"dna": Dna(), "table": place, "taxon": taxon}).hashes
-    assert {h.partition(":")[0] for h in first} == {"dna", "group"}
+    first, second = hashes(load(tmp_path / "raw.csv", {"dna": Dna(), "table": place, "taxon": taxon}))
+    assert {h.partition(":")[0] for h in first} == {"dna"}
     assert first.isdisjoint(second)
-    first, second = load(tmp_path / "raw.csv", {"table": place}).hashes
+    first, second = hashes(load(tmp_path / "raw.csv", {"table": place}))
     assert {h.partition(":")[0] for h in first & second} == {"table"}
 
 

@@ -17,10 +17,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from modalities.table import Table
 from pipeline.engine import read_checkpoint
 from pipeline.pretrain import build, pretrain
 from pipeline.recipe import load
 from pipeline.run import Run
+from pipeline.verbs import build_shards
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 FLAT = "train.schedule.kind=constant"
@@ -198,6 +200,58 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     taken = load_file(source / "model" / "model.safetensors")
     assert all(torch.equal(grown[name], value) for name, value in taken.items())
     assert any(name.startswith("entries.image") and name not in taken for name in grown)
+
+
+def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
+    """A recipe of a table alone, and shards of its rows."""
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "a.csv").write_text("\n".join([rows.split("\n")[0], *(rows.split("\n")[1:] * 10)]))
+    recipe = {
+        "name": "animals",
+        "model": {"dim": 16, "depth": 1, "heads": 2, "embedding": 8, "decoder": {"dim": 8, "depth": 1, "heads": 2}},
+        "data": {
+            "source": {"type": "rows", "columns": {"table": rows.split("\n")[0].split(",")}},
+            "split": {"validation": 0, "test": 0},
+            "shards": [{"path": str(folder / "shards")}],
+        },
+        "modalities": {"table": {"type": "table", "mask": {"ratio": 0.5}, **table}},
+        "objectives": {"masked": {}},
+        "train": {"steps": 1, "batch_size": 4, "precision": "fp32", "workers": 0, "learning_rate": 1e-12},
+    }
+    build_shards(recipe, folder / "raw", folder / "shards", workers=1)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "kept"),
+    [
+        ("kind,mass\nwasp,1\nmoth,2", {}, True),
+        ("kind,mass\nwasp,1\nmoth,2", {"mask": {"ratio": 0.3}}, True),
+        ("kind,mass\nwasp,1\nmoth,2", {"min_count": 3}, False),
+        ("part,mass_g\natrium,1\nvalve,2", {}, False),
+    ],
+    ids=["alike", "masks", "fields", "columns"],
+)
+def test_init_gives_weights_no_other_meaning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, options: dict[str, Any], kept: bool
+) -> None:
+    source = pretrain(animals(tmp_path / "a", "kind,mass\nbeetle,1\nwasp,3"), out=tmp_path / "source")
+    recipe = animals(tmp_path / "b", rows, **options)
+    begun = pretrain({**recipe, "init": str(source)}, ["train.seed=1"], tmp_path / "begun")
+    old, new = (Run(run).load_model() for run in (source, begun))
+    first, second = old.modalities["table"], new.modalities["table"]
+    assert isinstance(first, Table)
+    assert isinstance(second, Table)
+    assert (first.categories == second.categories) is kept
+    assert (first.numbers == second.numbers) is kept
+    told = capsys.readouterr().err
+    assert (", table as fitted there" in told) is kept
+    assert ("but not the entries and heads of table" in told) is not kept
+    for name, weights in old.state_dict().items():
+        found = new.state_dict()[name]
+        same = weights.shape == found.shape and torch.allclose(weights, found, atol=1e-6)
+        assert same or (not kept and name.startswith(("entries.table", "decoder.heads.table"))), name
+        assert same is kept or name != "entries.table.embedding.category.weight"
 
 
 def test_init_from_nothing_is_refused_before_anything_is_written(recipe: dict[str, Any], tmp_path: Path) -> None:

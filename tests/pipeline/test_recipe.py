@@ -191,6 +191,14 @@ def test_extends_a_shipped_recipe_by_name(tmp_path: Path) -> None:
     assert mine.modalities == load("molecules").modalities
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_has_a_base_of_its_own(path: Path) -> None:
+    own = yaml.safe_load(path.read_text())["sizes"]["base"]["model"]
+    base, demo = (load(path.stem, [f"size={size}"]) for size in ("base", "demo"))
+    assert (base.model.dim, base.model.depth, base.model.heads) == (own["dim"], own["depth"], own["heads"])
+    assert base.model.dim * base.model.depth > demo.model.dim * demo.model.depth
+
+
 def test_extends_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\nname: a\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")

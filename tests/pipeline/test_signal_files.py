@@ -79,4 +79,4 @@ def test_a_row_whose_record_is_broken_is_named(raw: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"broken\.csv, row 1: unreadable WFDB record .*--skip-invalid"):
         load(table, {"ecg": fitted}, columns={"ecg": "file"})
     held = load(table, {"ecg": fitted}, columns={"ecg": "file"}, skip_invalid=True)
-    assert held.skipped == ("row 1: unreadable WFDB record", "row 2: signal file is missing")
+    assert held.skipped == {"row 1": "unreadable WFDB record", "row 2": "signal file is missing"}
