@@ -251,5 +251,6 @@ def members_hash(members: Mapping[str, bytes]) -> str:
 
 
 def joint_hash(contents: Mapping[str, bytes]) -> str:
-    """`members_hash` of members whose own short hashes are given."""
-    return content_hash(b"".join(digest for _, digest in sorted(contents.items())))
+    """`members_hash` of members whose own short hashes are given; that of a single one is its own."""
+    digests = [digest for _, digest in sorted(contents.items())]
+    return digests[0].hex() if len(digests) == 1 else content_hash(b"".join(digests))

@@ -114,7 +114,7 @@ def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many: A
     data = {**remote["data"], "shards": [{"path": many.url}], "split": None, "block": 1, "fit_samples": 1}
     pretrain({**remote, "data": data}, ["train.steps=1", "train.batch_size=2"], tmp_path / "run")
     assert 1 <= sum(name.endswith(".tar") for name in many.requests) <= 3
-    assert len(Run(tmp_path / "run").trained_on()) > 1000
+    assert len(Run(tmp_path / "run").trained_on()) > 300
 
 
 def test_four_nodes_fetch_their_own_shards_alone(many: Any, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
             "mass": rng.random(len(dna)),
         }
         pl.DataFrame(rows).write_csv(folder / "raw" / "finds.csv")
+        if spoilt:  # k-mers short enough for the build, not for the run
+            overrides = (*overrides, "modalities.dna.kmer=2")
         build_shards(small(folder / "shards"), folder / "raw", folder / "shards", overrides, workers=1)
         return folder / "shards"
 
