@@ -34,10 +34,6 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class ShardError(ValueError):
     """Shards that cannot be fetched or are not what their manifest says; the run must stop."""
 
-    def __init__(self, text: str):
-        # torch hands on the error of a loader worker as its whole traceback; the message alone is for the user
-        super().__init__(text.rpartition("ShardError: ")[2].strip())
-
 
 class TooLargeError(ShardError):
     """A file of more bytes than it may have."""

@@ -228,13 +228,6 @@ def test_loader_workers_share_a_cache(folder: Path, web: Any, cache: Cache) -> N
     assert all(web.requests[tar(number)] == 1 for number in range(SHARDS))
 
 
-def test_an_error_of_a_worker_is_one_line(web: Any, cache: Cache) -> None:
-    web.faults[tar(0)] = ["403", "*"]
-    reader = Reader(Split(web.url, "train", cache=cache))
-    said = refused(lambda: list(DataLoader(reader, batch_size=None, num_workers=1)))
-    assert said.startswith(f"cannot fetch {web.url}/{tar(0)}: 403")
-
-
 def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: Any, cache: Cache) -> None:
     room = Cache(cache.folder, (2 * BYTES + 2**17) / GIB, timeout_s=10)
     split = Split(web.url, "train", cache=room)
