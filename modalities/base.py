@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 MISSING, UNKNOWN = 0, 1
 """Ids every modality shares: what is not there, and what was not seen while fitting."""
+MAX_JSON_BYTES = 1 << 26
+"""Of a text of JSON, whose objects take some ten times its size."""
 MAX_BYTES = 1 << 30
 """Larger files are left out unread."""
 
@@ -82,6 +85,20 @@ def file_bytes(path: Path, noun: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ContentError(f"{noun} that cannot be read", str(error)) from error
+
+
+def json_of(data: bytes, noun: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ContentError: it is longer than `MAX_JSON_BYTES`, or no JSON.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ContentError(f"{noun} of more than {MAX_JSON_BYTES:,} bytes of JSON")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{noun} is not JSON") from error
 
 
 def once_a_file(held: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, parser
+from modalities.base import ContentError, json_of, parser
 
 MAX_SAMPLES = 100_000_000
 """Numbers a recording may hold over all channels; larger ones are refused, to be cut to windows by a source."""
@@ -59,11 +59,7 @@ def from_members(members: Mapping[str, bytes]) -> Recording:
         samples = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     except Exception as error:  # hostile headers raise anything from SyntaxError to MemoryError
         raise ContentError("unreadable npy signal", f"{type(error).__name__}: {error}") from error
-    try:
-        said = json.loads(members["json"])
-    except (ValueError, RecursionError) as error:
-        raise ContentError("signal described by what is not JSON") from error
-    return described(samples, said)
+    return described(samples, json_of(members["json"], "description of a signal"))
 
 
 def to_members(recording: Recording) -> dict[str, bytes]:

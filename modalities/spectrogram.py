@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import math
 import mmap
 import struct
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, json_of, parser, register
 from modalities.kinds import is_kind, kind_of
 from modalities.patches import restored, squared_error
 
@@ -340,8 +339,8 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
     """Samples and rate of an `.npy` file and its JSON."""
     if not is_kind(data, "npy"):
         raise ContentError("audio file is not npy")
+    state = json_of(description or b"{}", "description of a sound")
     try:
-        state = json.loads(description or b"{}")
         samples = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy raises anything from EOFError to SyntaxError on hostile bytes
         raise ContentError("unreadable npy audio", f"{type(error).__name__}: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, file_bytes, once_a_file, parser
+from modalities.base import ContentError, file_bytes, json_of, once_a_file, parser
 from modalities.recording import MAX_SAMPLES, Recording, described
 
 Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
@@ -231,10 +230,7 @@ def _beside(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
-    try:
-        said = json.loads(file_bytes(beside, "signal file"))
-    except (ValueError, RecursionError) as error:
-        raise ContentError("signal described by what is not JSON") from error
+    said = json_of(file_bytes(beside, "signal file"), "description of a signal")
     if not isinstance(said, dict):
         raise ContentError("signal described by what is not an object")
     return said

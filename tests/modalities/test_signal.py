@@ -76,7 +76,8 @@ def test_members_hold_a_recording(channels: int, count: int, rate_hz: float, tim
         ({"npy": array([[1.0, np.nan] * 50] * 2)}, "signal with samples that are not numbers"),
         ({"npy": array([[1.0, 1e300] * 50] * 2)}, "signal with samples that are not numbers"),
         ({"npy": array(np.ones((3, 200)))}, "signal whose names or units do not fit its channels"),
-        ({"json": b"{"}, "signal described by what is not JSON"),
+        ({"json": b"{"}, "description of a signal is not JSON"),
+        ({"json": b" " * (2**26 + 1)}, "description of a signal of more than 67,108,864 bytes of JSON"),
         ({"json": b"[1]"}, "signal described by what is not an object"),
     ],
 )

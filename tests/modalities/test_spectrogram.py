@@ -344,7 +344,7 @@ def test_a_streamed_wav_does_not_know_its_length() -> None:
         ({"wav": encoded(Audio(np.sin(np.arange(8000) * 0.02)[None] * 3, 8000), "wav")}, "clipped audio"),
         ({"npy": array(GOOD.samples)}, "audio samples without sample_rate_hz"),
         ({"npy": array(GOOD.samples), "json": b"[8000]"}, "audio samples without sample_rate_hz"),
-        ({"npy": array(GOOD.samples), "json": b"{"}, "unreadable npy audio"),
+        ({"npy": array(GOOD.samples), "json": b"{"}, "description of a sound is not JSON"),
         ({"npy": array(GOOD.samples)[:999], "json": b"{}"}, "unreadable npy audio"),
         ({"npy": array(np.array([{}], object)), "json": b"{}"}, "unreadable npy audio"),
         ({"npy": array(GOOD.samples), "json": b'{"sample_rate_hz": 0}'}, "audio with a sample rate of 0"),
