@@ -23,8 +23,10 @@ NAME = "manifest.json"
 MAX_BYTES = 2**30
 """Of a manifest; one of 100,000 shards has about 30 MB."""
 
+_NAME, _SHA256 = re.compile(r"[^/\\\0]*[^/\\\0.][^/\\\0]*"), re.compile("[0-9a-f]{64}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One tar: its file name, split, number of samples, size in bytes and checksums.
 
@@ -40,13 +42,13 @@ class Shard:
     index_sha256: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^/\\\0]*[^/\\\0.][^/\\\0]*", self.name):
+        if not _NAME.fullmatch(self.name):
             raise ValueError(f"{self.name!r} is not the name of a file in the folder")
         if self.split not in SPLITS:
             raise ValueError(f"{self.name} is of the split {self.split!r}, not of {', '.join(SPLITS)}")
-        if any(type(count) is not int or count < 0 for count in (self.samples, self.bytes)):
+        if type(self.samples) is not int or type(self.bytes) is not int or self.samples < 0 or self.bytes < 0:
             raise ValueError(f"{self.name} has {self.samples!r} samples and {self.bytes!r} bytes")
-        if not all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in (self.sha256, self.index_sha256)):
+        if not (_SHA256.fullmatch(self.sha256) and _SHA256.fullmatch(self.index_sha256)):
             raise ValueError(f"{self.name} has a checksum that is not a sha256")
 
     @property

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -433,7 +434,7 @@ def unreadable(own: Path) -> int:
                 data[offset : offset + size] = b"\0" * size
                 count += 1
             tar.write_bytes(data)
-        shards.append(shard.__class__(**{**shard.__dict__, "sha256": sha256(tar)}))
+        shards.append(replace(shard, sha256=sha256(tar)))
     Manifest(**{**manifest.__dict__, "shards": tuple(shards)}).write(own)
     return count
 

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def test_verify_finds_an_index_that_is_none(folder: Path, content: bytes) -> Non
 
 
 def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
-    shards = [{**vars(shard), "samples": 7} for shard in Manifest.read(folder).shards]
+    shards = [{**asdict(shard), "samples": 7} for shard in Manifest.read(folder).shards]
     rewrite(folder, shards=shards)
     assert f"{folder / 'train-00000.tar'} holds 8 samples, not 7" in fault(lambda: verify(folder))
 
