@@ -131,7 +131,7 @@ class Image(Modality):
             pixels, bands = np.repeat(pixels, 3, axis=2), RGB
         elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else RGB):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
-        if self.paper is not None and not self._inked(pixels).any():
+        if self.paper is not None and not self._inked(np.array([pixels.min(), pixels.max()])).any():
             raise ContentError("image of nothing but paper")
         return Picture(pixels, bands)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from pipeline import baseline
 from pipeline.embed import Embedded, embed
-from pipeline.labelled import Task, hashes_of, task_of
+from pipeline.labelled import Task, hashes_in, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
@@ -98,23 +98,14 @@ def drawn(
     Raises:
         ValueError: all are left out.
     """
-    by = split.manifest.split.get("by")
-    groups = {(shard, number): group for _, group, shard, number in split.locations()}
-
-    def known(place: tuple[int, int]) -> bool:
-        try:
-            return not hashes_of(split.read(*place), by, groups[place], modalities).isdisjoint(trained_on)
-        except ContentError:
-            return False  # counted where it is encoded
-
+    known = {place for place, hashes in hashes_in(split, modalities) if not hashes.isdisjoint(trained_on)}
     places: list[tuple[int, int]] = []
     seen = 0
     for place in ranked(split):
         if len(places) == count:
             break
-        is_known = known(place)
-        seen += is_known
-        if keep or not is_known:
+        seen += place in known
+        if keep or place not in known:
             places.append(place)
     if not places:
         raise ValueError(f"pretraining saw all {seen:,} samples of the {split.split} split of {split.folder}")
@@ -193,4 +184,4 @@ def neighbours(task: Task, x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.
 def _score(task: Task, predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     if task.kind == "classification":
         return classification(predicted, true)
-    return regression(predicted * task.deviation + task.mean, true * task.deviation + task.mean)
+    return regression(task.decode(predicted), task.decode(true))

@@ -32,8 +32,10 @@ import pipeline.model.modeling
 import pipeline.model.processing
 from modalities.base import ContentError, Modality, Tokens
 from pipeline.evaluate import encode, ranked, shown
-from pipeline.finetune import load_predictor
+from pipeline.finetune import Predictor, load_predictor
+from pipeline.labelled import Task
 from pipeline.loader import tokenize
+from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run, written_aside
 from shards.manifest import write_json
 from shards.read import Split
@@ -80,11 +82,13 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
         raise ValueError(f"{target} is not empty and not an exported model: choose another folder")
     fitted = held.modalities()
     assert fitted is not None
+    tuned = load_predictor(held) if held.fine_tuned else None
+    model = tuned[0].model if tuned else held.load_model()
     with written_aside(target) as aside:
-        _write_weights(held, aside, fitted)
+        _write_examples(shown(held.recipe()), model, tuned, aside)
+        _write_weights(held, model, tuned, aside)
         write_code(aside, list(fitted.values()))
-        _write_examples(held, aside)
-        (aside / "README.md").write_text(card(held, fitted))
+        (aside / "README.md").write_text(card(held, fitted, tuned[1] if tuned else None))
         difference = check(aside)
         if difference > 1e-5:
             raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
@@ -100,10 +104,9 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
     return result
 
 
-def _write_weights(held: Run, folder: Path, fitted: dict[str, Modality]) -> None:
-    model = held.load_model()
-    if held.fine_tuned:
-        predictor, task = load_predictor(held)
+def _write_weights(held: Run, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
+    if tuned:
+        predictor, task = tuned
         model.head = predictor.head
         model.config.head = {**asdict(task), "modalities": list(predictor.names), "features": predictor.read}
     model.config.auto_map = {
@@ -111,10 +114,10 @@ def _write_weights(held: Run, folder: Path, fitted: dict[str, Modality]) -> None
         "AutoModel": "modeling.SensoriumModel",
     }
     model.save_pretrained(folder)
-    states = {name: modality.to_json() for name, modality in fitted.items()}
+    states = {name: modality.to_json() for name, modality in model.modalities.items()}
     pipeline.model.processing.SensoriumProcessor(states).save_pretrained(folder)
     write_json(folder / "recipe.json", held.recipe().to_dict())
-    packages = sorted({package for modality in fitted.values() for package in modality.requires})
+    packages = sorted({package for modality in model.modalities.values() for package in modality.requires})
     (folder / "requirements.txt").write_text("".join(f"{package}\n" for package in packages))
 
 
@@ -181,9 +184,8 @@ def flatten(source: str, names: dict[str, str]) -> str:
     return "".join(lines)
 
 
-def _write_examples(held: Run, folder: Path) -> None:
+def _write_examples(split: Split, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
     """A few samples as tokens, and what the run's own code makes of them: embeddings, predictions if fine-tuned."""
-    model, split = held.load_model(), shown(held.recipe())
     samples: list[dict[str, Tokens]] = []
     places = []
     for place in ranked(split):
@@ -201,12 +203,9 @@ def _write_examples(held: Run, folder: Path) -> None:
                 tensors[f"{number}.{name}.{part}"] = torch.from_numpy(np.ascontiguousarray(values))
     for name, values in encode(model, split, places).embeddings.items():
         tensors[f"embeddings.{name}"] = torch.from_numpy(values)
-    if held.fine_tuned:
-        predictor, task = load_predictor(held)
-        with torch.inference_mode():
-            output = predictor(samples)
-        numbers = output[:, 0].double() * task.deviation + task.mean
-        tensors["predictions"] = output.softmax(1) if task.kind == "classification" else numbers
+    if tuned:
+        predictor, task = tuned
+        tensors["predictions"] = torch.from_numpy(task.decode(predictor.predict(samples)))
     save_file(tensors, folder / "examples.safetensors")
 
 
@@ -263,7 +262,7 @@ def check(folder: Path) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def card(held: Run, fitted: dict[str, Modality]) -> str:
+def card(held: Run, fitted: dict[str, Modality], task: Task | None) -> str:
     """The model card: what the model is, how to use it, its figures."""
     template = Path(__file__).parent / "templates" / "card.md.j2"
     environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
@@ -276,7 +275,7 @@ def card(held: Run, fitted: dict[str, Modality]) -> str:
         split=shown(recipe).split,
         manifest=split.manifest,
         result=result,
-        head=load_predictor(held)[1] if held.fine_tuned else None,
+        head=task,
         finetune=result.get("finetune"),
         probe_metrics=metrics(result.get("evaluate", {}).get("probe", {}).get("task")),
         finetune_metrics=metrics(result.get("finetune", {}).get("task")),

@@ -214,6 +214,12 @@ class Predictor(nn.Module):
         """`(B, outputs)`."""
         return self.head(self.features(samples))
 
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[dict[str, Tokens]]) -> np.ndarray:
+        """Standardised numbers `(B,)` or probabilities `(B, classes)`."""
+        output = self(samples)
+        return (output[:, 0] if output.shape[1] == 1 else output.softmax(1)).float().numpy()
+
 
 def fit(
     predictor: Predictor, samples: Labelled, train: Sequence[int], task: Task, settings: Settings, seed: int
@@ -282,12 +288,10 @@ def _ridge_head(head: nn.Linear, x: torch.Tensor, targets: torch.Tensor, task: T
     head.bias.copy_(bias.float())
 
 
-@torch.inference_mode()
 def predict(predictor: Predictor, samples: Labelled, which: Sequence[int]) -> np.ndarray:
     """Standardised numbers `(N,)` or probabilities `(N, classes)`."""
     predictor.eval()
-    output = torch.cat([predictor([samples.tokens(i) for i in part]) for part in _batches(which, 64)])
-    return (output[:, 0] if output.shape[1] == 1 else output.softmax(1)).float().numpy()
+    return np.concatenate([predictor.predict([samples.tokens(i) for i in part]) for part in _batches(which, 64)])
 
 
 def score(task: Task, predicted: np.ndarray, samples: Labelled, which: Sequence[int]) -> dict[str, float]:
@@ -295,7 +299,7 @@ def score(task: Task, predicted: np.ndarray, samples: Labelled, which: Sequence[
     true = [samples.labels[i] for i in which]
     if task.kind == "classification":
         return classification(predicted, task.encode(true))
-    return regression(predicted * task.deviation + task.mean, np.array(true, np.float64))
+    return regression(task.decode(predicted), np.array(true, np.float64))
 
 
 def summarise(scores: Mapping[str, list[dict[str, float]]], metric: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize, tokens_at
 from pipeline.recipe import nearest
-from pipeline.run import group_hash, members_hash
+from pipeline.run import group_hash, joint_hash, short_hashes
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.remote import Cache, Store, open_store
@@ -75,8 +75,8 @@ def load(
     """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
     columns: column of each modality where it does not bear the modality's name, of a table all of its columns as `a+b`,
-    new ones of numbers too. by: a column, or `scaffold`. Both are
-    for files alone. Unusable samples of shards are met where they are read: see `Labelled.usable`.
+    new ones of numbers too. by: a column, or `scaffold`. Both are for files alone. Unusable samples of shards are met
+    where they are read: see `Labelled.usable`.
 
     Raises:
         ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out; `by` or
@@ -135,7 +135,7 @@ def _from_rows(
         lambda i: rows[i][2],
         tuple(row[3] for row in rows),
         tuple(row[4] for row in rows),
-        cache(lambda i: hashes_of(rows[i][2], by, rows[i][4], modalities)),
+        cache(lambda i: hashes_of(short_hashes(rows[i][2]), by, rows[i][4], modalities)),
         ("",) * len(rows),
         by,
         skipped,
@@ -233,33 +233,43 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
     if label is not None and label not in known:
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
 
-    def members(number: int) -> Members:
-        _, _, split, place, _ = rows[number]
-        return split.read(*place)
+    @cache
+    def hashes() -> dict[tuple[str, tuple[int, int]], frozenset[str]]:
+        splits = {row[2].split: row[2] for row in rows}
+        return {(name, place): found for name in splits for place, found in hashes_in(splits[name], modalities)}
 
     return Labelled(
         tuple(row[0] for row in rows),
         lru_cache(KEPT)(lambda i: tokens_at(rows[i][2], *rows[i][3], modalities)),
-        members,
+        lambda i: rows[i][2].read(*rows[i][3]),
         tuple(row[4] for row in rows),
         tuple(row[1] for row in rows),
-        cache(lambda i: hashes_of(members(i), by, rows[i][1], modalities)),
+        lambda i: hashes()[rows[i][2].split, rows[i][3]],
         tuple(row[2].split for row in rows),
         by,
         skipped,
     )
 
 
-def hashes_of(members: Members, by: str | None, group: str, modalities: Mapping[str, Modality]) -> frozenset[str]:
+def hashes_of(
+    contents: Mapping[str, Mapping[str, bytes]], by: str | None, group: str, modalities: Mapping[str, Modality]
+) -> frozenset[str]:
     """Hashes of a sample's contents and group, comparable with those a run carries of its training data.
 
-    Many things share a row of where and when they were found, or a taxonomy: where a sample has other modalities, its
-    tables and texts do not tell it from others and are left out.
+    contents: short hashes of its members, by modality and extension. Many things share a row of where and when they
+    were found, or a taxonomy: where a sample has other modalities, its tables and texts do not tell it from others and
+    are left out.
     """
-    here = [name for name in modalities if name in members]
+    here = [name for name in modalities if name in contents]
     telling = [name for name in here if not isinstance(modalities[name], (Table, Text))] or here
-    contents = {f"{name}:{members_hash(members[name])}" for name in telling}
-    return frozenset(contents | group_hash(by, group))
+    return frozenset({f"{name}:{joint_hash(contents[name])}" for name in telling} | group_hash(by, group))
+
+
+def hashes_in(split: Split, modalities: Mapping[str, Modality]) -> Iterator[tuple[tuple[int, int], frozenset[str]]]:
+    """(shard, number) of every sample of a split that is kept, and its hashes, from the indexes alone."""
+    by = split.manifest.split.get("by")
+    for place, group, contents in split.contents():
+        yield place, hashes_of(contents, by, group, modalities)
 
 
 @dataclass(frozen=True)
@@ -290,6 +300,12 @@ class Task:
             known = {name: number for number, name in enumerate(self.classes)}
             return np.array([known[str(label)] for label in labels], np.int64)
         return ((np.array(labels, np.float64) - self.mean) / self.deviation).astype(np.float32)
+
+    def decode(self, predicted: np.ndarray) -> np.ndarray:
+        """Standardised numbers `(N,)` in the label's own unit; probabilities `(N, classes)` as they are."""
+        if self.kind == "classification":
+            return predicted
+        return predicted.astype(np.float64) * self.deviation + self.mean
 
 
 def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, groupby
-from operator import itemgetter
+from itertools import chain, starmap
 from typing import Any
 
 import numpy as np
@@ -129,30 +128,34 @@ class Ordered:
 class Samples(Ordered):
     """Samples for a loop of one's own: item i is made of the i-th `batch_size` of the endless order, read and decoded.
 
-    `made_ahead` hands them over from any number of worker processes. stack: samples are arrays of one shape and type,
-    and an item is one tensor of them, not a list.
+    `made_ahead` hands them over from any number of worker processes. members: what `decode` takes the bytes of, one
+    after the other, as `image.jpg`; nothing else is read. By default it takes a sample's `Members`. stack: samples are
+    arrays of one shape and type, and an item is one tensor of them, not a list.
 
     Raises:
         ContentError: a sample cannot be read; what `decode` raises.
     """
 
     sets: tuple[Split, ...]
-    decode: Callable[[Members], Any]
+    decode: Callable[..., Any]
     batch_size: int
     seed: int = 0
     block: int = 16384
     mixture: Mixture | None = None
+    members: tuple[str, ...] = ()
     stack: bool = False
 
     def __getitem__(self, number: int) -> Any:
-        members: list[Members] = []
-        places = self.order.places(number * self.batch_size, (number + 1) * self.batch_size)
-        for of, group in groupby(places, itemgetter(0)):
-            held = self.sets[of]
-            wanted = [(shard, held.number(turn, shard, slot)) for _, turn, shard, slot in group]
-            members += held.read_many(wanted)
-        decoded = map(self.decode, members)
+        runs = self.order.runs(number * self.batch_size, (number + 1) * self.batch_size)
+        decoded = chain.from_iterable(starmap(self._decoded, runs))
         return _stacked(decoded, self.batch_size) if self.stack else list(decoded)
+
+    def _decoded(self, of: int, turn: int, shards: np.ndarray, slots: np.ndarray) -> Iterator[Any]:
+        held = self.sets[of]
+        numbers = held.numbers(turn, shards, slots)
+        if self.members:
+            return map(self.decode, *held.read_members(shards, numbers, self.members))
+        return map(self.decode, held.read_many(shards, numbers))
 
 
 def _stacked(samples: Iterator[np.ndarray], count: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def predict_file(
     output = np.concatenate([values for _, values in parts])
     frame: dict[str, Any] = {"key": [samples.keys[i] for part, _ in parts for i in part]}
     if task.kind == "regression":
-        frame[task.label] = (output.astype(np.float64) * task.deviation + task.mean).tolist()
+        frame[task.label] = task.decode(output).tolist()
     else:
         frame[task.label] = [task.classes[i] for i in output.argmax(1)]
         frame |= {f"probability_{name}": output[:, i].tolist() for i, name in enumerate(task.classes)}

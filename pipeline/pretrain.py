@@ -186,7 +186,7 @@ def hashes(sets: Sequence[Split]) -> set[str]:
     """Hashes of all groups and contents of the training split, by which a leaked test set is recognised."""
     found = set()
     for held in sets:
-        for group, contents in held.contents():
+        for _, group, contents in held.contents():
             found |= group_hash(held.manifest.split.get("by"), group)
             found |= {f"{modality}:{joint_hash(parts)}" for modality, parts in contents.items() if modality != "labels"}
     return found

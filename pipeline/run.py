@@ -245,12 +245,15 @@ def group_hash(by: str | None, group: str) -> set[str]:
     return set() if by is None else {"group:" + content_hash(json.dumps([by, group]).encode())}
 
 
-def members_hash(members: Mapping[str, bytes]) -> str:
-    """Short hash of all members of a modality: one alone may be shared, as the channel names of signals are."""
-    return joint_hash({extension: bytes.fromhex(content_hash(data)) for extension, data in members.items()})
+def short_hashes(members: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
+    """Short hashes of a sample's members, by modality and extension, as `Split.contents` finds them in indexes."""
+    return {
+        modality: {extension: bytes.fromhex(content_hash(data)) for extension, data in parts.items()}
+        for modality, parts in members.items()
+    }
 
 
 def joint_hash(contents: Mapping[str, bytes]) -> str:
-    """`members_hash` of members whose own short hashes are given; that of a single one is its own."""
+    """Short hash of a modality, of those of its members: one alone may be shared, as channel names of signals are."""
     digests = [digest for _, digest in sorted(contents.items())]
     return digests[0].hex() if len(digests) == 1 else content_hash(b"".join(digests))

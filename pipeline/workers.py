@@ -232,23 +232,31 @@ class _Slots:
 
     def _place(self, arrays: list[np.ndarray]) -> list[tuple[int, int]] | None:
         """Where arrays lie in the current slot, after those that do not are copied there; None where there is none."""
-        size = self.used + sum(_aligned(len(array)) for array in arrays)
+        size = self.used + sum(_aligned(len(array)) for array in arrays if self._start(array) is None)
         self.largest = max(self.largest, size)
         if not arrays:
             return []
         if self.current is None or size > len(self.memory[self.current]):
-            self._take(size)  # more than is needed where some lie there already, which happens once or twice
+            self._take(size)  # enough also for those that lie in the slot now and will not lie in a larger one
         if self.current is None:
             return None
         memory = self.memory[self.current]
         spans = []
         for array in arrays:
-            start = array.ctypes.data - memory.ctypes.data
-            if not 0 <= start < len(memory):
+            start = self._start(array)
+            if start is None:
                 start, self.used = self.used, self.used + _aligned(len(array))
                 memory[start : start + len(array)] = array
             spans.append((start, len(array)))
         return spans
+
+    def _start(self, array: np.ndarray) -> int | None:
+        """Where an array begins in the current slot, if it lies there."""
+        if self.current is None:
+            return None
+        memory = self.memory[self.current]
+        start = array.ctypes.data - memory.ctypes.data
+        return start if 0 <= start < len(memory) else None
 
     def _take(self, size: int) -> None:
         """Make a slot of at least so many bytes the current one, if any can be had."""
@@ -305,9 +313,10 @@ def _pickled(item: Any, whole: bool = False) -> tuple[bytes, list[np.ndarray]]:
 
 def _reduced(tensor: torch.Tensor) -> Any:
     """A tensor as an array, where it can be one."""
-    if tensor.device.type != "cpu" or tensor.requires_grad or tensor.dtype == torch.bfloat16:
+    try:
+        return torch.from_numpy, (tensor.numpy(),)
+    except (TypeError, RuntimeError):  # of a type or device that NumPy lacks, or part of a graph
         return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    return torch.from_numpy, (tensor.numpy(),)
 
 
 TENSORS = copyreg.dispatch_table | {torch.Tensor: _reduced}

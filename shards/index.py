@@ -79,7 +79,7 @@ def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tupl
         read.validate(full=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ShardError(f"{where} cannot be read ({' '.join(str(error).split())}): index the tars again") from error
-    found = {name: read[name].combine_chunks() for name in columns}
+    found = {name: _whole(read[name]) for name in columns}
     for name, column in found.items():
         words = column.dictionary if isinstance(column, pyarrow.DictionaryArray) else column
         if not any(is_type(words.type) for is_type in _TYPES[SCHEMA[name]]):
@@ -87,7 +87,13 @@ def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tupl
         if column.null_count:
             raise ShardError(f"{where} lacks {column.null_count:,} {name}s: index the tars again")
         if words is not column:
-            lengths = compute.binary_length(words).cast("int64").take(column.indices)
-            if (compute.sum(lengths).as_py() or 0) > most + SLACK_BYTES:
+            lengths = compute.binary_length(words).cast("int64")
+            longest = compute.max(lengths).as_py() or 0  # mostly enough, and found sooner than the sum
+            if longest * len(column) > most + SLACK_BYTES < compute.sum(lengths.take(column.indices)).as_py():
                 raise ShardError(f"{where} has names of more bytes than its tar")
     return found
+
+
+def _whole(column: pyarrow.ChunkedArray) -> pyarrow.Array:
+    """A column as one array, without a copy where it is one already."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -52,10 +52,10 @@ class Order:
 
     def place(self, position: int) -> Place:
         """The sample at a position, counted from 0 over all passes."""
-        ((turn, shards, slots),) = self.places(position, position + 1)
-        return Place(turn, shards[0], slots[0])
+        ((turn, shards, slots),) = self.runs(position, position + 1)
+        return Place(turn, int(shards[0]), int(slots[0]))
 
-    def places(self, start: int, stop: int) -> Iterator[tuple[int, list[int], list[int]]]:
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Passes, and the shards and slots that positions `start` to `stop` have of each in turn.
 
         Far less work than one position at a time.
@@ -82,14 +82,14 @@ class Order:
         shards = self._rng(turn, 0).permutation(len(self.sizes))
         return shards, np.cumsum(np.array(self.sizes)[shards])
 
-    def _placed(self, turn: int, number: int) -> tuple[list[int], list[int]]:
-        """Shards and slots of the shuffled samples of a block; lists of numbers give the garbage collector no work."""
+    def _placed(self, turn: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shards and slots of the shuffled samples of a block."""
         first = number * self.block
         size = min(self.block, self.total - first)
         spots = first + self._rng(turn, 1, number).permutation(size)
         shards, ends = self._kept("shards", self._arrangement, turn)
         which = np.searchsorted(ends, spots, side="right")
-        return shards[which].tolist(), (spots - np.r_[0, ends][which]).tolist()
+        return shards[which], spots - np.r_[0, ends][which]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": {}}
@@ -168,12 +168,21 @@ class Mixture:
         turn, shard, slot = self._orders[number][node].place(index)
         return Sample(number, turn, self._dealt[number][node][shard], slot)
 
-    def places(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
-        """(set, turn, shard, slot) of positions `start` to `stop`; less work than one at a time if there is one set."""
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Sets and passes over them, and the shards and slots that positions `start` to `stop` have of each in turn.
+
+        Far less work than one position at a time, if there is one set.
+        """
         if len(self.sizes) == self.nodes == 1:
-            runs = self._orders[0][0].places(start, stop)
-            return [place for turn, *columns in runs for place in zip(repeat(0), repeat(turn), *columns, strict=False)]
-        return [self.place(position) for position in range(start, stop)]
+            yield from ((0, *run) for run in self._orders[0][0].runs(start, stop))
+        else:
+            for number, turn, shard, slot in map(self.place, range(start, stop)):
+                yield number, turn, np.array([shard]), np.array([slot])
+
+    def places(self, start: int, stop: int) -> Iterator[Sample]:
+        """The samples at positions `start` to `stop`."""
+        for number, turn, shards, slots in self.runs(start, stop):
+            yield from map(Sample, repeat(number), repeat(turn), shards.tolist(), slots.tolist())
 
     def counts(self, position: int) -> list[int]:
         """How many of the positions before this one fall to each set."""

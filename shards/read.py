@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow
@@ -28,9 +28,7 @@ MAX_MEMBER_BYTES = 2**30
 MAPPED_BYTES = 4096
 """Shards whose samples take no more on average are mapped: a system call a sample would cost more than its bytes."""
 
-_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)
-"""Where the system can, a map's pages are there from the start: a fault each would cost more than the bytes."""
-
+T = TypeVar("T")
 Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
@@ -39,15 +37,15 @@ class Index(NamedTuple):
     """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`.
 
     Member j is `sizes[j]` bytes at `offsets[j]`, and of the kind (modality, extension) `kinds[names[j]]`. Columns are
-    arrays, not lists of objects, so that an open shard takes little memory; views of them hand out plain integers.
+    arrays, not lists of objects, so that an open shard takes little memory.
     """
 
     keys: pyarrow.Array
-    starts: memoryview
+    starts: np.ndarray
     kinds: list[tuple[str, str]]
-    names: memoryview
-    offsets: memoryview
-    sizes: memoryview
+    names: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
 
 
 def load_index(store: Store, shard: Shard) -> Index:
@@ -64,7 +62,7 @@ def load_index(store: Store, shard: Shard) -> Index:
     members = rows["member"].dictionary_encode()
     parts = [member.partition(".") for member in members.dictionary.to_pylist()]
     kinds = [(modality, extension.lower()) for modality, _, extension in parts]
-    return Index(keys, starts.data, kinds, np.from_dlpack(members.indices).data, offsets.data, sizes.data)
+    return Index(keys, starts, kinds, np.from_dlpack(members.indices), offsets, sizes)
 
 
 def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.Array], pyarrow.Array, np.ndarray]:
@@ -96,12 +94,20 @@ class Tar:
         self.file = store.open(shard.tar)
         self.mapped: mmap.mmap | None = None
         if shard.bytes <= MAPPED_BYTES * shard.samples:
-            self.mapped = mmap.mmap(self.file.fileno(), 0, mmap.MAP_SHARED | _AT_ONCE, mmap.PROT_READ)
+            self.mapped = mmap.mmap(self.file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
 
     @property
     def removed(self) -> bool:
         """Whether it is no longer to be found where it was, but takes disk as long as it is open."""
         return os.fstat(self.file.fileno()).st_nlink == 0
+
+    def parts(self, offsets: list[int], sizes: list[int]) -> list[bytes]:
+        """So many bytes from each offset on."""
+        places = zip(offsets, sizes, strict=True)
+        if (mapped := self.mapped) is not None:
+            return [mapped[offset : offset + size] for offset, size in places]
+        descriptor = self.file.fileno()
+        return [os.pread(descriptor, size, offset) for offset, size in places]
 
     def __del__(self) -> None:
         if hasattr(self, "file"):  # it could be opened
@@ -114,11 +120,72 @@ class Open:
     def __init__(self, store: Store, shard: Shard):
         self.store, self.shard = store, shard
         self.index = load_index(store, shard)
+        self._tar: Tar | None = None
+        self._members: dict[tuple[str, str], np.ndarray] = {}
 
-    @cached_property
+    @property
     def tar(self) -> Tar:
         """Its tar."""
-        return Tar(self.store, self.shard)
+        if self._tar is None:
+            self._tar = Tar(self.store, self.shard)
+        return self._tar
+
+    @property
+    def removed(self) -> bool:
+        """Whether its tar is open and no longer to be found where it was, so that it takes disk as long as it is."""
+        return self._tar is not None and self._tar.removed
+
+    def read(self, numbers: np.ndarray) -> list[Members]:
+        """All members of the samples of these numbers.
+
+        Raises:
+            ContentError: a member is too large.
+            ShardError: the tar cannot be fetched, or was cut short.
+        """
+        firsts = self.index.starts[numbers]
+        counts = self.index.starts[numbers + 1] - firsts
+        members = np.repeat(firsts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        found = zip(self.index.names[members].tolist(), self._parts(members), strict=True)
+        samples: list[Members] = []
+        for count in counts.tolist():
+            sample: Members = {}
+            for name, part in islice(found, count):
+                modality, extension = self.index.kinds[name]
+                sample.setdefault(modality, {})[extension] = part
+            samples.append(sample)
+        return samples
+
+    def read_one(self, kind: tuple[str, str], numbers: np.ndarray) -> list[bytes]:
+        """The member of one kind of the samples of these numbers.
+
+        Raises:
+            ContentError: a sample has none. Else as `read`.
+        """
+        if kind not in self._members:
+            self._members[kind] = self._of(kind)
+        members = self._members[kind][numbers]
+        if (members < 0).any():
+            raise ContentError(f"sample without {'.'.join(kind)}")
+        return self._parts(members)
+
+    def _of(self, kind: tuple[str, str]) -> np.ndarray:
+        """Number of each sample's member of a kind, -1 where it has none."""
+        members = np.full(self.shard.samples, -1)
+        if kind in self.index.kinds:
+            (own,) = np.nonzero(self.index.names == self.index.kinds.index(kind))
+            members[np.searchsorted(self.index.starts, own, side="right") - 1] = own
+        return members
+
+    def _parts(self, members: np.ndarray) -> list[bytes]:
+        """Contents of members."""
+        offsets, sizes = self.index.offsets[members].tolist(), self.index.sizes[members].tolist()
+        if max(sizes, default=0) > MAX_MEMBER_BYTES:
+            raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{max(sizes):,} bytes")
+        whole = os.fstat(self.tar.file.fileno()).st_size >= self.shard.bytes  # beyond its end a map kills the process
+        parts = self.tar.parts(offsets, sizes) if whole else []
+        if sum(map(len, parts)) != sum(sizes):
+            raise ShardError(f"shard {self.store.where}/{self.shard.name} was cut short while it was read")
+        return parts
 
 
 class Split:
@@ -163,7 +230,7 @@ class Split:
         held = self._opened.pop((id(self), number), None)
         if held is None:
             held = Open(self.store, self.shards[number])
-            for key in [key for key, other in self._opened.items() if "tar" in vars(other) and other.tar.removed]:
+            for key in [key for key, other in self._opened.items() if other.removed]:
                 del self._opened[key]
         self._opened[id(self), number] = held  # a dict keeps its order: the last used stands last
         if len(self._opened) > OPEN_SHARDS:
@@ -187,6 +254,12 @@ class Split:
         """The sample of a shard that a slot of a pass holds."""
         return slot if self.selection is None else self.selection.pick(turn, shard, slot)
 
+    def numbers(self, turn: int, shards: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """As `number`, of many slots."""
+        if self.selection is None:
+            return slots
+        return np.array([self.selection.pick(turn, *place) for place in np.c_[shards, slots].tolist()])
+
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
         return self._open(shard).index.keys[number].as_py()
@@ -198,40 +271,36 @@ class Split:
             ContentError: a member is too large.
             ShardError: its shard cannot be fetched or read.
         """
-        return self.read_many([(shard, number)])[0]
+        return self.read_many(np.array([shard]), np.array([number]))[0]
 
-    def read_many(self, places: Sequence[tuple[int, int]]) -> list[Members]:
-        """All members of the samples at (shard, number), with less work than one at a time.
+    def read_many(self, shards: np.ndarray, numbers: np.ndarray) -> list[Members]:
+        """All members of samples by their shards and numbers there, with less work than one at a time.
 
         Raises:
             ContentError, ShardError: as `read`.
         """
-        samples: list[Members] = [{}] * len(places)
-        order = sorted(range(len(places)), key=places.__getitem__)  # so that each shard is asked for once
-        for shard, group in groupby(order, lambda position: places[position][0]):
-            held = self._open(shard)
-            _, starts, kinds, names, offsets, sizes = held.index
-            descriptor, mapped = held.tar.file.fileno(), held.tar.mapped
-            cut = ShardError(f"shard {self.folder}/{self.shards[shard].name} was cut short while it was read")
-            if os.fstat(descriptor).st_size < self.shards[shard].bytes:  # beyond its end a map would kill the process
-                raise cut
-            for position in group:
-                number = places[position][1]
-                sample: Members = {}
-                for i in range(starts[number], starts[number + 1]):
-                    modality, extension = kinds[names[i]]
-                    offset, size = offsets[i], sizes[i]
-                    if size > MAX_MEMBER_BYTES:
-                        raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{modality}.{extension}")
-                    data = os.pread(descriptor, size, offset) if mapped is None else mapped[offset : offset + size]
-                    if len(data) != size:
-                        raise cut
-                    if modality in sample:
-                        sample[modality][extension] = data
-                    else:
-                        sample[modality] = {extension: data}
-                samples[position] = sample
-        return samples
+        return self._by_shard(shards, numbers, Open.read)
+
+    def read_members(self, shards: np.ndarray, numbers: np.ndarray, members: Sequence[str]) -> list[list[bytes]]:
+        """Of samples these members alone, as `smiles.txt`: a list over the samples for each.
+
+        Raises:
+            ContentError: a sample lacks one, or one is too large.
+            ShardError: as `read`.
+        """
+        found = []
+        for member in members:
+            modality, _, extension = member.partition(".")
+            found.append(self._by_shard(shards, numbers, partial(Open.read_one, kind=(modality, extension.lower()))))
+        return found
+
+    def _by_shard(self, shards: np.ndarray, numbers: np.ndarray, read: Callable[..., list[T]]) -> list[T]:
+        """What is read of samples, each shard asked for once, in their own order."""
+        found: dict[int, T] = {}
+        for shard in sorted(set(shards.tolist())):
+            positions = np.flatnonzero(shards == shard)
+            found.update(zip(positions.tolist(), read(self._open(shard), numbers=numbers[positions]), strict=True))
+        return list(map(found.__getitem__, range(len(shards))))
 
     def locations(self) -> list[tuple[str, str, int, int]]:
         """(key, group, shard, number) of every sample that is kept."""
@@ -241,8 +310,8 @@ class Split:
             found += [(keys[n].as_py(), rows["group"][starts[n]].as_py(), shard, int(n)) for n in self.kept(shard)]
         return found
 
-    def contents(self) -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
-        """Group of every sample that is kept, and the short hashes of its members, from the indexes alone."""
+    def contents(self) -> Iterator[tuple[tuple[int, int], str, dict[str, dict[str, bytes]]]]:
+        """(shard, number) and group of every sample that is kept, and its members' short hashes, from indexes alone."""
         for shard, held in enumerate(self.shards):
             rows, _, starts = _rows(self.store, held, "member", "group", "content")
             members, groups = rows["member"].to_pylist(), rows["group"].to_pylist()
@@ -252,7 +321,7 @@ class Split:
                 for i in range(starts[number], starts[number + 1]):
                     modality, _, extension = members[i].partition(".")
                     found.setdefault(modality, {})[extension.lower()] = hashes[8 * i : 8 * i + 8]
-                yield groups[starts[number]], found
+                yield (shard, int(number)), groups[starts[number]], found
 
     def close(self) -> None:
         """Close this process's shards; reading opens them again."""

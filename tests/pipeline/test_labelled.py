@@ -18,7 +18,7 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.labelled import Labelled, Task, load, task_of
-from pipeline.run import content_hash, members_hash
+from pipeline.run import content_hash, joint_hash, short_hashes
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
 
@@ -213,9 +213,11 @@ def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> No
 
 
 def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
-    one, same, other = ({"npy": samples, "json": b"{}"} for samples in (b"1", b"1", b"2"))
-    assert members_hash(one) == members_hash(same) != members_hash(other)
-    assert members_hash({"txt": b"CCO"}) == content_hash(b"CCO")
+    one, same, other = (
+        joint_hash(short_hashes({"ecg": {"npy": samples, "json": b"{}"}})["ecg"]) for samples in (b"1", b"1", b"2")
+    )
+    assert one == same != other
+    assert joint_hash(short_hashes({"smiles": {"txt": b"CCO"}})["smiles"]) == content_hash(b"CCO")
 
 
 @pytest.mark.parametrize(

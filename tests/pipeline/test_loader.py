@@ -287,6 +287,14 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: St
     assert found == [texts[key] for number in range(6) for key in stream[number].keys]
 
 
+def test_samples_may_be_made_of_some_members_alone(stream: Stream) -> None:
+    whole = Samples(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
+    parts = replace(whole, decode=lambda *members: members, members=("table.json", "smiles.txt"))
+    assert [parts[number] for number in range(6)] == [whole[number] for number in range(6)]
+    with pytest.raises(ContentError, match=r"sample without smiles\.json"):
+        replace(parts, members=("smiles.json",))[0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_may_be_stacked(stream: Stream, workers: int) -> None:
     def decode(members: Members) -> np.ndarray:

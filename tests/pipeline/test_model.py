@@ -73,7 +73,9 @@ def encode(model: SensoriumModel, batch: Batch, view: str = "full") -> Any:
     return model(batch, views=(view,), decode=view == "visible")[view]
 
 
-def same(ours: Any, theirs: Any, rows: list[int] | slice = slice(None), order: list[int] | slice = slice(None)) -> None:
+def assert_same(
+    ours: Any, theirs: Any, rows: list[int] | slice = slice(None), order: list[int] | slice = slice(None)
+) -> None:
     """Sample-wise outputs agree."""
     for name in ours.embeddings:
         torch.testing.assert_close(ours.embeddings[name][rows], theirs.embeddings[name][order], **CLOSE)
@@ -132,14 +134,14 @@ def test_a_sample_is_encoded_as_if_it_were_alone(model: SensoriumModel, draw: Dr
     samples = draw(7)
     together = encode(model, batch_of(model, samples))
     for number, sample in enumerate(samples):
-        same(encode(model, batch_of(model, [sample])), together, [0], [number])
+        assert_same(encode(model, batch_of(model, [sample])), together, [0], [number])
 
 
 def test_order_of_samples_and_modalities_is_of_no_matter(model: SensoriumModel, draw: Draw) -> None:
     samples = draw(5)
     order = [3, 0, 4, 1, 2]
     backwards = [dict(reversed(samples[i].items())) for i in order]
-    same(encode(model, batch_of(model, backwards)), encode(model, batch_of(model, samples)), order=order)
+    assert_same(encode(model, batch_of(model, backwards)), encode(model, batch_of(model, samples)), order=order)
 
 
 def test_a_modality_is_embedded_as_if_it_were_alone(model: SensoriumModel, draw: Draw) -> None:
@@ -160,7 +162,7 @@ def test_embeddings_have_unit_length_and_differ(model: SensoriumModel, draw: Dra
 def test_views_agree_where_nothing_is_masked(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(4))
     full, visible = encode(model, batch), encode(model, batch, "visible")
-    same(visible, full)
+    assert_same(visible, full)
     for name in full.tokens:
         torch.testing.assert_close(visible.tokens[name], full.tokens[name], **CLOSE)
 
@@ -171,7 +173,7 @@ def test_two_views_in_one_call_are_two_calls(model: SensoriumModel, draw: Draw) 
         both = model(batch, views=("full", "visible"), decode=True)
     for view in ("full", "visible"):
         alone = encode(model, batch, view)
-        same(both[view], alone)
+        assert_same(both[view], alone)
         for name, prediction in alone.predictions.items():
             torch.testing.assert_close(both[view].predictions[name], prediction, **CLOSE)
     assert not both["full"].predictions
@@ -184,7 +186,7 @@ def test_what_is_hidden_has_no_influence(model: SensoriumModel, draw: Draw, acti
     batch = batch_of(model, draw(4), action)
     changed = change(batch, name, batch.packs[name].target)
     ours, theirs = encode(model, batch, "visible"), encode(model, changed, "visible")
-    same(ours, theirs)
+    assert_same(ours, theirs)
     for kind in model.modalities:
         assert torch.equal(ours.predictions[kind], theirs.predictions[kind])
     assert differs(encode(model, batch).embeddings[name], encode(model, changed).embeddings[name])
@@ -260,7 +262,7 @@ def test_samples_can_be_given_as_arrays(model: SensoriumModel, draw: Draw) -> No
     samples = draw(3)
     with torch.no_grad():
         output = model([{name: tuple(tokens) for name, tokens in sample.items()} for sample in samples])
-    same(output, encode(model, batch_of(model, samples)))
+    assert_same(output, encode(model, batch_of(model, samples)))
 
 
 def test_saved_and_loaded_it_is_the_same_model(model: SensoriumModel, draw: Draw, tmp_path: Path) -> None:

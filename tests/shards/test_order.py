@@ -54,7 +54,7 @@ def test_a_run_of_places_is_its_single_places(
     sizes: tuple[int, ...], seed: int, block: int, start: int, length: int
 ) -> None:
     order = Mixture([sizes], seed, block)
-    assert order.places(start, start + length) == [order.place(start + i) for i in range(length)]
+    assert list(order.places(start, start + length)) == [order.place(start + i) for i in range(length)]
 
 
 def test_passes_and_seeds_differ() -> None:

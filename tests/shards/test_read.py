@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
@@ -94,7 +95,8 @@ def test_mapped_shards_and_others_give_the_same_and_are_closed(
     monkeypatch.setattr("shards.read.MAPPED_BYTES", mapped_bytes)
     monkeypatch.setattr("shards.read.OPEN_SHARDS", 4)
     split = Split(folder, "train")
-    assert split.read_many(places(split)[::-1]) == expected[::-1]
+    shards, numbers = np.array(places(split)[::-1]).T
+    assert split.read_many(shards, numbers) == expected[::-1]
     assert len(set(open_files(folder))) == 4
     split.close()
     assert not open_files(folder)
