@@ -12,11 +12,12 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -44,13 +45,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def made(source: Rows, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, modalities))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, modalities)
 
 
 def test_cells_are_content_or_name_files(raw: Path) -> None:

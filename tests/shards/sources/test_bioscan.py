@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.dna import Dna
 from modalities.image import Image
 from modalities.table import Table
 from modalities.text import Text
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -71,13 +72,7 @@ def tree(folder: Path, rows: list[dict[str, str]], absent: tuple[str, ...] = ())
 
 
 def made(source: Bioscan, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, modalities))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, modalities)
 
 
 def test_a_specimen(tmp_path: Path) -> None:

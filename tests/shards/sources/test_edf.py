@@ -12,10 +12,11 @@ import numpy as np
 import pyedflib
 import pytest
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.table import Table
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -59,13 +60,7 @@ def record(
 
 
 def made(source: Edf, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, modalities))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, modalities)
 
 
 def held(sample: Sample | str, name: str) -> Recording:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.dna import Dna
 from modalities.table import Table
 from modalities.text import Text
+from outcomes import outcomes
 from pipeline.recipe import load
 from shards.build import SplitBy, build
 from shards.sources.base import Sample
@@ -51,13 +52,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def made(source: Fasta, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, modalities))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, modalities)
 
 
 def test_records_join_their_rows(raw: Path) -> None:

@@ -24,6 +24,7 @@ from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from modalities.text import Text
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.remote import ShardError
@@ -84,13 +85,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def made(source: Hub, raw: Path) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, MODALITIES))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, MODALITIES)
 
 
 def test_columns_become_members_as_they_are(raw: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import ImageOps
 from modalities.base import ContentError, Modality
 from modalities.image import Image
 from modalities.table import Table
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -31,13 +32,7 @@ def photo(path: Path, colour: int = 0) -> None:
 
 
 def made(source: ImageFolder, raw: Path) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, MODALITIES))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, MODALITIES)
 
 
 def labels(source: ImageFolder, raw: Path) -> list[Any]:

@@ -15,6 +15,7 @@ from modalities.base import ContentError, Modality
 from modalities.recording import from_members
 from modalities.signal import Signal
 from modalities.table import Table
+from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
@@ -76,13 +77,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def made(source: PtbXl, raw: Path) -> list[Sample | str]:
-    samples: list[Sample | str] = []
-    for item in source.items(raw):
-        try:
-            samples.append(source.make(item, MODALITIES))
-        except ContentError as error:
-            samples.append(error.reason)
-    return samples
+    return outcomes(source, raw, MODALITIES)
 
 
 def labels(sample: Sample | str) -> Any:

@@ -1,0 +1,20 @@
+"""What sources make of raw files, for the tests of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modalities.base import ContentError, Modality
+from shards.sources.base import Sample, Source
+
+
+def outcomes(source: Source, raw: Path, modalities: Mapping[str, Modality]) -> list[Sample | str]:
+    """A sample of each item of a source, or the reason for which it has none."""
+    found: list[Sample | str] = []
+    for item in source.items(raw):
+        try:
+            found.append(source.make(item, modalities))
+        except ContentError as error:
+            found.append(error.reason)
+    return found
