@@ -144,7 +144,7 @@ def test_two_views_of_a_sample_attract_as_by_plain_cross_entropy(holes: Batch) -
         reference = sum(F.cross_entropy(x, answers, reduction="sum") for x in (logits, logits.T))
         torch.testing.assert_close(terms[name].sum, reference, rtol=1e-5, atol=1e-4)
         assert terms[name].count == 2 * here.sum() > 0
-        terms[name].sum.backward()
+        terms[name].sum.backward(retain_graph=True)  # the scale is one graph for all
         reference.backward()
         for view in objective.views:
             gradient = ours[view].embeddings[name].grad

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,14 @@ def fails(number: int) -> int:
     if number == 2:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
     return number
+
+
+def test_a_slot_has_room_for_its_arrays_once() -> None:
+    """Arrays made in the slot take no more of it than those copied there."""
+    for item in made_ahead(Made(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        spans = [line.split()[0].split("-") for line in maps if "memfd:sensorium" in line]
+        assert {int(end, 16) - int(start, 16) for start, end in spans} == {item.nbytes}
 
 
 def test_what_an_item_raises_is_raised_in_its_turn() -> None:
