@@ -71,31 +71,21 @@ class ContrastiveObjective(Objective):
         names = dict.fromkeys(itertools.chain(*self.pairs))
         everyone = {name: gather(own[name]) for name in names}
         here = {name: gather(batch.present[name].float()) > 0 for name in names}
+        rank = dist.get_rank() if dist.is_initialized() else 0
         scale = Bounded.apply(self.log_scale, 0.0, LARGEST_SCALE).exp()
         counts, terms = self.count(batch), {}
         for a, b in self.pairs:
-            total = infonce(own[a], own[b], everyone[a], everyone[b], here[a] & here[b], scale)
+            both = here[a] & here[b]
+            rows = torch.arange(batch.size, device=both.device)
+            answers = rank * batch.size + rows
+            total = torch.zeros((), device=both.device)
+            for query, keys in ((own[a], everyone[b]), (own[b], everyone[a])):
+                logits = scale * query @ keys.T
+                logits = logits.masked_fill(~both, -1e4)  # finite: a slot without the pair gives no NaN
+                losses = F.cross_entropy(logits, answers, reduction="none")
+                total = total + losses.where(both[answers], 0.0).sum()
             terms[f"{a}-{b}"] = Term(total, counts[f"{a}-{b}"])
         return terms
-
-
-def infonce(
-    a: torch.Tensor, b: torch.Tensor, all_a: torch.Tensor, all_b: torch.Tensor, both: torch.Tensor, scale: torch.Tensor
-) -> torch.Tensor:
-    """Sum of the cross-entropies of finding each b by its a and each a by its b.
-
-    a, b: this rank's rows `(B, E)`. all_a, all_b: those of all ranks `(world * B, E)`. both: `(world * B,)` bool, which
-    slots have the two; the others are neither asked for nor found. scale: inverse temperature.
-    """
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    answers = rank * len(a) + torch.arange(len(a), device=both.device)
-    total = torch.zeros((), device=both.device)
-    for query, keys in ((a, all_b), (b, all_a)):
-        logits = scale * query @ keys.T
-        logits = logits.masked_fill(~both, -1e4)  # finite: a slot without the pair gives no NaN
-        losses = F.cross_entropy(logits, answers, reduction="none")
-        total = total + losses.where(both[answers], 0.0).sum()
-    return total
 
 
 class Bounded(torch.autograd.Function):

@@ -25,7 +25,6 @@ from pipeline.model.modeling import Encoding
 from pipeline.objectives import base
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term
 from pipeline.objectives.contrastive import LARGEST_SCALE, Bounded, Contrastive, ContrastiveObjective
-from pipeline.objectives.instance import InstanceObjective
 from pipeline.objectives.regression import Regression
 from pipeline.pretrain import build, fit, open_sets
 from pipeline.recipe import load
@@ -131,39 +130,6 @@ def test_infonce_of_absent_pairs_is_zero_and_finite(kinds: dict[str, Modality], 
     assert all(term.sum == 0 and term.count == 0 for term in terms.values())
     sum(term.sum for term in terms.values()).backward()
     assert not any(embedding.grad.any() for embedding in encoding.embeddings.values())
-
-
-def test_two_views_of_a_sample_attract_as_by_plain_cross_entropy(holes: Batch) -> None:
-    objective = InstanceObjective(("smiles", "table"), 5.0)
-    ours, theirs = ({view: embedded(holes, seed) for seed, view in enumerate(objective.views)} for _ in range(2))
-    terms = objective(ours, holes)
-    for name in objective.names:
-        here = holes.present[name]
-        logits = 5 * theirs["full"].embeddings[name][here] @ theirs["visible"].embeddings[name][here].T
-        answers = torch.arange(int(here.sum()))
-        reference = sum(F.cross_entropy(x, answers, reduction="sum") for x in (logits, logits.T))
-        torch.testing.assert_close(terms[name].sum, reference, rtol=1e-5, atol=1e-4)
-        assert terms[name].count == 2 * here.sum() > 0
-        terms[name].sum.backward(retain_graph=True)  # the scale is one graph for all
-        reference.backward()
-        for view in objective.views:
-            gradient = ours[view].embeddings[name].grad
-            torch.testing.assert_close(gradient, theirs[view].embeddings[name].grad, rtol=1e-4, atol=1e-4)
-            assert not gradient[~here].any()
-
-
-def test_views_of_a_sample_are_contrasted_where_masks_leave_something(recipe: dict[str, Any]) -> None:
-    module, stream = prepared(recipe, objectives={"instance": {"modalities": ["image", "smiles"]}})
-    terms = module(stream[0])
-    assert list(terms) == ["instance/image", "instance/smiles"]
-    for wrong, said in (
-        ({"objectives": {"instance": {"modalities": ["images"]}}}, "'images', which is no modality here"),
-        ({"objectives": {"instance": {"modalities": []}}}, "names none"),
-        ({"objectives": {"instance": {"scale": 0.1}}}, "must lie within"),
-        ({"objectives": {"instance": {}}, "masking": {"kind": "hide"}}, "leaves nothing of a modality"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            load({**recipe, **wrong})
 
 
 def test_counts_depend_on_the_batch_alone(recipe: dict[str, Any], holes: Batch, kinds: dict[str, Modality]) -> None:
