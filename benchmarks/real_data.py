@@ -56,9 +56,9 @@ SETS = {
         500,
         mode="linear",
         overrides=("data.split.by=scientific_name", "data.source.unique=true"),
-        note="Two labels a genus leave a probe little to go by. Barcodes begin at many letters of the gene: with 4-mers "
-        "without overlap, which agree only in the same frame, both starts stayed near 0.06 and did not differ. Words "
-        "by byte pair encoding fall alike wherever a barcode begins; they were chosen on a fifth of the training "
+        note="Two labels a genus leave a probe little to go by. Barcodes begin at many letters of the gene: with "
+        "4-mers without overlap, which agree only in the same frame, both starts stayed near 0.06 and did not differ. "
+        "Words by byte pair encoding fall alike wherever a barcode begins; they were chosen on a fifth of the training "
         "species. Counts of the same words remain the better features for so few labels.",
     ),
     "arithmetic": Set(
