@@ -211,8 +211,7 @@ class Split:
         if not sum(self.sizes):
             held = ", ".join(f"{name} {count:,}" for name, count in self.manifest.counts().items())
             raise ShardError(f"the {split} split of {self.folder} is empty ({held})")
-        for shard in self.shards:
-            check(self.store, shard, contents=verify)
+        check(self.store, self.shards, contents=verify)
 
     @property
     def folder(self) -> Path | str:

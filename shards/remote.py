@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -96,13 +97,13 @@ class Store(Protocol):
             ShardError: it cannot be fetched, or is larger than `limit` bytes.
         """
 
-    def check(self, file: File, contents: bool) -> None:
-        """Compare a file with the manifest before it is needed, where that costs no transfer.
+    def check(self, files: Iterable[File], contents: bool) -> None:
+        """Compare files with the manifest before they are needed, where that costs no transfer.
 
-        contents: by its sha256, not by its size alone.
+        contents: by their sha256, not by their size alone.
 
         Raises:
-            ShardError: it is missing, cut short or changed.
+            ShardError: one is missing, cut short or changed.
         """
 
     def open(self, file: File) -> BinaryIO:
@@ -138,18 +139,19 @@ class Local:
             raise ShardError(f"{path} is larger than {limit:,} bytes")
         return path.read_bytes()
 
-    def check(self, file: File, contents: bool) -> None:
-        path = f"{self.where}/{file.name}"
-        try:
-            found = os.stat(path)  # noqa: PTH116 - twice as fast, for the 200,000 files that there may be
-        except OSError as error:
-            raise ShardError(f"{file.kind} {path} is missing: {self.remedy}") from error
-        if file.exact and found.st_size != file.size:
-            raise ShardError(f"{file.kind} {path} has {found.st_size:,} bytes instead of {file.size:,}: {self.remedy}")
-        if contents:
-            with Path(path).open("rb") as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
-                    raise ShardError(f"{file.kind} {path} has a wrong checksum: {self.remedy}")
+    def check(self, files: Iterable[File], contents: bool) -> None:
+        # One listing and os's own functions, for the 200,000 files that there may be.
+        here = set(os.listdir(self.where))  # noqa: PTH208
+        for file in files:
+            path = f"{self.where}/{file.name}"
+            if file.name not in here:
+                raise ShardError(f"{file.kind} {path} is missing: {self.remedy}")
+            if file.exact and (size := os.stat(path).st_size) != file.size:  # noqa: PTH116
+                raise ShardError(f"{file.kind} {path} has {size:,} bytes instead of {file.size:,}: {self.remedy}")
+            if contents:
+                with Path(path).open("rb") as opened:
+                    if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+                        raise ShardError(f"{file.kind} {path} has a wrong checksum: {self.remedy}")
 
     def open(self, file: File) -> BinaryIO:
         return (self.where / file.name).open("rb", buffering=0)
@@ -177,7 +179,7 @@ class Remote:
         with tempfile.TemporaryDirectory() as aside:
             return self._download(name, Path(aside), limit).read_bytes()
 
-    def check(self, file: File, contents: bool) -> None:
+    def check(self, files: Iterable[File], contents: bool) -> None:
         """Nothing: each file is checked as it is fetched."""
 
     def open(self, file: File) -> BinaryIO:
