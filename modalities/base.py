@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from modalities.context import Context
 from modalities.masking import Axes, Masking
 
 T = TypeVar("T")
@@ -204,6 +205,10 @@ class Modality(ABC):
     @abstractmethod
     def embedding(self, dim: int) -> nn.Module:
         """Module `(values, ids, coords) -> (content (N, dim), place (N, dim))`; place says nothing of the content."""
+
+    def context(self, dim: int) -> Context | None:
+        """Module that adds to each token what its neighbours hold, after masking; None for none."""
+        return None
 
     @abstractmethod
     def head(self, dim: int) -> nn.Module:

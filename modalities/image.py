@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.context import Context, Width
 from modalities.kinds import kind_of
 from modalities.patches import Stem, patch_embedding, restored, squared_error
 from modalities.pixels import FORMATS, RGB, from_array, from_pillow, read
@@ -43,6 +44,7 @@ class Image(Modality):
     standardised pixels or each patch normalised by its own mean and deviation (MAE). `paper`: the value of an empty
     background; patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
     `stem`: how a patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
+    `window`: side, in patches, of what a convolution before the trunk reads together.
     `normalise`: standardised by mean and deviation of all training images or, where light and colour cast say more of
     the day than of the subject, by each image's own.
 
@@ -66,6 +68,7 @@ class Image(Modality):
     contrast: float = 0.0
     paper: float | None = None
     stem: Stem = "linear"
+    window: Width = 0
     normalise: Literal["data", "image"] = "data"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
@@ -185,6 +188,9 @@ class Image(Modality):
 
     def embedding(self, dim: int) -> nn.Module:
         return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem)
+
+    def context(self, dim: int) -> Context | None:
+        return Context(dim, 2, self.window) if self.window else None
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, self.widths[0])

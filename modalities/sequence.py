@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens
+from modalities.context import Context, Width
 from modalities.vocabulary import Vocabulary
 
 MAX_BYTES = 10_000_000
@@ -21,9 +22,14 @@ MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence(Modality):
-    """Strings as tokens of one id each, placed by their index in the row; masked modelling predicts the id."""
+    """Strings as tokens of one id each, placed by their index in the row; masked modelling predicts the id.
+
+    window: tokens in a row that a convolution before the trunk reads together.
+    """
 
     extensions: ClassVar[tuple[str, ...]] = ("txt",)
+
+    window: Width = 0
 
     @property
     @abstractmethod
@@ -40,6 +46,9 @@ class TokenSequence(Modality):
 
     def embedding(self, dim: int) -> nn.Module:
         return SequenceEmbedding(len(self.lexicon), dim)
+
+    def context(self, dim: int) -> Context | None:
+        return Context(dim, 1, self.window) if self.window else None
 
     def head(self, dim: int) -> nn.Module:
         return nn.Linear(dim, len(self.lexicon))

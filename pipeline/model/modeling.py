@@ -58,6 +58,7 @@ class Entry(nn.Module):
         self.kind = nn.Parameter(torch.zeros(dim))
         self.hidden = nn.Parameter(torch.zeros(dim))
         self.norm = nn.LayerNorm(dim)
+        self.context = modality.context(dim)
 
     def forward(self, content: Pack, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
         values, ids = (content.seen_values, content.seen_ids) if masked else (content.values, content.ids)
@@ -68,6 +69,10 @@ class Entry(nn.Module):
             x = torch.where((content.action == Action.MASK).unsqueeze(1), self.hidden.to(x.dtype), x)
         else:
             x = x + 0 * self.hidden  # every parameter takes part in every pass
+        if self.context is not None:
+            group = torch.cat([content.sample.unsqueeze(1), ids[:, 1:]], 1)  # of one sample, band or channel
+            here = kept(content) if masked else torch.ones_like(content.target)
+            x = self.context(x, content.coords, group, here)
         return x + place, place
 
 

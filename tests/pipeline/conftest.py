@@ -23,8 +23,8 @@ def kinds() -> dict[str, Modality]:
     pictures = [Picture(rng.random((32, 32, 1), np.float32), ("grey",)) for _ in range(4)]
     rows = [{"weight": float(w), "rings": float(w % 3), "colour": "red" if w % 2 else "blue"} for w in range(8)]
     return {
-        "smiles": Smiles().fit(["CCO"]),
-        "image": Image(size=32, patch=8, target="pixels").fit(pictures),
+        "smiles": Smiles(window=3).fit(["CCO"]),
+        "image": Image(size=32, patch=8, target="pixels", window=3).fit(pictures),
         "table": Table().fit(rows),
     }
 
