@@ -136,7 +136,7 @@ class Modality(ABC):
     extensions: ClassVar[tuple[str, ...]]
     """File extensions of this modality's members in a shard."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Packages that `decode`, `parse` and `tokenize` need beyond numpy and torch."""
+    """Packages that `decode`, `parse` and `tokenize` need beyond numpy and torch, augmentation aside."""
 
     axes: ClassVar[Axes] = {}
     """Columns of ids and coords that masks may run along, by name."""

@@ -52,11 +52,6 @@ class Smiles(TokenSequence):
         if not 0 <= self.randomise <= 1:
             raise ValueError(f"smiles randomise is {self.randomise}, but a share lies between 0 and 1")
 
-    @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
-        """RDKit where molecules are spelled anew."""
-        return ("rdkit",) if self.randomise else ()
-
     @cached_property
     def lexicon(self) -> Vocabulary:
         """The fixed alphabet and the bracket atoms learned."""
