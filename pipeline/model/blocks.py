@@ -64,12 +64,12 @@ class Blocks(nn.Module):
     def forward(self, x: torch.Tensor, segment: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Tokens after the last norm; what goes into each block is appended to `inner` where that is given."""
         plan: Layout = layout(segment)
-        x = x[plan.order]
+        x = x.index_select(0, plan.order)
         for block in self.blocks:
             if inner is not None:
-                inner.append(x[plan.inverse])
+                inner.append(x.index_select(0, plan.inverse))
             x = block(x, plan.groups)
-        return self.norm(x)[plan.inverse]
+        return self.norm(x).index_select(0, plan.inverse)
 
 
 def segment_mean(x: torch.Tensor, segment: torch.Tensor, count: int) -> torch.Tensor:

@@ -82,7 +82,8 @@ class RegressionObjective(Objective):
         counts, terms = self.count(batch), {}
         for source in self.sources:
             features = self._sum(source, encoding.tokens[source].float(), batch)
-            prediction = self.head(features[content.sample] * place)
+            # Not by brackets, whose backward adds up in the order that threads arrive in.
+            prediction = self.head(features.index_select(0, content.sample) * place)
             losses = self.modality.loss(prediction, content.values, content.ids)
             total = losses.where(self._wanted(batch, source), 0.0).sum()
             terms[f"{source}->{self.target}"] = Term(total, counts[f"{source}->{self.target}"])

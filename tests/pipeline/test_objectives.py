@@ -311,3 +311,21 @@ def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str,
         ours, theirs = (torch.autograd.grad(x, parameters, retain_graph=True) for x in (term.sum, total))
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict[str, Modality], draw: Draw) -> None:
+    torch.manual_seed(0)
+    made, (sample,) = Regression().build(kinds, 64), draw(1)
+    cells = Tokens(*(np.tile(part, (1000, 1)) for part in sample["table"]))
+    batch = pack([{**sample, "table": cells}], {name: modality.widths for name, modality in kinds.items()})
+    tokens = {name: torch.randn(len(content.sample), 64) for name, content in batch.packs.items()}
+    encoding = Encoding({}, {}, tokens, torch.zeros(1, 64), places={"table": torch.randn(len(cells.ids) + 1, 64)})
+    weight = made.features["smiles"][0].weight
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        terms = [made({"full": encoding}, batch)["smiles->table"].sum for _ in range(40)]
+        first, *others = [torch.autograd.grad(term, weight)[0] for term in terms]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
