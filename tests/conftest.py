@@ -39,12 +39,13 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
             "shards": [{"path": str(shards)}],
         },
         "modalities": {
-            "smiles": {"type": "smiles", "mask": {"ratio": 0.3}},
+            "smiles": {"type": "smiles", "window": 5, "mask": {"ratio": 0.3}},
             "image": {
                 "type": "image",
                 "size": 48,
                 "patch": 16,
                 "target": "pixels",
+                "window": 3,
                 "mask": {"ratio": 0.5, "mode": "drop"},
             },
             "table": {"type": "table", "mask": {"ratio": 0.3}},
