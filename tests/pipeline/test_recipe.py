@@ -237,5 +237,6 @@ def test_a_recipe_builds_typed_parts(recipe: dict[str, Any]) -> None:
     loaded = load(recipe)
     assert isinstance(loaded, Recipe)
     assert isinstance(loaded.modalities["smiles"], Smiles)
-    assert loaded.modalities["image"] == Image(size=48, patch=16, target="pixels", mask=loaded.modalities["image"].mask)
+    masked = loaded.modalities["image"].mask
+    assert loaded.modalities["image"] == Image(size=48, patch=16, target="pixels", window=3, mask=masked)
     assert list(loaded.modalities) == ["smiles", "image", "table"]
