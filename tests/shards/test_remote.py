@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def web(folder: Path, serve: Callable[[Path], Any]) -> Any:
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     """A cache whose links are given up within seconds."""
-    return Cache(str(tmp_path / "cache"), timeout_s=1.0, give_up_s=3.0)
+    return Cache(str(tmp_path / "cache"), give_up_s=3.0)
+
+
+def hasty(cache: Cache) -> Cache:
+    """The cache that cuts a link within a second, for faults that stall it."""
+    return replace(cache, timeout_s=1.0)
 
 
 def tar(number: int) -> str:
@@ -98,13 +104,13 @@ def test_a_local_folder_is_read_in_place(folder: Path, tmp_path: Path, monkeypat
 @pytest.mark.parametrize("name", ["manifest.json", "train-00001.index.parquet", "train-00001.tar"])
 def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, name: str, fault: str) -> None:
     web.faults[name] = [fault]
-    split = Split(web.url, "train", cache=cache)
+    split = Split(web.url, "train", cache=hasty(cache) if "stall" in fault else cache)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
     assert web.requests[name] == 2
 
 
 def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = Split(web.url, "train", cache=cache)
+    split = Split(web.url, "train", cache=hasty(cache))
     split.key(1, 0)
     left: list[list[Path]] = []
 
@@ -123,8 +129,8 @@ def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch:
 def test_a_dead_link_is_an_error_after_the_stated_time(web: Any, cache: Cache, name: str, fault: str) -> None:
     web.faults[name] = [fault, "*"]
     started = time.monotonic()
-    said = refused(lambda: Split(web.url, "train", cache=cache).read(1, 0))
-    assert time.monotonic() - started < cache.give_up_s + cache.timeout_s + 2
+    said = refused(lambda: Split(web.url, "train", cache=hasty(cache) if "stall" in fault else cache).read(1, 0))
+    assert time.monotonic() - started < 60, "the default is minutes"
     assert said.startswith(f"cannot fetch {web.url}/{name}: ")
     assert {"500": "500", "cut": "payload", "stall": "nothing came for 1 s"}[fault] in said
     assert web.requests[name] > 1
@@ -294,14 +300,16 @@ def test_verify_finds_what_has_rotted_in_the_cache(web: Any, cache: Cache) -> No
 
 
 def test_a_full_disk_is_not_taken_for_a_dead_link(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
     def full(*_: Any) -> None:
+        tried.append(1)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shards.remote._transfer", full)
-    started = time.monotonic()
     with pytest.raises(OSError, match="No space left"):
         Split(web.url, "train", cache=cache)
-    assert time.monotonic() - started < 1
+    assert len(tried) == 1
 
 
 def test_other_places_are_named_by_url(tmp_path: Path) -> None:
