@@ -39,16 +39,14 @@ def neighbours(coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor, of
     coords: `(N, C)`, whole numbers. group: `(N, K)`, whole numbers; neighbours have all of them in common. here: `(N,)`
     bool, tokens that others may see.
     """
-    lowest, highest = offsets.amin(0), offsets.amax(0)
-    places = torch.cat([group, coords.long()], 1)
-    low, high = places.amin(0), places.amax(0)
     axes = coords.shape[1]
-    low[-axes:] += lowest.clamp(max=0)
-    high[-axes:] += highest.clamp(min=0)
-    spans = (high - low + 1).flip(0)
-    strides = torch.cat([spans.new_ones(1), spans[:-1].cumprod(0)]).flip(0)
-    own = ((places - low) * strides).sum(1)
-    known, order = own.where(here, -1).sort()
+    places = torch.cat([group, coords.long()], 1)
+    places = places - places.amin(0)
+    spans = places.amax(0) + 1
+    spans[-axes:] += offsets.abs().amax(0)  # a margin where nothing lies, so that past an edge nothing is found
+    strides = spans.flip(0).cumprod(0).flip(0) // spans
+    own = (places * strides).sum(1)
+    known, order = own.where(here, torch.iinfo(own.dtype).min).sort()
     wanted = own.unsqueeze(1) + (offsets * strides[-axes:]).sum(1)
     at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
     return order[at].where(known[at] == wanted, len(known))
