@@ -94,6 +94,11 @@ class Manifest:
         """The shards of one split."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
+    @property
+    def modalities(self) -> set[str]:
+        """Modalities that samples may have; `labels` where there are any."""
+        return {field.partition(".")[0] for field in self.fields}
+
     def counts(self) -> dict[str, int]:
         """Samples by split."""
         return {split: sum(shard.samples for shard in self.of(split)) for split in SPLITS}

@@ -141,7 +141,7 @@ class Local:
 
     def check(self, files: Iterable[File], contents: bool) -> None:
         # One listing and os's own functions, for the 200,000 files that there may be.
-        here = set(os.listdir(self.where))  # noqa: PTH208
+        here = {entry.name for entry in os.scandir(self.where) if entry.is_file()}
         for file in files:
             path = f"{self.where}/{file.name}"
             if file.name not in here:

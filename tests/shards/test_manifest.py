@@ -90,9 +90,12 @@ def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatc
     assert set(read.values()) == {1}
 
 
+@pytest.mark.parametrize("dangling", [False, True])
 @pytest.mark.parametrize("name", ["train-00001.tar", "train-00001.index.parquet"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_a_missing_file_is_named(folder: Path, name: str, dangling: bool) -> None:
     (folder / name).unlink()
+    if dangling:
+        (folder / name).symlink_to("nowhere")
     for call in (lambda: verify(folder), lambda: Split(folder, "train")):
         assert f"{folder / name} is missing" in fault(call)
 
