@@ -149,6 +149,11 @@ class Modality(ABC):
         return 0
 
     @property
+    def example(self) -> str:
+        """Python source of something that `parse` takes, for model cards."""
+        return "..."
+
+    @property
     @abstractmethod
     def widths(self) -> tuple[int, int, int]:
         """`(P, K, C)`: the widths of values, ids and coords once fitted."""

@@ -96,6 +96,10 @@ class Dna(TokenSequence):
     def _processor(self) -> Any:
         return load(self.model)
 
+    @property
+    def example(self) -> str:
+        return '"ACGTACGTACGT"'
+
     def fit(self, raws: Iterable[str]) -> Dna:
         sequences = [raw[: self.length] for raw in raws]
         if not any(len(sequence) >= self.kmer or self.vocabulary != "kmer" for sequence in sequences):

@@ -85,6 +85,10 @@ class Image(Modality):
                 raise ValueError(f"image {name} is {amount}, but it lies between 0 and 1")
 
     @property
+    def example(self) -> str:
+        return '"picture.png"'
+
+    @property
     def widths(self) -> tuple[int, int, int]:
         return self.patch**2 * (1 if self.separate else len(self.band_names)), 2, 2
 

@@ -163,6 +163,10 @@ class Signal(Modality):
         return {name: (x, y, z) for name, x, y, z in self.electrodes}
 
     @property
+    def example(self) -> str:
+        return '"record.npy"'
+
+    @property
     def widths(self) -> tuple[int, int, int]:
         return self.patch * (1 + self.errors), 2, 4 + self.patch * self.uneven
 

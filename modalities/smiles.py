@@ -57,6 +57,10 @@ class Smiles(TokenSequence):
         """The fixed alphabet and the bracket atoms learned."""
         return Vocabulary((*ALPHABET, *self.brackets))
 
+    @property
+    def example(self) -> str:
+        return '"CCO"'
+
     def fit(self, raws: Iterable[str]) -> Smiles:
         atoms = [atom for raw in raws for atom in _ATOMS.findall(raw)]
         if not atoms:

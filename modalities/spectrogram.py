@@ -109,6 +109,10 @@ class Spectrogram(Modality):
         return int(self.rate_hz * self.shift_ms * 0.001)
 
     @property
+    def example(self) -> str:
+        return '"clip.wav"'
+
+    @property
     def widths(self) -> tuple[int, int, int]:
         return self.patch[0] * self.patch[1], 2, 2
 

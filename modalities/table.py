@@ -30,8 +30,8 @@ EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 MAX_BYTES = 10_000_000
 """Longer rows are refused before they are parsed."""
 _LARGEST = float(np.finfo(np.float32).max)
-_FARTHEST = 1e6
-"""Deviations from the mean beyond which a number is cut, so that one wild cell keeps all sums finite."""
+_FAR = 10.0
+"""Deviations from the mean beyond which a number is wild: it does not set its column's scale, and enters compressed."""
 _FREQUENCIES = 8
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?![eE][-+]?\d)([^\W\d_]\S{0,15}|[%°‰]\S{0,15})")
@@ -45,7 +45,8 @@ Row = dict[str, Cell]
 class Table(Modality):
     """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
 
-    Numbers are standardised with the training split's mean and deviation; categories are entries `column=value` seen
+    Numbers are standardised with the training split's mean and deviation, without cells 10 deviations off, so that a
+    stray 9999 does not flatten the rest; those enter by their logarithm. Categories are entries `column=value` seen
     at least `min_count` times; a missing cell is a token of its own and is never a target. `ids` `(N, 1 + M)` hold
     the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords. A number in a
     column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise it with.
@@ -105,6 +106,11 @@ class Table(Modality):
         return {}
 
     @property
+    def example(self) -> str:
+        column = self.columns[0]
+        return repr({column: 1.0 if column in self.scales else None})
+
+    @property
     def widths(self) -> tuple[int, int, int]:
         return 3 if self.dates else 1, 1 + self.name_length, 0
 
@@ -124,8 +130,7 @@ class Table(Modality):
         for column, values in sorted(cells.items()):
             array, unit = _numbers(values)
             if array is not None:
-                spread = float(array.std()) if array.min() < array.max() else 0.0  # rounding gives constants a spread
-                numbers.append((column, float(array.mean()), spread or 1.0))
+                numbers.append((column, *scale(array)))
                 units += [(column, unit)] if unit else []
                 dates += [column] if unit is None else []
             elif len(known := common(map(_text, values), self.min_count)) > self.max_categories:
@@ -223,7 +228,7 @@ class Table(Modality):
         if column not in self.scales:
             return math.copysign(math.log1p(abs(number)), number)
         mean, deviation = self.scales[column]
-        return min(max((number - mean) / deviation, -_FARTHEST), _FARTHEST)
+        return compress((number - mean) / deviation)
 
     @cached_property
     def _units(self) -> dict[str, str]:
@@ -260,7 +265,9 @@ class Table(Modality):
             if content != NUMBER:
                 return html.escape(self.vocabulary.entries[content].removeprefix(f"{columns[i]}="))
             mean, deviation = self.scales.get(columns[i], (0.0, 1.0))
-            number = float(which.values[i, 0]) * deviation + mean
+            number = expand(float(which.values[i, 0])) * deviation + mean
+            if abs(number) < 1e-6 * abs(mean):
+                number = 0.0  # which float32 has rounded
             if columns[i] in self.dates:
                 return _date(number)
             return html.escape(f"{number:.4g} {self._units.get(columns[i], '')}".rstrip())
@@ -314,6 +321,33 @@ class CellEmbedding(nn.Module):
         kind = self.category(content)
         is_number = (content == NUMBER).unsqueeze(-1)
         return kind + is_number * number * (1 + self.scale(name)), name
+
+
+def scale(numbers: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation of a column's numbers `(N,)`; the deviation is positive.
+
+    Wild ones are left out, again and again until none is found (sigma clipping, as astronomers do).
+    """
+    while True:
+        mean, deviation = float(numbers.mean()), float(numbers.std())
+        if numbers.min() == numbers.max() or not deviation:  # rounding may give constants one
+            return float(numbers[0]), 1.0
+        near = numbers[np.abs(numbers - mean) <= _FAR * deviation]
+        if len(near) == len(numbers) or near.min() == near.max():
+            return mean, deviation
+        numbers = near
+
+
+def compress(number: float) -> float:
+    """A standardised number, beyond `_FAR` its logarithm, which goes on from there at the same slope."""
+    far = min(abs(number), _LARGEST) / _FAR
+    return number if far <= 1 else math.copysign(_FAR * (1 + math.log(far)), number)
+
+
+def expand(number: float) -> float:
+    """The standardised number that `compress` made this of."""
+    far = min(abs(number) / _FAR - 1, 700.0)  # a prediction may be anything
+    return number if far <= 0 else math.copysign(_FAR * math.exp(far), number)
 
 
 def _empty(cell: Cell) -> bool:

@@ -54,6 +54,10 @@ class Text(TokenSequence):
     def _processor(self) -> Any:
         return load(self.model)
 
+    @property
+    def example(self) -> str:
+        return '"Insecta Diptera"'
+
     def fit(self, raws: Iterable[str]) -> Text:
         model, pieces = train(raws, self.vocabulary, self.kind, fall_back=True)
         return dataclasses.replace(self, model=model, pieces=pieces)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -34,7 +34,13 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", callback=_keep_stdout, help="Print the figures as one JSON object on standard output."),
 ]
-Columns = Annotated[str, typer.Option(help="Column of each modality, as smiles=SMILES,table=age+mass.")]
+OwnData = Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")]
+ParquetFile = Annotated[
+    Path, typer.Option(help="Parquet file to write; its key is the row's number or a sample's key.")
+]
+Columns = Annotated[
+    str, typer.Option(help="Column of each modality, as smiles=SMILES,table=age+mass; by default as in the recipe.")
+]
 SkipInvalid = Annotated[
     bool, typer.Option("--skip-invalid", help="Leave unusable rows of a file out instead of stopping.")
 ]
@@ -71,6 +77,7 @@ def demo(
         as_json,
         lambda: [
             *_retrieval_lines(result["retrieval"]),
+            *_probe_lines(result["probe"]),
             *_finetune_lines(result["finetune"]),
             f"exported: {result['export']['path']} (embeddings equal to {result['export']['max_difference']:.1e})",
             f"seconds: {', '.join(f'{k} {v}' for k, v in result['seconds'].items())}",
@@ -106,7 +113,7 @@ def init_command(
 def plan_command(
     recipe: RecipeName,
     overrides: Overrides = None,
-    ranks: Annotated[int, typer.Option(help="Number of ranks to plan for.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of ranks to plan for.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Dry run: parameters, tokens a sample, memory by ZeRO stage, passes over the data, data check."""
@@ -157,16 +164,19 @@ def pretrain_command(
     recipe: RecipeName,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.")] = None,
-    devices: Annotated[int, typer.Option(help="Ranks to start on this machine.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Ranks to start on this machine.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
+    from pipeline.launch import share
     from pipeline.pretrain import open_sets, pretrain
     from pipeline.recipe import load
     from pipeline.run import Run
 
     if devices > 1 and "RANK" not in os.environ:
-        open_sets(load(recipe, overrides or ()), "train", verify=False)  # said once here, not by every rank
+        checked = load(recipe, overrides or ())  # what is wrong is said once here, not by every rank
+        share(checked.train, devices)
+        open_sets(checked, "train", verify=False)
         _ranks(devices, [recipe, *(overrides or ()), *(["--out", str(out)] if out else []), *["--json"] * as_json])
         return
 
@@ -201,13 +211,7 @@ def evaluate_command(
             told.insert(0, f"pretraining saw {result['trained_on']:,} of the {result['samples']:,} samples judged here")
         if result.get("left_out"):
             told.insert(0, f"{result['left_out']:,} samples that pretraining saw are left out")
-        if unseen := result.get("probe", {}).get("unseen"):
-            classes = ", ".join(result["probe"]["unseen_classes"][:5])
-            told.append(f"probe: {unseen:,} samples left out whose class training has not, such as {classes}")
-        for name, row in result.get("probe", {}).items():
-            if isinstance(row, dict):
-                figures = ", ".join(f"{k} {v:.3f}" for k, v in row["linear"].items())
-                told.append(f"probe of {result['probe']['label']} from {name}: {figures}")
+        told += _probe_lines(result.get("probe", {}))
         told.append("RankMe: " + ", ".join(f"{name} {value:.1f}" for name, value in result["rankme"].items()))
         return [*told, f"figures: {run / 'result.json'}"]
 
@@ -217,7 +221,7 @@ def evaluate_command(
 @app.command("finetune")
 def finetune_command(
     run: RunFolder,
-    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
+    data: OwnData,
     label: Annotated[str, typer.Option(help="Column or label to learn.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the fine-tuned run.")] = None,
     modalities: Annotated[str, typer.Option(help="Modalities to use, as a,b; all by default.")] = "",
@@ -275,8 +279,8 @@ def finetune_command(
 @app.command("embed")
 def embed_command(
     run: RunFolder,
-    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    data: OwnData,
+    out: ParquetFile,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
     as_json: AsJson = False,
@@ -291,8 +295,8 @@ def embed_command(
 @app.command("predict")
 def predict_command(
     run: RunFolder,
-    data: Annotated[str, typer.Option(help="CSV, TSV or Parquet file, or a folder or URL of shards.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    data: OwnData,
+    out: ParquetFile,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
     as_json: AsJson = False,
@@ -307,7 +311,7 @@ def predict_command(
 @app.command("export")
 def export_command(
     run: RunFolder,
-    to: Annotated[Path | None, typer.Option(help="Folder to write.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; RUN-export by default.")] = None,
     push: Annotated[str | None, typer.Option(help="Hub repository, as USER/NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -460,13 +464,25 @@ def _retrieval_lines(rows: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
+def _probe_lines(probe: dict[str, Any]) -> list[str]:
+    told = []
+    if unseen := probe.get("unseen"):
+        classes = ", ".join(probe["unseen_classes"][:5])
+        told.append(f"probe: {unseen:,} samples left out whose class training has not, such as {classes}")
+    for name, row in probe.items():
+        if isinstance(row, dict):
+            figures = ", ".join(f"{k} {v:.3f}" for k, v in row["linear"].items())
+            told.append(f"probe of {probe['label']} from {name}: {figures}")
+    return told
+
+
 def _rows_lines(result: dict[str, Any], done: str) -> list[str]:
     left_out = f", {len(result['skipped']):,} left out" if result["skipped"] else ""
     return [f"{result['rows']:,} rows {done}{left_out}: {result['path']}"]
 
 
 def _finetune_lines(result: dict[str, Any]) -> list[str]:
-    told = []
+    told = [f"fine-tuned on {result['labels']:,} labels, judged on {result['test']:,} samples by {result['task']}"]
     if result.get("seen"):
         told.append(f"{result['seen']:,} samples that pretraining saw are left out of the test set")
     if result.get("skipped"):
@@ -489,15 +505,28 @@ def _finetune_lines(result: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Entry point: a user's mistake ends in one line and exit code 2, SENSORIUM_DEBUG=1 shows the traceback."""
     stdout = sys.stdout
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too, of every model loaded or saved
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        text = error.format_message()
+        _fail(f"{text.rstrip('.')}: see --help" if text else "")  # without a command its help has been printed
+    except typer.Abort:
+        sys.exit(130)  # interrupted
     except (ValueError, OSError) as error:
         if os.environ.get("SENSORIUM_DEBUG"):
             traceback.print_exc()
-        text = " ".join(str(error).split())
+        text = str(error)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             text = f"the disk is full ({error.filename or 'while writing'}): free some space and run the same again"
-        print(f"sensorium: {text}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        elif isinstance(error, PermissionError) and error.filename:
+            text = f"no permission for {error.filename}: change its owner or mode, or choose another place"
+        _fail(text)
     finally:
         sys.stdout = stdout
+
+
+def _fail(text: str) -> NoReturn:
+    if text:
+        print(f"sensorium: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    sys.exit(2)

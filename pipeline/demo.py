@@ -57,7 +57,7 @@ def demo(out: str | Path = "runs/demo") -> dict[str, Any]:
             modalities=["smiles"],
             split="scaffold",
             seeds=5,
-            settings=Settings(labels=100, epochs=15),
+            settings=Settings(labels=100, epochs=10),
         ),
     )
     Run(run).add_result(finetune=finetuned)

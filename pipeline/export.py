@@ -52,16 +52,6 @@ SHARED: tuple[ModuleType, ...] = (
 )
 """Modules every exported model needs; those of its modalities, and what they import, are added."""
 EXAMPLES = 8
-CARD_EXAMPLES = {
-    "smiles": '"CCO"',
-    "image": '"picture.png"',
-    "table": '{"column": 1.0}',
-    "dna": '"ACGTACGTACGT"',
-    "text": '"Insecta Diptera"',
-    "spectrogram": '"clip.wav"',
-    "signal": '"record.npy"',
-}
-"""What the model card's example hands to the processor, by kind of data."""
 
 
 def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
@@ -94,14 +84,29 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
             raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
     result = {"path": str(target), "max_difference": difference}
     if push is not None:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(push, exist_ok=True)
-        api.upload_folder(repo_id=push, folder_path=target)
+        _push(target, push)
         result["pushed"] = push
     held.add_result(export=result)
     return result
+
+
+def _push(folder: Path, name: str) -> None:
+    """Upload a folder to the Hub.
+
+    Raises:
+        ValueError: the Hub cannot be reached or refuses it.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except Exception as error:  # of whichever HTTP client the Hub's library is built on
+        raise ValueError(
+            f"{folder} is written, but was not pushed to {name} ({error}): see that the Hub can be reached and that "
+            "`hf auth login` was run, then do the same again"
+        ) from error
 
 
 def _write_weights(held: Run, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
@@ -271,7 +276,6 @@ def card(held: Run, fitted: dict[str, Modality], task: Task | None) -> str:
     return environment.from_string(template.read_text()).render(
         recipe=recipe,
         modalities=fitted,
-        examples=CARD_EXAMPLES,
         split=shown(recipe).split,
         manifest=split.manifest,
         result=result,

@@ -57,6 +57,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels < 2:
             raise ValueError(f"{self.labels} labels were asked for, but a task is learned from at least 2")
+        if not 0 < self.test < 1:
+            raise ValueError(f"a share of {self.test:g} cannot be held out for the test: it lies between 0 and 1")
 
 
 def finetune(
@@ -95,8 +97,9 @@ def finetune(
         by=split,
         columns=columns,
         skip_invalid=skip_invalid,
-        cache=source.recipe().data.cache,
+        recipe=source.recipe(),
     )
+    chosen = {name: chosen[name] for name in samples.modalities}
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
     seen = source.trained_on()
@@ -105,17 +108,15 @@ def finetune(
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
         train, test = divide(samples, usable, settings, seed, seen)
         here = posed.fitted([samples.labels[i] for i in train])
-        for start in ("pretrained", "scratch", "baseline") if compare else ("pretrained",):
-            if start == "baseline":
-                predicted = _classical(samples, train, test, here, chosen)
-            else:
-                predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
-                kept = settings if start == "pretrained" else replace(settings, keep=0)
-                fit(predictor, samples, train, here, kept, seed)
-                predicted = predict(predictor, samples, test)
-            scores.setdefault(start, []).append(score(here, predicted, samples, test))
+        for start in ("pretrained", "scratch") if compare else ("pretrained",):
+            predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
+            fit(predictor, samples, train, here, settings if start == "pretrained" else replace(settings, keep=0), seed)
+            scores.setdefault(start, []).append(score(here, predict(predictor, samples, test), samples, test))
             if start == "pretrained" and seed == 0:
                 save(predictor, here, source, target)
+        if compare:
+            predicted = _classical(samples, train, test, here, chosen)
+            scores.setdefault("baseline", []).append(score(here, predicted, samples, test))
     result = summarise(scores, "spearman" if posed.kind == "regression" else "balanced_accuracy")
     judged = [i for i in usable if samples.split[i] in ("", "test")]
     result |= {

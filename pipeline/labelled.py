@@ -17,16 +17,20 @@ from modalities.base import ContentError, Modality, Tokens
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize, tokens_at
-from pipeline.recipe import nearest
+from pipeline.recipe import Recipe, nearest
 from pipeline.run import group_hash, joint_hash, short_hashes
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
-from shards.remote import Cache, Store, open_store
+from shards.remote import Store, open_store
+from shards.sources.join import Join
 from shards.sources.rows import Rows, need_columns, read_frame
 
 KEPT = 1024
 """Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+
+Columns = Mapping[str, str | tuple[str, ...]]
+"""A modality's column, or several of them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Labelled:
     """N samples. `tokens(i)`, `members(i)` and `hashes(i)` read one; labels are None where a sample has none.
 
     groups: what a split must not tear apart, of the kind `by`. hashes: of a sample's contents and group. split: the
-    shard split each came from, empty for files. skipped: reasons of what was left out, by row or key.
+    shard split each came from, empty for files. skipped: reasons of what was left out, by row or key. modalities: those
+    that samples may have.
     """
 
     keys: tuple[str, ...]
@@ -46,6 +51,7 @@ class Labelled:
     split: tuple[str, ...]
     by: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -70,19 +76,20 @@ def load(
     by: str | None = None,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
-    cache: Cache | None = None,
+    recipe: Recipe | None = None,
 ) -> Labelled:
     """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
-    columns: column of each modality where it does not bear the modality's name, of a table all of its columns as `a+b`,
-    new ones of numbers too. by: a column, or `scaffold`. Both are for files alone. Unusable samples of shards are met
-    where they are read: see `Labelled.usable`.
+    columns: column of each modality, of a table all of its columns as `a+b`, new ones of numbers too; without it those
+    that the recipe's source reads, or that bear the modality's name. by: a column, or `scaffold`. Both are for files
+    alone. Unusable samples of shards are met where they are read: see `Labelled.usable`. recipe: of the run that reads
+    them; without one, shards at a URL are cached as recipes do by default.
 
     Raises:
         ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out; `by` or
             `columns` for shards, which have their own.
     """
-    store = open_store(data, cache)
+    store = open_store(data, recipe.data.cache if recipe else None)
     where = store.where
     if isinstance(where, str) or (where / NAME).is_file():
         for option, given in (("--split", by), ("--columns", columns)):
@@ -93,7 +100,7 @@ def load(
         raise ValueError(f"{where} is a folder without {NAME}: give a table file or a folder of shards")
     if where.suffix not in SUFFIXES:
         raise ValueError(f"{where} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
-    return _from_rows(where, modalities, label, by, dict(columns or {}), skip_invalid)
+    return _from_rows(where, modalities, label, by, dict(columns or {}), usual_columns(recipe), skip_invalid)
 
 
 def _from_rows(
@@ -102,12 +109,14 @@ def _from_rows(
     label: str | None,
     by: str | None,
     columns: dict[str, str],
+    usual: Columns,
     skip_invalid: bool,
 ) -> Labelled:
     frame = read_frame(data)
     if label is not None:
         need_columns(data, frame, [label])
-    source = Rows(columns=_columns(data, frame, modalities, columns, label), labels=(label,) if label else ())
+    read = _columns(data, frame, modalities, columns, usual, label)
+    source = Rows(columns=read, labels=(label,) if label else ())
     rows = []
     skipped: dict[str, str] = {}
     for item in source.items(data):
@@ -139,7 +148,15 @@ def _from_rows(
         ("",) * len(rows),
         by,
         skipped,
+        tuple(read),
     )
+
+
+def usual_columns(recipe: Recipe | None) -> Columns:
+    """The columns that a recipe's source reads its modalities from; none where its files have no columns."""
+    source = recipe.data.source if recipe else None
+    parts = source.parts if isinstance(source, Join) else (source,)
+    return {name: columns for part in parts for name, columns in getattr(part, "columns", {}).items()}
 
 
 def first_of(skipped: Mapping[str, str]) -> str:
@@ -148,21 +165,27 @@ def first_of(skipped: Mapping[str, str]) -> str:
 
 
 def _columns(
-    data: Path, frame: pl.DataFrame, modalities: Mapping[str, Modality], given: dict[str, str], label: str | None
+    data: Path,
+    frame: pl.DataFrame,
+    modalities: Mapping[str, Modality],
+    given: dict[str, str],
+    usual: Columns,
+    label: str | None,
 ) -> dict[str, str | tuple[str, ...]]:
-    """The columns of each modality: as given, by the modality's name, or a table's known columns.
+    """The columns of each modality: as given, as usual, by the modality's name, or a table's known columns.
 
-    New columns of a table are taken where they are given by name, as `a+b`, and told of where they are not: they may
-    be other labels, or numbers that only count the rows.
+    Modalities without any are told of. New columns of a table are taken where they are given by name, as `a+b`, and
+    told of where they are not: they may be other labels, or numbers that only count the rows.
     """
     for name in given:
         if name not in modalities:
             raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
-    lower = {column.lower(): column for column in frame.columns if column != label}
+    free = [column for column in frame.columns if column != label]
+    lower = {column.lower(): column for column in free}
     found: dict[str, str | tuple[str, ...]] = {}
     for name, modality in modalities.items():
         if isinstance(modality, Table):
-            known = [column for column in frame.columns if column != label and modality.knows(column)]
+            known = [column for column in free if modality.knows(column)]
             chosen = known if name not in given else _named(given[name], frame)
             need_columns(data, frame, chosen)
             for column in chosen:
@@ -175,6 +198,8 @@ def _columns(
         elif name in given:
             need_columns(data, frame, [given[name]])
             found[name] = given[name]
+        elif name in usual and set(_listed(usual[name])) <= set(free):
+            found[name] = usual[name]
         elif name.lower() in lower:
             found[name] = lower[name.lower()]
     if not found:
@@ -182,8 +207,14 @@ def _columns(
             f"{data} has no column for {', '.join(modalities)}; it has {', '.join(frame.columns)}: "
             "name them with --columns modality=column"
         )
+    if lacking := [name for name in modalities if name not in found]:
+        print(f"no column for {', '.join(lacking)}: if there is one, pass --columns modality=column", file=sys.stderr)
     _tell_left(frame, modalities, found, given, label)
     return found
+
+
+def _listed(columns: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else columns
 
 
 def _named(text: str, frame: pl.DataFrame) -> list[str]:
@@ -199,7 +230,7 @@ def _tell_left(
     label: str | None,
 ) -> None:
     """Name the columns of numbers that no modality reads but a table could."""
-    taken = {column for columns in found.values() for column in ([columns] if isinstance(columns, str) else columns)}
+    taken = {column for columns in found.values() for column in _listed(columns)}
     numbers = [column for column in frame.columns if frame[column].dtype.is_numeric()]
     left = [column for column in numbers if column not in taken and column != label]
     for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
@@ -230,6 +261,11 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
                 known |= held.keys()
                 value = held.get(label)
             rows.append((key, group, split, (shard, number), value))
+    found = tuple(name for name in modalities if name in manifest.modalities)
+    if not found:
+        raise ValueError(
+            f"{store.where} has no members of {', '.join(modalities)}; it has {', '.join(manifest.fields)}"
+        )
     if label is not None and label not in known:
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
 
@@ -248,6 +284,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
         tuple(row[2].split for row in rows),
         by,
         skipped,
+        found,
     )
 
 

@@ -16,6 +16,9 @@ import torch.distributed as dist
 
 from pipeline.recipe import Train
 
+if not torch.accelerator.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns where it finds by itself that there is none
+
 PATIENCE = timedelta(days=2)
 """How long ranks wait for what one does for all, such as comparing the checksums of a large corpus."""
 
@@ -53,6 +56,19 @@ def zero_stage(train: Train) -> int | None:
     return train.zero
 
 
+def share(train: Train, ranks: int) -> int:
+    """A rank's samples of a pass.
+
+    Raises:
+        ValueError: a pass cannot be divided among the ranks.
+    """
+    if train.a_pass % ranks:
+        raise ValueError(
+            f"a pass of {train.a_pass} samples cannot be divided among {ranks} ranks: change train.batch_size"
+        )
+    return train.a_pass // ranks
+
+
 def accelerate(train: Train, run: Path) -> Any:
     """The Accelerator of this process.
 
@@ -62,10 +78,7 @@ def accelerate(train: Train, run: Path) -> Any:
     from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    size = train.pass_size or train.batch_size
-    if size % world:
-        raise ValueError(f"a pass of {size} samples cannot be divided among {world} ranks: change train.batch_size")
+    a_rank = share(train, int(os.environ.get("WORLD_SIZE", "1")))
     options: dict[str, Any] = {
         "log_with": list(train.trackers) or None,
         "project_dir": str(run),
@@ -84,8 +97,8 @@ def accelerate(train: Train, run: Path) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": size // world,
-        "gradient_accumulation_steps": train.batch_size // size,
+        "train_micro_batch_size_per_gpu": a_rank,
+        "gradient_accumulation_steps": train.batch_size // train.a_pass,
         "gradient_clipping": train.clip,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": False},

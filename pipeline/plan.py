@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from modalities.base import ContentError, Modality
-from pipeline.launch import bf16
+from pipeline.launch import bf16, share
 from pipeline.loader import Kept, tokenize
 from pipeline.mixture import mixture
 from pipeline.pretrain import build, fit, open_sets
@@ -25,9 +25,11 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     """Check a recipe against its data and say what it will take; nothing is written.
 
     Raises:
-        ValueError: a wrong recipe, or shards that are missing, broken or lack a modality.
+        ValueError: a wrong recipe, ranks that cannot divide its batch, or shards that are missing, broken or lack a
+            modality.
     """
     checked = load(recipe, overrides)
+    a_rank = share(checked.train, ranks)
     sets = open_sets(checked, "train", verify=checked.data.verify)
     few = checked.model_copy(update={"data": checked.data.model_copy(update={"fit_samples": SAMPLED})})
     fitted = fit(few, sets)
@@ -43,7 +45,6 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     samples = sum(sum(held.slots) for held in sets)
     order = mixture(checked, sets)
     seen = checked.train.steps * checked.train.batch_size
-    share = (checked.train.pass_size or checked.train.batch_size) / ranks
     return {
         "recipe": checked.name,
         "parameters": parameters,
@@ -65,7 +66,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
         "tokens_a_sample": tokens,
         "precision": "bf16" if bf16(checked.train) else "fp32",
         "memory_gib_by_zero_stage": memory(parameters["total"], ranks),
-        "activations_gib_a_rank": activations(checked, share * sum(tokens.values())) / GIB,
+        "activations_gib_a_rank": activations(checked, a_rank * sum(tokens.values())) / GIB,
         "flops_a_step": 6 * parameters["trunk"] * checked.train.batch_size * sum(tokens.values()) * len(module.views),
     }
 

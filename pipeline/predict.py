@@ -31,13 +31,12 @@ def embed_file(
     """Write the contrastive embedding of each modality and the fused features of each row or sample.
 
     Raises:
-        ValueError: unusable data, or no sample that can be used.
+        ValueError: unusable data, no sample that can be used, or an `out` that is no .parquet.
     """
+    _refuse_other(out)
     held = Run.existing(Path(run))
     model = held.load_model()
-    samples = labelled.load(
-        data, model.modalities, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache
-    )
+    samples = labelled.load(data, model.modalities, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe())
     widths = {name: modality.widths for name, modality in model.modalities.items()}
     keys: list[str] = []
 
@@ -68,12 +67,13 @@ def predict_file(
     """Write a fine-tuned run's prediction of each row or sample: a number, or a class and the classes' probabilities.
 
     Raises:
-        ValueError: a run that was not fine-tuned, or unusable data.
+        ValueError: a run that was not fine-tuned, unusable data, or an `out` that is no .parquet.
     """
+    _refuse_other(out)
     held = Run.existing(Path(run))
     predictor, task = load_predictor(held)
     chosen = {name: predictor.model.modalities[name] for name in predictor.names}
-    samples = labelled.load(data, chosen, columns=columns, skip_invalid=skip_invalid, cache=held.recipe().data.cache)
+    samples = labelled.load(data, chosen, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe())
     parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
     output = np.concatenate([values for _, values in parts])
     frame: dict[str, Any] = {"key": [samples.keys[i] for part, _ in parts for i in part]}
@@ -83,6 +83,11 @@ def predict_file(
         frame[task.label] = [task.classes[i] for i in output.argmax(1)]
         frame |= {f"probability_{name}": output[:, i].tolist() for i, name in enumerate(task.classes)}
     return _write(frame, Path(out), samples.skipped)
+
+
+def _refuse_other(out: str | Path) -> None:
+    if Path(out).suffix != ".parquet":
+        raise ValueError(f"{out} would be a Parquet file: let its name end in .parquet")
 
 
 def _parts(samples: Labelled) -> Iterator[list[int]]:

@@ -114,22 +114,17 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
                 f"{held.folder} was split with {key} {held.manifest.split.get(key)!r}, the recipe says "
                 f"{wanted[key]!r}: build the shards again or change data.split"
             )
-        if not recipe.modalities.keys() & _modalities(held):
+        if not recipe.modalities.keys() & held.manifest.modalities:
             fields = ", ".join(held.manifest.fields)
             raise ValueError(f"{held.folder} has no members of any of the recipe's modalities; it has {fields}")
     for name in recipe.modalities:
-        if not any(name in _modalities(held) for held in sets):
+        if not any(name in held.manifest.modalities for held in sets):
             folders = " and ".join(str(held.folder) for held in sets)
             fields = ", ".join(sorted({field for held in sets for field in held.manifest.fields}))
             raise ValueError(f"{folders} has no members of modality {name!r}; it has {fields}")
     for held, shards in zip(sets, recipe.data.leaves, strict=True):
         keep(held, shards)
     return sets
-
-
-def _modalities(held: Split) -> set[str]:
-    """Modalities that samples of a set may have."""
-    return {field.partition(".")[0] for field in held.manifest.fields}
 
 
 def fit(
@@ -229,14 +224,13 @@ class Trainer:
         self.cursor, self.bad = cursor, 0
         self.faults = {shard: Counter(reasons) for shard, reasons in faults.items()}
         train = recipe.train
-        self.pass_size = train.pass_size or train.batch_size
         self.stream = Stream(
             sets,
             fitted,
             train.seed,
             recipe.data.block,
             train.batch_size,
-            self.pass_size,
+            train.a_pass,
             engine.rank,
             engine.world,
             recipe.masking,
@@ -254,8 +248,8 @@ class Trainer:
     def train(self) -> None:
         """Train to the last step."""
         train = self.recipe.train
-        per_step = train.batch_size // self.pass_size
-        first = self.cursor.position // self.pass_size
+        per_step = train.batch_size // train.a_pass
+        first = self.cursor.position // train.a_pass
         last = first + (train.steps - self.step) * per_step
         batches = made_ahead(self.stream, range(first, last), train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)

@@ -246,6 +246,11 @@ class Train(Strict):
     max_bad_steps: int = Field(10, ge=1)
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
+    @property
+    def a_pass(self) -> int:
+        """Samples of one forward pass over all ranks."""
+        return self.pass_size or self.batch_size
+
     @model_validator(mode="after")
     def _passes(self) -> Train:
         if self.pass_size and self.batch_size % self.pass_size:
@@ -304,7 +309,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _dealt(self) -> Recipe:
-        size, nodes = self.train.pass_size or self.train.batch_size, self.data.canonical_nodes
+        size, nodes = self.train.a_pass, self.data.canonical_nodes
         if size % nodes:
             name = "pass_size" if self.train.pass_size else "batch_size"
             raise ValueError(f"train.{name} {size} is not a multiple of data.canonical_nodes {nodes}")

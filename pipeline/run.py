@@ -84,7 +84,8 @@ class Run:
         """Write the resolved recipe, or check that the one already there is the same.
 
         Raises:
-            ValueError: the directory belongs to another recipe; the message names the first key that differs.
+            ValueError: the directory belongs to another recipe, whose first key that differs the message names, or to a
+                run that has done more steps.
         """
         path = self.folder / "recipe.yaml"
         if path.is_file():
@@ -95,6 +96,11 @@ class Run:
                         f"{self.folder} holds a run of another recipe ({key} is {old.get(key)!r} there, "
                         f"{new.get(key)!r} here): give another --out or remove it"
                     )
+            if (done := max(map(_step, self.checkpoints()), default=0)) > recipe.train.steps:
+                raise ValueError(
+                    f"{self.folder} is at step {done:,}, beyond train.steps={recipe.train.steps}: ask for more steps "
+                    "or give another --out"
+                )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder} is not empty and not a run: give another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +133,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != ".writing")
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted(found, key=_step)
 
     def result(self) -> dict[str, Any]:
         """The figures so far, one key a verb."""
@@ -183,6 +189,10 @@ class Run:
     def save_trained_on(self, hashes: Iterable[str]) -> None:
         """Keep the hashes of what the run trains on."""
         write_json(self.folder / "trained_on.json", sorted(hashes))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 @contextmanager

@@ -151,6 +151,10 @@ def text(made: Draft, name: str, folder: Path, out: Path) -> str:
         f"sensorium plan {file}",
         f"sensorium pretrain {file}",
         f"sensorium evaluate runs/{name}",
+        f"sensorium report runs/{name}",
+        f"sensorium finetune runs/{name} --data labelled.csv --label COLUMN --seeds 5",
+        f"sensorium embed runs/{name} --data new.csv --out embeddings.parquet",
+        f"sensorium export runs/{name}",
     ]
     wrapped = [
         part

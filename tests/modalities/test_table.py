@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from modalities.base import ContentError
 from modalities.masking import Masking, Rules, mask, maskable
-from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table
+from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, compress, expand, scale
 
 ROWS: list[Row] = [
     {"MolWt": 100.0, "charge": 1, "colour": "red", "chiral": True, "constant": 0.1},
@@ -118,6 +118,33 @@ def test_constant_columns_have_a_deviation_of_one(constant: float, count: int, o
     assert table.scales["a"] == (pytest.approx(constant), 1.0)
     assert content(table, "a", constant) == (NUMBER, pytest.approx(0.0, abs=1e-9 * max(abs(constant), 1)))
     assert np.isfinite(content(table, "a", other)[1])
+
+
+def test_a_stray_cell_does_not_flatten_its_column() -> None:
+    heights = np.random.default_rng(0).normal(170, 10, 500)
+    assert scale(np.append(heights, [9999.0, -1e30])) == (heights.mean(), heights.std())
+    table = Table().fit([{"height": height} for height in (*heights, 9999.0)])
+    low, high, stray = (content(table, "height", cell)[1] for cell in (160.0, 180.0, 9999.0))
+    assert high - low == pytest.approx(20 / heights.std(), abs=1e-6)
+    assert 10 < stray < 10 * (1 + math.log(100))
+
+
+@given(st.lists(finite, min_size=1))
+def test_a_scale_is_of_numbers_without_wild_ones(numbers: list[float]) -> None:
+    mean, deviation = scale(np.array(numbers))
+    near = [number for number in numbers if abs(number - mean) <= 10 * deviation]
+    assert near
+    assert deviation > 0
+    if len(set(near)) > 1 and np.std(near) > 1e-100:  # squares of less leave float64
+        assert (mean, deviation) == (pytest.approx(np.mean(near)), pytest.approx(np.std(near)))
+
+
+@given(st.floats(-1e38, 1e38), st.floats(-1e38, 1e38))
+def test_compression_keeps_order_and_expands_again(one: float, other: float) -> None:
+    assert (compress(one) <= compress(other)) or one >= other
+    assert compress(-one) == -compress(one)
+    assert expand(compress(one)) == pytest.approx(one, rel=1e-9)
+    assert compress(one) == one or 10 < abs(compress(one)) < 1000
 
 
 @pytest.mark.parametrize("spread", [1e-300, 1e-12, 1.0, 1e30])
@@ -248,6 +275,20 @@ def test_show_gives_rows_in_their_own_units(table: Table) -> None:
     assert read(shown["original"]) == {"MolWt": ("target", "300"), "colour": ("target", "red"), **kept}
     assert read(shown["masked"]) == {"MolWt": ("hidden", "?"), "colour": ("hidden", "?"), **kept}
     assert read(shown["reconstructed"]) == {"MolWt": ("filled", "250"), "colour": ("filled", "blue"), **kept}
+
+
+@pytest.mark.parametrize("cell", [170.0, 9999.0, -1e30])
+def test_show_gives_wild_numbers_as_they_are(cell: float) -> None:
+    table = Table().fit([{"height": height} for height in np.linspace(160, 180, 200)])
+    tokens = table.tokenize({"height": cell})
+    shown = table.show(tokens, np.array([False]), tokens)["original"]
+    assert float(read(shown)["height"][1]) == pytest.approx(cell, rel=1e-3)
+
+
+def test_show_gives_zero_as_zero() -> None:
+    table = Table().fit([{"count": count} for count in (0, 1, 1, 2, 5, 0, 3)])
+    tokens = table.tokenize({"count": 0})
+    assert read(table.show(tokens, np.array([False]), tokens)["original"]) == {"count": ("", "0")}
 
 
 def test_show_escapes_html() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,13 +150,19 @@ def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
     "words",
     [["plan"], ["plan", "molecules", "--nope"], ["nope"], ["finetune", "run"], ["shards", "build", "molecules"],
      ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"],
-     ["pretrain", "molecules", "--devices", "two"]],
+     ["pretrain", "molecules", "--devices", "two"], ["pretrain", "molecules", "--devices", "0"]],
 )  # fmt: skip
-def test_wrong_usage_ends_in_2(call: Call, words: list[str]) -> None:
+def test_wrong_usage_is_one_line_and_ends_in_2(call: Call, words: list[str]) -> None:
     done = call(*words)
     assert done.code == 2
-    assert "Usage" in done.err
-    assert "Traceback" not in done.err
+    assert re.fullmatch(r"sensorium: .*: see --help\n", done.err)
+
+
+def test_without_a_command_help_is_shown(call: Call) -> None:
+    done = call()
+    assert done.code == 2
+    assert "Usage" in done.out
+    assert done.err == ""
 
 
 # recipes
@@ -171,6 +178,7 @@ def test_an_unknown_key_in_a_process_of_its_own(file: Path, tmp_path: Path) -> N
 def test_several_devices_say_a_mistake_once(call: Call, file: Path, own: Path) -> None:
     assert "'steps'" in call("pretrain", file, "train.step=3", "--devices", "2").refusal()
     assert "nowhere" in call("pretrain", file, "data.shards=[{path: nowhere}]", "--devices", "2").refusal()
+    assert "among 3 ranks" in call("pretrain", file, "train.batch_size=8", "--devices", "3").refusal()
 
 
 @pytest.mark.slow
@@ -308,8 +316,8 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
     "words",
     [
         "evaluate",
-        "embed --data x.csv --out o",
-        "predict --data x.csv --out o",
+        "embed --data x.csv --out o.parquet",
+        "predict --data x.csv --out o.parquet",
         "finetune --data x.csv --label y",
         "export --to o",
         "report",
@@ -354,6 +362,15 @@ def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
+def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> None:
+    assert "cannot be divided among 7 ranks" in call("plan", file, "--ranks", "7").refusal()
+
+
+@pytest.mark.parametrize("verb", ["embed", "predict"])
+def test_what_is_written_is_parquet(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
+    assert "o.csv would be a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
+
+
 def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
     assert "was not fine-tuned" in call("predict", run, "--data", table, "--out", "o.parquet").refusal()
     nothing_new(tmp_path, "table.csv")
@@ -362,7 +379,7 @@ def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_pat
 # a user's own data
 
 
-@pytest.mark.parametrize("verb", [["finetune", "--label", "weight", "--out", "new"], ["embed", "--out", "new"]],
+@pytest.mark.parametrize("verb", [["finetune", "--label", "weight", "--out", "new"], ["embed", "--out", "new.parquet"]],
                          ids=["finetune", "embed"])  # fmt: skip
 def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb: list[str]) -> None:
     before = contents(run)
@@ -404,7 +421,7 @@ def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards:
     assert "no modality 'sound'" in said("--label", "weight", "--modalities", "smiles,sound")
     assert "only" in said("--label", "weight", "--labels", "1000")
     assert "cannot split by 'patient'" in said("--label", "weight", "--split", "patient")
-    assert "too little" in said("--label", "weight", "--test", "0")
+    assert "a share of 0 cannot be held out" in said("--label", "weight", "--test", "0")
     assert "no label 'mass'" in call("finetune", run, "--data", shards, "--label", "mass", "--out", "new").refusal()
     assert "something else" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
     assert contents(run) == before

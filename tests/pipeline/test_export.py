@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
+from modalities.table import Table
 from pipeline import export as export_run
 from pipeline import finetune
 from pipeline.export import CHECK, STRANGERS, flatten
@@ -80,13 +81,18 @@ def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any],
 
 
 def test_the_card_runs_and_has_the_figures(exported: tuple[Path, dict[str, Any], Path]) -> None:
-    folder, _, _ = exported
+    folder, _, run = exported
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n")
     assert "AutoModel.from_pretrained" in text
     assert "{{" not in text
     assert "{%" not in text
     code = text.split("```python\n")[1].split("```")[0]
+    fitted = Run(run).modalities()
+    assert fitted is not None
+    table = fitted["table"]
+    assert isinstance(table, Table)
+    assert any(f"table=[{{{column!r}: " in code for column in table.columns)
     code = code.replace('folder = "."', f"folder = {str(folder)!r}").replace('"picture.png"', "numpy_picture")
     scope: dict[str, Any] = {"numpy_picture": np.zeros((48, 48), np.uint8)}
     exec(code, scope)
@@ -184,6 +190,17 @@ def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypa
     with pytest.raises(RuntimeError, match="differs by"):
         export_run(run, tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["lab/finds", "no name/at all"])
+def test_what_cannot_be_pushed_is_told_in_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder: 0.0)
+    with pytest.raises(ValueError, match=rf"model is written, but was not pushed to {name}"):
+        export_run(run, tmp_path / "model", push=name)
+    assert (tmp_path / "model" / "config.json").is_file()
 
 
 def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:

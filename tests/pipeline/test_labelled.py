@@ -18,6 +18,7 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.labelled import Labelled, Task, load, task_of
+from pipeline.recipe import load as checked
 from pipeline.run import content_hash, joint_hash, short_hashes
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
@@ -90,11 +91,39 @@ def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) 
         load(path, modalities)
 
 
+def test_columns_are_those_that_the_recipe_reads(
+    tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "a.png")
+    (tmp_path / "own.csv").write_text("structure,photo,weight\nCCO,a.png,46\n")
+    source = {"type": "rows", "columns": {"smiles": "structure", "image": "photo", "table": ["weight"]}}
+    recipe = checked(
+        {
+            "name": "own",
+            "size": "tiny",
+            "data": {"source": source, "shards": [{"path": "shards"}]},
+            "modalities": {"smiles": {"type": "smiles"}, "image": {"type": "image"}, "table": {"type": "table"}},
+            "objectives": {"masked": {}},
+            "train": {"steps": 1},
+        }
+    )
+    samples = load(tmp_path / "own.csv", modalities, recipe=recipe)
+    assert samples.modalities == ("smiles", "image", "table")
+    assert set(samples.tokens(0)) == {"smiles", "image", "table"}
+    assert capsys.readouterr().err == ""
+    (tmp_path / "new.csv").write_text("photo,weight,SMILES\na.png,46,CCO\n")
+    assert load(tmp_path / "new.csv", modalities, recipe=recipe).modalities == ("smiles", "image", "table")
+    (tmp_path / "few.csv").write_text("weight,SMILES\n46,CCO\n")
+    assert load(tmp_path / "few.csv", modalities, recipe=recipe).modalities == ("smiles", "table")
+    assert "no column for image: if there is one" in capsys.readouterr().err
+
+
 def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
     tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "data.csv"
     path.write_text("smiles,weight,mass_g,site,score\nCCO,46,1.5,Peru,1\nCCN,45,2.5,Cuba,2\n")
+    modalities = {name: modality for name, modality in modalities.items() if name != "image"}
     assert load(path, modalities, label="score").tokens(0)["table"].size == 1
     told = "left out as new to 'table': mass_g; to use them pass --columns table=weight+mass_g"
     assert capsys.readouterr().err.splitlines() == [told]
@@ -179,6 +208,12 @@ def test_shards_give_all_splits_and_their_labels(shards: Path, modalities: dict[
     assert load(shards, modalities).labels == (None,) * 6
     with pytest.raises(ValueError, match="has no label 'toxik': did you mean 'toxic'"):
         load(shards, modalities, label="toxik")
+
+
+def test_shards_without_any_of_the_modalities_are_refused(shards: Path, modalities: dict[str, Modality]) -> None:
+    assert load(shards, modalities, label="toxic").modalities == ("smiles", "table")
+    with pytest.raises(ValueError, match=r"has no members of image; it has labels\.json, smiles\.txt, table\.json"):
+        load(shards, {"image": modalities["image"]}, label="toxic")
 
 
 def test_shards_may_lack_splits_and_labels(tmp_path: Path, modalities: dict[str, Modality]) -> None:

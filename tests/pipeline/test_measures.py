@@ -89,6 +89,7 @@ def test_classification() -> None:
     assert found["auroc"] == pytest.approx(auroc)
 
 
+@pytest.mark.filterwarnings("error")
 def test_classification_where_classes_do_not_occur() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
     found = classification(probabilities, np.array([0, 1, 1]))

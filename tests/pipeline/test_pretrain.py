@@ -109,6 +109,15 @@ def test_the_same_seed_gives_the_same_run_another_another(recipe: dict[str, Any]
     assert rows(other)[0]["loss"] != rows(run)[0]["loss"]
 
 
+def test_fewer_steps_than_were_done_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    run = pretrain(recipe, ["train.steps=3"], tmp_path / "run")
+    before = (run / "recipe.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"is at step 3, beyond train\.steps=2: ask for more steps"):
+        pretrain(recipe, ["train.steps=2"], run)
+    assert (run / "recipe.yaml").read_bytes() == before
+    assert pretrain(recipe, ["train.steps=3"], run) == run
+
+
 @pytest.mark.parametrize(
     "objectives", [{"masked": {}, "contrastive": {"reads": "full"}}, {"masked": {}}, {"contrastive": {}}], ids=list
 )
