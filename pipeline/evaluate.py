@@ -21,6 +21,7 @@ from pipeline.recipe import Recipe
 from pipeline.run import Run
 from pipeline.workers import made_ahead
 from shards.manifest import Manifest
+from shards.names import listed
 from shards.read import Split
 from shards.remote import Store, open_store
 from shards.split import SPLITS, key_of
@@ -134,7 +135,7 @@ def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> lis
     found = [json.loads(split.read(*place).get("labels", {}).get("json", b"{}")) for place in places]
     if not any(name in row for row in found):
         known = sorted({key for row in found for key in row})
-        raise ValueError(f"{split.folder} has no label {name!r}; it has {', '.join(known) or 'none'}")
+        raise ValueError(f"{split.folder} has no label {name!r}; it has {listed(known, name)}")
     return [row.get(name) for row in found]
 
 

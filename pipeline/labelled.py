@@ -17,13 +17,14 @@ from modalities.base import ContentError, Modality, Tokens
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize, tokens_at
-from pipeline.recipe import Recipe, nearest
+from pipeline.recipe import Recipe
 from pipeline.run import group_hash, joint_hash, short_hashes
 from shards.manifest import NAME, Manifest
+from shards.names import listed, nearest, need_columns
 from shards.read import Members, Split
 from shards.remote import Store, open_store
 from shards.sources.join import Join
-from shards.sources.rows import Rows, need_columns, read_frame
+from shards.sources.rows import Rows, read_frame
 
 KEPT = 1024
 """Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
@@ -114,7 +115,7 @@ def _from_rows(
 ) -> Labelled:
     frame = read_frame(data)
     if label is not None:
-        need_columns(data, frame, [label])
+        need_columns(data, frame.columns, [label])
     read = _columns(data, frame, modalities, columns, usual, label)
     source = Rows(columns=read, labels=(label,) if label else ())
     rows = []
@@ -187,7 +188,7 @@ def _columns(
         if isinstance(modality, Table):
             known = [column for column in free if modality.knows(column)]
             chosen = known if name not in given else _named(given[name], frame)
-            need_columns(data, frame, chosen)
+            need_columns(data, frame.columns, chosen)
             for column in chosen:
                 if column == label:
                     raise ValueError(f"--columns gives the label {label!r} to {name!r}: leave it out")
@@ -196,7 +197,7 @@ def _columns(
             if chosen:
                 found[name] = tuple(chosen)
         elif name in given:
-            need_columns(data, frame, [given[name]])
+            need_columns(data, frame.columns, [given[name]])
             found[name] = given[name]
         elif name in usual and set(_listed(usual[name])) <= set(free):
             found[name] = usual[name]
@@ -204,7 +205,7 @@ def _columns(
             found[name] = lower[name.lower()]
     if not found:
         raise ValueError(
-            f"{data} has no column for {', '.join(modalities)}; it has {', '.join(frame.columns)}: "
+            f"{data} has no column for {', '.join(modalities)}; it has {listed(frame.columns)}: "
             "name them with --columns modality=column"
         )
     if lacking := [name for name in modalities if name not in found]:

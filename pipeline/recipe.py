@@ -23,8 +23,9 @@ from modalities.plans import Plan
 from modalities.plans import check as check_masks
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from shards.configs import configured, explain, nearest, typed
+from shards.configs import configured, explain, typed
 from shards.dedupe import resolve
+from shards.names import nearest
 from shards.remote import Cache
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic
+
+from shards.names import nearest
 
 
 def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
@@ -46,13 +47,6 @@ def configured(cls: type, config: Any, where: str) -> Any:
         return pydantic.TypeAdapter(cls).validate_python(checked)
     except pydantic.ValidationError as error:
         raise ValueError(explain(error, where)) from error
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word nearest to an unknown one."""
-    words = list(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f": did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(map(str, words)))}"
 
 
 def explain(

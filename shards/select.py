@@ -12,6 +12,8 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 from pyarrow import ArrowInvalid, ChunkedArray, Table
 
+from shards.names import need_columns
+
 GOLDEN = 40503
 """Odd, near 2^16 times the golden ratio: multiples of it modulo 2^16 visit every phase, evenly (Weyl 1916)."""
 
@@ -72,9 +74,7 @@ def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
         ValueError: no such file or column, a key twice, or a weight that is not a number of at least 0.
     """
     table = _read(file)
-    for name in ("key", *([column] if column else [])):
-        if name not in table.column_names:
-            raise ValueError(f"{file} has no column {name!r}; it has {', '.join(table.column_names)}")
+    need_columns(file, table.column_names, ["key", *([column] if column else [])])
     keys = [str(key) for key in table["key"].to_pylist()]
     weights = _numbers(table[column], file, column) if column else np.ones(len(keys))
     found = dict(zip(keys, weights.tolist(), strict=True))

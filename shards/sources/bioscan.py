@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from modalities.base import ContentError, Modality, file_bytes
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.numbers import number_or_text
 from shards.sources.rows import as_json, cells
@@ -52,8 +53,7 @@ class Bioscan(Source):
                     known = rows.fieldnames or ()
                 except csv.Error as error:
                     raise ValueError(f"{path} cannot be read: {error}") from error
-                if absent := [name for name in wanted if name not in known]:
-                    raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(known)}")
+                need_columns(path, known, wanted)
                 for row in _rows(rows):
                     if row is None:
                         yield folder, None

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
 from modalities.base import ContentError, Modality, parser
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.numbers import number_or_text
-from shards.sources.rows import as_groups, as_json, cells, need_columns, read_frame
+from shards.sources.rows import as_groups, as_json, cells, read_frame
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
@@ -103,7 +104,7 @@ class Fasta(Source):
         own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         wanted = [str(spec["column"]) for spec in self.derive.values()]
         wanted += [column for column in (*own, *self.labels) if column not in self.derive]
-        need_columns(path, frame, [self.key, *wanted])
+        need_columns(path, frame.columns, [self.key, *wanted])
         for row in frame.iter_rows(named=True):
             rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows

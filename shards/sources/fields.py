@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from modalities.base import ContentError
-from shards.sources.rows import need_columns, read_frame
+from shards.names import need_columns
+from shards.sources.rows import read_frame
 
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
 
@@ -70,7 +71,7 @@ def rows_by(
         ValueError: no such file, no such column or one of those `wanted`, or a key that stands twice.
     """
     frame = read_frame(path, text=(column,))
-    need_columns(path, frame, [column, *wanted])
+    need_columns(path, frame.columns, [column, *wanted])
     rows: dict[str, dict[str, Any]] = {}
     for row in frame.iter_rows(named=True):
         if rows.setdefault(name := key(str(row[column])), row) is not row:

@@ -15,6 +15,7 @@ from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parse
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
+from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, chemistry, scaffold
@@ -97,9 +98,7 @@ class Hub(Source):
             features = rows.features or rows.take(1)._resolve_features().features or {}
         except (OSError, ValueError) as error:
             raise ValueError(f"data set {self.dataset} cannot be opened: {_line(error)}") from error
-        for name in self._used:
-            if name not in features:
-                raise ValueError(f"data set {self.dataset} has no column {name!r}; it has {', '.join(features)}")
+        need_columns(f"data set {self.dataset}", features, self._used)
         rows = rows.select_columns(self._used)
         classes = {}
         for name in self._used:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 from modalities.base import ContentError, Modality, parser
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.numbers import number_or_text
 
@@ -141,9 +142,7 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
     """
     with as_text(path) as file:
         rows = _rows(path, file)
-        held = rows.fieldnames or ()
-        if smiles not in held:
-            raise ValueError(f"{path} has no column {smiles!r}; it has {', '.join(held)}")
+        need_columns(path, rows.fieldnames or (), [smiles])
         yield from ([row[smiles] or "", *(row.get(name) or "" for name in properties)] for row in rows)
 
 

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import ContentError, Modality
 from modalities.waveforms import read_wfdb, wfdb_extent
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.recordings import Fields, assigned, groups_of, members_of, table_members
-from shards.sources.rows import need_columns, read_frame
+from shards.sources.rows import read_frame
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
@@ -53,7 +54,7 @@ class PtbXl(Source):
     def items(self, raw: Path) -> Iterator[Row]:
         path = raw / DATABASE if raw.is_dir() else raw
         frame = read_frame(path)
-        need_columns(path, frame, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file])
+        need_columns(path, frame.columns, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file])
         for row in frame.iter_rows(named=True):
             yield Row(path.parent, row)
 
@@ -81,7 +82,7 @@ def statements(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     frame = read_frame(path)
-    need_columns(path, frame, ["diagnostic", "diagnostic_class"])
+    need_columns(path, frame.columns, ["diagnostic", "diagnostic_class"])
     codes = frame.columns[0]  # the column of codes bears no name
     return {
         str(row[codes]): str(row["diagnostic_class"])

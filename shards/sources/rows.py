@@ -15,6 +15,7 @@ from modalities.base import ContentError, Modality
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, chemistry, scaffold
 
@@ -52,7 +53,7 @@ class Rows(Source):
                     raise
                 yield path.parent, next(numbers), None
                 continue
-            need_columns(path, frame, [*wanted, *([self.key] if self.key else [])])
+            need_columns(path, frame.columns, [*wanted, *([self.key] if self.key else [])])
             for row in frame.iter_rows(named=True):
                 yield path.parent, next(numbers), row
 
@@ -160,14 +161,3 @@ def read_frame(path: Path, text: Sequence[str] = (), rows: int | None = None) ->
         if again and first in frame.columns:
             raise ValueError(f"{path} has the column {first!r} twice")
     return frame
-
-
-def need_columns(path: Path, frame: pl.DataFrame, names: list[str]) -> None:
-    """Check that a frame has columns.
-
-    Raises:
-        ValueError: one is absent; the message lists what there is.
-    """
-    for name in names:
-        if name not in frame.columns:
-            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(frame.columns)}")
