@@ -146,6 +146,7 @@ def plan_command(
 
 def _ranks(devices: int, arguments: list[str]) -> None:
     """Run `pretrain` as that many processes, as torchrun does; what went wrong is said by the rank that met it."""
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -157,6 +158,8 @@ def _ranks(devices: int, arguments: list[str]) -> None:
         elastic_launch(config, sys.executable)("-m", "pipeline", "pretrain", *arguments)
     except ChildFailedError as error:
         raise typer.Exit(2 if any(f.exitcode == 2 for f in error.failures.values()) else 1) from error
+    except SignalException as error:  # its ranks were sent it too
+        raise typer.Exit(128 + error.sigval) from error
 
 
 @app.command("pretrain")

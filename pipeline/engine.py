@@ -60,7 +60,10 @@ class Pretraining(nn.Module):
 
 @dataclass(frozen=True)
 class Report:
-    """What a step did: weighted loss, terms by name, gradient norm before clipping, whether it was applied."""
+    """What a step did: weighted loss, terms by name, gradient norm before clipping, whether it was applied.
+
+    samples, tokens, faults: of all ranks. ending: how many ranks were asked to end.
+    """
 
     loss: float
     terms: dict[str, float]
@@ -69,6 +72,7 @@ class Report:
     samples: int
     tokens: int
     faults: int
+    ending: int
 
 
 def learning_rate(step: int, peak: float, schedule: Schedule, steps: int) -> float:
@@ -115,9 +119,10 @@ class Engine:
         """The module without wrappers."""
         return self.accelerator.unwrap_model(self.module)
 
-    def step(self, batches: Sequence[Batch], rate: float) -> Report:
+    def step(self, batches: Sequence[Batch], rate: float, ending: bool = False) -> Report:
         """One optimizer step over the passes of a step.
 
+        ending: whether this rank was asked to end, which all learn.
         Loss and gradients are checked on all ranks first; a step that is not finite anywhere is not applied.
         """
         for group in self.optimizer.param_groups:
@@ -130,6 +135,7 @@ class Engine:
             sum(b.size - len(b.faults) for b in batches),
             sum(b.tokens for b in batches),
             sum(len(b.faults) for b in batches),
+            int(ending),
         ]
         everyone = self._sum(torch.cat([held.double(), torch.tensor(extra, device=self.device).double()]))
         total = everyone[: len(names)].clamp(min=1).float()

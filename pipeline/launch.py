@@ -1,15 +1,18 @@
-"""How a process starts and works with the others: Accelerator, DeepSpeed, precision, memory."""
+"""How a process starts, works with the others and ends: Accelerator, DeepSpeed, precision, memory, signals."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -47,6 +50,32 @@ def led(accelerator: Any, work: Callable[[], None]) -> None:
         dist.destroy_process_group(group)
     if failed.item():
         sys.exit(2)
+
+
+class Ending:
+    """Notes SIGTERM, which schedulers send before they kill, and Ctrl-C, so that what is under way can be finished.
+
+    A second Ctrl-C interrupts. signal: what came, if anything.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        heard = threading.current_thread() is threading.main_thread()  # signals reach no other
+        self._former = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT) if heard}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sent, handler in self._former.items():
+            signal.signal(sent, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+        if os.environ.get("RANK", "0") == "0":  # past Python's buffers, which may be in the middle of a line
+            os.write(2, b"\nending after this step; Ctrl-C again ends at once\n")
 
 
 def zero_stage(train: Train) -> int | None:

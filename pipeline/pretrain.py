@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from modalities.base import UNKNOWN, ContentError, Modality
 from modalities.table import Table
 from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
-from pipeline.launch import accelerate, led
+from pipeline.launch import Ending, accelerate, led
 from pipeline.loader import Cursor, Kept, Stream
 from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
@@ -49,6 +50,7 @@ def pretrain(
 
     Raises:
         ValueError: a wrong recipe, wrong or missing shards, a directory of another run, or data that is mostly bad.
+        SystemExit: SIGTERM or Ctrl-C came while training; a checkpoint was saved after the step under way.
     """
     checked = load(recipe, overrides)
     run = Run(Path(out) if out is not None else Path("runs") / checked.name)
@@ -77,7 +79,11 @@ def pretrain(
     if leads:
         accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
     trainer = Trainer(checked, run, engine, sets, fitted, order, cursor, faults)
-    trainer.train()
+    if (sent := trainer.train()) is not None:
+        accelerator.end_training()
+        if leads:
+            print(f"{sent.name} at step {trainer.step:,}: the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + sent)
     save_model(run, engine, checked, fitted)
     if leads:
         run.add_result(pretrain={"skipped": trainer.faults})
@@ -245,34 +251,37 @@ class Trainer:
         """Steps done, applied or not."""
         return self.cursor.used // self.recipe.train.batch_size
 
-    def train(self) -> None:
-        """Train to the last step."""
+    def train(self) -> signal.Signals | None:
+        """Train to the last step, or to the one in which a rank was asked to end; returns the signal of the latter."""
         train = self.recipe.train
         per_step = train.batch_size // train.a_pass
         first = self.cursor.position // train.a_pass
         last = first + (train.steps - self.step) * per_step
         batches = made_ahead(self.stream, range(first, last), train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
-        with bar:  # closed where a step fails, so that what is said of it stands on a line of its own
+        with bar, Ending() as here:  # closed where a step fails, so that what is said of it has a line of its own
             while self.step < train.steps:
-                self._step(batches, per_step, bar)
+                if self._step(batches, per_step, bar, here) and self.step < train.steps:
+                    return here.signal or signal.SIGTERM
+        return None
 
-    def _step(self, batches: Iterator[Batch], per_step: int, bar: tqdm) -> None:
-        """One step, and what is due after it."""
+    def _step(self, batches: Iterator[Batch], per_step: int, bar: tqdm, here: Ending) -> bool:
+        """One step, and what is due after it; whether it is the last, for a rank was asked to end."""
         train, step = self.recipe.train, self.step
         started = time.perf_counter()
         group = list(islice(batches, per_step))
         self.waited += time.perf_counter() - started
         rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
-        report = self.engine.step(group, rate)
+        report = self.engine.step(group, rate, here.signal is not None)
         self.cursor = self.cursor.ahead(train.batch_size)
         self._watch(report, group)
         bar.update()
         bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
         if self.step % train.log_every == 0 or self.step in (1, train.steps):
             self._log(report, rate)
-        if self.step % train.checkpoint_every == 0 or self.step == train.steps:
+        if self.step % train.checkpoint_every == 0 or self.step == train.steps or report.ending:
             self.checkpoint()
+        return report.ending > 0
 
     def _watch(self, report: Report, group: list[Batch]) -> None:
         """Stop where too much is bad, alike on all ranks."""

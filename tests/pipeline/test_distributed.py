@@ -21,23 +21,16 @@ from pipeline.pretrain import pretrain
 from pipeline.run import Run
 
 
-def start(ranks: int, recipe: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def torchrun(ranks: int, recipe: Path, out: Path, *overrides: str) -> list[str]:
     """`torchrun -m pipeline pretrain` on this machine."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={ranks}",
-        "-m",
-        "pipeline",
-        "pretrain",
-        str(recipe),
-        *overrides,
-        "--out",
-        str(out),
-    ]
+    started = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*started, "-m", "pipeline", "pretrain", str(recipe), *overrides, "--out", str(out)]
+
+
+def start(ranks: int, recipe: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A whole run of several ranks."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = torchrun(ranks, recipe, out, *overrides)
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
@@ -130,9 +123,8 @@ def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
     recipe["train"] |= {"steps": 40, "checkpoint_every": 4, "schedule": {"kind": "constant"}, "workers": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     run = Run(tmp_path / "killed")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pipeline", "pretrain"]
     process = subprocess.Popen(
-        [sys.executable, *words, str(tmp_path / "recipe.yaml"), "train.zero=2", "--out", str(run.folder)],
+        torchrun(2, tmp_path / "recipe.yaml", run.folder, "train.zero=2"),
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
@@ -145,6 +137,43 @@ def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert run.checkpoints()[-1].name != "step-40"
     pretrain(recipe, ["train.workers=3"], run.folder)
+    same_run(run.folder, pretrain(recipe, out=tmp_path / "straight"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_ranks_asked_to_end_do_so_together_and_go_on_exactly(
+    recipe: dict[str, Any], tmp_path: Path, sent: signal.Signals
+) -> None:
+    """SIGTERM to the second rank alone, or Ctrl-C to what started both."""
+    recipe["train"] |= {"steps": 200, "checkpoint_every": 20, "schedule": {"kind": "constant"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    run = Run(tmp_path / "run")
+    command = torchrun(2, tmp_path / "recipe.yaml", run.folder, "train.zero=2")
+    if sent == signal.SIGINT:
+        command = [sys.executable, *command[command.index("pipeline") - 1 :], "--devices", "2"]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 240
+    while not run.checkpoints() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    if sent == signal.SIGINT:
+        process.send_signal(sent)
+    else:
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        next(rank for rank in ranks if rank.environ().get("RANK") == "1").send_signal(sent)
+    _, said = process.communicate(timeout=120)
+    last = run.checkpoints()[-1]
+    assert last.name != "step-200", "the run ended before it could be asked to"
+    assert f"{sent.name} at step {last.name.removeprefix('step-')}: the same command goes on from there" in said
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in said
+    pretrain(recipe, out=run.folder)
     same_run(run.folder, pretrain(recipe, out=tmp_path / "straight"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -12,13 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from modalities.table import Table
-from pipeline.engine import read_checkpoint
+from pipeline.engine import Engine, Report, read_checkpoint
 from pipeline.pretrain import build, pretrain
 from pipeline.recipe import load
 from pipeline.run import Run
@@ -161,6 +163,69 @@ def test_a_killed_run_goes_on_exactly(recipe: dict[str, Any], tmp_path: Path) ->
     pretrain(recipe, overrides, run.folder)
     assert rows(run.folder) == rows(straight)
     same_checkpoints(run.folder, straight)
+
+
+def sends(monkeypatch: pytest.MonkeyPatch, number: int, *signals: signal.Signals) -> None:
+    """Let this process get signals in a step of a number, counted from 1."""
+    step, done = Engine.step, itertools.count(1)
+
+    def sent(engine: Engine, *arguments: Any) -> Report:
+        if next(done) == number:
+            for each in signals:
+                os.kill(os.getpid(), each)
+        return step(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "step", sent)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    sent: signal.Signals,
+    code: int,
+    workers: int,
+) -> None:
+    overrides = [FLAT, "train.steps=6", "train.checkpoint_every=100", f"train.workers={workers}"]
+    straight = pretrain(recipe, overrides, tmp_path / "straight")
+    handler, children = signal.getsignal(sent), psutil.Process().children()
+    with monkeypatch.context() as patch:
+        sends(patch, 3, sent)
+        with pytest.raises(SystemExit) as ended:
+            pretrain(recipe, overrides, tmp_path / "run")
+    assert ended.value.code == code
+    assert signal.getsignal(sent) == handler
+    assert psutil.Process().children() == children
+    told = capfd.readouterr().err
+    assert "ending after this step" in told
+    assert f"{sent.name} at step 4: the same command goes on from there" in told
+    run = Run(tmp_path / "run")
+    assert [path.name for path in run.checkpoints()] == ["step-4"]
+    assert not run.model.exists()
+    pretrain(recipe, overrides, run.folder)
+    assert rows(run.folder) == rows(straight)
+    same_checkpoints(run.folder, straight)
+
+
+def test_a_second_interrupt_ends_at_once(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, ["train.checkpoint_every=100"], tmp_path / "run")
+    assert not Run(tmp_path / "run").checkpoints()
+
+
+def test_a_run_asked_to_end_in_its_last_step_is_whole(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends(monkeypatch, 3, signal.SIGTERM)
+    run = Run(pretrain(recipe, ["train.steps=4"], tmp_path / "run"))
+    assert run.checkpoints()[-1].name == "step-4"
+    assert run.model.exists()
 
 
 def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Path) -> None:
