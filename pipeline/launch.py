@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -22,6 +23,8 @@ from pipeline.recipe import Train
 if not torch.accelerator.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns where it finds by itself that there is none
 
+_own: dict[str, str] = {}
+"""The environment that a run in one process made for itself."""
 PATIENCE = timedelta(days=2)
 """How long ranks wait for what one does for all, such as comparing the checksums of a large corpus."""
 
@@ -105,8 +108,8 @@ def accelerate(train: Train, run: Path) -> Any:
         ValueError: the batch cannot be divided among the ranks.
     """
     from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
 
+    _forget_earlier_runs()
     a_rank = share(train, int(os.environ.get("WORLD_SIZE", "1")))
     options: dict[str, Any] = {
         "log_with": list(train.trackers) or None,
@@ -115,7 +118,6 @@ def accelerate(train: Train, run: Path) -> Any:
         "cpu": not torch.cuda.is_available() and zero_stage(train) is None,
     }
     stage = zero_stage(train)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     if stage is None:
         return Accelerator(mixed_precision="bf16" if bf16(train) else "no", **options)
     _single_process_environment()
@@ -142,6 +144,15 @@ def accelerate(train: Train, run: Path) -> Any:
         kwargs_handlers=[InitProcessGroupKwargs(backend=backend)],
         **options,
     )
+
+
+def finish(accelerator: Any) -> None:
+    """End trackers and leave the other ranks. A process alone keeps its group, which DeepSpeed knows for good."""
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def bf16(train: Train) -> bool:
@@ -173,4 +184,16 @@ def _single_process_environment() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    _own.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(_own)
+
+
+def _forget_earlier_runs() -> None:
+    """Undo what stays for the whole process: Accelerate's state and the environment that it reads."""
+    from accelerate.state import AcceleratorState
+
+    for name in ("ACCELERATE_USE_DEEPSPEED", *_own):
+        os.environ.pop(name, None)
+    _own.clear()
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -25,7 +25,7 @@ from modalities.base import UNKNOWN, ContentError, Modality
 from modalities.table import Table
 from pipeline.batch import Batch, Fault
 from pipeline.engine import Engine, Pretraining, Report, learning_rate
-from pipeline.launch import Ending, accelerate, led
+from pipeline.launch import Ending, accelerate, finish, led
 from pipeline.loader import Cursor, Kept, Stream
 from pipeline.mixture import fingerprint, keep, mixture
 from pipeline.model.configuration import SensoriumConfig
@@ -80,14 +80,14 @@ def pretrain(
         accelerator.init_trackers(checked.name, config={"recipe": json.dumps(checked.to_dict())})
     trainer = Trainer(checked, run, engine, sets, fitted, order, cursor, faults)
     if (sent := trainer.train()) is not None:
-        accelerator.end_training()
+        finish(accelerator)
         if leads:
             print(f"{sent.name} at step {trainer.step:,}: the same command goes on from there", file=sys.stderr)
         sys.exit(128 + sent)
     save_model(run, engine, checked, fitted)
     if leads:
         run.add_result(pretrain={"skipped": trainer.faults})
-    accelerator.end_training()
+    finish(accelerator)
     return run.folder
 
 

@@ -78,6 +78,12 @@ def test_two_ranks_under_zero_2_train_as_one_process(recipe_file: Path, alone: P
 
 
 @pytest.mark.slow
+def test_one_process_runs_with_and_without_deepspeed_in_turn(recipe_file: Path, alone: Path, tmp_path: Path) -> None:
+    for number, stage in enumerate(("2", "auto", "0", "2", "3")):
+        same_run(pretrain(recipe_file, [f"train.zero={stage}"], tmp_path / str(number)), alone)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_every_zero_stage_trains_as_one_process(recipe_file: Path, alone: Path, tmp_path: Path, stage: int) -> None:
     done = start(2, recipe_file, tmp_path / "two", f"train.zero={stage}")
