@@ -78,14 +78,14 @@ def file_bytes(path: Path, noun: str) -> bytes:
     Raises:
         ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
     """
-    if not path.is_file():
-        raise ContentError(f"{noun} is missing", str(path))
     try:
+        if not path.is_file():
+            raise ContentError(f"{noun} is missing", str(path))
         if path.stat().st_size > MAX_BYTES:
             raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
         return path.read_bytes()
     except OSError as error:
-        raise ContentError(f"{noun} that cannot be read", str(error)) from error
+        raise ContentError(f"{noun} that cannot be read", error.strerror or "") from error
 
 
 def json_of(data: bytes, noun: str) -> Any:

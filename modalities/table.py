@@ -46,10 +46,11 @@ class Table(Modality):
     """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
 
     Numbers are standardised with the training split's mean and deviation, without cells 10 deviations off, so that a
-    stray 9999 does not flatten the rest; those enter by their logarithm. Categories are entries `column=value` seen
-    at least `min_count` times; a missing cell is a token of its own and is never a target. `ids` `(N, 1 + M)` hold
-    the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords. A number in a
-    column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise it with.
+    stray 9999 does not flatten the rest (see `scale`); those enter by their logarithm. Categories are entries
+    `column=value` seen at least `min_count` times; a missing cell is a token of its own and is never a target. `ids`
+    `(N, 1 + M)` hold the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords.
+    A number in a column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise
+    it with.
 
     What all of a column's cells are is found while fitting. Numbers written with one and the same unit (`12 mm`) are
     numbers, their unit a part of the name; a cell in another unit or without one is unknown, never converted. ISO
@@ -107,8 +108,8 @@ class Table(Modality):
 
     @property
     def example(self) -> str:
-        column = self.columns[0]
-        return repr({column: 1.0 if column in self.scales else None})
+        plain = [column for column in self.scales if column not in self.dates and column not in self._units]
+        return repr(dict.fromkeys(plain[:1], 1.0) or dict.fromkeys(self.columns[:1]))
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -230,6 +231,14 @@ class Table(Modality):
         mean, deviation = self.scales[column]
         return compress((number - mean) / deviation)
 
+    def _number(self, column: str, value: float) -> float:
+        """What `_standard` made this of; 0 where float32 has rounded it off."""
+        if column not in self.scales:
+            return math.copysign(math.expm1(min(abs(value), 700.0)), value)
+        mean, deviation = self.scales[column]
+        number = expand(value) * deviation + mean
+        return 0.0 if abs(number) < 1e-7 * abs(mean) else number
+
     @cached_property
     def _units(self) -> dict[str, str]:
         return dict(self.units)
@@ -264,10 +273,7 @@ class Table(Modality):
             content = int(which.ids[i, 0])
             if content != NUMBER:
                 return html.escape(self.vocabulary.entries[content].removeprefix(f"{columns[i]}="))
-            mean, deviation = self.scales.get(columns[i], (0.0, 1.0))
-            number = expand(float(which.values[i, 0])) * deviation + mean
-            if abs(number) < 1e-6 * abs(mean):
-                number = 0.0  # which float32 has rounded
+            number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return _date(number)
             return html.escape(f"{number:.4g} {self._units.get(columns[i], '')}".rstrip())
@@ -326,16 +332,21 @@ class CellEmbedding(nn.Module):
 def scale(numbers: np.ndarray) -> tuple[float, float]:
     """Mean and deviation of a column's numbers `(N,)`; the deviation is positive.
 
-    Wild ones are left out, again and again until none is found (sigma clipping, as astronomers do).
+    Wild ones are left out, again and again until none is found (sigma clipping, as astronomers do), but for a column
+    that is nearly always the same, and never more than a hundredth of it: there the others are what it tells.
     """
+    few = len(numbers) / 100
+    low, high = np.quantile(numbers, [0.01, 0.99])
+    same = high - low <= 1e-9 * max(abs(low), abs(high))
+    near = numbers
     while True:
-        mean, deviation = float(numbers.mean()), float(numbers.std())
-        if numbers.min() == numbers.max() or not deviation:  # rounding may give constants one
-            return float(numbers[0]), 1.0
-        near = numbers[np.abs(numbers - mean) <= _FAR * deviation]
-        if len(near) == len(numbers) or near.min() == near.max():
+        mean, deviation = float(near.mean()), float(near.std())
+        if near.min() == near.max() or not deviation:  # rounding may give constants one
+            return float(near[0]), 1.0
+        kept = near[np.abs(near - mean) <= _FAR * deviation]
+        if same or len(kept) == len(near) or len(numbers) - len(kept) > few:
             return mean, deviation
-        numbers = near
+        near = kept
 
 
 def compress(number: float) -> float:

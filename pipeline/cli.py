@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def _tell(figures: Any, as_json: bool, lines: Callable[[], list[str]]) -> None:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part]
+    pairs = [part.partition("=") for part in re.split(r",(?=[^,=]+=)", text) if part]  # names may hold a comma
     for key, equals, value in pairs:
         if not (key and equals and value):
             raise ValueError(f"{text!r} is not of the form name=value,name=value")
@@ -144,6 +145,10 @@ def plan_command(
     )
 
 
+CHECKPOINT_S = 300
+"""What ranks that are asked to end may take for their step and a checkpoint before they are killed."""
+
+
 def _ranks(devices: int, arguments: list[str]) -> None:
     """Run `pretrain` as that many processes, as torchrun does; what went wrong is said by the rank that met it."""
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -151,7 +156,14 @@ def _ranks(devices: int, arguments: list[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        1, 1, devices, run_id="sensorium", rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
+        1,
+        1,
+        devices,
+        run_id="sensorium",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=CHECKPOINT_S,
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
@@ -485,7 +497,9 @@ def _rows_lines(result: dict[str, Any], done: str) -> list[str]:
 
 
 def _finetune_lines(result: dict[str, Any]) -> list[str]:
-    told = [f"fine-tuned on {result['labels']:,} labels, judged on {result['test']:,} samples by {result['task']}"]
+    seeds = result["pretrained"]["seeds"]
+    told = [f"{result['task']} on {result['labels']:,} labels, judged on {result['test']:,} samples"]
+    told[0] += f", at the first of {seeds} seeds" if seeds > 1 else ""
     if result.get("seen"):
         told.append(f"{result['seen']:,} samples that pretraining saw are left out of the test set")
     if result.get("skipped"):
@@ -513,9 +527,10 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
         text = error.format_message()
-        _fail(f"{text.rstrip('.')}: see --help" if text else "")  # without a command its help has been printed
-    except typer.Abort:
-        sys.exit(130)  # interrupted
+        # Without a command there is no text, but its help has been printed.
+        _fail(f"{text.rstrip('.')}{'' if text.endswith('?') else ':'} see --help" if text else "")
+    except typer.Abort as error:  # typer's word for an EOFError
+        _fail(f"a file ends too soon ({error.__cause__ or 'EOFError'}): fetch it again")
     except (ValueError, OSError) as error:
         if os.environ.get("SENSORIUM_DEBUG"):
             traceback.print_exc()

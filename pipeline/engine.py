@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,10 @@ class Engine:
         """The module without wrappers."""
         return self.accelerator.unwrap_model(self.module)
 
-    def step(self, batches: Sequence[Batch], rate: float, ending: bool = False) -> Report:
+    def step(self, batches: Sequence[Batch], rate: float, ending: Callable[[], bool] = lambda: False) -> Report:
         """One optimizer step over the passes of a step.
 
-        ending: whether this rank was asked to end, which all learn.
+        ending: whether this rank was asked to end by now, which all learn.
         Loss and gradients are checked on all ranks first; a step that is not finite anywhere is not applied.
         """
         for group in self.optimizer.param_groups:
@@ -135,7 +135,6 @@ class Engine:
             sum(b.size - len(b.faults) for b in batches),
             sum(b.tokens for b in batches),
             sum(len(b.faults) for b in batches),
-            int(ending),
         ]
         everyone = self._sum(torch.cat([held.double(), torch.tensor(extra, device=self.device).double()]))
         total = everyone[: len(names)].clamp(min=1).float()
@@ -143,21 +142,22 @@ class Engine:
         for number, batch in enumerate(batches):
             sums += self._pass(batch, names, total, last=number == len(batches) - 1)
         finite = torch.isfinite(sums).all() & self._gradients_finite()
-        shared = self._sum(torch.cat([sums.double(), (~finite).double().reshape(1)]))
-        applied = shared[-1].item() == 0
+        flags = torch.stack([~finite, torch.tensor(ending(), device=self.device)])
+        shared, (broken, asked) = self._sum(torch.cat([sums.double(), flags.double()])).split([len(names), 2])
+        applied = broken.item() == 0
         norm = self._update() if applied else self._forget()
         if applied:
             self.updates += 1
             for _, objective in self.bare.each():
                 objective.after_step()
-        values = (shared[:-1].float() / total).tolist()
+        values = (shared.float() / total).tolist()
         weights = [self.bare.weights[name.split("/")[0]] for name in names]
         return Report(
             sum(weight * value for weight, value in zip(weights, values, strict=True)),
             dict(zip(names, values, strict=True)),
             norm,
             applied,
-            *(int(n) for n in everyone[len(names) :].tolist()),
+            *(int(n) for n in (*everyone[len(names) :].tolist(), asked.item())),
         )
 
     def _pass(self, batch: Batch, names: list[str], total: torch.Tensor, last: bool) -> torch.Tensor:

@@ -83,10 +83,11 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
         if difference > 1e-5:
             raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
     result = {"path": str(target), "max_difference": difference}
+    held.add_result(export=result)
     if push is not None:
         _push(target, push)
         result["pushed"] = push
-    held.add_result(export=result)
+        held.add_result(export=result)
     return result
 
 

@@ -80,7 +80,7 @@ def finetune(
 
     Each seed draws its own split by group, labels and initial head; pretrained, from scratch and the baseline see the
     same ones. Samples that pretraining saw, or whose group it saw, never stand in a test set. The model kept is the
-    first seed's.
+    first seed's, and so are the sizes told: `labels`, `test` and `seen`, what was left out of its test set.
 
     Raises:
         ValueError: unusable data, label or split, or too few samples.
@@ -104,9 +104,11 @@ def finetune(
     posed = task_of(label, [samples.labels[i] for i in usable], task)
     seen = source.trained_on()
     scores: dict[str, list[dict[str, float]]] = {}
+    sizes: dict[str, int] = {}
     keep_freed_memory()
     for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
-        train, test = divide(samples, usable, settings, seed, seen)
+        train, test, left_out = divide(samples, usable, settings, seed, seen)
+        sizes = sizes or {"labels": len(train), "test": len(test), "seen": left_out}
         here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
             predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
@@ -118,17 +120,14 @@ def finetune(
             predicted = _classical(samples, train, test, here, chosen)
             scores.setdefault("baseline", []).append(score(here, predicted, samples, test))
     result = summarise(scores, "spearman" if posed.kind == "regression" else "balanced_accuracy")
-    judged = [i for i in usable if samples.split[i] in ("", "test")]
     result |= {
         "label": label,
         "task": posed.kind,
-        "labels": len(train),
-        "test": len(test),
+        **sizes,
         "split": samples.by,
         "modalities": list(chosen),
         "mode": settings.mode,
         "skipped": len(samples.skipped),
-        "seen": sum(not samples.hashes(i).isdisjoint(seen) for i in judged),
     }
     Run(target).add_result(finetune=result)
     return {**result, "path": str(target)}
@@ -168,10 +167,10 @@ def _model(run: Run, start: str, seed: int) -> SensoriumModel:
 
 def divide(
     samples: Labelled, usable: Sequence[int], settings: Settings, seed: int, seen: set[str]
-) -> tuple[list[int], list[int]]:
+) -> tuple[list[int], list[int], int]:
     """Training and test samples of a seed: the shards' own splits, or whole groups drawn by the seed.
 
-    What pretraining saw is left out of the test set, and what cannot be used of both.
+    What pretraining saw is left out of the test set, which is counted, and what cannot be used of both.
 
     Raises:
         ValueError: nothing left on one side.
@@ -183,9 +182,9 @@ def divide(
         sides = {i: drawn[samples.groups[i]] for i in usable}
     pool, held_out = ([i for i in usable if sides[i] == name] for name in ("train", "test"))
     test = [i for i in held_out if samples.hashes(i).isdisjoint(seen)]
+    known = len(held_out) - len(test)
     if len(test) < 2 <= len(held_out):
-        count = len(held_out) - len(test)
-        raise ValueError(f"{count:,} of {len(held_out):,} test samples were seen in pretraining: use another test set")
+        raise ValueError(f"{known:,} of {len(held_out):,} test samples were seen in pretraining: use another test set")
     if settings.labels is not None and settings.labels > len(pool):
         raise ValueError(f"{settings.labels} labels were asked for, but only {len(pool)} training samples have one")
     shuffled = np.random.default_rng([seed, 1]).permutation(pool).tolist()
@@ -194,7 +193,7 @@ def divide(
     if len(train) < 2 or len(test) < 2:
         unusable = labelled.first_of(samples.skipped)
         raise ValueError(f"{len(train)} training and {len(test)} test samples: the split leaves too little{unusable}")
-    return train, test
+    return train, test, known
 
 
 class Predictor(nn.Module):

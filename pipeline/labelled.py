@@ -23,7 +23,6 @@ from shards.manifest import NAME, Manifest
 from shards.names import listed, nearest, need_columns
 from shards.read import Members, Split
 from shards.remote import Store, open_store
-from shards.sources.join import Join
 from shards.sources.rows import Rows, read_frame
 
 KEPT = 1024
@@ -74,6 +73,7 @@ def load(
     modalities: Mapping[str, Modality],
     *,
     label: str | None = None,
+    leave: str | None = None,
     by: str | None = None,
     columns: Mapping[str, str] | None = None,
     skip_invalid: bool = False,
@@ -82,7 +82,8 @@ def load(
     """Samples from a CSV, TSV or Parquet file, or from a folder of shards, which may be a URL.
 
     columns: column of each modality, of a table all of its columns as `a+b`, new ones of numbers too; without it those
-    that the recipe's source reads, or that bear the modality's name. by: a column, or `scaffold`. Both are for files
+    that the recipe's source reads, or that bear the modality's name. leave: a column that none reads, as none reads the
+    label. by: a column, or `scaffold`. Both are for files
     alone. Unusable samples of shards are met where they are read: see `Labelled.usable`. recipe: of the run that reads
     them; without one, shards at a URL are cached as recipes do by default.
 
@@ -101,13 +102,17 @@ def load(
         raise ValueError(f"{where} is a folder without {NAME}: give a table file or a folder of shards")
     if where.suffix not in SUFFIXES:
         raise ValueError(f"{where} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
-    return _from_rows(where, modalities, label, by, dict(columns or {}), usual_columns(recipe), skip_invalid)
+    source = recipe.data.source if recipe else None
+    return _from_rows(
+        where, modalities, label, leave, by, dict(columns or {}), source.reads if source else {}, skip_invalid
+    )
 
 
 def _from_rows(
     data: Path,
     modalities: Mapping[str, Modality],
     label: str | None,
+    leave: str | None,
     by: str | None,
     columns: dict[str, str],
     usual: Columns,
@@ -116,7 +121,7 @@ def _from_rows(
     frame = read_frame(data)
     if label is not None:
         need_columns(data, frame.columns, [label])
-    read = _columns(data, frame, modalities, columns, usual, label)
+    read = _columns(data, frame, modalities, columns, usual, (label, leave))
     source = Rows(columns=read, labels=(label,) if label else ())
     rows = []
     skipped: dict[str, str] = {}
@@ -153,13 +158,6 @@ def _from_rows(
     )
 
 
-def usual_columns(recipe: Recipe | None) -> Columns:
-    """The columns that a recipe's source reads its modalities from; none where its files have no columns."""
-    source = recipe.data.source if recipe else None
-    parts = source.parts if isinstance(source, Join) else (source,)
-    return {name: columns for part in parts for name, columns in getattr(part, "columns", {}).items()}
-
-
 def first_of(skipped: Mapping[str, str]) -> str:
     """The first of what was left out, to stand at the end of a message."""
     return next((f" ({where}: {reason})" for where, reason in skipped.items()), "")
@@ -171,7 +169,7 @@ def _columns(
     modalities: Mapping[str, Modality],
     given: dict[str, str],
     usual: Columns,
-    label: str | None,
+    labels: Sequence[str | None],
 ) -> dict[str, str | tuple[str, ...]]:
     """The columns of each modality: as given, as usual, by the modality's name, or a table's known columns.
 
@@ -181,24 +179,25 @@ def _columns(
     for name in given:
         if name not in modalities:
             raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
-    free = [column for column in frame.columns if column != label]
+    free = [column for column in frame.columns if column not in labels]
     lower = {column.lower(): column for column in free}
     found: dict[str, str | tuple[str, ...]] = {}
     for name, modality in modalities.items():
+        named = _named(given[name], frame) if name in given else []
+        need_columns(data, frame.columns, named)
+        if taken := [column for column in named if column in labels]:
+            raise ValueError(f"--columns gives the label {taken[0]!r} to {name!r}: leave it out")
         if isinstance(modality, Table):
-            known = [column for column in free if modality.knows(column)]
-            chosen = known if name not in given else _named(given[name], frame)
-            need_columns(data, frame.columns, chosen)
+            chosen = named or [column for column in free if modality.knows(column)]
             for column in chosen:
-                if column == label:
-                    raise ValueError(f"--columns gives the label {label!r} to {name!r}: leave it out")
                 if not (modality.knows(column) or frame[column].dtype.is_numeric()):
                     raise ValueError(f"{name!r} takes new columns of numbers alone, {column!r} is none: leave it out")
             if chosen:
                 found[name] = tuple(chosen)
-        elif name in given:
-            need_columns(data, frame.columns, [given[name]])
-            found[name] = given[name]
+        elif len(named) > 1 and not isinstance(modality, Text):
+            raise ValueError(f"--columns gives {name!r} {len(named)} columns, but tables and texts alone take several")
+        elif named:
+            found[name] = named[0] if len(named) == 1 else tuple(named)
         elif name in usual and set(_listed(usual[name])) <= set(free):
             found[name] = usual[name]
         elif name.lower() in lower:
@@ -210,7 +209,7 @@ def _columns(
         )
     if lacking := [name for name in modalities if name not in found]:
         print(f"no column for {', '.join(lacking)}: if there is one, pass --columns modality=column", file=sys.stderr)
-    _tell_left(frame, modalities, found, given, label)
+    _tell_left(frame.select(free), modalities, found, given)
     return found
 
 
@@ -228,24 +227,25 @@ def _tell_left(
     modalities: Mapping[str, Modality],
     found: Mapping[str, str | tuple[str, ...]],
     given: Mapping[str, str],
-    label: str | None,
 ) -> None:
     """Name the columns of numbers that no modality reads but a table could."""
     taken = {column for columns in found.values() for column in _listed(columns)}
     numbers = [column for column in frame.columns if frame[column].dtype.is_numeric()]
-    left = [column for column in numbers if column not in taken and column != label]
+    left = [column for column in numbers if column not in taken]
     for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
         if left:
             columns = "+".join([*found.get(name, ()), *left])
-            print(
-                f"left out as new to {name!r}: {', '.join(left)}; to use them pass --columns {name}={columns}",
-                file=sys.stderr,
-            )
+            told = f"--columns {name}={columns}" if len(columns) < 300 else f"them as --columns {name}=a+b"
+            print(f"left out as new to {name!r}: {listed(left)}; to use them pass {told}", file=sys.stderr)
 
 
 def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
     """Labels alone are read here, where one is asked for; everything else when it is needed."""
     manifest = Manifest.read(store)
+    found = tuple(name for name in modalities if name in manifest.modalities)
+    if not found:
+        fields = ", ".join(manifest.fields)
+        raise ValueError(f"{store.where} has no members of {', '.join(modalities)}; it has {fields}")
     by = manifest.split.get("by")
     rows: list[tuple[str, str, Split, tuple[int, int], Any]] = []
     known, skipped = set[str](), dict[str, str]()
@@ -262,11 +262,6 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
                 known |= held.keys()
                 value = held.get(label)
             rows.append((key, group, split, (shard, number), value))
-    found = tuple(name for name in modalities if name in manifest.modalities)
-    if not found:
-        raise ValueError(
-            f"{store.where} has no members of {', '.join(modalities)}; it has {', '.join(manifest.fields)}"
-        )
     if label is not None and label not in known:
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
 

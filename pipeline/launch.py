@@ -58,7 +58,7 @@ def led(accelerator: Any, work: Callable[[], None]) -> None:
 class Ending:
     """Notes SIGTERM, which schedulers send before they kill, and Ctrl-C, so that what is under way can be finished.
 
-    A second Ctrl-C interrupts. signal: what came, if anything.
+    Whatever comes after Ctrl-C interrupts. signal: what came, if anything.
     """
 
     def __init__(self) -> None:
@@ -74,11 +74,11 @@ class Ending:
             signal.signal(sent, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == self.signal == signal.SIGINT:
+        if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         if os.environ.get("RANK", "0") == "0":  # past Python's buffers, which may be in the middle of a line
-            os.write(2, b"\nending after this step; Ctrl-C again ends at once\n")
+            os.write(2, b"\nending when a checkpoint is saved; Ctrl-C again ends at once\n")
 
 
 def zero_stage(train: Train) -> int | None:
@@ -92,12 +92,13 @@ def share(train: Train, ranks: int) -> int:
     """A rank's samples of a pass.
 
     Raises:
-        ValueError: a pass cannot be divided among the ranks.
+        ValueError: a pass cannot be divided among the ranks, or there is none.
     """
+    if ranks < 1:
+        raise ValueError(f"{ranks} ranks train nothing: name at least 1")
     if train.a_pass % ranks:
-        raise ValueError(
-            f"a pass of {train.a_pass} samples cannot be divided among {ranks} ranks: change train.batch_size"
-        )
+        key = "pass_size" if train.pass_size else "batch_size"
+        raise ValueError(f"a pass of {train.a_pass} samples cannot be divided among {ranks} ranks: change train.{key}")
     return train.a_pass // ranks
 
 

@@ -73,7 +73,9 @@ def predict_file(
     held = Run.existing(Path(run))
     predictor, task = load_predictor(held)
     chosen = {name: predictor.model.modalities[name] for name in predictor.names}
-    samples = labelled.load(data, chosen, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe())
+    samples = labelled.load(
+        data, chosen, leave=task.label, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe()
+    )
     parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
     output = np.concatenate([values for _, values in parts])
     frame: dict[str, Any] = {"key": [samples.keys[i] for part, _ in parts for i in part]}
@@ -86,6 +88,8 @@ def predict_file(
 
 
 def _refuse_other(out: str | Path) -> None:
+    if "://" in str(out):
+        raise ValueError(f"{out} is a URL: write to a file and copy it there")
     if Path(out).suffix != ".parquet":
         raise ValueError(f"{out} would be a Parquet file: let its name end in .parquet")
 

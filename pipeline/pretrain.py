@@ -272,7 +272,7 @@ class Trainer:
         group = list(islice(batches, per_step))
         self.waited += time.perf_counter() - started
         rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
-        report = self.engine.step(group, rate, here.signal is not None)
+        report = self.engine.step(group, rate, lambda: here.signal is not None)
         self.cursor = self.cursor.ahead(train.batch_size)
         self._watch(report, group)
         bar.update()

@@ -58,6 +58,11 @@ class Source(ABC):
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]
 
+    @property
+    def reads(self) -> Mapping[str, str | tuple[str, ...]]:
+        """Columns of a table that modalities are read from, by modality, as many sources have them as a field."""
+        return getattr(self, "columns", {})
+
     @abstractmethod
     def items(self, raw: Path) -> Iterator[Any]:
         """Small picklable descriptions of the raw items under a path, in a fixed order.

@@ -72,7 +72,7 @@ class Hub(Source):
 
     def items(self, raw: Path) -> Iterator[Row]:
         rows = self._open(raw)
-        faults = (OSError, ValueError, parser("datasets.exceptions", "datasets").DatasetsError)
+        faults = (OSError, EOFError, ValueError, parser("datasets.exceptions", "datasets").DatasetsError)
         try:
             for number, row in enumerate(rows, 1):
                 yield Row(number, row)

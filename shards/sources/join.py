@@ -53,6 +53,10 @@ class Join(Source):
         if any(isinstance(part, Join) for part in self.parts):
             raise ValueError("data.source.sources: a join cannot be part of a join, list all sources in one")
 
+    @property
+    def reads(self) -> Mapping[str, str | tuple[str, ...]]:
+        return {name: columns for part in self.parts for name, columns in part.reads.items()}
+
     @cached_property
     def parts(self) -> tuple[Source, ...]:
         """The sources that are joined.

@@ -63,6 +63,10 @@ class Molecules(Source):
     labels: tuple[str, ...] = ()
     properties: tuple[str, ...] = ()
 
+    @property
+    def reads(self) -> Mapping[str, str]:
+        return {"smiles": self.smiles}
+
     def items(self, raw: Path) -> Iterator[str | Record]:
         paths = matching(raw, self.files)
         check_descriptors((*self.descriptors, *self.labels))

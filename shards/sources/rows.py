@@ -80,8 +80,13 @@ class Rows(Source):
                 members[f"{name}.txt"] = smiles.encode()
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = str(row[column]).encode()
+            elif not isinstance(row[column], (str, int)):
+                raise ContentError(f"{name} is a column of other things than names of files")
             else:
-                held = modality.members(folder / str(row[column]))
+                try:
+                    held = modality.members(folder / str(row[column]))
+                except OSError as error:  # such as of a name that is too long for one
+                    raise ContentError(f"{name} file that cannot be read", error.strerror or "") from error
                 members |= {f"{name}.{extension}": data for extension, data in held.items()}
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -148,14 +149,28 @@ def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["plan"], ["plan", "molecules", "--nope"], ["nope"], ["finetune", "run"], ["shards", "build", "molecules"],
-     ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"],
+    [["plan"], ["plan", "molecules", "--nope"], ["nope"], ["plann"], ["finetune", "run"],
+     ["shards", "build", "molecules"], ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"],
      ["pretrain", "molecules", "--devices", "two"], ["pretrain", "molecules", "--devices", "0"]],
 )  # fmt: skip
 def test_wrong_usage_is_one_line_and_ends_in_2(call: Call, words: list[str]) -> None:
     done = call(*words)
     assert done.code == 2
-    assert re.fullmatch(r"sensorium: .*: see --help\n", done.err)
+    assert re.fullmatch(r"sensorium: .*[^.?]: see --help\n|sensorium: .*'\? see --help\n", done.err)
+
+
+def test_a_file_that_ends_too_soon_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: Any, **__: Any) -> None:
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+    monkeypatch.setattr(importlib.import_module("pipeline.plan"), "plan", cut)
+    assert "a file ends too soon (Compressed file ended" in call("plan", "molecules").refusal()
+
+
+def test_names_of_columns_may_hold_a_comma() -> None:
+    assert cli._pairs("table=a, kDa+b,text=c") == {"table": "a, kDa+b", "text": "c"}
+    with pytest.raises(ValueError, match="not of the form name=value"):
+        cli._pairs("a,table=b")
 
 
 def test_without_a_command_help_is_shown(call: Call) -> None:
@@ -363,7 +378,10 @@ def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_
 
 
 def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> None:
-    assert "cannot be divided among 7 ranks" in call("plan", file, "--ranks", "7").refusal()
+    said = call("plan", file, "--ranks", "7").refusal()
+    assert said.endswith("cannot be divided among 7 ranks: change train.batch_size")
+    said = call("plan", file, "train.pass_size=8", "--ranks", "7").refusal()
+    assert said.endswith("cannot be divided among 7 ranks: change train.pass_size")
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])

@@ -140,8 +140,8 @@ def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
     monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
     assert (result["seen"], result["test"]) == (3, len(test) - 3)
-    _, left = divide(samples, range(len(samples)), QUICK, 0, content)
-    assert left == test[3:]
+    _, left, count = divide(samples, range(len(samples)), QUICK, 0, content)
+    assert (left, count) == (test[3:], 3)
     few = set().union(*(samples.hashes(i) for i in test[1:]))
     with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples were seen in pretraining"):
         divide(samples, range(len(samples)), QUICK, 0, few)
@@ -165,7 +165,7 @@ def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
         ("",) * 100,
     )
     seen = {f"smiles:{i}" for i in range(0, 100, 2)}
-    train, test = divide(samples, range(100), Settings(), 0, seen)
+    train, test, _ = divide(samples, range(100), Settings(), 0, seen)
     assert all(i % 2 for i in test)
     assert not set(train) & set(test)
     assert {samples.groups[i] for i in train}.isdisjoint({samples.groups[i] for i in test})

@@ -118,6 +118,49 @@ def test_columns_are_those_that_the_recipe_reads(
     assert "no column for image: if there is one" in capsys.readouterr().err
 
 
+def test_molecules_are_read_from_the_column_of_their_source(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    (tmp_path / "own.csv").write_text("Structure,y\nCCO,1\nCCN,2\n")
+    recipe = checked(
+        {
+            "name": "own",
+            "size": "tiny",
+            "data": {"source": {"type": "molecules", "smiles": "Structure"}, "shards": [{"path": "shards"}]},
+            "modalities": {"smiles": {"type": "smiles"}},
+            "objectives": {"masked": {}},
+            "train": {"steps": 1},
+        }
+    )
+    smiles = {"smiles": modalities["smiles"]}
+    assert load(tmp_path / "own.csv", smiles, label="y", recipe=recipe).modalities == ("smiles",)
+
+
+def test_a_text_may_be_given_several_columns(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+    (tmp_path / "own.csv").write_text("genus,species\nTurdus,merula\nLarus,\n")
+    text: dict[str, Modality] = {"taxonomy": Text().fit(["Turdus merula Larus canus"] * 9)}
+    samples = load(tmp_path / "own.csv", text, columns={"taxonomy": "genus+species"})
+    assert [samples.members(i)["taxonomy"]["txt"] for i in range(2)] == [b"Turdus merula", b"Larus"]
+    with pytest.raises(ValueError, match="gives the label 'genus' to 'taxonomy'"):
+        load(tmp_path / "own.csv", text, label="genus", columns={"taxonomy": "genus"})
+    with pytest.raises(ValueError, match="gives 'smiles' 2 columns, but tables and texts alone"):
+        load(tmp_path / "own.csv", modalities, columns={"smiles": "genus+species"})
+
+
+def test_what_is_to_be_predicted_is_not_read(data: Path, modalities: dict[str, Modality]) -> None:
+    assert load(data, modalities, leave="weight").tokens(0)["table"].size == 1
+    with pytest.raises(ValueError, match="gives the label 'weight' to 'table'"):
+        load(data, modalities, leave="weight", columns={"table": "weight"})
+
+
+def test_of_very_many_new_columns_some_are_named(
+    tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"smiles": ["CCO"], **{f"gene {number}": [1.0] for number in range(999)}}).write_csv(
+        tmp_path / "own.csv"
+    )
+    load(tmp_path / "own.csv", {name: modalities[name] for name in ("smiles", "table")})
+    assert "gene 29 and 969 more; to use them pass them as --columns table=a+b" in capsys.readouterr().err
+
+
 def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
     tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
 ) -> None:

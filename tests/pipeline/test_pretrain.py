@@ -200,10 +200,10 @@ def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
     assert signal.getsignal(sent) == handler
     assert psutil.Process().children() == children
     told = capfd.readouterr().err
-    assert "ending after this step" in told
-    assert f"{sent.name} at step 4: the same command goes on from there" in told
+    assert "ending when a checkpoint is saved" in told
+    assert f"{sent.name} at step 3: the same command goes on from there" in told
     run = Run(tmp_path / "run")
-    assert [path.name for path in run.checkpoints()] == ["step-4"]
+    assert [path.name for path in run.checkpoints()] == ["step-3"]
     assert not run.model.exists()
     pretrain(recipe, overrides, run.folder)
     assert rows(run.folder) == rows(straight)
@@ -222,7 +222,7 @@ def test_a_second_interrupt_ends_at_once(
 def test_a_run_asked_to_end_in_its_last_step_is_whole(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sends(monkeypatch, 3, signal.SIGTERM)
+    sends(monkeypatch, 4, signal.SIGTERM)
     run = Run(pretrain(recipe, ["train.steps=4"], tmp_path / "run"))
     assert run.checkpoints()[-1].name == "step-4"
     assert run.model.exists()

@@ -106,7 +106,7 @@ def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, na
     web.faults[name] = [fault]
     split = Split(web.url, "train", cache=hasty(cache) if "stall" in fault else cache)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
-    assert web.requests[name] == 2
+    assert web.requests[name] >= 2
 
 
 def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

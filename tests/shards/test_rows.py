@@ -117,6 +117,18 @@ def test_rows_without_content_or_key(tmp_path: Path) -> None:
     ]
 
 
+def test_cells_that_cannot_name_a_file_are_counted(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"photo": ["x" * 300 + ".png", "none.png"], "held": [{"bytes": b"PNG"}] * 2})
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert made(Rows(columns={"image": "photo"}), tmp_path / "a.parquet") == [
+        "image file that cannot be read",
+        "image file is missing",
+    ]
+    assert set(made(Rows(columns={"image": "held"}), tmp_path / "a.parquet")) == {
+        "image is a column of other things than names of files"
+    }
+
+
 def test_one_column_makes_a_table_and_several_one_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("age,genus,species,photo\n21,Turdus,merula,a.png\n,Larus,,\n,,,\n")
     source = Rows(columns={"table": "age", "text": ("genus", "species")})
