@@ -115,7 +115,7 @@ class Dna(TokenSequence):
         return self.parse(text_member(members, "DNA", "ascii"))
 
     def parse(self, value: Any) -> str:
-        if not isinstance(value, str) or not (sequence := value.upper().translate(_CLEAN)):
+        if not isinstance(value, str) or not (sequence := cleaned(value)):
             raise ContentError("DNA that is empty or not a string", repr(value)[:80])
         if not _SEQUENCE.fullmatch(sequence):
             raise ContentError("DNA with other letters than IUPAC's", repr(sequence[:80]))
@@ -168,3 +168,8 @@ _DIGITS[[ord(base) for base in BASES]] = range(len(BASES))
 def reverse_complement(sequence: str) -> str:
     """The other strand, read in its own direction; uncertain letters become the complement of what they may be."""
     return sequence.translate(_COMPLEMENT)[::-1]
+
+
+def cleaned(text: str) -> str:
+    """Letters as they are read: upper case, RNA as DNA, without gaps."""
+    return text.upper().translate(_CLEAN)

@@ -106,7 +106,8 @@ class Image(Modality):
         first = next(iter(sets)) if len(sets) == 1 else tuple(sorted(sums))
         mean = {band: float(total / count) for band, (count, total, _) in sums.items()}
         deviation = {
-            band: float(max(square / count - mean[band] ** 2, 1e-8) ** 0.5) for band, (count, _, square) in sums.items()
+            band: float(max(square / count - mean[band] ** 2, 1e-8 * square / count) ** 0.5) or 1.0
+            for band, (count, _, square) in sums.items()
         }
         return dataclasses.replace(
             self,
@@ -170,7 +171,8 @@ class Image(Modality):
             patches = self._jittered(patches, rng)
         mean, deviation = np.array(self.mean, np.float32)[columns], np.array(self.deviation, np.float32)[columns]
         if self.normalise == "image":
-            mean, deviation = patches.mean((0, 1)), np.sqrt(patches.var((0, 1)) + _FLAT)
+            least = _FLAT * np.minimum(1, 100 * np.square(deviation))  # float images may be of any unit
+            mean, deviation = patches.mean((0, 1)), np.sqrt(patches.var((0, 1)) + least)
         patches = (patches - mean) / deviation
         count = len(patches)
         if not self.separate:

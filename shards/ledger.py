@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards.dedupe import Seen
+from shards.names import listed
 from shards.sources.base import Made, Span
 from shards.split import SplitBy, divide, key_of, rank
 
@@ -43,7 +44,7 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
     kinds: by modality, how contents are compared; of samples alike in all of them the first is taken.
 
     Raises:
-        ValueError: samples have no such group as the split is made by.
+        ValueError: no sample has such a group as the split is made by; where some have none, those are a group.
     """
     skipped: Counter[str] = Counter()
     fields: Counter[str] = Counter()
@@ -51,16 +52,14 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
     with closing(sqlite3.connect(path)) as database:
         database.executescript(_TABLES)
         seen = Seen(database, kinds)
+        offered: dict[str, None] = {}
         for sample in samples:
             if isinstance(sample, str):
                 skipped[sample] += 1
                 continue
-            if split.by is not None and split.by not in sample.groups:
-                raise ValueError(
-                    f"data.split.by is {split.by!r}, but samples can be grouped by {', '.join(sample.groups)}"
-                )
+            offered |= dict.fromkeys(sample.groups)
             key = key_of(sample.identity)
-            group = sample.groups[split.by] if split.by is not None else key
+            group = storable(sample.groups.get(split.by, "")) if split.by is not None else key
             row = (key, group, json.dumps(sample.members, sort_keys=True))
             if database.execute("SELECT 1 FROM sample WHERE key = ?", (key,)).fetchone():
                 skipped["duplicate"] += 1
@@ -69,11 +68,18 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
             else:
                 database.execute("INSERT INTO sample (key, bunch, members) VALUES (?, ?, ?)", row)
                 fields.update(sample.members.keys())
+        if offered and split.by is not None and split.by not in offered:
+            raise ValueError(f"data.split.by is {split.by!r}, but samples can be grouped by {listed(offered)}")
         _assign(database, split)
         for what, counts in (("skipped", skipped), ("fields", fields)):
             rows = [(what, name, count) for name, count in sorted(counts.items())]
             database.executemany("INSERT INTO counted VALUES (?, ?, ?)", rows)
         database.commit()
+
+
+def storable(name: str) -> str:
+    """A name as text of UTF-8: bytes of file names that are none (old disks have such) are spelled out."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _assign(database: sqlite3.Connection, split: SplitBy) -> None:

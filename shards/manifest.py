@@ -248,7 +248,7 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
         if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
             raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
     write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
-    word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name)
+    word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name.lower())
     split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
     found = Counter(member for held in samples.values() for member in held)
     return describe(tar.parent, tar.name, split, len(samples)), found

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
-from pyarrow import ArrowInvalid, ChunkedArray, Table
+from pyarrow import ArrowException, ChunkedArray, Table
 
 from shards.names import need_columns
 
@@ -75,6 +75,7 @@ def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
     """
     table = _read(file)
     need_columns(file, table.column_names, ["key", *([column] if column else [])])
+    table = table.filter(table["key"].is_valid())
     keys = [str(key) for key in table["key"].to_pylist()]
     weights = _numbers(table[column], file, column) if column else np.ones(len(keys))
     found = dict(zip(keys, weights.tolist(), strict=True))
@@ -94,7 +95,7 @@ def _read(file: Path) -> Table:
         if file.suffix == ".csv":
             text = csv.ConvertOptions(column_types={"key": "string"})  # 007 is a key, not a number
             return csv.read_csv(file, csv.ReadOptions(use_threads=False), convert_options=text)
-    except (ArrowInvalid, OSError) as error:
+    except (ArrowException, OSError) as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"{file} cannot be read ({line})") from error
     raise ValueError(f"keep-list {file} is neither .parquet nor .csv")
@@ -104,7 +105,7 @@ def _numbers(column: ChunkedArray, file: Path, name: str | None) -> np.ndarray:
     """A column of weights as floats; empty cells are 0."""
     try:
         weights = column.cast("float64").fill_null(0.0).to_numpy()
-    except ArrowInvalid as error:
+    except ArrowException as error:
         raise ValueError(f"column {name!r} of {file} holds other things than numbers") from error
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"column {name!r} of {file} holds weights that are negative or not finite")

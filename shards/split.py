@@ -41,7 +41,7 @@ def assign(
 
 def rank(group: str, seed: int) -> bytes:
     """What groups are ordered by."""
-    return hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogateescape")).digest()
 
 
 def divide(
@@ -71,4 +71,4 @@ def divide(
 
 def key_of(identity: str) -> str:
     """A sample's key: the first 32 hexadecimal digits of its identity's sha256, so that keys hold no dot."""
-    return hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]

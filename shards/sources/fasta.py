@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
 from modalities.base import ContentError, Modality, parser
+from modalities.dna import cleaned
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.numbers import number_or_text
@@ -119,7 +120,7 @@ class Fasta(Source):
         members |= cells(row, self.columns, modalities)
         if self.labels:
             members["labels.json"] = as_json(row, self.labels)
-        sequence = item.sequence.upper()
+        sequence = cleaned(item.sequence)
         return Sample(
             sequence if self.unique else item.name, members, {"id": item.name, "sequence": sequence, **as_groups(row)}
         )

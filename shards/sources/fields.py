@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+import polars as pl
+
 from modalities.base import ContentError
 from shards.names import need_columns
 from shards.sources.rows import read_frame
@@ -73,7 +75,7 @@ def rows_by(
     frame = read_frame(path, text=(column,))
     need_columns(path, frame.columns, [column, *wanted])
     rows: dict[str, dict[str, Any]] = {}
-    for row in frame.iter_rows(named=True):
+    for row in frame.filter(pl.col(column).is_not_null()).iter_rows(named=True):
         if rows.setdefault(name := key(str(row[column])), row) is not row:
             raise ValueError(f"{path} has {column} {name!r} twice, but one row each is wanted")
     return rows

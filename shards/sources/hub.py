@@ -112,8 +112,7 @@ class Hub(Source):
         row = item.cells
         if self.key and row[self.key] is None:
             raise ContentError(f"row without {self.key}")
-        simple = {name: cell for name, cell in row.items() if isinstance(cell, (str, int, float, bool, type(None)))}
-        groups = as_groups(simple)
+        groups = as_groups(row)
         members: dict[str, bytes] = {}
         for name, column in self.columns.items():
             if name not in modalities:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -151,7 +152,15 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
 
 
 def _rows(path: Path, file: TextIO) -> csv.DictReader[str]:
-    return csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
+    """The rows of a table.
+
+    Raises:
+        ValueError: a column stands twice.
+    """
+    rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
+    if twice := [name for name, count in Counter(rows.fieldnames or ()).items() if count > 1]:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice")
+    return rows
 
 
 def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 
 from modalities.base import ContentError, Modality
 from modalities.smiles import Smiles
-from modalities.table import Table
+from modalities.table import EMPTY, Table
 from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, chemistry, scaffold
+
+
+class Item(NamedTuple):
+    """A row: its file's folder, its number, its cells (None where the file cannot be read), and these as written."""
+
+    folder: Path
+    number: int
+    cells: dict[str, Any] | None
+    written: dict[str, str]
 
 
 @register
@@ -28,8 +38,8 @@ class Rows(Source):
     file: below the raw folder. columns: for each modality its column (text itself, or the path below the table's
     folder of a file as `Modality.members` reads it) or a list of columns: cells of a table, words of one text. key:
     column that identifies a row, as it is written; without one it is the row's number, counted over all files. labels:
-    columns kept apart from the content. A split can be made by any column, or by `scaffold` of a SMILES; both are empty
-    where there is none. Of several files one that cannot be read is left out and counted.
+    columns kept apart from the content. A split can be made by any column as it is written, or by `scaffold` of a
+    SMILES; both are empty where there is none. Of several files one that cannot be read is left out and counted.
     """
 
     type: ClassVar[str] = "rows"
@@ -39,31 +49,31 @@ class Rows(Source):
     key: str | None = None
     labels: tuple[str, ...] = ()
 
-    def items(self, raw: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
+    def items(self, raw: Path) -> Iterator[Item]:
         paths = matching(raw, self.file)
         wanted = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         wanted += self.labels
-        written = (self.key,) if self.key and self.key not in wanted else ()  # as a key 007 is not 7
         numbers = itertools.count(1)
         for path in paths:
             try:
-                frame = read_frame(path, text=written)
+                written = read_written(path)
             except ValueError:
                 if len(paths) == 1:
                     raise
-                yield path.parent, next(numbers), None
+                yield Item(path.parent, next(numbers), None, {})
                 continue
-            need_columns(path, frame.columns, [*wanted, *([self.key] if self.key else [])])
-            for row in frame.iter_rows(named=True):
-                yield path.parent, next(numbers), row
+            need_columns(path, written.columns, [*wanted, *([self.key] if self.key else [])])
+            rows = typed(written).iter_rows(named=True)
+            for row, as_written in zip(rows, written.iter_rows(named=True), strict=True):
+                yield Item(path.parent, next(numbers), row, as_groups(as_written))
 
-    def make(self, item: tuple[Path, int, dict[str, Any] | None], modalities: Mapping[str, Modality]) -> Sample:
-        folder, number, row = item
+    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
+        folder, number, row, written = item
         if row is None:
             raise ContentError("table file that cannot be read")
-        if self.key and row[self.key] is None:
+        if self.key and not written[self.key]:
             raise ContentError(f"row without {self.key}")
-        groups = as_groups(row)
+        groups = dict(written)
         members: dict[str, bytes] = {}
         for name, column in self.columns.items():
             if name not in modalities:
@@ -92,12 +102,13 @@ class Rows(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(str(row[self.key]) if self.key else f"{number}", members, groups)
+        return Sample(written[self.key] if self.key else f"{number}", members, groups)
 
 
 def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
-    """What a split can be made by: cells as text, empty where there is none."""
-    return {name: "" if value is None else str(value) for name, value in row.items()}
+    """What a split can be made by: cells as text, empty where there is none; bytes, lists and the like are left out."""
+    simple = {name: value for name, value in row.items() if not isinstance(value, (bytes, list, dict))}
+    return {name: "" if value is None else str(value) for name, value in simple.items()}
 
 
 def cells(
@@ -137,9 +148,45 @@ def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
 
 
 def read_frame(path: Path, text: Sequence[str] = (), rows: int | None = None) -> pl.DataFrame:
-    """A CSV, TSV or Parquet file as a data frame; empty and NA cells are null.
+    """A CSV, TSV or Parquet file as a data frame, see `read_written` and `typed`.
 
     text: columns that stay as written. rows: how many to read, all by default.
+
+    Raises:
+        ValueError: see `read_written`.
+    """
+    return typed(read_written(path, rows), text)
+
+
+def typed(frame: pl.DataFrame, text: Sequence[str] = ()) -> pl.DataFrame:
+    """A frame whose columns of text hold numbers or truth values where all filled cells are such.
+
+    There what a table takes for missing (see `modalities.table.EMPTY`), `#N/A` and `-` are null. text: columns that
+    stay as written.
+    """
+    return frame.with_columns(
+        _typed(frame[name]) for name, kind in frame.schema.items() if kind == pl.String and name not in text
+    )
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    stripped = column.str.strip_chars()
+    lower = stripped.str.to_lowercase()
+    filled = stripped.set(lower.is_in([*EMPTY, "#n/a", "-"]), None)
+    if filled.null_count() == len(filled):
+        return column
+    if lower.filter(filled.is_not_null()).is_in(["true", "false"]).all():
+        return (lower == "true").set(filled.is_null(), None)
+    for kind in (pl.Int64, pl.Float64):
+        with suppress(pl.exceptions.InvalidOperationError):
+            return filled.cast(kind)
+    return column
+
+
+def read_written(path: Path, rows: int | None = None) -> pl.DataFrame:
+    """A CSV or TSV file as a data frame of text as it is written, or a Parquet file; empty and NA cells are null.
+
+    rows: how many to read, all by default.
 
     Raises:
         ValueError: no such file, not readable as what its name says, or with a column twice.
@@ -147,16 +194,18 @@ def read_frame(path: Path, text: Sequence[str] = (), rows: int | None = None) ->
     if not path.is_file():
         raise ValueError(f"no file {path}")
     try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
-        separator = "\t" if path.suffix in (".tsv", ".txt") else ","
+        kind = path.suffix.lower()
+        if kind == ".parquet":
+            held = pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
+            lasting = pl.selectors.duration().dt.total_microseconds() / 1e6
+            return held.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting)
+        separator = "\t" if kind in (".tsv", ".txt") else ","
         frame = pl.read_csv(
             path,
             separator=separator,
             n_rows=rows,
             glob=False,
-            infer_schema_length=None,
-            schema_overrides=dict.fromkeys(text, pl.String),
+            infer_schema=False,
             null_values=["", "NA", "NaN", "nan", "null"],
         )
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -808,3 +808,13 @@ def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_ma
     np.testing.assert_allclose(plain.reshape(-1, 3).std(0), 1, atol=1e-3)
     flat = own.tokenize(own.parse(np.full((32, 32, 3), 0.5, np.float32))).values
     assert np.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("normalise", ["data", "image"])
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e6])
+def test_pixels_of_any_unit_are_standardised(normalise: str, unit: float) -> None:
+    pixels = np.random.default_rng(0).random((32, 32, 1), np.float32)
+    fitted = Image(size=32, patch=8, normalise=normalise).fit([Picture(pixels * np.float32(unit), ("grey",))])  # type: ignore[arg-type]
+    values = fitted.tokenize(Picture(pixels * np.float32(unit), ("grey",))).values
+    assert values.std() == pytest.approx(1, rel=1e-3)
+    assert values.mean() == pytest.approx(0, abs=1e-3)

@@ -21,6 +21,7 @@ from modalities.dna import Dna
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
+from modalities.text import Text
 from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
 from shards.read import Split
@@ -257,6 +258,36 @@ def test_samples_of_labels_alone_are_counted(tmp_path: Path) -> None:
     source = Rows(columns={"table": ("size",)}, labels=("toxic",))
     manifest = build(source, MODALITIES, SplitBy(), raw, tmp_path / "out")
     assert (sum(manifest.counts().values()), manifest.skipped) == (1, {"sample without content": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes(Source):
+    """Texts with groups of their own."""
+
+    type: ClassVar[str] = "notes"
+
+    notes: tuple[tuple[str, dict[str, str]], ...] = ()
+
+    def items(self, raw: Path) -> Iterator[tuple[str, dict[str, str]]]:
+        return iter(self.notes)
+
+    def make(self, item: tuple[str, dict[str, str]], modalities: Mapping[str, Modality]) -> Sample:
+        return Sample(item[0], {"text.txt": b"a note"}, item[1])
+
+
+def test_samples_without_the_group_of_a_split_are_one_group(tmp_path: Path) -> None:
+    source = Notes(notes=(("a", {"site": "x"}), ("b", {}), ("c", {"box": "1"})))
+    manifest = build(source, {"text": Text()}, SplitBy(by="site", validation=0, test=0), tmp_path, tmp_path / "out")
+    assert sum(manifest.counts().values()) == 3
+    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["x", "", ""]
+    with pytest.raises(ValueError, match="by is 'shelf', but samples can be grouped by site, box"):
+        build(source, {"text": Text()}, SplitBy(by="shelf"), tmp_path, tmp_path / "other")
+
+
+def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+    name = b"caf\xe9.wav".decode(errors="surrogateescape")  # as Python has file names of old disks
+    build(Notes(notes=((name, {"file": name}),)), {"text": Text()}, SplitBy(by="file"), tmp_path, tmp_path / "out")
+    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["caf\\xe9.wav"]
 
 
 def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:

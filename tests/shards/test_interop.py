@@ -222,6 +222,12 @@ def test_files_that_belong_to_no_sample_are_passed_over(tmp_path: Path) -> None:
     verify(tmp_path)
 
 
+def test_tars_belong_to_the_split_that_they_are_named_after(tmp_path: Path) -> None:
+    for name in ("Test-000", "VAL_0", "training", "testimony"):
+        add(tmp_path / f"{name}.tar", {f"{name}.txt": b"a"})
+    assert index(tmp_path, {"txt": "text"}).counts() == {"train": 2, "validation": 1, "test": 1}
+
+
 def test_any_number_of_workers_indexes_alike(tmp_path: Path) -> None:
     for number in range(5):
         add(tmp_path / f"{number:05d}.tar", {f"{number}{i}.txt": b"a" * i for i in range(4)})

@@ -141,6 +141,12 @@ def test_descriptors_that_are_not_finite_are_missing() -> None:
     assert row["MaxPartialCharge"] is None
 
 
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("smiles,y,y\nCCO,1,9\n")
+    with pytest.raises(ValueError, match=r"a\.csv has the column 'y' twice"):
+        list(Molecules(files="*.csv", properties=("y",)).items(tmp_path))
+
+
 def test_columns_of_a_table_become_labels(tmp_path: Path) -> None:
     header = "name\tstructure\tactivity\tclass\n"
     with gzip.open(tmp_path / "a.tsv.gz", "wt") as file:

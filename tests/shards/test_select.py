@@ -44,6 +44,17 @@ def test_wrong_side_files_are_refused(tmp_path: Path, text: str, column: str | N
     assert "\n" not in str(caught.value)
 
 
+def test_rows_without_a_key_are_left_out(tmp_path: Path) -> None:
+    pl.DataFrame({"key": ["a", None, None], "often": [2.0, 1.0, 1.0]}).write_parquet(tmp_path / "side.parquet")
+    assert read_weights(tmp_path / "side.parquet", "often") == {"a": 2}
+
+
+def test_weights_that_no_number_can_be_made_of_are_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"key": ["a"], "often": [[1.0]]}).write_parquet(tmp_path / "side.parquet")
+    with pytest.raises(ValueError, match="holds other things than numbers"):
+        read_weights(tmp_path / "side.parquet", "often")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no keep-list"):
         read_weights(tmp_path / "none.csv")

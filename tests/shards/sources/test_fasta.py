@@ -119,12 +119,12 @@ def test_records_alone_need_no_table(raw: Path) -> None:
 
 
 def test_of_equal_sequences_one_is_enough(tmp_path: Path) -> None:
-    (tmp_path / "a.fasta").write_text(">a\nACGTACGT\n>b\nacgtacgt\n>c\nACGTACGG\n")
-    for unique, kept in ((False, 3), (True, 2)):
+    (tmp_path / "a.fasta").write_text(">a\nACGTACGT\n>b\nacgtacgt\n>c\nACGTACGG\n>gaps\nACGT--ACGT\n>rna\nACGUACGU\n")
+    for unique, kept in ((False, 5), (True, 2)):
         split = SplitBy(by="sequence", validation=0, test=0.4)
         manifest = build(Fasta(unique=unique), {"dna": Dna()}, split, tmp_path, tmp_path / f"{unique}")
         assert sum(manifest.counts().values()) == kept
-        assert manifest.skipped == ({"duplicate": 1} if unique else {})
+        assert manifest.skipped == ({"duplicate": 3} if unique else {})
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,14 @@ def test_columns_become_members_as_they_are(raw: Path) -> None:
         "labels.json": b'{"species": "jay"}',
     }
     assert second.members.keys() == {"text.txt", "table.json", "labels.json"}
-    assert first.groups == {"drug": "OCC", "note": "a red bird", "x": "1.5", "species": "jay", "scaffold": ""}
+    assert first.groups == {
+        "drug": "OCC",
+        "note": "a red bird",
+        "x": "1.5",
+        "species": "jay",
+        "seen": "2015-11-05",
+        "scaffold": "",
+    }
     assert third.groups["species"] == ""
     assert json.loads(third.members["labels.json"]) == {"species": None}
 
