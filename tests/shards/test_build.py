@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
+from shards.sources.images import ImageFolder
 from shards.sources.molecules import Molecules, canonical
 from shards.sources.rows import Rows
 from shards.split import SPLITS, key_of
@@ -285,9 +287,14 @@ def test_samples_without_the_group_of_a_split_are_one_group(tmp_path: Path) -> N
 
 
 def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
-    name = b"caf\xe9.wav".decode(errors="surrogateescape")  # as Python has file names of old disks
-    build(Notes(notes=((name, {"file": name}),)), {"text": Text()}, SplitBy(by="file"), tmp_path, tmp_path / "out")
-    assert [group for _, group, *_ in Split(tmp_path / "out", "train").locations()] == ["caf\\xe9.wav"]
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in (b"caf\xe9", b"cafe"):  # as old disks have them
+        ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(raw / f"{os.fsdecode(name)}.png")
+    build(
+        ImageFolder(pattern="{who}"), {"image": Image()}, SplitBy(by="who", validation=0, test=0), raw, tmp_path / "out"
+    )
+    assert {group for _, group, *_ in Split(tmp_path / "out", "train").locations()} == {"cafe", "caf\\xe9"}
 
 
 def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
