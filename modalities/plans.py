@@ -109,6 +109,8 @@ def check(modalities: Mapping[str, Modality], how: Plan, visible: bool) -> None:
             known = ("random", "span", "block", *modality.axes)
             if masking.kind not in known:
                 raise ValueError(f"modalities.{name}.mask.kind is {masking.kind!r}; known: {', '.join(known)}")
+            if masking.kind == "block" and modality.widths[2] < 2:
+                raise ValueError(f"modalities.{name}.mask.kind 'block' needs tokens on a grid: use 'random' or 'span'")
     if how.modality is not None and how.modality not in modalities:
         raise ValueError(f"masking.modality is {how.modality!r}, which is no modality here")
     if how.kind == "hide" and visible:

@@ -82,7 +82,7 @@ def _sound(modality: Spectrogram, members: Mapping[str, bytes], tokens: Tokens) 
 @plain.register
 def _bands(modality: Signal, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
     """Logarithms of each known channel's power in five bands by Welch's method, and of its variance."""
-    if modality.uneven:
+    if modality.uneven or modality.sample_rate_hz < 2 * RHYTHMS_HZ[0][1]:  # too slow for any of the bands
         return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
     rate_hz = modality.sample_rate_hz
     found = np.zeros((len(modality.vocabulary), len(RHYTHMS_HZ) + 1), np.float32)
@@ -117,13 +117,16 @@ def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:
 def predict(task: Task, x: np.ndarray, y: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     """Fit ridge, its strength chosen by cross-validation on the training rows, or logistic regression.
 
-    Returns standardised numbers `(N,)` or probabilities `(N, classes)` for `unseen`.
+    Returns standardised numbers `(N,)` or probabilities `(N, classes)` for `unseen`. Where all rows are of one class
+    that is what is predicted.
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.preprocessing import StandardScaler
 
     if task.kind == "regression":
         return RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, y).predict(unseen)
+    if (y == y[0]).all():
+        return np.tile(np.eye(task.outputs)[y[0]], (len(unseen), 1))
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(max_iter=1000).fit(scaler.transform(x), y)
     probabilities = np.zeros((len(unseen), task.outputs))

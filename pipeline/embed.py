@@ -31,23 +31,22 @@ class Embedded:
 @torch.inference_mode()
 def embed(model: SensoriumModel, batches: Iterable[Batch]) -> Embedded:
     """Embed the samples of batches, in float32."""
-    parts: list[tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]] = []
+    keys: list[str] = []
+    faults: list[Fault] = []
+    parts: list[tuple[dict[str, np.ndarray], ...]] = []
     for batch in batches:
         full = model(batch.to(model.device), views=("full",))["full"]
-        parts.append(
-            (
-                batch,
-                {name: value.float().cpu().numpy() for name, value in full.embeddings.items()},
-                {name: value.float().cpu().numpy() for name, value in full.pooled.items()},
-                full.fused.float().cpu().numpy(),
-            )
-        )
-    names = list(model.modalities)
-    return Embedded(
-        [key for batch, *_ in parts for key in batch.keys],
-        {name: np.concatenate([embeddings[name] for _, embeddings, _, _ in parts]) for name in names},
-        {name: np.concatenate([pooled[name] for _, _, pooled, _ in parts]) for name in names},
-        {name: np.concatenate([batch.present[name].cpu().numpy() for batch, *_ in parts]) for name in names},
-        np.concatenate([fused for *_, fused in parts]),
-        [fault for batch, *_ in parts for fault in batch.faults],
+        keys += batch.keys
+        faults += batch.faults
+        made = (full.embeddings, full.pooled, batch.present, {"": full.fused})
+        parts.append(tuple({name: _array(value) for name, value in each.items()} for each in made))
+    embeddings, pooled, present, fused = (
+        {name: np.concatenate([each[name] for each in several]) for name in several[0]}
+        for several in zip(*parts, strict=True)
     )
+    return Embedded(keys, embeddings, pooled, present, fused[""], faults)
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    """A tensor's copy as an array, numbers in float32."""
+    return (value if value.dtype == torch.bool else value.float()).cpu().numpy().copy()

@@ -13,7 +13,7 @@ import numpy as np
 from modalities.base import Modality
 from pipeline import baseline
 from pipeline.embed import Embedded, embed
-from pipeline.labelled import Task, hashes_in, task_of
+from pipeline.labelled import Task, finite, hashes_in, task_of
 from pipeline.loader import Held
 from pipeline.measures import classification, rankme, regression, retrieval
 from pipeline.model.modeling import SensoriumModel
@@ -61,18 +61,22 @@ def evaluate(
         "samples": len(gallery),
         "trained_on" if own else "left_out": seen,
         "retrieval": retrieval(encoded.embeddings, encoded.present),
-        "rankme": {name: rankme(values[encoded.present[name]]) for name, values in encoded.pooled.items()},
+        "rankme": {
+            name: rankme(values[encoded.present[name]])
+            for name, values in encoded.pooled.items()
+            if encoded.present[name].any()
+        },
         "skipped": len(encoded.faults),
     }
     name = label or recipe.evaluate.probe
-    if name is not None:
-        training = Split(where, "train", cache=recipe.data.cache)
-        places = ranked(training)[: recipe.evaluate.samples]
-        result["probe"] = probe(
-            name,
-            (encode(model, training, places, workers), labels_of(training, places, name)),
-            (encoded, labels_of(unseen, gallery, name)),
-        )
+    if name is None:
+        held.add_result(evaluate=result)
+        return result
+    training = Split(where, "train", cache=recipe.data.cache)
+    places = ranked(training)[: recipe.evaluate.samples]
+    known, true = labels_of(training, places, name), labels_of(unseen, gallery, name)
+    held.add_result(evaluate=result)  # so that a label that nothing can be learned from leaves this much
+    result["probe"] = probe(name, (encode(model, training, places, workers), known), (encoded, true))
     held.add_result(evaluate=result)
     return result
 
@@ -127,7 +131,7 @@ def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]
 
 
 def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> list[Any]:
-    """One label of samples, None where it is missing.
+    """One label of samples, None where it is missing or not finite.
 
     Raises:
         ValueError: no sample has it.
@@ -136,7 +140,7 @@ def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> lis
     if not any(name in row for row in found):
         known = sorted({key for row in found for key in row})
         raise ValueError(f"{split.folder} has no label {name!r}; it has {listed(known, name)}")
-    return [row.get(name) for row in found]
+    return [finite(row.get(name)) for row in found]
 
 
 def probe(name: str, training: tuple[Embedded, list[Any]], unseen: tuple[Embedded, list[Any]]) -> dict[str, Any]:

@@ -35,9 +35,11 @@ from pipeline.evaluate import encode, ranked, shown
 from pipeline.finetune import Predictor, load_predictor
 from pipeline.labelled import Task
 from pipeline.loader import tokenize
+from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run, written_aside
 from shards.manifest import write_json
+from shards.names import listed
 from shards.read import Split
 
 SHARED: tuple[ModuleType, ...] = (
@@ -52,6 +54,8 @@ SHARED: tuple[ModuleType, ...] = (
 )
 """Modules every exported model needs; those of its modalities, and what they import, are added."""
 EXAMPLES = 8
+WRITTEN = (".py", ".json", ".safetensors", ".model")
+"""How names of files of an export end."""
 
 
 def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
@@ -68,8 +72,8 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
     """
     held = Run.existing(Path(run))
     target = Path(to) if to is not None else held.folder.with_name(held.folder.name + "-export")
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").is_file():
-        raise ValueError(f"{target} is not empty and not an exported model: choose another folder")
+    if others := _others(target):
+        raise ValueError(f"{target} holds what is no exported model ({listed(others)}): choose another folder")
     fitted = held.modalities()
     assert fitted is not None
     tuned = load_predictor(held) if held.fine_tuned else None
@@ -89,6 +93,16 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
         result["pushed"] = push
         held.add_result(export=result)
     return result
+
+
+def _others(folder: Path) -> list[str]:
+    """What stands in a folder that no export has written, all where it holds no exported model."""
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    with suppress(ValueError, OSError):
+        if json.loads((folder / "config.json").read_text())["model_type"] == SensoriumConfig.model_type:
+            known = ("README.md", "requirements.txt", "__pycache__")
+            return [name for name in names if name not in known and Path(name).suffix not in WRITTEN]
+    return names
 
 
 def _push(folder: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -135,7 +136,10 @@ def finetune(
 
 def _target(source: Run, out: str | Path | None, label: str) -> Path:
     """The folder of the fine-tuned run."""
-    target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{label}")
+    word = re.sub(r"[^\w.-]+", "_", label)
+    target = Path(out) if out is not None else source.folder.with_name(f"{source.folder.name}-{word}")
+    if label == "key":
+        raise ValueError("a label 'key' would stand where the keys of predictions do: rename the column")
     if target.exists() and any(target.iterdir()) and not Run(target).fine_tuned:
         raise ValueError(f"{target} holds something else than a fine-tuned run: give another --out")
     return target
@@ -233,13 +237,13 @@ def fit(
     if settings.mode == "linear":
         return
     trained: Any = predictor
+    before = {name: p.detach().clone() for name, p in predictor.named_parameters()}
     if settings.mode == "lora":
         from peft import LoraConfig, get_peft_model
 
         targets_of = ["qkv", "attention.out", "mlp.0", "mlp.2"]
         trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=targets_of, modules_to_save=["head"]))
     parameters = [p for p in trained.parameters() if p.requires_grad]
-    before = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * -(-len(train) // settings.batch_size)
     warmup = 0.1 if steps != 10 else 0.0  # OneCycleLR divides by zero where its warm-up is one step exactly
@@ -260,12 +264,11 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-    with torch.no_grad():
-        for parameter, start in zip(parameters, before, strict=True):
-            parameter.lerp_(start, settings.keep)
     if settings.mode == "lora":
-        merged = trained.merge_and_unload()
-        predictor.load_state_dict(merged.state_dict())
+        predictor.load_state_dict(trained.merge_and_unload().state_dict())
+    with torch.no_grad():  # after the merge: the mean of weights is not that of their factors
+        for name, parameter in predictor.named_parameters():
+            parameter.lerp_(before[name], settings.keep)
     predictor.eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -140,7 +141,7 @@ def _from_rows(
             continue
         if by is not None and by not in sample.groups:
             raise ValueError(f"cannot split by {by!r}{nearest(by, sample.groups)}")
-        value = json.loads(members["labels"]["json"])[label] if label else None
+        value = finite(json.loads(members["labels"]["json"])[label]) if label else None
         rows.append((str(item[1]), tokens, members, value, sample.groups[by] if by else f"row {item[1]}"))
     if not rows:
         raise ValueError(f"no usable row in {data}" + first_of(skipped))
@@ -260,7 +261,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
                     skipped[key] = error.reason
                     continue
                 known |= held.keys()
-                value = held.get(label)
+                value = finite(held.get(label))
             rows.append((key, group, split, (shard, number), value))
     if label is not None and label not in known:
         raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
@@ -303,6 +304,11 @@ def hashes_in(split: Split, modalities: Mapping[str, Modality]) -> Iterator[tupl
     by = split.manifest.split.get("by")
     for place, group, contents in split.contents():
         yield place, hashes_of(contents, by, group, modalities)
+
+
+def finite(label: Any) -> Any:
+    """A label; None where it is a number that is not finite, for nothing can be learned from it."""
+    return None if isinstance(label, float) and not math.isfinite(label) else label
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from torch import nn
 
 import modalities  # noqa: F401  (registers the kinds of data)
 import pipeline.objectives  # noqa: F401
@@ -31,6 +33,9 @@ from shards.sources.base import Source
 from shards.sources.base import registry as source_types
 from shards.split import SplitBy
 
+_MODULES = nn.ModuleDict()
+_TAKEN = {"self", "labels", "label", "task", "key", "fused", "unseen", "unseen_classes", "return_tensors"}
+"""Names that mean something else beside modalities: in figures, files of embeddings and processors."""
 Fraction = Field(ge=0, le=1)
 Positive = Field(ge=1)
 
@@ -234,7 +239,7 @@ class Train(Strict):
     pass_size: int | None = Field(None, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     clip: float = Field(1.0, gt=0)
     schedule: Schedule = Schedule()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -288,8 +293,8 @@ class Recipe(Strict):
         if not isinstance(value, dict) or not value:
             raise ValueError("a recipe needs at least one modality")
         for name in value:
-            if not str(name).isidentifier() or name == "labels":
-                raise ValueError(f"modality name {name!r} must be a plain word other than 'labels'")
+            if not can_name(str(name)):
+                raise ValueError(f"modality name {name!r} is no plain word, or means something else: choose another")
         return {name: typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
 
     @field_validator("masking", mode="before")
@@ -323,6 +328,10 @@ class Recipe(Strict):
         resolve(self.data.dedupe, self.modalities)
         for config in self.objectives.values():
             config.check(self.modalities)
+            if not 0 <= config.weight < math.inf:
+                raise ValueError(
+                    f"objectives.{config.name}.weight is {config.weight}: it must be at least 0 and finite"
+                )
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -472,11 +481,16 @@ def dump(state: Mapping[str, Any]) -> str:
     return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
+def can_name(name: str) -> bool:
+    """Whether a modality can be called so: an argument in Python, a module in torch, a column and key beside others."""
+    return name.isidentifier() and not keyword.iskeyword(name) and name not in _TAKEN and not hasattr(_MODULES, name)
+
+
 def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from a file, a name or a mapping, with overrides `key.key=value`.
 
     `size` picks an entry of the recipe's own `sizes`, or one of tiny, small, base and large; what the recipe says
-    itself under `model` wins over the latter.
+    itself under `model` wins over the latter, unless the size is an override.
 
     Raises:
         ValueError: anything wrong, in one line that names the key.
@@ -489,7 +503,8 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     if size in sizes:
         state = merge(state, sizes[size])
     elif size in SIZES:
-        state["model"] = merge(SIZES[size], state.get("model") or {})
+        held = state.get("model") or {}
+        state["model"] = merge(held, SIZES[size]) if "size" in changes else merge(SIZES[size], held)
     elif size is not None:
         raise ValueError(f"size is {size!r}{nearest(str(size), [*sizes, *SIZES])}")
     state = merge(state, {key: value for key, value in changes.items() if key != "size"})

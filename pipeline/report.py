@@ -52,6 +52,8 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     result = held.result()
     if finetuned is not None:
         result["finetune"] = Run(Path(finetuned)).result().get("finetune")
+        if result["finetune"] is None:
+            raise ValueError(f"{finetuned} is no fine-tuned run: give the folder that finetune wrote")
     template = Path(__file__).parent / "templates" / "report.html.j2"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     metrics = [row for row in held.metrics() if row.get("split", "train") == "train"]
@@ -137,8 +139,8 @@ def embedding_map(encoded: Embedded, values: Sequence[Any] | None, label: str | 
     if shown and values is not None:
         numbers = np.concatenate([np.array(_numbers(values))[encoded.present[name]] for name in names])
         dots = axes[1].scatter(*flat.T, s=7, c=numbers, cmap="viridis", linewidths=0, alpha=0.8)
-        figure.colorbar(dots, ax=axes[1], shrink=0.8, label=label)
-        axes[1].set_title(f"by {label}")
+        figure.colorbar(dots, ax=axes[1], shrink=0.8).set_label(str(label), parse_math=False)
+        axes[1].set_title(f"by {label}", parse_math=False)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():

@@ -65,8 +65,12 @@ def look(root: Path) -> Survey:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    folders = deque([root])
+    folders, known = deque([root]), set[Path]()
     while folders:
+        if (real := folders[0].resolve()) in known:  # by a link
+            folders.popleft()
+            continue
+        known.add(real)
         below = []
         with os.scandir(folders.popleft()) as entries:
             for entry in entries:

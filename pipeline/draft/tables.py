@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pipeline.draft import settings
 from pipeline.draft.base import ALONE, Draft, Group, Sheet, grouped, labelled
@@ -13,6 +13,7 @@ from pipeline.draft.columns import Columns
 from pipeline.draft.molecules import SCAFFOLD, drawn
 from pipeline.draft.settings import MASKS, OF_FILES, SMILES, TABLE, State
 from pipeline.draft.survey import Survey, spread
+from pipeline.recipe import can_name
 
 
 def tables(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
@@ -42,7 +43,7 @@ def _rows(seen: Survey, alike: Sequence[Sheet]) -> Draft | None:
 
     def add(kind: str, column: str, state: State | None, several: bool) -> None:
         if state:
-            name = _word(column, kind) if several else kind
+            name = _word(column, kind, modalities) if several else kind
             modalities[name], content[name] = state, column
 
     for column, kind in columns.files.items():
@@ -101,10 +102,12 @@ def table_glob(seen: Survey, alike: Sequence[Sheet]) -> str:
     return glob.escape(seen.name(path.parent) + "/").removeprefix("./") + f"*{path.suffix}"
 
 
-def _word(name: str, otherwise: str) -> str:
-    """A column's name as a modality's."""
+def _word(name: str, otherwise: str, taken: Container[str]) -> str:
+    """A column's name as a modality's, other than those taken."""
     word = re.sub(r"\W+", "_", name).strip("_").lower()
-    return word if word.isidentifier() and word not in ("labels", "table") else f"{otherwise}_{word}"
+    word = word if can_name(word) and word != "table" else f"{otherwise}_{word}"
+    numbered = (f"{word}_{number}" for number in itertools.count(2))
+    return word if word not in taken else next(each for each in numbered if each not in taken)
 
 
 def _molecule_table(seen: Survey, alike: Sequence[Sheet], columns: Columns) -> Draft:

@@ -25,15 +25,17 @@ class Encoding:
 
     pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
     where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
-    batch's order, zero where dropped. layers: `(B, (depth + 1) * dim)` by modality where asked for, means of what goes
-    into each block and of what comes out of the trunk. places: `(T, dim)` by modality, what a token is apart from its
-    content. predictions: `(targets + 1, outputs)` by modality, the last row the dummy's.
+    batch's order, zero where dropped. alone: the same before fusion, of which no token knows another modality. layers:
+    `(B, (depth + 1) * dim)` by modality where asked for, means of what goes into each block and of what comes out of
+    the trunk. places: `(T, dim)` by modality, what a token is apart from its content. predictions: `(targets + 1,
+    outputs)` by modality, the last row the dummy's.
     """
 
     pooled: dict[str, torch.Tensor]
     embeddings: dict[str, torch.Tensor]
     tokens: dict[str, torch.Tensor]
     fused: torch.Tensor
+    alone: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: dict[str, torch.Tensor] = field(default_factory=dict)
     places: dict[str, torch.Tensor] = field(default_factory=dict)
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -176,8 +178,8 @@ class SensoriumModel(PreTrainedModel):
         decode: also predict the masked targets of `visible`. layers: also pool what goes into each block.
         """
         if not hasattr(batch, "packs"):  # by what it is: code from the Hub loads a processor's classes apart
-            batch = self.pack(batch).to(self.device)
-        encodings = self._encode(batch, views or ("full",), decode, layers)
+            batch = self.pack(batch)
+        encodings = self._encode(batch.to(self.device), views or ("full",), decode, layers)
         if views is not None:
             return encodings
         full = encodings["full"]
@@ -234,19 +236,21 @@ class SensoriumModel(PreTrainedModel):
         parts = x.split([len(part) for part in inputs])
         encodings = {}
         for view in views:
-            tokens, means, embeddings = {}, {}, {}
+            alone, means, embeddings, seen = {}, {}, {}, {}
             for i, (owner, name, keep) in enumerate(wanted):
                 if owner != view:
                     continue
-                tokens[name] = parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
+                alone[name] = parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
+                seen[name] = keep
                 means[name] = pooled[i]
                 embeddings[name] = F.normalize(self.projections[name](pooled[i]).float(), dim=1, eps=1e-6)
-            tokens, fused = self._fuse(batch, tokens, means)
+            tokens, fused = self._fuse(batch, alone, means, seen)
             encodings[view] = Encoding(
                 {name: mean[:-1] for name, mean in means.items()},
                 {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
                 tokens,
                 fused[:-1],
+                alone,
                 {name: deep[i, :-1] for i, (owner, name, _) in enumerate(wanted) if layers and owner == view},
                 {name: places[view, name] for name in batch.packs},
             )
@@ -255,13 +259,22 @@ class SensoriumModel(PreTrainedModel):
         return encodings
 
     def _fuse(
-        self, batch: Batch, tokens: dict[str, torch.Tensor], means: dict[str, torch.Tensor]
+        self,
+        batch: Batch,
+        tokens: dict[str, torch.Tensor],
+        means: dict[str, torch.Tensor],
+        seen: dict[str, torch.Tensor],
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Tokens after fusion and `(B + 1, dim)` of whole samples; without fusion blocks the mean over modalities."""
+        """Tokens after fusion and `(B + 1, dim)` of whole samples; without fusion blocks the mean over modalities.
+
+        seen: `(T,)` bool by modality, which tokens are there; dropped ones stay zero.
+        """
         if self.fusion is not None:
-            sample = torch.cat([batch.packs[name].sample for name in tokens])
-            x = self.fusion(torch.cat(list(tokens.values())), sample)
-            split = x.split([len(part) for part in tokens.values()])
+            here = torch.cat([seen[name] for name in tokens])
+            sample = torch.cat([batch.packs[name].sample for name in tokens])[here]
+            x = self.fusion(torch.cat(list(tokens.values()))[here], sample)
+            whole = x.new_zeros(len(here), x.shape[1]).masked_scatter(here.unsqueeze(1), x)
+            split = whole.split([len(part) for part in tokens.values()])
             return dict(zip(tokens, split, strict=True)), segment_mean(x, sample, batch.size + 1)
         present = torch.stack([F.pad(batch.present[name].float(), (0, 1), value=1.0) for name in means])
         total = (torch.stack(list(means.values())) * present.unsqueeze(2)).sum(0)

@@ -47,6 +47,8 @@ class Contrastive(ObjectiveConfig):
         for name in itertools.chain(*pairs):
             if name not in modalities:
                 raise ValueError(f"objectives.contrastive.pairs names {name!r}, which is no modality here")
+        if twice := [a for a, b in pairs if a == b]:
+            raise ValueError(f"objectives.contrastive.pairs has {twice[0]!r} with itself: name two modalities")
         if not 1 <= self.scale <= 100:
             raise ValueError(f"objectives.contrastive.scale is {self.scale}, it must lie within [1, 100]")
 

@@ -81,7 +81,7 @@ class RegressionObjective(Objective):
         place = self.place(encoding.places[self.target].float())
         counts, terms = self.count(batch), {}
         for source in self.sources:
-            features = self._sum(source, encoding.tokens[source].float(), batch)
+            features = self._sum(source, encoding.alone[source].float(), batch)
             # Not by brackets, whose backward adds up in the order that threads arrive in.
             prediction = self.head(features.index_select(0, content.sample) * place)
             losses = self.modality.loss(prediction, content.values, content.ids)

@@ -95,6 +95,13 @@ def test_sounds_are_levels_of_mel_bands() -> None:
     assert means[1].argmax() > 12
 
 
+def test_signals_slower_than_any_band_are_means_and_deviations() -> None:
+    hours = Recording(np.arange(96, dtype=np.float32)[None], ("Cz",), ("uV",), 1 / 3600)
+    signal = Signal(montage="eeg", unit="uV", sample_rate_hz=1 / 3600, patch_s=4 * 3600)
+    signal = signal.fit([signal.decode(to_members(hours))])
+    assert plain(signal, {}, signal.parse(hours)).shape == (2 * signal.widths[0],)
+
+
 def test_signals_are_band_powers_by_channel() -> None:
     time_s = np.arange(1000) / 100
     samples = np.stack([np.sin(2 * np.pi * hz * time_s) for hz in (2.03, 10.03)]).astype(np.float32)

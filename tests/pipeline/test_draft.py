@@ -360,6 +360,22 @@ def test_parquet_with_text(raw: Path, make: Make) -> None:
     assert total(manifest) == 12
 
 
+def test_columns_whose_names_cannot_be_those_of_modalities(raw: Path, make: Make) -> None:
+    words = ["a red bird with a short bill", "two grey birds on a wire", "the nest of a wren in the ivy"]
+    names = ("Values", "Type", "Note 1", "Note-1")
+    frame = {name: [f"{words[i % 3]} {name} {i}" for i in range(60)] for name in names}
+    pl.DataFrame(frame).write_parquet(raw / "notes.parquet")
+    state, *_ = make()
+    assert set(state["modalities"]) == {"text_values", "text_type", "note_1", "note_1_2"}
+
+
+def test_links_to_folders_that_hold_them_are_followed_once(raw: Path, make: Make) -> None:
+    (raw / "notes.csv").write_text("smiles,activity\n" + "".join(f"{'C' * n}O,{n / 7}\n" for n in range(1, 40)))
+    (raw / "again").symlink_to(raw)
+    _, _, manifest = make()
+    assert total(manifest) == 39
+
+
 def test_ptbxl(raw: Path, make: Make) -> None:
     leads = ["I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     rows = []

@@ -79,6 +79,13 @@ def test_an_empty_split_is_named(own: Path, shards: Path, tmp_path: Path) -> Non
         evaluate(own, copy)
 
 
+def test_labels_that_are_not_finite_are_missing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(shards, "test")
+    cells = iter([b'{"y": Infinity}', b'{"y": 1.5}', b'{"y": NaN}'])
+    monkeypatch.setattr(Split, "read", lambda self, *place: {"labels": {"json": next(cells)}})
+    assert labels_of(split, [(0, 0)] * 3, "y") == [None, 1.5, None]
+
+
 def test_labels_are_read_in_order(shards: Path) -> None:
     split = Split(shards, "test")
     places = ranked(split)[:5]
@@ -91,6 +98,25 @@ def test_nearest_neighbours_of_two_clusters() -> None:
     y = np.repeat([0.0, 1.0], 30)
     found = neighbours(Task("y", "regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
     assert found.tolist() == [0.0, 1.0]
+
+
+def test_a_modality_of_one_class_alone_predicts_that(own: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def encoded(count: int) -> Embedded:
+        values = {name: rng.standard_normal((count, 4)).astype(np.float32) for name in "mn"}
+        here = {"m": np.ones(count, bool), "n": np.arange(count) % 2 == 0}
+        return Embedded([""] * count, values, values, here, values["m"], [])
+
+    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(6), ["a", "b"] * 3))
+    assert found["n"]["linear"]["accuracy"] == 1
+
+
+def test_a_label_that_does_not_vary_leaves_the_other_figures(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "labels_of", lambda split, places, name: [1.5] * len(places))
+    with pytest.raises(ValueError, match="'qed' has one value only"):
+        evaluate(own)
+    assert Run(own).result()["evaluate"].keys() > {"retrieval", "rankme"}
 
 
 def test_classes_that_training_has_not_are_counted() -> None:

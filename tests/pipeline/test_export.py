@@ -203,6 +203,15 @@ def test_what_cannot_be_pushed_is_told_in_one_line(
     assert (tmp_path / "model" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("kind", ["llama", "sensorium"])
+def test_a_model_or_repository_of_others_is_left_alone(run: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(ValueError, match=r"holds what is no exported model \(.*\.git.*\): choose another folder"):
+        export_run(run, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="choose another folder"):

@@ -83,9 +83,10 @@ def test_modes(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
         assert "trunk.blocks.0.norm_mlp.weight" in changed
 
 
-def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
     for keep in (0.0, 0.25, 1.0):
-        settings = Settings(keep=keep, labels=24, epochs=2, batch_size=8)
+        settings = Settings(mode=mode, keep=keep, labels=24, epochs=2, batch_size=8)  # type: ignore[arg-type]
         tuned(run, table, tmp_path / f"{keep}", compare=False, settings=settings)
     after, between, before = (Run(tmp_path / f"{keep}").load_model().state_dict() for keep in (0.0, 0.25, 1.0))
     started = Run(run).load_model().state_dict()

@@ -221,6 +221,37 @@ def test_fusion_lets_one_modality_see_another(kinds: dict[str, Modality], draw: 
         assert differs(a.fused, b.fused)
 
 
+def test_dropped_tokens_take_no_part(model: SensoriumModel, draw: Draw) -> None:
+    samples = draw(3)
+    fewer = [{name: Tokens(*(part[1::2] for part in tokens)) for name, tokens in s.items()} for s in samples]
+    dropped = batch_of(model, samples, Action.DROP)
+    ours, theirs = encode(model, dropped, "visible"), encode(model, batch_of(model, fewer))
+    torch.testing.assert_close(ours.fused, theirs.fused, **CLOSE)
+    for name, content in dropped.packs.items():
+        gone = content.action == Action.DROP
+        assert gone.any()
+        assert not ours.tokens[name][gone].any()
+        assert ours.tokens[name][~gone].any()
+
+
+def test_tokens_before_fusion_know_one_modality_alone(kinds: dict[str, Modality], draw: Draw) -> None:
+    model = make(kinds, fusion_depth=2)
+    batch = batch_of(model, draw(2))
+    a, b = encode(model, batch), encode(model, change(batch, "table", batch.packs["table"].sample < 2))
+    assert differs(a.tokens["image"], b.tokens["image"])
+    torch.testing.assert_close(a.alone["image"], b.alone["image"], **CLOSE)
+
+
+def test_a_batch_comes_to_where_the_model_is(
+    model: SensoriumModel, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[torch.device] = []
+    to = Batch.to
+    monkeypatch.setattr(Batch, "to", lambda self, device: moved.append(device) or to(self, device))
+    model(batch_of(model, draw(1)))
+    assert moved == [model.device]
+
+
 def test_fused_features_without_fusion_are_the_mean_over_modalities(kinds: dict[str, Modality], draw: Draw) -> None:
     model = make(kinds)
     first, second = draw(2)

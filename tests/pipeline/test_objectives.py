@@ -319,7 +319,9 @@ def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict
     cells = Tokens(*(np.tile(part, (1000, 1)) for part in sample["table"]))
     batch = pack([{**sample, "table": cells}], {name: modality.widths for name, modality in kinds.items()})
     tokens = {name: torch.randn(len(content.sample), 64) for name, content in batch.packs.items()}
-    encoding = Encoding({}, {}, tokens, torch.zeros(1, 64), places={"table": torch.randn(len(cells.ids) + 1, 64)})
+    encoding = Encoding(
+        {}, {}, {}, torch.zeros(1, 64), alone=tokens, places={"table": torch.randn(len(cells.ids) + 1, 64)}
+    )
     weight = made.features["smiles"][0].weight
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

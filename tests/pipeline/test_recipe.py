@@ -123,6 +123,14 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
         ("train=3", "'train'"),
         ("objectives.contrastive.scale=1000", "objectives.contrastive.scale is 1000"),
         ("objectives.contrastive.pairs=[[image, sound]]", "'sound'"),
+        ("objectives.contrastive.pairs=[[image, image]]", "'image' with itself"),
+        ("objectives.masked.weight=-1", "weight is -1.0: it must be at least 0"),
+        ("objectives.masked.weight=.nan", "weight is nan"),
+        ("train.betas=[1.5, 2]", "train.betas"),
+        ("modalities.smiles.mask.kind=block", "'block' needs tokens on a grid"),
+        ("modalities.type={type: text}", "'type' is no plain word"),
+        ("modalities.class={type: text}", "'class' is no plain word"),
+        ("modalities.key={type: text}", "'key' is no plain word"),
         ("objectives.masked.weights={sound: 1}", "'sound'"),
         ("objectives.masked=3", "objectives.masked must be a mapping"),
         ("data.split.test=1.5", "data.split"),
@@ -210,7 +218,9 @@ def test_overrides_win_over_sizes_and_recipe(recipe: dict[str, Any]) -> None:
     plain = {key: value for key, value in recipe.items() if key != "model"}
     assert load(plain, ["size=tiny"]).model.dim == SIZES["tiny"]["dim"]
     assert load(plain, ["size=tiny", "model.dim=96"]).model.dim == 96
-    assert load(recipe, ["size=tiny"]).model.dim == 32, "what a recipe says under model wins over a common size"
+    assert load({**recipe, "size": "tiny"}).model.dim == 32, "what a recipe says under model wins over a common size"
+    assert load(recipe, ["size=tiny"]).model.dim == SIZES["tiny"]["dim"]
+    assert load(recipe, ["size=tiny", "model.dim=96"]).model.dim == 96
     own = {**recipe, "sizes": {"wide": {"model": {"dim": 64}, "train": {"steps": 9}}}, "size": "wide"}
     assert (load(own).model.dim, load(own).train.steps) == (64, 9)
     assert load(own, ["train.steps=2"]).train.steps == 2
