@@ -113,5 +113,10 @@ def check(modalities: Mapping[str, Modality], how: Plan, visible: bool) -> None:
                 raise ValueError(f"modalities.{name}.mask.kind 'block' needs tokens on a grid: use 'random' or 'span'")
     if how.modality is not None and how.modality not in modalities:
         raise ValueError(f"masking.modality is {how.modality!r}, which is no modality here")
+    axes = {axis for modality in modalities.values() for axis in modality.axes}
+    if how.kind == "complementary" and how.axis != Plan.axis and how.axis not in axes:
+        raise ValueError(
+            f"masking.axis is {how.axis!r}, which is no axis of any modality; known: {', '.join(sorted(axes))}"
+        )
     if how.kind == "hide" and visible:
         raise ValueError("masking.kind 'hide' leaves nothing of a modality: let the objectives read 'full'")

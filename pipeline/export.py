@@ -84,7 +84,7 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
         write_code(aside, list(fitted.values()))
         (aside / "README.md").write_text(card(held, fitted, tuned[1] if tuned else None))
         difference = check(aside)
-        if difference > 1e-5:
+        if not difference <= 1e-5:  # nor is what is not a number
             raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
     result = {"path": str(target), "max_difference": difference}
     held.add_result(export=result)

@@ -37,6 +37,7 @@ RESUMABLE = {
     "evaluate.gallery",
     "evaluate.probe",
     "evaluate.samples",
+    "data.samples_per_shard",
     "data.verify",
     "data.max_skipped",
     "data.cache.folder",

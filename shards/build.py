@@ -16,7 +16,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import shutil
 import tarfile
 import uuid
@@ -34,7 +33,7 @@ from shards.engines import Run, started
 from shards.index import index_path, write_index
 from shards.ledger import Ledger, Row
 from shards.manifest import VERSION, Manifest, Shard, describe, write_json
-from shards.sources.base import Made, Sample, Source, Span
+from shards.sources.base import Made, Sample, Source, Span, walk
 from shards.split import SPLITS, SplitBy
 
 CHUNK = 64
@@ -69,14 +68,11 @@ class _Job:
 
 def _listing(raw: Path, leave_out: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
     """Path, size and time of all files, in order."""
-    left_out = {path.resolve() for path in leave_out}
-    walk: Iterable[tuple[str, list[str], list[str]]] = os.walk(raw)
     root = raw if raw.is_dir() else raw.parent
-    for folder, folders, names in walk if raw.is_dir() else [(str(root), [], [raw.name])]:
-        folders[:] = sorted(name for name in folders if Path(folder, name).resolve() not in left_out)
-        for path in sorted(Path(folder, name) for name in names):
-            if path.exists():  # not a link to nowhere
-                yield path.relative_to(root), path.stat().st_size, path.stat().st_mtime_ns
+    left_out = [path.resolve() for path in leave_out]
+    for folder, names in walk(raw, leave_out=left_out) if raw.is_dir() else [(root, [raw.name])]:
+        for path in (folder / name for name in names):
+            yield path.relative_to(root), path.stat().st_size, path.stat().st_mtime_ns
 
 
 def build(

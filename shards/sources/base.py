@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -88,8 +91,38 @@ class Source(ABC):
         return made
 
 
+def walk(root: Path, deepest: int | None = None, leave_out: Collection[Path] = ()) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder from `root` down with the names of its files, in a fixed order.
+
+    Folders behind links are among them, each but once, where it truly lies if that is below `root` too. deepest: how
+    many levels down. leave_out: resolved folders to pass over.
+    """
+    waiting, links, known = deque([(root, 0)]), deque[tuple[Path, int]](), set(leave_out)
+    while waiting or links:
+        folder, depth = (waiting or links).popleft()
+        if (real := folder.resolve()) in known:
+            continue
+        known.add(real)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        if deepest is None or depth < deepest:
+            for entry in entries:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append((folder / entry.name, depth + 1))
+        yield folder, [entry.name for entry in entries if entry.is_file()]
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path fit those of a glob, of which `**` stands for any number."""
+    if not pattern or not path:
+        return not pattern and not path
+    if pattern[0] == "**":
+        return _fits(path, pattern[1:]) or _fits(path[1:], pattern)
+    return fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
+
+
 def matching(raw: Path, pattern: str, suffixes: tuple[str, ...] = (), *, anywhere: bool = False) -> list[Path]:
-    """The files of a folder by a glob, in order, or the one file given.
+    """The files of a folder by a glob, in order, or the one file given; links to folders are followed.
 
     suffixes: those that files may have, all by default. anywhere: the glob holds in all folders below too.
 
@@ -101,7 +134,10 @@ def matching(raw: Path, pattern: str, suffixes: tuple[str, ...] = (), *, anywher
     elif PurePath(pattern).is_absolute():
         raise ValueError(f"data.source names files by the absolute path {pattern}: name them below {raw}")
     else:
-        found = sorted(path for path in (raw.rglob if anywhere else raw.glob)(pattern) if path.is_file())
+        parts = (*(("**",) if anywhere else ()), *PurePath(pattern).parts)
+        folders = walk(raw, None if "**" in parts else len(parts) - 1)
+        paths = (folder / name for folder, names in folders for name in names)
+        found = sorted(path for path in paths if _fits(path.relative_to(raw).parts, parts))
     found = [path for path in found if not suffixes or path.suffix.lower() in suffixes]
     if not found:
         raise ValueError(f"no {', '.join(suffixes)} file {pattern} in {raw}".replace("  ", " "))

@@ -127,6 +127,7 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
         ("objectives.masked.weight=-1", "weight is -1.0: it must be at least 0"),
         ("objectives.masked.weight=.nan", "weight is nan"),
         ("train.betas=[1.5, 2]", "train.betas"),
+        ("masking={kind: complementary, axis: tiem}", "masking.axis is 'tiem'"),
         ("modalities.smiles.mask.kind=block", "'block' needs tokens on a grid"),
         ("modalities.type={type: text}", "'type' is no plain word"),
         ("modalities.class={type: text}", "'class' is no plain word"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shards.sources.audio import AudioFolder
-from shards.sources.base import Source, matching
+from shards.sources.base import Source, matching, walk
 from shards.sources.bioscan import Bioscan
 from shards.sources.edf import Edf
 from shards.sources.fasta import Fasta
@@ -51,3 +51,31 @@ def test_files_match_in_order(tmp_path: Path) -> None:
         matching(tmp_path, "*.csv")
     with pytest.raises(ValueError, match=r"^no \.wav, \.ogg file \* in"):
         matching(tmp_path, "*", (".wav", ".ogg"))
+
+
+def test_globs_mean_what_they_do_elsewhere(tmp_path: Path) -> None:
+    for name in ("a.txt", "b/x.txt", "b/c/y.txt", "b/c/.z.txt", "[d]/x.txt", "e f/é.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = ("*.txt", "**/*.txt", "b/*.txt", "b/**/*.txt", "*/*/*", "**/c/*", "[[]d]/*", "?/x.txt", "**/[!a].txt")
+    for pattern in patterns:
+        expected = sorted(path for path in tmp_path.glob(pattern) if path.is_file())
+        assert matching(tmp_path, pattern) == expected, pattern
+        expected = sorted(path for path in tmp_path.rglob(pattern) if path.is_file())
+        assert matching(tmp_path, pattern, anywhere=True) == expected, pattern
+
+
+def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    for folder in (raw / "own", other):
+        folder.mkdir(parents=True)
+        (folder / f"{folder.name}.txt").touch()
+    (raw / "a link").symlink_to(other)
+    (raw / "again").symlink_to(other)
+    (raw / "an early name").symlink_to(raw / "own")
+    (raw / "loop").symlink_to(raw)
+    assert matching(raw, "*.txt", anywhere=True) == [raw / "a link" / "other.txt", raw / "own" / "own.txt"]
+    assert list(walk(raw, leave_out=[other])) == [
+        (raw, []),
+        (raw / "own", ["own.txt"]),
+    ]
