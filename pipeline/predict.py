@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ def predict_file(
 
 
 def _refuse_other(out: str | Path) -> None:
-    if "://" in str(out):
-        raise ValueError(f"{out} is a URL: write to a file and copy it there")
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):  # of a URL a path keeps one slash
+        raise ValueError(f"{out} looks like a URL: write to a file and copy it there")
     if Path(out).suffix != ".parquet":
         raise ValueError(f"{out} would be a Parquet file: let its name end in .parquet")
 

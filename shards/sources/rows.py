@@ -200,6 +200,11 @@ def read_written(path: Path, rows: int | None = None) -> pl.DataFrame:
             lasting = pl.selectors.duration().dt.total_microseconds() / 1e6
             return held.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting)
         separator = "\t" if kind in (".tsv", ".txt") else ","
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(1_000_000)
+        for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+            if mark in header and separator not in header:
+                raise ValueError(f"{path} is separated by {word}: save it with commas, or with tabs as .tsv")
         frame = pl.read_csv(
             path,
             separator=separator,

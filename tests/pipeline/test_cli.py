@@ -387,6 +387,9 @@ def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> N
 @pytest.mark.parametrize("verb", ["embed", "predict"])
 def test_what_is_written_is_parquet(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
     assert "o.csv would be a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
+    said = call(verb, run, "--data", table, "--out", "s3://bucket/o.parquet").refusal()
+    assert "s3:/bucket/o.parquet looks like a URL: write to a file" in said
+    nothing_new(tmp_path, "table.csv")
 
 
 def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         next(Rows(file="*.tsv").items(tmp_path))
 
 
+@pytest.mark.parametrize(("mark", "word"), [(";", "semicolons"), ("\t", "tabs")])
+def test_other_separators_are_named(tmp_path: Path, mark: str, word: str) -> None:
+    (tmp_path / "a.csv").write_text(f"name{mark}mass\nx{mark}1,5\n")
+    with pytest.raises(ValueError, match=rf"a\.csv is separated by {word}: save it with commas"):
+        read_frame(tmp_path / "a.csv")
+
+
 def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("mass,size,mass\n1,2,3\n")
     with pytest.raises(ValueError, match=r"twice\.csv has the column 'mass' twice"):
