@@ -54,7 +54,7 @@ SHARED: tuple[ModuleType, ...] = (
 )
 """Modules every exported model needs; those of its modalities, and what they import, are added."""
 EXAMPLES = 8
-WRITTEN = (".py", ".json", ".safetensors", ".model")
+WRITTEN = (".py", ".json", ".safetensors")
 """How names of files of an export end."""
 
 

@@ -16,7 +16,7 @@ from pipeline.draft.columns import Columns
 from pipeline.draft.names import Names
 from pipeline.draft.settings import State
 from pipeline.draft.survey import ROWS, Survey
-from shards.sources.rows import read_frame
+from shards.sources.rows import read_written
 
 ALONE = (
     "split by single samples, for no field says what belongs together: if several are of one subject, site or "
@@ -85,7 +85,7 @@ class Sheet:
     @cached_property
     def texts(self) -> pl.DataFrame:
         """The same rows, every cell as it is written."""
-        return read_frame(self.path, text=self.frame.columns, rows=ROWS)
+        return read_written(self.path, ROWS)
 
     def distinct(self, column: str) -> int:
         """Different values of a column."""

@@ -81,20 +81,20 @@ class Rows(Source):
             modality = modalities[name]
             if isinstance(modality, Table) or not isinstance(column, str):
                 members |= cells(row, {name: column}, modalities)
-            elif row[column] is None:
+            elif column not in written:
+                raise ContentError(f"{name} is a column of neither text nor names of files")
+            elif not (cell := written[column]):
                 if isinstance(modality, Smiles):
                     groups.setdefault("scaffold", "")
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(row[column]))
+                smiles = canonical(cell)
                 groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
                 members[f"{name}.txt"] = smiles.encode()
             elif modality.extensions == ("txt",):
-                members[f"{name}.txt"] = str(row[column]).encode()
-            elif not isinstance(row[column], (str, int)):
-                raise ContentError(f"{name} is a column of other things than names of files")
+                members[f"{name}.txt"] = cell.encode()
             else:
                 try:
-                    held = modality.members(folder / str(row[column]))
+                    held = modality.members(folder / cell)
                 except OSError as error:  # such as of a name that is too long for one
                     raise ContentError(f"{name} file that cannot be read", error.strerror or "") from error
                 members |= {f"{name}.{extension}": data for extension, data in held.items()}

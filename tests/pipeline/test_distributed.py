@@ -80,7 +80,9 @@ def test_two_ranks_under_zero_2_train_as_one_process(recipe_file: Path, alone: P
 @pytest.mark.slow
 def test_one_process_runs_with_and_without_deepspeed_in_turn(recipe_file: Path, alone: Path, tmp_path: Path) -> None:
     for number, stage in enumerate(("2", "auto", "0", "2", "3")):
-        same_run(pretrain(recipe_file, [f"train.zero={stage}"], tmp_path / str(number)), alone)
+        run = pretrain(recipe_file, [f"train.zero={stage}"], tmp_path / str(number))
+        assert losses(run, "loss")[0] == pytest.approx(losses(alone, "loss")[0], rel=1e-4), stage
+        same_run(run, alone)
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def test_cells_that_cannot_name_a_file_are_counted(tmp_path: Path) -> None:
         "image file is missing",
     ]
     assert set(made(Rows(columns={"image": "held"}), tmp_path / "a.parquet")) == {
-        "image is a column of other things than names of files"
+        "image is a column of neither text nor names of files"
     }
 
 
@@ -180,6 +180,18 @@ def test_groups_are_cells_as_written_whatever_else_their_file_holds(tmp_path: Pa
     samples = made(Rows(columns={"table": ("mass",)}, key="id", labels=("id",)), tmp_path)
     assert [sample.groups["site"] for sample in samples] == ["001", "002", "001", "B12"]  # type: ignore[union-attr]
     assert [sample.identity for sample in samples] == ["7", "007", "8", "9"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_texts_and_names_of_files_are_as_written(tmp_path: Path, suffix: str) -> None:
+    ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "007", "png")
+    frame = pl.DataFrame({"note": ["1.50"], "photo": ["007"]})
+    frame.write_csv(tmp_path / "a.csv") if suffix == "csv" else frame.write_parquet(tmp_path / "a.parquet")
+    source = Rows(columns={"text": "note", "image": "photo"})
+    (sample,) = made(source, tmp_path / f"a.{suffix}", {**MODALITIES, "text": Text()})
+    assert isinstance(sample, Sample)
+    assert sample.members["text.txt"] == b"1.50"
+    assert len(sample.members) == 2
 
 
 def test_what_databases_export_is_numbers(tmp_path: Path) -> None:
