@@ -115,8 +115,7 @@ def check(modalities: Mapping[str, Modality], how: Plan, visible: bool) -> None:
         raise ValueError(f"masking.modality is {how.modality!r}, which is no modality here")
     axes = {axis for modality in modalities.values() for axis in modality.axes}
     if how.kind == "complementary" and how.axis != Plan.axis and how.axis not in axes:
-        raise ValueError(
-            f"masking.axis is {how.axis!r}, which is no axis of any modality; known: {', '.join(sorted(axes)) or 'none'}"
-        )
+        axis = ", ".join(sorted(axes)) or "none"
+        raise ValueError(f"masking.axis is {how.axis!r}, which is no axis of any modality; known: {axis}")
     if how.kind == "hide" and visible:
         raise ValueError("masking.kind 'hide' leaves nothing of a modality: let the objectives read 'full'")

@@ -84,9 +84,9 @@ def load(
 
     columns: column of each modality, of a table all of its columns as `a+b`, new ones of numbers too; without it those
     that the recipe's source reads, or that bear the modality's name. leave: a column that none reads, as none reads the
-    label. by: a column, or `scaffold`. Both are for files
-    alone. Unusable samples of shards are met where they are read: see `Labelled.usable`. recipe: of the run that reads
-    them; without one, shards at a URL are cached as recipes do by default.
+    label. by: a column, or `scaffold`. Both are for files alone. Unusable samples of shards are met where they are
+    read: see `Labelled.usable`. recipe: of the run that reads them; without one, shards at a URL are cached as recipes
+    do by default.
 
     Raises:
         ValueError: no such file, column or label; an unusable row, unless `skip_invalid` leaves it out; `by` or
