@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from shards.sources.audio import AudioFolder
+from shards.sources.base import walk
 from shards.sources.images import ImageFolder
 
 FILES = 100_000
@@ -56,31 +55,13 @@ def look(root: Path) -> Survey:
         raise ValueError(f"{root} is not a folder: give the one that holds the raw files")
     kinds: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     looked = 0
-    for looked, path in enumerate(_walk(root), 1):
+    paths = (folder / name for folder, names in walk(root, hidden=False) for name in names)
+    for looked, path in enumerate(paths, 1):
         if looked > FILES:
             break
         if (kind := kind_of(path.name)) is not None:
             kinds[kind].append(path)
     return Survey(root, {kind: sorted(paths) for kind, paths in kinds.items() if paths}, looked <= FILES)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    folders, known = deque([root]), set[Path]()
-    while folders:
-        if (real := folders[0].resolve()) in known:  # by a link
-            folders.popleft()
-            continue
-        known.add(real)
-        below = []
-        with os.scandir(folders.popleft()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    below.append(Path(entry.path))
-                else:
-                    yield Path(entry.path)
-        folders.extend(sorted(below))
 
 
 def kind_of(name: str) -> str | None:

@@ -91,11 +91,13 @@ class Source(ABC):
         return made
 
 
-def walk(root: Path, deepest: int | None = None, leave_out: Collection[Path] = ()) -> Iterator[tuple[Path, list[str]]]:
+def walk(
+    root: Path, deepest: int | None = None, leave_out: Collection[Path] = (), hidden: bool = True
+) -> Iterator[tuple[Path, list[str]]]:
     """Every folder from `root` down with the names of its files, in a fixed order.
 
     Folders behind links are among them, each but once, where it truly lies if that is below `root` too. deepest: how
-    many levels down. leave_out: resolved folders to pass over.
+    many levels down. leave_out: resolved folders to pass over. hidden: also what begins with a dot.
     """
     waiting, links, known = deque([(root, 0)]), deque[tuple[Path, int]](), set(leave_out)
     while waiting or links:
@@ -104,7 +106,7 @@ def walk(root: Path, deepest: int | None = None, leave_out: Collection[Path] = (
             continue
         known.add(real)
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted((e for e in found if hidden or not e.name.startswith(".")), key=lambda entry: entry.name)
         if deepest is None or depth < deepest:
             for entry in entries:
                 if entry.is_dir():
