@@ -7,7 +7,10 @@ import dataclasses
 import importlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -36,6 +39,31 @@ class ContentError(ValueError):
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason = reason
+
+
+_changes: ContextVar[Counter[str] | None] = ContextVar("changes", default=None)
+
+
+def count_change(reason: str, times: int = 1) -> None:
+    """Count something that a sample's content lost, or that was read otherwise than it is written.
+
+    Call it wherever that happens; `counted_changes` around the reading collects it, and without one it is lost.
+    reason: what happened to what (`lead V3 left out: missing samples`), the same text for all such samples.
+    """
+    changes = _changes.get()
+    if changes is not None:
+        changes[reason] += times
+
+
+@contextmanager
+def counted_changes() -> Iterator[Counter[str]]:
+    """Collect what `count_change` counts while the context is open, by reason."""
+    changes = Counter[str]()
+    token = _changes.set(changes)
+    try:
+        yield changes
+    finally:
+        _changes.reset(token)
 
 
 class Tokens(NamedTuple):

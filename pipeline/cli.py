@@ -454,6 +454,8 @@ def _summary(manifest: Any) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "fields": manifest.fields,
         "skipped": manifest.skipped,
+        "changed": manifest.changed,
+        "notes": list(manifest.notes),
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }
 
@@ -468,6 +470,8 @@ def _manifest_lines(manifest: Any) -> list[str]:
             if manifest.skipped
             else []
         ),
+        *(f"changed: {reason}: {count:,}" for reason, count in manifest.changed.items()),
+        *(f"note: {note}" for note in manifest.notes),
     ]
 
 

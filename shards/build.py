@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, counted_changes
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
@@ -207,33 +207,34 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
             if isinstance(made, str):
                 entries.append(made)
                 continue
-            sample, prints = made
+            sample, prints, changes = made
             spans = {}
             for member, data in sample.members.items():
                 spans[member] = Span(name, file.tell(), len(data))
                 file.write(data)
-            entries.append(asdict(Made(sample.identity, spans, sample.groups, prints, sample.source)))
+            entries.append(asdict(Made(sample.identity, spans, sample.groups, prints, sample.source, changes)))
     with _aside(work, work / f"{name}.json") as path:
         path.write_text(json.dumps(entries))
     return number
 
 
-def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str]] | str:
-    """A sample that every modality of the recipe can read, and its prints; or the reason why there is none."""
+def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]] | str:
+    """A sample that every modality of the recipe can read, its prints and changes; or the reason why there is none."""
     try:
-        sample = job.source.make(item, job.modalities)
-        prints = {}
-        for name, modality in job.modalities.items():
-            members = {
-                member.partition(".")[2]: data
-                for member, data in sample.members.items()
-                if member.partition(".")[0] == name
-            }
-            if members:
-                raw = modality.decode(members)
-                if name in job.kinds:
-                    prints[name] = fingerprint(job.kinds[name], modality, members, raw)
-        return sample, prints
+        with counted_changes() as changes:
+            sample = job.source.make(item, job.modalities)
+            prints = {}
+            for name, modality in job.modalities.items():
+                members = {
+                    member.partition(".")[2]: data
+                    for member, data in sample.members.items()
+                    if member.partition(".")[0] == name
+                }
+                if members:
+                    raw = modality.decode(members)
+                    if name in job.kinds:
+                        prints[name] = fingerprint(job.kinds[name], modality, members, raw)
+        return sample, prints, dict(changes)
     except ContentError as error:
         return error.reason
 
@@ -268,6 +269,7 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
         split=asdict(job.split),
         skipped=skipped,
         dedupe=job.kinds,
+        changed=held.counted("changed"),
     )
     write_json(work / "shards" / features.NAME, features.features(fields, arrays))
     manifest.write(work / "shards")

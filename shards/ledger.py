@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mapping[str, str]) -> None:
-    """Write the ledger of all samples; reasons why an item has none, and duplicates, are counted.
+    """Write the ledger of all samples; reasons why an item has none, duplicates, and samples' changes are counted.
 
     kinds: by modality, how contents are compared; of samples alike in all of them the first is taken.
 
@@ -48,6 +48,7 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
     """
     skipped: Counter[str] = Counter()
     fields: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
     repeated = f"duplicate by {', '.join(f'{name} ({kind})' for name, kind in sorted(kinds.items()))}"
     with closing(sqlite3.connect(path)) as database:
         database.executescript(_TABLES)
@@ -68,10 +69,11 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
             else:
                 database.execute("INSERT INTO sample (key, bunch, members) VALUES (?, ?, ?)", row)
                 fields.update(sample.members.keys())
+                changed.update(sample.changes)
         if offered and split.by is not None and split.by not in offered:
             raise ValueError(f"data.split.by is {split.by!r}, but samples can be grouped by {listed(offered)}")
         _assign(database, split)
-        for what, counts in (("skipped", skipped), ("fields", fields)):
+        for what, counts in (("skipped", skipped), ("fields", fields), ("changed", changed)):
             rows = [(what, name, count) for name, count in sorted(counts.items())]
             database.executemany("INSERT INTO counted VALUES (?, ?, ?)", rows)
         database.commit()
@@ -106,7 +108,7 @@ class Ledger:
         self._database.close()
 
     def counted(self, what: str) -> dict[str, int]:
-        """What was `skipped` by reason, or the `fields` of samples by name."""
+        """What was `skipped` or `changed` by reason, or the `fields` of samples by name."""
         return dict(self._database.execute("SELECT name, count FROM counted WHERE what = ? ORDER BY name", (what,)))
 
     def batches(self, split: str, size: int) -> Iterator[list[Row]]:

@@ -68,7 +68,9 @@ class Manifest:
     """What stands beside a folder of shards.
 
     fields: number of samples that have each member. source, split: what the shards were built from and by.
-    skipped: raw items left out, by reason. dedupe: how contents were compared, by modality.
+    skipped: raw items left out, by reason. changed: what samples lost, or what was read otherwise than it is written,
+    by reason and how often. notes: what else a build says of the content, a sentence each. dedupe: how contents were
+    compared, by modality.
 
     Raises:
         ValueError: a value that cannot be.
@@ -80,15 +82,20 @@ class Manifest:
     split: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     dedupe: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        for name in ("fields", "source", "split", "skipped", "dedupe"):
+        for name in ("fields", "source", "split", "skipped", "dedupe", "changed"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not an object")
-        for count in (*self.fields.values(), *self.skipped.values()):
+        for count in (*self.fields.values(), *self.skipped.values(), *self.changed.values()):
             if type(count) is not int or count < 0:
                 raise ValueError(f"{count!r} is not a number of samples")
+        if not isinstance(self.notes, (list, tuple)) or not all(isinstance(note, str) for note in self.notes):
+            raise ValueError(f"notes are {self.notes!r}, not a list of sentences")
+        object.__setattr__(self, "notes", tuple(self.notes))
 
     def of(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split."""

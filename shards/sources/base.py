@@ -45,13 +45,18 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Made:
-    """A `Sample` that was made, its members on disk. prints: by modality, what its content is compared by."""
+    """A `Sample` that was made, its members on disk.
+
+    prints: by modality, what its content is compared by. changes: what its content lost, or what was read otherwise
+    than it is written, by reason and how often (`modalities.base.count_change`).
+    """
 
     identity: str
     members: dict[str, Span]
     groups: dict[str, str]
     prints: dict[str, str] = field(default_factory=dict)
     source: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -121,6 +122,7 @@ class Join(Source):
             lacking = next(number for number in range(1, len(self.parts)) if number not in found)
             return f"{self.parts[0].type} without {self.parts[lacking].type} of its key"
         members, groups, prints, tables = dict(part.members), dict(part.groups), dict(part.prints), []
+        changes = Counter(part.changes)
         if _LABELS in members:
             tables.append(members.pop(_LABELS))
         for number, other in found.items():
@@ -133,6 +135,7 @@ class Join(Source):
                 else:
                     members[name] = span
             groups = {**other.groups, **groups}
+            changes.update(other.changes)
             prints = {**other.prints, **prints}
         if len(tables) == 1:
             members[_LABELS] = tables[0]
@@ -143,4 +146,4 @@ class Join(Source):
             data = json.dumps(merged).encode()
             members[_LABELS] = Span(_LABELS, labels.tell(), len(data))
             labels.write(data)
-        return Made(part.identity, members, groups, prints)
+        return Made(part.identity, members, groups, prints, changes=dict(changes))
