@@ -120,9 +120,9 @@ def build(
             return Manifest.read(out)
         _prepare(work, report)
         if not (work / "ledger").exists():
-            samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
-            with _aside(work, work / "ledger") as path:
-                ledger.fill(path, samples, split, job.kinds)
+            with _aside(work, work / "ledger") as path, counted_changes() as changes:
+                samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
+                ledger.fill(path, samples, split, job.kinds, changes)
         with Ledger(work / "ledger") as held:
             manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         if out.exists():
@@ -270,10 +270,32 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
         skipped=skipped,
         dedupe=job.kinds,
         changed=held.counted("changed"),
+        notes=tuple(_notes(job, work, held)),
     )
     write_json(work / "shards" / features.NAME, features.features(fields, arrays))
     manifest.write(work / "shards")
     return manifest
+
+
+def _notes(job: _Job, work: Path, held: Ledger) -> Iterator[str]:
+    """What modalities say of the content of all samples."""
+    for name, modality in job.modalities.items():
+        if type(modality).survey is not Modality.survey:
+            rows = (row for split in SPLITS for batch in held.batches(split, job.samples_per_shard) for row in batch)
+            members = (
+                {
+                    member.partition(".")[2]: span
+                    for member, span in row.members.items()
+                    if member.startswith(f"{name}.")
+                }
+                for row in rows
+            )
+            raws = (
+                modality.decode({extension: span.read(work) for extension, span in spans.items()})
+                for spans in members
+                if spans
+            )
+            yield from (f"{name}, {line}" for line in modality.survey(raws))
 
 
 def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -> str:

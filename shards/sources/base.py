@@ -61,10 +61,16 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """One raw format. Fields are the keys of a recipe's `data.source`."""
+    """One raw format. Fields are the keys of a recipe's `data.source`.
+
+    missing: by column, the cells that mean a missing value there, in place of the words that do so elsewhere
+    (`modalities.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It holds for cells, labels and groups.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]
+
+    missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict)
 
     @property
     def reads(self) -> Mapping[str, str | tuple[str, ...]]:

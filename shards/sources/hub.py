@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parser
+from modalities.base import MAX_BYTES, ContentError, Modality, count_change, file_bytes, parser
+from modalities.cells import is_missing
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
 from modalities.table import Table
@@ -112,6 +113,7 @@ class Hub(Source):
         row = item.cells
         if self.key and row[self.key] is None:
             raise ContentError(f"row without {self.key}")
+        row = {name: self._cell(name, value) for name, value in row.items()}
         groups = as_groups(row)
         members: dict[str, bytes] = {}
         for name, column in self.columns.items():
@@ -137,6 +139,14 @@ class Hub(Source):
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
         return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+
+    def _cell(self, name: str, value: Any) -> Any:
+        """A cell, None where it says that it is missing; texts stay texts, for the data set says what they are."""
+        if isinstance(value, (dict, list, bytes)) or not is_missing(value, name, self.missing):
+            return value
+        if value is not None and value == value and str(value).strip():
+            count_change(f"{name}: {str(value).strip()!r} is missing")
+        return None
 
 
 def _line(error: Exception) -> str:

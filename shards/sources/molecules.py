@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
+import polars as pl
+
 from modalities.base import ContentError, Modality, parser
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.numbers import number_or_text
+from shards.sources.tables import BrokenFileError, CellTypes, cell_types, header_of, rows_of, sound
 
+BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
+"""What reading raises of a file that is cut or damaged."""
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
 TABLES = (".csv", ".tsv")
@@ -36,6 +39,7 @@ class Record(NamedTuple):
     block: str = ""
     properties: tuple[tuple[str, str], ...] = ()
     fault: str = ""
+    types: CellTypes = CellTypes()
 
 
 @register
@@ -72,27 +76,49 @@ class Molecules(Source):
         paths = matching(raw, self.files)
         check_descriptors((*self.descriptors, *self.labels))
         self._check_properties(paths)
+        types = self._types(paths)
         for path in paths:
             empty = True
             try:
                 for record in self._records(path):
                     empty = False
-                    yield record
+                    yield record if isinstance(record, str) or not record.properties else record._replace(types=types)
                 if empty:
                     yield Record(fault="file of molecules that is empty")
-            except (OSError, EOFError, zlib.error, csv.Error):
+            except BROKEN:
                 yield Record(fault="file of molecules that cannot be read to its end")
 
     def _check_properties(self, paths: list[Path]) -> None:
         """Refuse a property that tables alone could have and none has."""
         if not self.properties or not all(_kind(path) in TABLES for path in paths):
             return
-        held: dict[str, None] = {}
+        columns: dict[str, None] = {}
         for path in paths:
-            with suppress(OSError, EOFError, zlib.error, csv.Error), as_text(path) as file:
-                held.update(dict.fromkeys(_rows(path, file).fieldnames or ()))
-        if absent := [name for name in self.properties if name not in held]:
-            raise ValueError(f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(held)}")
+            with suppress(BrokenFileError):  # which is counted
+                columns.update(dict.fromkeys(next(rows_of(path)).cells))
+        if absent := [name for name in self.properties if name not in columns]:
+            raise ValueError(
+                f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(columns)}"
+            )
+
+    def _types(self, paths: list[Path]) -> CellTypes:
+        """What the properties are, over all files."""
+        if not self.properties:
+            return CellTypes()
+
+        def frames() -> Iterator[pl.DataFrame]:
+            for path in paths:
+                with suppress(*BROKEN):
+                    records = (dict(r.properties) for r in self._records(path) if isinstance(r, Record))
+                    while some := list(itertools.islice(records, 100_000)):
+                        yield pl.DataFrame(
+                            {name: [row.get(name) for row in some] for name in self.properties},
+                            schema=dict.fromkeys(self.properties, pl.String),
+                        )
+
+        types = cell_types(frames(), self.missing)
+        types.count(self.properties)
+        return types
 
     def _records(self, path: Path) -> Iterator[str | Record]:
         kind = _kind(path)
@@ -122,10 +148,11 @@ class Molecules(Source):
             row = describe(molecule, self.descriptors)
             if any(value is not None for value in row.values()):
                 members["table.json"] = json.dumps(row).encode()
-        labels: dict[str, Any] = {name: number_or_text(text) for name, text in record.properties}
+        labels: dict[str, Any] = record.types.row(dict(record.properties))
         if labels or self.labels:
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
-        return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(molecule)})
+        groups = {name: record.types.written(name, text) for name, text in record.properties}
+        return Sample(smiles, members, {**groups, "scaffold": scaffold(molecule)})
 
 
 def _kind(path: Path) -> str:
@@ -143,24 +170,14 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
     """Cells of columns of a CSV or TSV file, row by row; those of a property that it lacks are empty.
 
     Raises:
-        ValueError: no column of SMILES.
+        ValueError: no column of SMILES, a column twice, or a row that cannot be read.
     """
-    with as_text(path) as file:
-        rows = _rows(path, file)
-        need_columns(path, rows.fieldnames or (), [smiles])
-        yield from ([row[smiles] or "", *(row.get(name) or "" for name in properties)] for row in rows)
-
-
-def _rows(path: Path, file: TextIO) -> csv.DictReader[str]:
-    """The rows of a table.
-
-    Raises:
-        ValueError: a column stands twice.
-    """
-    rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
-    if twice := [name for name, count in Counter(rows.fieldnames or ()).items() if count > 1]:
-        raise ValueError(f"{path} has the column {twice[0]!r} twice")
-    return rows
+    lines = rows_of(path)
+    names = header_of(path, next(lines))
+    need_columns(path, names, [smiles])
+    places = [names.index(name) if name in names else -1 for name in (smiles, *properties)]
+    for line in sound(path, lines):
+        yield ["" if place < 0 else line.cells[place] for place in places]
 
 
 def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
@@ -190,6 +207,8 @@ def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
 def _record(block: list[str], properties: Mapping[str, str], size: int) -> Record:
     if size > _LONGEST:
         return Record(fault=f"SDF record of more than {_LONGEST:,} characters")
+    if any("\ufffd" in text for text in properties.values()):
+        return Record(fault="SDF record with a field that is not UTF-8")
     return Record("", "\n".join(block), tuple(properties.items()))
 
 

@@ -11,10 +11,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from modalities.base import ContentError, Modality, once_a_file, parser
+from modalities.cells import Codes
 from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in
-from shards.sources.numbers import number_or_text
 from shards.sources.recordings import (
     Fields,
     around,
@@ -26,6 +26,7 @@ from shards.sources.recordings import (
     table_members,
     windows,
 )
+from shards.sources.tables import single_cell
 
 SUFFIXES = (".hea",)
 
@@ -99,7 +100,11 @@ class Wfdb(Source):
         check_inside(item.annotation, item.start, item.stop)
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
-        fields = {**comments_of(comments), "record": item.path.stem, **fields_of(self.pattern, item.path, SUFFIXES)}
+        fields = {
+            **comments_of(comments, self.missing),
+            "record": item.path.stem,
+            **fields_of(self.pattern, item.path, SUFFIXES),
+        }
         if self.annotations is not None:
             fields |= self._annotations(item)
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
@@ -136,11 +141,11 @@ def annotated(path: Path) -> tuple[np.ndarray, list[str]]:
     return np.asarray(held.sample), list(held.symbol)
 
 
-def comments_of(lines: list[str]) -> Fields:
+def comments_of(lines: list[str], codes: Codes | None = None) -> Fields:
     """Comments of the form `Age: 74`, None where the value is unknown; others are free text."""
     pairs = (line.lstrip("# ").partition(":") for line in lines)
     return {
-        name.strip(): None if value.strip().lower() == "unknown" else number_or_text(value)
+        name.strip(): None if value.strip().lower() == "unknown" else single_cell(value, name.strip(), codes)
         for name, colon, value in pairs
         if colon and name.strip()
     }

@@ -308,7 +308,7 @@ def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
         ([0.0, 1.0, 1.0], "classification"),
         ([True, False], "classification"),
         (["a", "b"], "classification"),
-        ([f"species {i}" for i in range(40)], "classification"),
+        ([f"species {i}" for i in range(40)] * 2, "classification"),
     ],
 )
 def test_the_task_of_labels(values: list[object], kind: str) -> None:

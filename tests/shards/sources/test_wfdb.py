@@ -246,7 +246,7 @@ def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
 
 def test_comments_are_numbers_or_texts_or_unknown() -> None:
     lines = ["# Age: 74", "#Sex:Male", "Rx: Unknown", "free text", f"id: {'9' * 400}"]
-    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": None}
+    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": "9" * 400}
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
