@@ -196,23 +196,36 @@ class Table(Modality):
         for name, values in sorted(self._cells(raws).items()):
             column = _column(values)
             self._refuse_odd(name, column)
-            if line := column.said(name):
-                taken = {"missing": "missing", "bound": "their bounds, others missing"}.get(self._odd(name), "")
-                lines.append(f"{line}: these are {taken}" if column.odd else line)
-            if column.kind in ("number", "date") and name not in self.missing:
-                array = self._array(name, column, values)
-                for code in codes_in(array):
-                    times = int((array == code).sum())
-                    lines.append(
-                        f"{name}: {times:,} of {len(array):,} cells are {code:g}, far from all others: if that means "
-                        f"missing, say `missing: {{{name}: [{code:g}]}}` in data.source"
-                    )
-            elif column.kind == "text":
+            taken = "missing" if self._odd(name) == "missing" else "read as their bounds where they have one"
+            lines += [f"{line}; these are {taken}" if column.odd else line for line in [column.said(name)] if line]
+            lines += self._codes_said(name, column, values)
+            if column.kind == "text":
                 counts = Counter(map(_text, values))
                 rare = sum(count for count in counts.values() if count < self.min_count)
                 if rare > len(values) / 2 and len(counts) <= self.max_categories:
                     lines.append(f"{name}: {rare:,} of {len(values):,} cells are too rare to be learned")
         return lines
+
+    def survey_labels(self, rows: Iterable[Row]) -> list[str]:
+        """What a scientist has to know of labels: cells that are no numbers where nearly all are, likely codes."""
+        lines = []
+        for name, values in sorted(self._cells(rows).items()):
+            column = _column(values)
+            lines += [line for line in [column.said(name)] if line]
+            lines += self._codes_said(name, column, values)
+        return lines
+
+    def _codes_said(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
+        """A line for each likely code for missing values, unless the recipe says what means missing."""
+        if column.kind not in ("number", "date") or name in self.missing:
+            return []
+        array = self._array(name, column, values)
+        times = {code: int((array == code).sum()) for code in codes_in(array)}
+        return [
+            f"{name}: {count:,} of {len(array):,} cells are {code:g}, far from all others: if that means missing, say "
+            f"`missing: {{{name}: [{code:g}]}}` in data.source"
+            for code, count in times.items()
+        ]
 
     def _cells(self, raws: Iterable[Row]) -> dict[str, list[Cell]]:
         """The filled cells of each column."""
@@ -376,7 +389,8 @@ class Table(Modality):
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return _date(number)
-            return html.escape(f"{number:.4g} {self._units.get(columns[i], '')}".rstrip())
+            digits = ".0f" if 1e4 <= abs(number) < 1e12 else ".4g"  # 20150713, not 2.015e+07
+            return html.escape(f"{number:{digits}} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (

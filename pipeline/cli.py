@@ -137,6 +137,7 @@ def plan_command(
                 for held in data["sets"]
                 if held["imbalance"]
             ),
+            *(f"{held['path']}: {note}" for held in data["sets"] for note in held["notes"]),
             f"precision: {made['precision']}",
             f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
             + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),

@@ -409,8 +409,8 @@ def _question_unique(label: str, values: Sequence[Any], numeric: bool) -> None:
     once = sum(count == 1 for count in Counter(map(str, values)).values())
     if not numeric and once > max(len(values) / 2, FEW):
         raise ValueError(
-            f"label {label!r}: {once:,} of {len(values):,} samples have a class of their own: is it a key, a text, or a "
-            "number that cannot be read? If it is a class, use --task classification"
+            f"label {label!r}: {once:,} of {len(values):,} samples have a class of their own: is it a key, a text, or "
+            "a number that cannot be read? If it is a class, use --task classification"
         )
 
 

@@ -98,6 +98,8 @@ def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
     started_from = pretrained(fresh.init).modalities if fresh.init is not None else {}
     run.claim(checked)
     if run.modalities() is None:
+        for note in (f"{held.folder}: {note}" for held in sets for note in held.manifest.notes):
+            print(note, file=sys.stderr)
         run.save_modalities(fit(checked, sets, started_from))
         run.save_trained_on(hashes(sets))
 

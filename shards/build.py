@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from modalities.base import ContentError, Modality, counted_changes
+from modalities.table import Table
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
@@ -296,6 +297,16 @@ def _notes(job: _Job, work: Path, held: Ledger) -> Iterator[str]:
                 if spans
             )
             yield from (f"{name}, {line}" for line in modality.survey(raws))
+    yield from (f"label {line}" for line in Table(missing=job.source.missing).survey_labels(_labels(work, held)))
+
+
+def _labels(work: Path, held: Ledger) -> Iterator[dict[str, Any]]:
+    """Plain labels of all samples."""
+    for split in SPLITS:
+        for row in (row for batch in held.batches(split, CHUNK) for row in batch):
+            if "labels.json" in row.members:
+                labels = json.loads(row.members["labels.json"].read(work))
+                yield {name: label for name, label in labels.items() if not isinstance(label, (list, dict))}
 
 
 def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -> str:

@@ -69,7 +69,7 @@ def _rows(seen: Survey, alike: Sequence[Sheet]) -> Draft | None:
         return None
     groups = [(name, sheet.distinct(name)) for name in columns.groups]
     split = Group("scaffold", None, SCAFFOLD) if columns.smiles and not groups else grouped(groups, ALONE)
-    guesses = [split.guess, *labelled(columns, labels), *sheet.notes([*cells, *labels])]
+    guesses = [split.guess, *labelled(columns, labels)]
     if len(modalities) > 1 and cells and frame.select(cells).n_unique() < 0.5 * len(frame):
         guesses.append(
             f"the table has only {frame.select(cells).n_unique():,} different rows for {len(frame):,} samples: "

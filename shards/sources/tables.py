@@ -42,7 +42,7 @@ def rows_of(path: Path) -> Iterator[Line]:
     """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
 
     Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if the
-    header has only that. Between tabs a quote is a character like any other, as databases write it, unless every cell
+    header has more of that. Between tabs a quote is a character like any other, as databases write it, unless every cell
     that begins with one is a whole quoted cell. After a row with a fault the next line is a row again.
 
     Raises:
@@ -53,8 +53,7 @@ def rows_of(path: Path) -> Iterator[Line]:
     if not header or "\0" in header:
         raise ValueError(f"{path} cannot be read: it is {'not text in UTF-8' if header else 'empty'}")
     usual = "," if ".csv" in path.suffixes[-2:] else "\t"
-    present = [mark for mark in _SEPARATORS if mark in header]
-    mark = usual if usual in present or not present else present[0]
+    mark = max((usual, *_SEPARATORS), key=header.count)
     quoted = mark != "\t" or _is_quoted(path)
     with _text_lines(path) as lines:
         yield from _parsed(lines, mark, quoted)
