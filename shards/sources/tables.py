@@ -42,8 +42,8 @@ def rows_of(path: Path) -> Iterator[Line]:
     """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
 
     Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if the
-    header has more of that. Between tabs a quote is a character like any other, as databases write it, unless every cell
-    that begins with one is a whole quoted cell. After a row with a fault the next line is a row again.
+    header has more of that. Between tabs a quote is a character like any other, as databases write it, unless every
+    cell that begins with one is a whole quoted cell. After a row with a fault the next line is a row again.
 
     Raises:
         ValueError: the file cannot be read, is not UTF-8 or UTF-16, or is empty.
