@@ -23,12 +23,12 @@ from shards.sources.tables import CellTypes, cell_types, is_typed, read_written
 
 
 class Item(NamedTuple):
-    """A row: its file's folder, its number, its cells (None where the file cannot be read), and these as written."""
+    """A row: its folder, number, cells as the file has them (None where it cannot be read), what its columns are."""
 
     folder: Path
     number: int
     cells: dict[str, Any] | None
-    written: dict[str, str]
+    types: CellTypes
 
 
 @register
@@ -91,16 +91,17 @@ class Rows(Source):
         for path in paths:
             frame = _readable(path, paths)
             if frame is None:
-                yield Item(path.parent, next(numbers), None, {})
+                yield Item(path.parent, next(numbers), None, types)
                 continue
             for row in frame.iter_rows(named=True):
-                texts = {name: types.written(name, value) for name, value in row.items() if not _is_nested(value)}
-                yield Item(path.parent, next(numbers), types.row(row), texts)
+                yield Item(path.parent, next(numbers), row, types)
 
     def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
-        folder, number, row, written = item
-        if row is None:
+        folder, number, cells_of_file, types = item
+        if cells_of_file is None:
             raise ContentError("table file that cannot be read")
+        row = {name: types.cell(name, cells_of_file[name]) for name in self.used}
+        written = {name: types.written(name, cell) for name, cell in cells_of_file.items() if not _is_nested(cell)}
         if self.key and not written[self.key]:
             raise ContentError(f"row without {self.key}")
         groups = dict(written)
