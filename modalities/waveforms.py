@@ -150,7 +150,7 @@ def _frames_of_file(path: Path, channels: Sequence[WfdbChannel]) -> int:
     Raises:
         ContentError: there is no such file, or a compressed one.
     """
-    if not channels:
+    if not channels or channels[0].file == "~":  # the latter in a header that only lists what segments may hold
         raise ContentError("empty signal")
     first = channels[0]
     if first.format not in _BITS:

@@ -125,6 +125,7 @@ class Wfdb(Source):
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
         rate_hz, _ = wfdb_extent(item.path)
         check_inside(item.annotation, item.start, item.stop)
+        labels = self._annotations(item) if self.annotations is not None else {}
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
         recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
         fields = comments_of(comments)
@@ -136,9 +137,7 @@ class Wfdb(Source):
         fields["record"] = record
         if item.part is not None or self.window_s is not None:
             fields["start_s"] = (begin + item.start) / rate_hz
-        fields |= fields_of(self.pattern, item.path, SUFFIXES)
-        if self.annotations is not None:
-            fields |= self._annotations(item)
+        fields |= fields_of(self.pattern, item.path, SUFFIXES) | labels
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
         of = f":{item.annotation}" if item.annotation >= 0 else ""
         return Sample(

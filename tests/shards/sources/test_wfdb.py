@@ -127,6 +127,8 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
     np.testing.assert_allclose(held(around[1]).samples, samples[:, 250:350], atol=1e-3)
     record(tmp_path, "unannotated")
     assert made(over, tmp_path)[-1] == "record without annotations"
+    centred = Wfdb(files="un*", window_s=0.4, annotations="atr", centred=True)
+    assert made(centred, tmp_path)[-1] == "record without annotations"
     (tmp_path / "100.atr").write_bytes(b"\xff")
     assert made(over, tmp_path)[0] == "unreadable WFDB annotations"
     with pytest.raises(ValueError, match="need annotations and window_s"):
