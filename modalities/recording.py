@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, json_of, parser
+from modalities.base import ContentError, count_change, json_of, parser
 
 MAX_SAMPLES = 100_000_000
 """Numbers a recording may hold over all channels; larger ones are refused, to be cut to windows by a source."""
@@ -149,6 +149,38 @@ def _times(times: Any, count: int) -> np.ndarray:
     if (np.diff(array) < 0).any():
         raise ContentError("signal whose times run backwards")
     return array
+
+
+def without_gaps(raw: Recording, subjects: Sequence[str], leave_out: bool) -> Recording:
+    """The recording without missing samples (nan).
+
+    Channels that lack some are left out, or where all do, what lies beside the longest stretch in which those that
+    have any lack none; both are counted. subjects: the channel that each row is about, which errors share with values.
+
+    Raises:
+        ContentError: a sample is missing and nothing may be left out, or nothing would be left.
+    """
+    missing = np.isnan(raw.samples)
+    gaps = missing.any(1)
+    if not gaps.any():
+        return raw
+    if not leave_out:
+        raise ContentError("signal with samples that are not numbers")
+    lacking = {name for name, gap in zip(subjects, gaps, strict=True) if gap}
+    rows = [row for row, name in enumerate(subjects) if name not in lacking]
+    if not rows:
+        rows = [row for row, absent in enumerate(missing.all(1)) if not absent]
+        whole = longest_stretch(~missing[rows].any(0))
+        if not rows or whole.start == whole.stop:
+            raise ContentError("signal with samples that are not numbers")
+        lacking = set(subjects) - {subjects[row] for row in rows}
+        count_change("recording cut to its longest stretch without missing samples")
+        begin_s = 0.0 if raw.times is not None else whole.start / raw.rate_hz
+        times = None if raw.times is None else raw.times[whole]
+        raw = raw._replace(samples=raw.samples[:, whole], start_s=raw.start_s + begin_s, times=times)
+    for name in sorted(lacking):
+        count_change(f"channel {name} left out: missing samples")
+    return raw.only(rows)
 
 
 def factor(unit: str, wanted: str) -> float:

@@ -38,11 +38,11 @@ from modalities.recording import (
     factor,
     fault,
     from_members,
-    longest_stretch,
     normalise,
     ratio,
     resample,
     to_members,
+    without_gaps,
 )
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
@@ -263,7 +263,8 @@ class Signal(Modality):
             for name, unit in zip(raw.channels, raw.units, strict=True):
                 if unit == UNCALIBRATED:
                     count_change(f"channel {name} is uncalibrated: its numbers are those of the converter")
-        raw = self._without_gaps(raw)
+        subjects = [name.removesuffix(ERROR) if self._error(name) else name for name in raw.channels]
+        raw = without_gaps(raw, subjects, self.faulty == "leave_out")
         checked = zip(raw.channels, raw.samples, strict=True)
         faults = [None if self._error(name) else fault(channel, self.clipped) for name, channel in checked]
         sound = [row for row, found in enumerate(faults) if found is None]
@@ -276,35 +277,6 @@ class Signal(Modality):
         raw = self._timed(raw.only(sound))
         self._check(raw)
         return raw
-
-    def _without_gaps(self, raw: Recording) -> Recording:
-        """The recording without channels that have missing samples, or where all have some, its longest whole stretch.
-
-        Raises:
-            ContentError: a sample is missing and no channel may be left out, or none has any.
-        """
-        missing = np.isnan(raw.samples)
-        gaps = missing.any(1)
-        if not gaps.any():
-            return raw
-        if self.faulty == "refuse":
-            raise ContentError("signal with samples that are not numbers")
-        names = [name.removesuffix(ERROR) if self._error(name) else name for name in raw.channels]
-        lacking = {name for name, gap in zip(names, gaps, strict=True) if gap}
-        rows = [row for row, name in enumerate(names) if name not in lacking]
-        if not rows:  # all have gaps: the channels that have any samples keep the time that they share
-            rows = [row for row, absent in enumerate(missing.all(1)) if not absent]
-            whole = longest_stretch(~missing[rows].any(0))
-            if not rows or whole.start == whole.stop:
-                raise ContentError("signal with samples that are not numbers")
-            lacking = set(names) - {names[row] for row in rows}
-            count_change("recording cut to its longest stretch without missing samples")
-            begin_s = 0.0 if raw.times is not None else whole.start / raw.rate_hz
-            times = None if raw.times is None else raw.times[whole]
-            raw = raw._replace(samples=raw.samples[:, whole], start_s=raw.start_s + begin_s, times=times)
-        for name in sorted(lacking):
-            count_change(f"channel {name} left out: missing samples")
-        return raw.only(rows)
 
     def _pick(self, raw: Recording) -> Recording:
         names = [self._name(label) for label in raw.channels]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,15 +102,19 @@ class Wfdb(Source):
     def items(self, raw: Path) -> Iterator[Excerpt]:
         paths = matching(raw, self.files, anywhere=True)
         folders: dict[Path, Folder] = {}
+        headers = headers_by_folder(dict.fromkeys(path.parent for path in paths))
         for path in paths:
-            if path.parent not in folders:
-                folders[path.parent] = headers_in(path.parent)
+            while path.parent not in folders:
+                folder, content = next(headers, (path.parent, EMPTY))
+                folders[folder] = content
             extents, parts = folders[path.parent]
             part = parts.get(path.stem)
             if path not in extents:
                 yield Excerpt(raw, path, 0, 0, part=part)  # counted with its reason when it is made
                 continue
             rate_hz, count = extents.pop(path)
+            if not extents and not parts:
+                folders[path.parent] = EMPTY  # an archive may have a folder for each of many records
             try:
                 if self.centred:
                     assert self.window_s is not None
@@ -186,20 +191,28 @@ class Folder(NamedTuple):
     parts: dict[str, Part]
 
 
-def headers_in(folder: Path) -> Folder:
-    """Read all headers in a folder; a segment belongs to the first record that lists it."""
-    extents, parts = {}, dict[str, Part]()
-    for path, header in read_ahead(wfdb_header, sorted(folder.glob("*.hea"))):
-        if isinstance(header, ContentError):
-            continue
-        with suppress(ContentError):
-            extents[path] = header.extent()
-        begin = 0
-        for name, frames in header.segments:
-            if name != "~":
-                parts.setdefault(name, Part(path.stem, begin))
-            begin += frames
-    return Folder(extents, parts)
+EMPTY = Folder({}, {})
+
+
+def headers_by_folder(folders: Iterable[Path]) -> Iterator[tuple[Path, Folder]]:
+    """All headers of each folder that has some; a segment belongs to the first record there that lists it.
+
+    Headers of the next folders are read at the same time, for some archives have a folder for each record.
+    """
+    paths = (path for folder in folders for path in sorted(folder.glob("*.hea")))
+    for folder, headers in itertools.groupby(read_ahead(wfdb_header, paths), key=lambda pair: pair[0].parent):
+        extents, parts = dict[Path, tuple[float, int]](), dict[str, Part]()
+        for path, header in headers:
+            if isinstance(header, ContentError):
+                continue
+            with suppress(ContentError):
+                extents[path] = header.extent()
+            begin = 0
+            for name, frames in header.segments:
+                if name != "~":
+                    parts.setdefault(name, Part(path.stem, begin))
+                begin += frames
+        yield folder, Folder(extents, parts)
 
 
 class Annotations(NamedTuple):
