@@ -112,6 +112,8 @@ class Edf(Source):
             raise ValueError(f"data.source: annotations '{self.annotations}' need window_s and no stride_s")
         if self.annotation_file is not None and self.annotations is None:
             raise ValueError("data.source.annotation_file needs annotations")
+        if self.annotation_file is not None and "/" in self.annotation_file:
+            raise ValueError("data.source.annotation_file names a file in the recording's folder, without '/'")
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
         paths = matching(raw, self.files, anywhere=True)
@@ -161,7 +163,7 @@ class Edf(Source):
         )
 
     def _annotations(self, path: Path) -> list[Annotation]:
-        """Those of a file, and of its second file.
+        """The annotations of a file and of its second file.
 
         Raises:
             ContentError: they cannot be read, or the source asks for some and there are none.
@@ -201,10 +203,10 @@ class Edf(Source):
             raise ValueError(
                 f"data.source.annotation_file {self.annotation_file!r} asks for a field that pattern does not give"
             ) from error
-        found = [other for other in sorted(path.parent.glob(form)) if other != path]
-        if len(found) != 1:
-            raise ContentError(f"recording with {'several files' if found else 'no file'} of annotations", form)
-        return found[0]
+        files = [other for other in sorted(path.parent.glob(form)) if other != path]
+        if len(files) != 1:
+            raise ContentError(f"recording with {'several files' if files else 'no file'} of annotations", form)
+        return files[0]
 
     def _fields(self, item: Excerpt, annotations: Sequence[Annotation]) -> Fields:
         named = fields_of(self.pattern, item.path, SUFFIXES)

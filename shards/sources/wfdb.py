@@ -170,13 +170,12 @@ class Wfdb(Source):
         of_whole = part is not None and not file.is_file()
         if part is not None and of_whole:
             file, begin = whole_of(path, part).with_suffix(f".{self.annotations}"), part.begin
-        found = annotated(file)
-        clock_hz = found.clock_hz or rate_hz
-        frames = np.floor(found.samples * (rate_hz / clock_hz) + 0.5).astype(np.int64) - begin
+        samples, symbols, clock_hz = annotated(file)
+        frames = np.floor(samples * (rate_hz / (clock_hz or rate_hz)) + 0.5).astype(np.int64) - begin
         if not of_whole:
-            return frames, found.symbols
+            return frames, symbols
         inside = (frames >= 0) & (frames < count)
-        return frames[inside], [symbol for symbol, near in zip(found.symbols, inside, strict=True) if near]
+        return frames[inside], [symbol for symbol, within in zip(symbols, inside, strict=True) if within]
 
 
 def whole_of(path: Path, part: Part) -> Path:

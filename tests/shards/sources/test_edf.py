@@ -366,6 +366,8 @@ def test_a_second_file_is_named_by_fields_there_are(night: Path) -> None:
         said(Edf(**{**SLEEP, "annotation_file": "{person}.edf"}), night)
     with pytest.raises(ValueError, match="annotation_file needs annotations"):
         Edf(annotation_file="{record}.edf")
+    with pytest.raises(ValueError, match="without '/'"):
+        Edf(annotation_file="../{record}.edf", annotations="overlap")
 
 
 def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -197,12 +197,13 @@ def test_annotations_of_a_record_with_several_samples_a_frame(tmp_path: Path) ->
 
 
 def segmented(folder: Path) -> dict[str, np.ndarray]:
-    """A record of 4 s, a gap of 2 s, then 3 s, and another record; what each file holds."""
+    """A record of 4 s, a gap of 2 s, then 3 s, its list of leads, and another record; what each file holds."""
     parts = {
         "p1_1": record(folder, "p1_1", seconds=4),
         "p1_2": record(folder, "p1_2", seconds=3, comments=("Age: 80",)),
     }
-    (folder / "p1.hea").write_text("p1/3 3 250 2250\np1_1 1000\n~ 500\np1_2 750\n# Ward: B\n# Age: 70\n")
+    (folder / "p1.hea").write_text("p1/4 3 250 2250\np1_leads 0\np1_1 1000\n~ 500\np1_2 750\n# Ward: B\n# Age: 70\n")
+    (folder / "p1_leads.hea").write_text("p1_leads 1 250 0\n~ 0 200/mV 0 0 0 0 0 I\n")
     return parts | {"other": record(folder, "other", seconds=2)}
 
 
@@ -210,7 +211,7 @@ def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
     parts = segmented(tmp_path)
     source = Wfdb(window_s=1.5, labels=("record", "segment", "start_s", "Ward", "Age"))
     found = made(source, tmp_path)
-    assert found[1] == "WFDB record of several segments"
+    assert [found[1], found[-1]] == ["WFDB record of several segments", "empty signal"]
     samples = [sample for sample in found if isinstance(sample, Sample)]
     assert [labels(sample) for sample in samples] == [
         {"record": "other", "segment": None, "start_s": 0.0, "Ward": None, "Age": 74},
@@ -225,7 +226,7 @@ def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
     manifest = build(
         source, MODALITIES, SplitBy(by="record", validation=0, test=0.5, large=1), tmp_path, tmp_path / "o"
     )
-    assert manifest.skipped == {"WFDB record of several segments": 1}
+    assert manifest.skipped == {"WFDB record of several segments": 1, "empty signal": 1}
     groups = [{g for _, g, *_ in Split(tmp_path / "o", name).locations()} for name in ("train", "test")]
     assert sorted(groups, key=sorted) == [{"other"}, {"p1"}]
 
@@ -234,7 +235,7 @@ def test_annotations_of_the_whole_lie_in_its_segments(tmp_path: Path) -> None:
     segmented(tmp_path)
     at = np.array([100, 700, 1200, 1700, 2000])
     wfdb.wrann("p1", "atr", at * 2, symbol=["N", "V", "A", "F", "N"], fs=500, write_dir=str(tmp_path))
-    source = Wfdb(files="p1_*.hea", annotations="atr", labels=("symbols",))
+    source = Wfdb(files="p1_[12].hea", annotations="atr", labels=("symbols",))
     assert [labels(sample)["symbols"] for sample in made(source, tmp_path)] == ["N,V", "F,N"]
     centred = Wfdb(files="p1_2.hea", annotations="atr", centred=True, window_s=0.4, labels=("symbol", "start_s"))
     assert [labels(sample) for sample in made(centred, tmp_path)] == [
