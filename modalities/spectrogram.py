@@ -378,7 +378,7 @@ def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
             frames, rate = file.frames, _rate(file.samplerate)
             if not frames * file.channels <= MAX_SAMPLES or file.channels > MAX_CHANNELS:
                 raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")
-            samples = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
+            samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
     except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
         raise ContentError(unreadable(extension, error), str(error)) from error
     if samples.shape[1] < frames:

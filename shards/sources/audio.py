@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class AudioFolder(Folder):
     """WAV, FLAC, Ogg and MP3 files, as `Folder` describes.
 
     window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
-    overlap), a rest shorter than a window is left out; they have the field `start_s`, and their first and last sample
+    overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and last sample
     in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
 
     A file whose header does not say its length, or less than there is, becomes one whose header does, counted as a
@@ -75,17 +76,26 @@ class AudioFolder(Folder):
         if item.part is None:
             extension, data = super().content(item)
             return extension, with_length(data, extension)
-        samples, rate_hz, flac = _window(item.path, *item.part)
+        start, stop = item.part
+        samples, rate_hz, flac, count = _window(item.path, start, stop)
         if splice := _splice(item.path):
             count_change(splice.reason)
+        if stop < count and self._is_last(start, count, rate_hz):
+            count_change("rest of a recording, shorter than a window, left out")
         buffer = io.BytesIO()
         form = {"format": "FLAC", "subtype": flac} if flac else {"format": "WAV", "subtype": "FLOAT"}
         parser("soundfile", "soundfile").write(buffer, samples, rate_hz, **form)
         return "flac" if flac else "wav", buffer.getvalue()
 
+    def _is_last(self, start: int, count: int, rate_hz: float) -> bool:
+        """Whether no window of a file of `count` samples follows one."""
+        following = itertools.islice(windows(count - start, rate_hz, self.window_s, self.stride_s), 1, 2)
+        return next(following, None) is None
 
-def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, str | None]:
-    """Samples `(T, C)` of a part of a file, their rate in Hz, and as what FLAC holds them, None where it cannot.
+
+def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, str | None, int]:
+    """Samples `(T, C)` of a part of a file, their rate in Hz, as what FLAC holds them, None where it cannot, and how
+    many samples of a channel the file has.
 
     Raises:
         ContentError: the file cannot be read, or not so far.
@@ -101,7 +111,7 @@ def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, str | N
             samples = file.read(stop - start, dtype=dtype, always_2d=True)
     if len(samples) < stop - start:
         raise ContentError(f"truncated {_extension(path)} audio")
-    return samples, rate_hz, flac
+    return samples, rate_hz, flac, int(file.frames)
 
 
 class _Decoder:
