@@ -4,8 +4,8 @@
 
 Writes recordings of a third of the length and of the whole, and cuts each in two ways: as the source `audio` does, and
 by opening the file, seeking and reading for each window (`seek`). Prints one JSON line: processor `seconds` of each,
-windows made FLAC alike, the larger file's over the smaller one's (`growth`, 3 where time grows with length), `ratio` of the two
-ways, and how many windows differ by more than 16 bits can tell from the recording read whole (`wrong`).
+windows made FLAC alike, the larger file's over the smaller one's (`growth`, 3 where time grows with length), `ratio`
+of the two ways, and how many windows differ by more than 2**-14 from the recording read whole (`wrong`).
 """
 
 from __future__ import annotations

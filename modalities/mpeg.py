@@ -60,20 +60,14 @@ def before_tags(data: Data) -> int:
 
 
 def _size(header: bytes) -> int:
-    """Bytes of the frame of layer III that a header begins, 0 where it begins none.
-
-    Raises:
-        ContentError: the frame does not say its bit rate.
-    """
+    """Bytes of the frame of layer III that a header begins, 0 where it begins none or does not say its bit rate."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
     version = header[1] >> 3 & 3
     rate_hz = _RATES_HZ[version][header[2] >> 2 & 3] if version in _RATES_HZ else 0
     kbps = _KBPS[version == 3][header[2] >> 4]
-    if not rate_hz or header[2] >> 4 == 15:
+    if not rate_hz or not kbps:
         return 0
-    if not kbps:
-        raise ContentError("mp3 audio of a free bit rate, whose frames cannot be counted")
     return (144_000 if version == 3 else 72_000) * kbps // rate_hz + (header[2] >> 1 & 1)
 
 
@@ -105,6 +99,8 @@ def frames(data: Data) -> Frames:
     if re.match(rb"\xff[\xe4-\xe7\xf4-\xf7\xfc-\xff]", data[start : start + 2]):
         raise ContentError("mp3 file of MPEG layer I or II")
     if (first := next(_starts(data, start, end), None)) is None:
+        if re.match(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x00-\x0b]", data[start : start + 3]):
+            raise ContentError("mp3 audio of a free bit rate, whose frames cannot be counted")
         raise ContentError("unreadable mp3 audio", "no MPEG frame")
     stated, xing, table = _table(data, first)
     header = data[first : first + 4]
@@ -126,7 +122,7 @@ def _count(data: Data, at: int, end: int, first: bytes) -> tuple[int, bool]:
         header = data[at : at + 4]
         size = sizes.get(header)
         if size is None:
-            size = sizes[header] = _size(header) if header[2] >> 4 and _alike(header, first) else 0
+            size = sizes[header] = _size(header) if _alike(header, first) else 0
         if size:
             if at + size > end:
                 return count, True

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -151,12 +152,12 @@ class Spectrogram(Modality):
         return {extension: self.member(extension, data) for extension, data in super().members(path).items()}
 
     def member(self, extension: str, data: bytes) -> bytes:
-        """A file's bytes as a shard holds them.
-
-        Raises:
-            ContentError: it is not what its extension says, or visibly cut.
-        """
-        return data if extension in ("npy", "json") else with_length(data, extension)
+        """A file's bytes as a shard holds them; those that cannot be used stay as they are, for `decode` to refuse."""
+        if extension in ("npy", "json"):
+            return data
+        with suppress(ContentError):
+            return with_length(data, extension)
+        return data
 
     def parse(self, value: Any) -> Audio:
         """A path, a file's bytes, `(samples, sample_rate_hz)`, or a dict of them as `datasets` hands out.

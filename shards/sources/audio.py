@@ -35,8 +35,8 @@ class AudioFolder(Folder):
     """WAV, FLAC, Ogg and MP3 files, as `Folder` describes.
 
     window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
-    overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and last sample
-    in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
+    overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and
+    last sample in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
 
     A file whose header does not say its length, or less than there is, becomes one whose header does, counted as a
     change; one whose header says more than there is is left out.
