@@ -17,6 +17,9 @@ _UNKNOWN_WAV = 0x7FFFFC00
 _FLAC_OVERHEAD = 1024
 """Bytes that a FLAC frame takes at most beyond its samples."""
 
+_FLAC_HEADERS = 8
+"""Places at a file's end that are tried as headers: other bytes rarely look like one."""
+
 
 class Splice(NamedTuple):
     """Bytes that take the place of `[start, stop)` of a file, so that its header says its length, and why."""
@@ -195,24 +198,23 @@ def _flac(data: Data) -> Splice | None:
     if data[start : start + 4] != b"fLaC" or len(info) < 34:
         raise ContentError("unreadable flac audio", "no STREAMINFO")
     packed = int.from_bytes(info[10:18], "big")
-    stated, block = packed & (1 << 36) - 1, int.from_bytes(info[2:4], "big")
+    stated, (shortest, longest) = packed & (1 << 36) - 1, struct.unpack_from(">HH", info)
     channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
-    largest = block * channels * -(-(bits + 1) // 8) + _FLAC_OVERHEAD
+    largest = longest * channels * -(-(bits + 1) // 8) + _FLAC_OVERHEAD
+    block = longest if shortest == longest else 0
     found = _flac_samples(data, _flac_audio(data, start + 4), block, largest)
     if found is None:
         if stated == 0:
             raise ContentError("unreadable flac audio", "no whole frame")
         return None  # the decoder finds what is wrong
-    count, stop = found
-    if stated and count < stated:
-        if stop < before_tags(data):  # a frame that is cut, or bytes behind a whole one: the decoder knows
-            return None
+    count, reach = found
+    if reach < stated:
         raise ContentError("truncated flac audio")
-    if count == stated:
+    if count == stated or count < stated == reach:  # the last frame is cut, or has bytes behind it: the decoder knows
         return None
     size = (packed >> 36 << 36 | count).to_bytes(8, "big")
     reason = "flac audio without its length: samples counted"
-    if stop < before_tags(data):
+    if count < reach:
         reason = "flac audio that ends within a frame: that frame left out, the samples of the others counted"
     elif stated:
         reason = "flac audio of more samples than its header says: all read"
@@ -230,29 +232,32 @@ def _flac_audio(data: Data, at: int) -> int:
 
 
 def _flac_samples(data: Data, first: int, block: int, largest: int) -> tuple[int, int] | None:
-    """Number of samples of all whole frames, and where the last of them ends, by the last frames' headers.
+    """Number of samples of all whole frames, and the same with a frame that is cut, by the last frames' headers.
 
     A frame has a checksum over its header and one over itself. block: samples of a frame where all have the same
-    number. largest: bytes that a frame has at most.
+    number, else 0. largest: bytes that a frame has at most.
     """
     sync, end = data[first : first + 2], before_tags(data)
     beginning = _flac_frame(data[first : first + 32], block)
     if beginning is None:
         return None
-    stops, at = [end], end
-    while (at := data.rfind(sync, max(first, end - 2 * largest), at + 1)) >= 0:
+    stops, at = {end: 0}, end
+    while len(stops) < _FLAC_HEADERS and (at := data.rfind(sync, max(first, end - 2 * largest), at + 1)) >= 0:
         frame = _flac_frame(data[at : at + 32], block)
         if frame is not None:
-            for stop in stops:
+            for stop, reach in stops.items():
                 if _crc(data[at:stop], 0x8005, 16) == 0:
-                    return frame[1] - beginning[0], stop
-            stops.append(at)
+                    return frame[1] - beginning[0], max(frame[1], reach) - beginning[0]
+            stops[at] = frame[1]
         at -= 1
     return None
 
 
 def _flac_frame(header: bytes, block: int) -> tuple[int, int] | None:
-    """First and one past the last sample of a FLAC frame, None where the bytes are no frame's header."""
+    """First and one past the last sample of a FLAC frame, None where the bytes are no frame's header.
+
+    The number in it counts frames where all have as many samples, samples where they do not.
+    """
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
     size_code, rate_code = header[2] >> 4, header[2] & 15
@@ -270,7 +275,7 @@ def _flac_frame(header: bytes, block: int) -> tuple[int, int] | None:
     at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if _crc(header[: at + 1], 0x07, 8):
         return None
-    start = number if header[1] & 1 else number * block
+    start = number if header[1] & 1 or not block else number * block
     return start, start + size
 
 

@@ -175,6 +175,8 @@ def test_flac_files_of_another_length_than_they_say() -> None:
     np.testing.assert_array_equal(samples, whole)
     assert changes == {"flac audio of more samples than its header says: all read": 1}
     assert refusal(flac(total=96_000), "flac") == "truncated flac audio"
+    assert refusal(flac()[: len(flac()) // 2], "flac") == "truncated flac audio"
+    assert length_splice(flac() + bytes(range(99)), "flac") is None
 
 
 def test_a_flac_file_of_unknown_length_that_ends_within_a_frame() -> None:
