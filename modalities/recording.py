@@ -229,13 +229,19 @@ def ratio(rate_hz: float, wanted_hz: float) -> Fraction:
 
 
 def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray:
-    """Samples `(channels, T)` at another rate by a polyphase filter, free of aliases."""
+    """Samples `(channels, T)` at another rate by a polyphase filter, whose aliases are at -90 dB or below."""
     up, down = ratio(rate_hz, wanted_hz).as_integer_ratio()
     if up == down:
         return samples
     poly = parser("scipy.signal", "scipy").resample_poly
-    made = poly(samples, up, down, axis=1, padtype="line")
+    made = poly(samples, up, down, axis=1, padtype="line", window=_lowpass(max(up, down)))
     return made.astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _lowpass(factor: int) -> np.ndarray:
+    """A lowpass at 1 / `factor` of the highest frequency: scipy's own lets a tone 6% above it through at -14 dB."""
+    return parser("scipy.signal", "scipy").firwin(64 * factor + 1, 0.911 / factor, window=("kaiser", 9.0))
 
 
 @lru_cache(maxsize=64)

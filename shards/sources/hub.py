@@ -15,6 +15,7 @@ from modalities.base import MAX_BYTES, ContentError, Modality, count_change, fil
 from modalities.cells import is_missing
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
+from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
@@ -41,7 +42,8 @@ class Hub(Source):
     table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
     kept apart.
 
-    Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
+    Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.lengths` tells of
+    sounds that do not say their length); lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
     named in `groups`, or by `scaffold` of a SMILES. Rows are streamed, so that nothing is downloaded but what is read;
     limit: how many rows are read at most. No code of a data set is run.
@@ -169,9 +171,9 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
         data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")
-        return _extension(data, cell["path"], modality, name), data
+        return _file(_extension(data, cell["path"], modality, name), data, modality)
     if isinstance(cell, bytes):
-        return _extension(cell, None, modality, name), cell
+        return _file(_extension(cell, None, modality, name), cell, modality)
     if isinstance(cell, str) and "txt" in modality.extensions:
         return "txt", cell.encode()
     if isinstance(cell, list) and "npy" in modality.extensions:
@@ -185,6 +187,11 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     if isinstance(cell, dict) and isinstance(modality, Table):
         return "json", json.dumps(cell, default=str).encode()
     raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
+
+
+def _file(extension: str, data: bytes, modality: Modality) -> tuple[str, bytes]:
+    """Extension and bytes of a file, of a sound with a header that says its length."""
+    return extension, modality.member(extension, data) if isinstance(modality, Spectrogram) else data
 
 
 def _contents(path: str, noun: str) -> bytes:
