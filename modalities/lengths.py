@@ -61,12 +61,16 @@ class SplicedFile(io.RawIOBase):
         return 0
 
 
-def with_length(data: bytes, extension: str) -> bytes:
+def with_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
     """A sound file's bytes with a header that says its length; other bytes than those given are counted as a change.
+
+    built: a FLAC header that says a length is believed, as a build has checked it: that takes half as long as decoding.
 
     Raises:
         ContentError: as `length_splice` does.
     """
+    if built and extension == "flac" and data[:4] == b"fLaC" and int.from_bytes(data[18:26], "big") & (1 << 36) - 1:
+        return data
     splice = length_splice(data, extension)
     if splice is None:
         return data

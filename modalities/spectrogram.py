@@ -391,7 +391,7 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
 
 def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
     """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
-    data = with_length(data, extension)
+    data = with_length(data, extension, built=True)
     try:
         with parser("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, _rate(file.samplerate)
