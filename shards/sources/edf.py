@@ -168,13 +168,7 @@ class Edf(Source):
         Raises:
             ContentError: they cannot be read, or the source asks for some and there are none.
         """
-        try:
-            annotations = edf_annotations(path)
-        except ContentError:
-            if self.annotations is not None:
-                raise
-            count_change("annotations that cannot be read: stretches marked 'bad' are not known")
-            return []
+        annotations = edf_annotations(path)
         if self.annotation_file is not None:
             second = self._second(path)
             starts = edf_header(path).start, edf_header(second).start
