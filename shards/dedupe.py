@@ -17,7 +17,7 @@ from modalities.image import Image, Picture
 from modalities.pixels import RGB
 from modalities.smiles import Smiles
 from modalities.text import Text
-from shards.sources.molecules import canonical
+from shards.sources.chemistry import canonical
 
 KINDS: dict[str, tuple[type[Modality], ...]] = {
     "exact": (Modality,),

@@ -18,7 +18,7 @@ from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.chemistry import scaffold, structure
 from shards.sources.rows import as_groups, as_json, cells
 
 
@@ -114,6 +114,7 @@ class Hub(Source):
             raise ContentError(f"row without {self.key}")
         groups = as_groups(row)
         members: dict[str, bytes] = {}
+        canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
@@ -124,8 +125,8 @@ class Hub(Source):
             elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(cell))
-                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
+                smiles, canonical[name], molecule = structure(str(cell))
+                groups["scaffold"] = scaffold(molecule)
                 members[f"{name}.txt"] = smiles.encode()
             else:
                 extension, data = _member(cell, modality, name)
@@ -136,7 +137,7 @@ class Hub(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups, canonical=canonical)
 
 
 def _line(error: Exception) -> str:

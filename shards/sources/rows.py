@@ -18,7 +18,7 @@ from modalities.table import EMPTY, Table
 from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.chemistry import scaffold, structure
 
 
 class Item(NamedTuple):
@@ -75,6 +75,7 @@ class Rows(Source):
             raise ContentError(f"row without {self.key}")
         groups = dict(written)
         members: dict[str, bytes] = {}
+        canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
@@ -87,8 +88,8 @@ class Rows(Source):
                 if isinstance(modality, Smiles):
                     groups.setdefault("scaffold", "")
             elif isinstance(modality, Smiles):
-                smiles = canonical(cell)
-                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
+                smiles, canonical[name], molecule = structure(cell)
+                groups["scaffold"] = scaffold(molecule)
                 members[f"{name}.txt"] = smiles.encode()
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = cell.encode()
@@ -102,7 +103,7 @@ class Rows(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(written[self.key] if self.key else f"{number}", members, groups)
+        return Sample(written[self.key] if self.key else f"{number}", members, groups, canonical=canonical)
 
 
 def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
