@@ -71,6 +71,11 @@ class Source(ABC):
     """Packages that read raw files and make content of them, beyond numpy and those that modalities require."""
 
     @property
+    def parsers(self) -> tuple[str, ...]:
+        """`requires`, and what else it takes to read what the fields say."""
+        return (*self.requires, *(("polars",) if getattr(self, "table", None) is not None else ()))
+
+    @property
     def drawings(self) -> frozenset[str]:
         """Modalities whose images the source draws itself: lines on white paper."""
         return frozenset()

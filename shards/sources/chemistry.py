@@ -176,7 +176,9 @@ def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
 
     def grouped(kept: Sequence[Any]) -> Any:
         copy = chem.RWMol(molecule)
-        parts = [(g.GetGroupType(), [a.GetIdx() for a in g.GetAtoms()], [b.GetIdx() for b in g.GetBonds()]) for g in kept]
+        parts = [
+            (g.GetGroupType(), [a.GetIdx() for a in g.GetAtoms()], [b.GetIdx() for b in g.GetBonds()]) for g in kept
+        ]
         copy.SetStereoGroups([chem.CreateStereoGroup(kind, copy, atoms, bonds) for kind, atoms, bonds in parts])
         return copy
 

@@ -47,6 +47,7 @@ class Hub(Source):
     """
 
     type: ClassVar[str] = "hub"
+    requires: ClassVar[tuple[str, ...]] = ("datasets", "pyarrow")
 
     dataset: str
     files: str | None = None

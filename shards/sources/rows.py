@@ -43,6 +43,7 @@ class Rows(Source):
     """
 
     type: ClassVar[str] = "rows"
+    requires: ClassVar[tuple[str, ...]] = ("polars",)
 
     file: str = "*.csv"
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
