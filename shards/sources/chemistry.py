@@ -62,13 +62,16 @@ def structure(smiles: str) -> Structure:
         if "|" in smiles and chem.MolFromSmiles(smiles.split()[0]) is not None:
             raise ContentError("CXSMILES extension that RDKit cannot read", repr(smiles[:80]))
         raise ContentError("invalid SMILES", repr(smiles[:80]))
-    molecule = _without_maps(_resolved(molecule))
-    if any(not atom.GetAtomicNum() for atom in molecule.GetAtoms()):
-        count_change("atom written * (R group, attachment point or polymer end)")
+    if "|" in smiles:
+        molecule = _resolved(molecule)
+    if ":" in smiles:
+        molecule = _without_maps(molecule)
     identity = ""
     if groups := _groups(molecule):
         identity, molecule = _stereo(molecule, groups)
     plain = chem.MolToSmiles(molecule)
+    if "*" in plain:
+        count_change("atom written * (R group, attachment point or polymer end)")
     return Structure(plain, identity or plain, chem.MolFromSmiles(plain))
 
 

@@ -27,6 +27,7 @@ MAPS = "atom-map numbers removed from a SMILES"
 STAR = "atom written * (R group, attachment point or polymer end)"
 LONE = "racemic or unknown configuration of a center left out of a SMILES"
 RELATIVE = "relative configuration of a racemate or unknown enantiomer written as one enantiomer"
+AXIAL = "axial chirality (atropisomer) left out: SMILES cannot say it"
 HAPTIC = "haptic bond written as a dative bond of each atom"
 QUERY = "SDF record of a query (such as an atom list, A, Q, X or M), not of a molecule"
 
@@ -287,3 +288,17 @@ def test_polymers_need_ends() -> None:
     assert fault("CCO |Sg:n:0,1,2::ht|") == reason
     polymer, changes = read("*CCO* |Sg:n:1,2,3::ht|")
     assert (polymer.smiles, changes) == ("*CCO*", {STAR: 1})
+
+
+def test_axial_chirality_is_counted_as_lost() -> None:
+    """A block of 1,1'-bi-2-naphthol with a wedge beside its axis, and the same without one."""
+    molecule = Chem.MolFromSmiles("Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12")
+    AllChem.Compute2DCoords(molecule)
+    Chem.Kekulize(molecule, True)
+    block = Chem.MolToMolBlock(molecule)
+    bond = next(line for line in block.splitlines() if line in (" 10 11  1  0", " 11  2  1  0"))
+    wedge = f" 11{(bond[:3] if bond[3:6] == ' 11' else bond[3:6])}  1  1"
+    for text, expected in ((block, {}), (block.replace(bond, wedge), {AXIAL: 1})):
+        with counted_changes() as changes:
+            assert smiles_of(text) == canonical("Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12")
+        assert changes == expected
