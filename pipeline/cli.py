@@ -457,6 +457,7 @@ def _summary(manifest: Any) -> dict[str, Any]:
         "skipped": manifest.skipped,
         "changed": manifest.changed,
         "notes": list(manifest.notes),
+        "versions": manifest.versions,
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }
 
@@ -473,6 +474,7 @@ def _manifest_lines(manifest: Any) -> list[str]:
         ),
         *(f"changed: {reason}: {count:,}" for reason, count in manifest.changed.items()),
         *(f"note: {note}" for note in manifest.notes),
+        *([f"read by: {', '.join(map(' '.join, manifest.versions.items()))}"] if manifest.versions else []),
     ]
 
 

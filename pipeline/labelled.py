@@ -30,6 +30,7 @@ from shards.remote import Store, open_store
 from shards.sources.base import Source
 from shards.sources.rows import Rows
 from shards.sources.tables import SUFFIXES, CellTypes, cell_types, is_typed, read_written
+from shards.versions import installed, packages
 
 KEPT = 1024
 """Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
@@ -46,7 +47,7 @@ class Labelled:
 
     groups: what a split must not tear apart, of the kind `by`. hashes: of a sample's contents and group. split: the
     shard split each came from, empty for files. skipped: reasons of what was left out, by row or key. modalities: those
-    that samples may have.
+    that samples may have. versions: of the parsers that made the content, and of those that read it here.
     """
 
     keys: tuple[str, ...]
@@ -59,6 +60,7 @@ class Labelled:
     by: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     modalities: tuple[str, ...] = ()
+    versions: tuple[dict[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -176,6 +178,7 @@ def _from_rows(
         by,
         skipped,
         tuple(read),
+        (installed(packages(modalities, source)),),
     )
 
 
@@ -320,6 +323,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
         by,
         skipped,
         found,
+        (manifest.versions, installed(packages(modalities))),
     )
 
 

@@ -38,6 +38,7 @@ def embed_file(
     held = Run.existing(Path(run))
     model = held.load_model()
     samples = labelled.load(data, model.modalities, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe())
+    held.compare_versions(data, *samples.versions)
     widths = {name: modality.widths for name, modality in model.modalities.items()}
     keys: list[str] = []
 
@@ -78,6 +79,7 @@ def predict_file(
     samples = labelled.load(
         data, chosen, leave=task.label, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe()
     )
+    held.compare_versions(data, *samples.versions)
     with labelled.printed_changes(data):
         parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
     output = np.concatenate([values for _, values in parts])

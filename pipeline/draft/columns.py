@@ -11,7 +11,7 @@ import polars as pl
 
 from modalities.base import ContentError
 from pipeline.draft.survey import ROWS, kind_of, spread
-from shards.sources.molecules import canonical
+from shards.sources.chemistry import canonical
 from shards.sources.tables import cell_types, is_typed, read_written
 
 ID = "identifies rows"

@@ -43,6 +43,7 @@ class AudioFolder(Folder):
     """
 
     type: ClassVar[str] = "audio"
+    requires: ClassVar[tuple[str, ...]] = ("soundfile",)
     suffixes: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".ogg", ".mp3")
     noun: ClassVar[str] = "recording"
 

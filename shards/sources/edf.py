@@ -87,6 +87,7 @@ class Edf(Source):
     """
 
     type: ClassVar[str] = "edf"
+    requires: ClassVar[tuple[str, ...]] = ("pyedflib",)
 
     files: str = "*.[eEbB][dD][fF]"
     window_s: float | None = None

@@ -49,6 +49,7 @@ class Fasta(Source):
     """
 
     type: ClassVar[str] = "fasta"
+    requires: ClassVar[tuple[str, ...]] = ("biopython",)
 
     files: str = "*.fasta*"
     pattern: str | None = None

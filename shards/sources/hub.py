@@ -20,7 +20,7 @@ from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.chemistry import scaffold, structure
 from shards.sources.rows import as_groups, as_json, cells
 
 
@@ -50,6 +50,7 @@ class Hub(Source):
     """
 
     type: ClassVar[str] = "hub"
+    requires: ClassVar[tuple[str, ...]] = ("datasets", "pyarrow")
 
     dataset: str
     files: str | None = None
@@ -118,6 +119,7 @@ class Hub(Source):
         row = {name: self._cell(name, value) for name, value in row.items()}
         groups = as_groups(row)
         members: dict[str, bytes] = {}
+        canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
@@ -128,8 +130,8 @@ class Hub(Source):
             elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(cell))
-                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
+                smiles, canonical[name], molecule = structure(str(cell))
+                groups["scaffold"] = scaffold(molecule)
                 members[f"{name}.txt"] = smiles.encode()
             else:
                 extension, data = _member(cell, modality, name)
@@ -140,7 +142,7 @@ class Hub(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups, canonical=canonical)
 
     def _cell(self, name: str, value: Any) -> Any:
         """A cell, None where it says that it is missing; texts stay texts, for the data set says what they are."""

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import json
-import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 import polars as pl
 
-from modalities.base import ContentError, Modality, parser
+from modalities.base import ContentError, Modality
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
+from shards.sources.chemistry import (
+    PACKAGES,
+    check_descriptors,
+    describe,
+    draw,
+    scaffold,
+    smiles_in,
+    smiles_of,
+    structure,
+)
 from shards.sources.tables import BrokenFileError, CellTypes, cell_types, header_of, rows_of, sound
 
 BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
@@ -54,10 +61,12 @@ class Molecules(Source):
     only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
     names in `rdkit.Chem.Descriptors`. labels: such names too. properties: columns of a table or data fields of an SDF
     that become labels as well; of several tables some may lack them. Samples can be grouped by `scaffold` (Bemis &
-    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES.
+    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, of a racemate its CXSMILES; what becomes
+    of stereochemical groups, atom maps, salts and `*` says `shards.sources.chemistry`.
     """
 
     type: ClassVar[str] = "molecules"
+    requires: ClassVar[tuple[str, ...]] = PACKAGES
 
     files: str = "*.smi"
     smiles: str = "smiles"
@@ -71,6 +80,10 @@ class Molecules(Source):
     @property
     def reads(self) -> Mapping[str, str]:
         return {"smiles": self.smiles}
+
+    @property
+    def drawings(self) -> frozenset[str]:
+        return frozenset({"image"})
 
     def items(self, raw: Path) -> Iterator[str | Record]:
         paths = matching(raw, self.files)
@@ -131,14 +144,13 @@ class Molecules(Source):
             raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
         else:
             with as_text(path) as lines:
-                yield from (line.split()[0] for line in lines if line.strip())
+                yield from (smiles_in(line) for line in lines if line.strip())
 
     def make(self, item: str | Record, modalities: Mapping[str, Modality]) -> Sample:
         record = Record(item) if isinstance(item, str) else item
         if record.fault:
             raise ContentError(record.fault)
-        smiles = canonical(smiles_of(record.block) if record.block else record.smiles)
-        molecule = chemistry().MolFromSmiles(smiles)
+        smiles, identity, molecule = structure(smiles_of(record.block) if record.block else record.smiles)
         members: dict[str, bytes] = {}
         if "smiles" in modalities:
             members["smiles.txt"] = smiles.encode()
@@ -152,7 +164,8 @@ class Molecules(Source):
         if labels or self.labels:
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
         groups = {name: record.types.written(name, text) for name, text in record.properties}
-        return Sample(smiles, members, {**groups, "scaffold": scaffold(molecule)})
+        groups["scaffold"] = scaffold(molecule)
+        return Sample(identity, members, groups, canonical={"smiles": identity})
 
 
 def _kind(path: Path) -> str:
@@ -210,81 +223,3 @@ def _record(block: list[str], properties: Mapping[str, str], size: int) -> Recor
     if any("\ufffd" in text for text in properties.values()):
         return Record(fault="SDF record with a field that is not UTF-8")
     return Record("", "\n".join(block), tuple(properties.items()))
-
-
-def smiles_of(block: str) -> str:
-    """SMILES of a block of an SDF, its stereochemistry by RDKit from wedges or from 3-D coordinates.
-
-    Raises:
-        ContentError: RDKit cannot read it.
-    """
-    chem = chemistry()
-    molecule = chem.MolFromMolBlock(block)
-    if molecule is None:
-        raise ContentError("invalid SDF record", repr(block[:80]))
-    return chem.MolToSmiles(molecule)
-
-
-@cache
-def chemistry() -> Any:
-    """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
-    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
-    return parser("rdkit.Chem", "rdkit")
-
-
-def canonical(smiles: str) -> str:
-    """RDKit's canonical SMILES.
-
-    Raises:
-        ContentError: RDKit cannot read it.
-    """
-    chem = chemistry()
-    molecule = chem.MolFromSmiles(smiles)
-    if molecule is None or not molecule.GetNumAtoms():
-        raise ContentError("invalid SMILES", repr(smiles[:80]))
-    return chem.MolToSmiles(molecule)
-
-
-def scaffold(molecule: Any) -> str:
-    """Murcko scaffold of an RDKit molecule as canonical SMILES, empty for acyclic molecules."""
-    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=molecule)
-
-
-def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
-    """PNG of the 2-D structure in one 8-bit band, `side_px` square."""
-    drawing = parser("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
-    canvas = drawing.MolDraw2DCairo(side_px, side_px)
-    options = canvas.drawOptions()
-    options.useBWAtomPalette()
-    options.fixedBondLength = bond_px
-    options.bondLineWidth = line_px
-    options.scaleBondWidth = False
-    options.padding = 0.02
-    options.minFontSize = 6
-    drawing.PrepareAndDrawMolecule(canvas, molecule)
-    canvas.FinishDrawing()
-    pillow = parser("PIL.Image", "pillow")
-    buffer = io.BytesIO()
-    pillow.open(io.BytesIO(canvas.GetDrawingText())).convert("L").save(buffer, "png")
-    return buffer.getvalue()
-
-
-@cache
-def _descriptors() -> dict[str, Callable[[Any], float]]:
-    return dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
-
-
-def check_descriptors(names: Sequence[str]) -> None:
-    """Check names of RDKit's descriptors.
-
-    Raises:
-        ValueError: RDKit has no such descriptor.
-    """
-    if unknown := [name for name in names if name not in _descriptors()]:
-        raise ValueError(f"RDKit has no descriptor {unknown[0]!r}")
-
-
-def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
-    """RDKit descriptors by name, None where one is not a finite number."""
-    values = {name: float(_descriptors()[name](molecule)) for name in names}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

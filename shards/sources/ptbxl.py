@@ -40,6 +40,7 @@ class PtbXl(Source):
     """
 
     type: ClassVar[str] = "ptbxl"
+    requires: ClassVar[tuple[str, ...]] = ("wfdb", "polars")
 
     rate_hz: Literal[100, 500] = 500
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)

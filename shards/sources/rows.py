@@ -12,13 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 import polars as pl
 
 from modalities.base import ContentError, Modality
-from modalities.cells import Kind
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.chemistry import scaffold, structure
 from shards.sources.tables import CellTypes, cell_types, is_typed, read_written
 
 
@@ -45,6 +44,7 @@ class Rows(Source):
     """
 
     type: ClassVar[str] = "rows"
+    requires: ClassVar[tuple[str, ...]] = ("polars",)
 
     file: str = "*.csv"
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -61,10 +61,8 @@ class Rows(Source):
         paths = matching(raw, self.file)
         yield from self.read(paths, self.types(paths))
 
-    def types(self, paths: Sequence[Path], kinds: Mapping[str, Kind] | None = None) -> CellTypes:
+    def types(self, paths: Sequence[Path]) -> CellTypes:
         """What the columns of files are; those that cannot be read are passed over, and refused by `read`.
-
-        kinds: what columns must be, as a model learned it.
 
         Raises:
             ValueError: a file has no such column.
@@ -77,7 +75,7 @@ class Rows(Source):
                     need_columns(path, frame.columns, needed)
                     yield frame
 
-        types = cell_types(frames(), self.missing, kinds=kinds, typed=all(map(is_typed, paths)))
+        types = cell_types(frames(), self.missing, typed=all(map(is_typed, paths)))
         types.count(self.used)
         return types
 
@@ -106,6 +104,7 @@ class Rows(Source):
             raise ContentError(f"row without {self.key}")
         groups = dict(written)
         members: dict[str, bytes] = {}
+        canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
@@ -119,8 +118,8 @@ class Rows(Source):
                 if isinstance(modality, Smiles):
                     groups.setdefault("scaffold", "")
             elif isinstance(modality, Smiles):
-                smiles = canonical(cell)
-                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
+                smiles, canonical[name], molecule = structure(cell)
+                groups["scaffold"] = scaffold(molecule)
                 members[f"{name}.txt"] = smiles.encode()
             elif modality.extensions == ("txt",):
                 members[f"{name}.txt"] = cell.encode()
@@ -134,7 +133,7 @@ class Rows(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(written[self.key] if self.key else f"{number}", members, groups)
+        return Sample(written[self.key] if self.key else f"{number}", members, groups, canonical=canonical)
 
 
 def _readable(path: Path, paths: Sequence[Path]) -> pl.DataFrame | None:

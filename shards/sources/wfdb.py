@@ -82,6 +82,7 @@ class Wfdb(Source):
     """
 
     type: ClassVar[str] = "wfdb"
+    requires: ClassVar[tuple[str, ...]] = ("wfdb",)
 
     files: str = "*.hea"
     window_s: float | None = None

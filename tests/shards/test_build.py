@@ -27,8 +27,9 @@ from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
+from shards.sources.chemistry import canonical
 from shards.sources.images import ImageFolder
-from shards.sources.molecules import Molecules, canonical
+from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
 from shards.split import SPLITS, key_of
 

@@ -18,7 +18,8 @@ from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.build import SplitBy, build
-from shards.sources.molecules import Molecules, Record, canonical, scaffold
+from shards.sources.chemistry import canonical, scaffold
+from shards.sources.molecules import Molecules, Record
 
 ALL: dict[str, Modality] = {"smiles": Smiles(), "image": Image(), "table": Table()}
 
