@@ -178,7 +178,7 @@ def files_of(modality: str, extension: str, number: int) -> dict[str, bytes]:
     elif modality == "table":
         file.write(json.dumps({"mass": 1.5} if number else {"mass": "heavy", "sex": None}).encode())
     else:
-        file.write(b"CCNCC" * (number + 1))
+        file.write((b"CGTAC" if modality == "dna" else b"CCO") * (number + 1))
     return {extension: file.getvalue()}
 
 
