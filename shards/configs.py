@@ -51,9 +51,9 @@ def _bool_for_text(value: bool, what: str) -> str:
 
 
 def _is_text(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field takes text, alone or in lists and mappings, and no bools."""
-    named = set(re.findall(r"\w+", str(field.type)))
-    return "str" in named and not named & {"bool", "Any"}
+    """Whether a field takes text, alone or in lists and mappings, and no bools, nor parts with fields of their own."""
+    named = set(re.findall(r"\w+", re.sub(r"Literal\[[^]]*\]", "", str(field.type))))
+    return "str" in named and named <= {"str", "int", "float", "tuple", "dict", "list", "None"}
 
 
 def typed(value: Any, known: Mapping[str, type], where: str) -> Any:

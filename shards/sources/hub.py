@@ -13,6 +13,7 @@ import numpy as np
 
 from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parser
 from modalities.kinds import kind_of
+from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.table import Table
 from shards.names import need_columns
@@ -20,6 +21,7 @@ from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.molecules import canonical, chemistry, scaffold
 from shards.sources.rows import as_groups, as_json, cells
+from shards.sources.signals import SignalColumns
 
 
 class Row(NamedTuple):
@@ -38,7 +40,8 @@ class Hub(Source):
     whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
     revision: which part and version of it. columns: for each modality its column or a list of columns, cells of a
     table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
-    kept apart.
+    kept apart. signals: for each modality of signals what its columns of lists are (`SignalColumns`), such as
+    `ecg: {sample_rate_hz: 500, unit: mV, channels: {column: leads}}`; a list of columns is one for each channel.
 
     Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
@@ -54,6 +57,7 @@ class Hub(Source):
     split: str = "train"
     revision: str | None = None
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    signals: dict[str, SignalColumns] = field(default_factory=dict)
     key: str | None = None
     labels: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -62,12 +66,16 @@ class Hub(Source):
     def __post_init__(self) -> None:
         if not self.columns:
             raise ValueError("data.source.columns says which column each modality is; it is empty")
+        for name in self.signals:
+            if name not in self.columns:
+                raise ValueError(f"data.source.signals.{name} is no modality of data.source.columns")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"data.source.limit is {self.limit}, but at least one row is read")
 
     @property
     def _used(self) -> list[str]:
         own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        own += [column for signal in self.signals.values() for column in signal.columns]
         return list(dict.fromkeys([*own, *self.labels, *self.groups, *([self.key] if self.key else [])]))
 
     def items(self, raw: Path) -> Iterator[Row]:
@@ -119,7 +127,12 @@ class Hub(Source):
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             cell = row[column] if isinstance(column, str) else None
-            if not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
+            if isinstance(modality, Signal) != (name in self.signals):
+                raise ValueError(_misplaced(name, modality))
+            if name in self.signals:
+                parts = self.signals[name].members(name, column, row)
+                members |= {f"{name}.{extension}": data for extension, data in parts.items()}
+            elif not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
                 members |= cells(row, {name: column}, modalities)
             elif cell is None:
                 continue
@@ -137,6 +150,13 @@ class Hub(Source):
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
         return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+
+
+def _misplaced(name: str, modality: Modality) -> str:
+    """What is wrong with a recipe where `data.source.signals` and its modalities of signals differ."""
+    if isinstance(modality, Signal):
+        return f"data.source.signals.{name} is missing: it says the sample_rate_hz, unit and channels of the column"
+    return f"data.source.signals.{name} is for signals, but the recipe's {name} is of type {modality.type}"
 
 
 def _line(error: Exception) -> str:
