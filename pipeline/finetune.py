@@ -32,6 +32,8 @@ from shards.split import assign
 
 Mode = Literal["full", "linear", "lora"]
 Features = Literal["pooled", "layers"]
+_ADAPTED = r"model\.(trunk|fusion|decoder\.blocks)\.blocks\.\d+\.(attention\.qkv|attention\.out|mlp\.0|mlp\.2)"
+"""Layers that LoRA adapts, by their whole names in a `Predictor`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +242,7 @@ def fit(
     trained: Any = predictor
     before = {name: p.detach().clone() for name, p in predictor.named_parameters()}
     if settings.mode == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        targets_of = ["qkv", "attention.out", "mlp.0", "mlp.2"]
-        trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=targets_of, modules_to_save=["head"]))
+        trained = with_lora(predictor)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps = settings.epochs * -(-len(train) // settings.batch_size)
@@ -271,6 +270,19 @@ def fit(
         for name, parameter in predictor.named_parameters():
             parameter.lerp_(before[name], settings.keep)
     predictor.eval()
+
+
+def with_lora(predictor: Predictor) -> Any:
+    """The predictor with adapters (LoRA, Hu et al. 2022) on the blocks' linear maps; they and the head alone learn.
+
+    peft matches the names in `modules_to_save` by how they end: `head` would train the embedding, the projection and
+    the decoder's head of a modality named `forehead` too.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    trained = get_peft_model(predictor, LoraConfig(r=8, target_modules=_ADAPTED))
+    predictor.head.requires_grad_(True)
+    return trained
 
 
 def _batches(items: Sequence[int], size: int) -> list[list[int]]:

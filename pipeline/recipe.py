@@ -26,7 +26,7 @@ from modalities.plans import check as check_masks
 from modalities.table import Table
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from shards.configs import configured, explain, typed
+from shards.configs import configured, explain, refuse_bool_key, refuse_bools, typed
 from shards.dedupe import resolve
 from shards.names import nearest
 from shards.remote import Cache
@@ -180,6 +180,12 @@ class Data(Strict):
     max_skipped: float = Field(0.05, ge=0, le=1)
     cache: Cache = Cache()
 
+    @field_validator("dedupe", mode="before")
+    @classmethod
+    def _dedupe(cls, value: Any) -> Any:
+        refuse_bools(value, "data.dedupe")
+        return value
+
     @field_validator("cache", mode="before")
     @classmethod
     def _cache(cls, value: Any) -> Any:
@@ -294,6 +300,7 @@ class Recipe(Strict):
         if not isinstance(value, dict) or not value:
             raise ValueError("a recipe needs at least one modality")
         for name in value:
+            refuse_bool_key(name, "modalities")
             if not can_name(str(name)):
                 raise ValueError(f"modality name {name!r} is no plain word, or means something else: choose another")
         return {name: typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
@@ -328,8 +335,9 @@ class Recipe(Strict):
         if not isinstance(value, dict) or not value:
             raise ValueError("a recipe needs at least one objective")
         for name in value:
+            refuse_bool_key(name, "objectives")
             if name not in known:
-                raise ValueError(f"unknown objective {name!r}{nearest(name, known)}")
+                raise ValueError(f"unknown objective {name!r}{nearest(str(name), known)}")
         return {name: configured(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
 
     @model_validator(mode="after")
@@ -519,6 +527,7 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     state = merge(state, {"size": changes["size"]} if "size" in changes else {})
     sizes = state.pop("sizes", {}) or {}
     size = state.pop("size", None)
+    refuse_bools(size, "size")
     if size in sizes:
         state = merge(state, sizes[size])
     elif size in SIZES:

@@ -6,30 +6,38 @@ import base64
 import html
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
+import polars as pl
 import torch
 
 from modalities.base import Modality, Tokens
 from modalities.plans import Plan
 from pipeline.batch import pack
+from pipeline.draft.columns import nearly_unique, no_amount
 from pipeline.embed import Embedded
 from pipeline.evaluate import encode, labels_of, ranked, shown
+from pipeline.labelled import task_of
 from pipeline.loader import SampleError, Stream
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from shards.read import Members, Split
 
+Kind = Literal["numbers", "classes", "none"]
 EXAMPLES = 4
 HITS = 4
 BROWSERS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 """Formats of images that browsers show, by extension."""
 COLOURS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#6b7a8f")
+CLASS_COLORS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#2aa5b8", "#b59a2c", "#8c6d4f")
+"""Of the most frequent classes, each its own; others are grey."""
+OTHER_COLOR, MISSING_COLOR = "#aab4bf", "#e6eaee"
 
 
 def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
@@ -69,6 +77,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
         reconstructions=reconstructions(model, recipe.train.seed, split, recipe.masking),
         picture=embedding_map(encoded, values, label),
         label=label,
+        uncolored=values is not None and kind_of_label(str(label), values) == "none",
         retrieval=retrieval_examples(encoded, split, gallery, fitted),
     )
     path = held.folder / "report.html"
@@ -120,8 +129,24 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
+def kind_of_label(label: str, values: Sequence[Any]) -> Kind:
+    """How a label colors points: `numbers` by a color bar, `classes` by a legend, `none` where it names samples.
+
+    Whole numbers of few kinds are classes, as they are for a probe, and so are codes that samples share.
+    """
+    known = [value for value in values if value is not None]
+    if len(set(map(str, known))) < 2:
+        return "classes" if known else "none"
+    if task_of(label, known).kind == "classification":
+        return "none" if nearly_unique(label, pl.Series(list(map(str, known)))) else "classes"
+    numbers = pl.Series(known, strict=False)
+    if not no_amount(label, numbers):
+        return "numbers"
+    return "none" if numbers.n_unique() > 0.5 * len(numbers) else "classes"
+
+
 def embedding_map(encoded: Embedded, values: Sequence[Any] | None, label: str | None) -> str:
-    """SVG of all embeddings in two dimensions by t-SNE: by modality, and by label."""
+    """SVG of all embeddings in two dimensions by t-SNE: by modality, and by label unless that names samples."""
     from sklearn.manifold import TSNE
 
     names = list(encoded.embeddings)
@@ -130,17 +155,22 @@ def embedding_map(encoded: Embedded, values: Sequence[Any] | None, label: str | 
     if len(points) < 10:
         return ""
     flat = TSNE(perplexity=min(30, len(points) // 4), init="pca", random_state=0).fit_transform(points)
-    shown = values is not None and any(value is not None for value in values)
-    figure, axes = _figure(9.6 if shown else 4.8, 4.4, 2 if shown else 1)
+    kind = "none" if values is None else kind_of_label(str(label), values)
+    figure, axes = _figure(4.8 if kind == "none" else 9.6, 4.4, 1 if kind == "none" else 2)
     for i, name in enumerate(names):
         axes[0].scatter(*flat[owner == i].T, s=7, color=COLOURS[i % len(COLOURS)], label=name, linewidths=0, alpha=0.7)
     axes[0].set_title("by modality")
     axes[0].legend(frameon=False, markerscale=2)
-    if shown and values is not None:
-        numbers = np.concatenate([np.array(_numbers(values))[encoded.present[name]] for name in names])
-        dots = axes[1].scatter(*flat.T, s=7, c=numbers, cmap="viridis", linewidths=0, alpha=0.8)
-        figure.colorbar(dots, ax=axes[1], shrink=0.8).set_label(str(label), parse_math=False)
+    if kind != "none" and values is not None:
+        each = [values[i] for name in names for i in np.flatnonzero(encoded.present[name]).tolist()]
         axes[1].set_title(f"by {label}", parse_math=False)
+        if kind == "numbers":
+            numbers = np.array([np.nan if value is None else float(value) for value in each])
+            axes[1].scatter(*flat[np.isnan(numbers)].T, s=7, color=MISSING_COLOR, linewidths=0)
+            dots = axes[1].scatter(*flat.T, s=7, c=numbers, cmap="viridis", linewidths=0, alpha=0.8)
+            figure.colorbar(dots, ax=axes[1], shrink=0.8).set_label(str(label), parse_math=False)
+        else:
+            _draw_classes(axes[1], flat, each, values)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
@@ -148,12 +178,31 @@ def embedding_map(encoded: Embedded, values: Sequence[Any] | None, label: str | 
     return _svg(figure)
 
 
-def _numbers(values: Sequence[Any]) -> list[float]:
-    """Labels as numbers for colouring; classes by their rank."""
-    if all(value is None or isinstance(value, (int, float)) for value in values):
-        return [np.nan if value is None else float(value) for value in values]
-    ranks = {name: float(i) for i, name in enumerate(sorted({str(value) for value in values if value is not None}))}
-    return [np.nan if value is None else ranks[str(value)] for value in values]
+def _draw_classes(axis: Any, points: np.ndarray, labels: Sequence[Any], samples: Sequence[Any]) -> None:
+    """Points `(N, 2)` in the colors of their classes, with a legend of those that most samples have."""
+    counts = Counter(str(value) for value in samples if value is not None)
+    ranked = sorted(counts, key=lambda name: (-counts[name], name))
+    top = dict(zip(ranked, CLASS_COLORS, strict=False))
+    names = ["missing" if value is None else str(value) for value in labels]
+    colors = [
+        MISSING_COLOR if value is None else top.get(name, OTHER_COLOR)
+        for name, value in zip(names, labels, strict=True)
+    ]
+    back = np.argsort([color in top.values() for color in colors], kind="stable")  # classes lie above grey points
+    axis.scatter(*points[back].T, s=7, color=[colors[i] for i in back], linewidths=0, alpha=0.8)
+    entries = [
+        (color, f"{name if len(name) <= 30 else name[:29] + '…'} ({counts[name]:,})") for name, color in top.items()
+    ]
+    if others := ranked[len(top) :]:
+        kinds = "1 other class" if len(others) == 1 else f"{len(others):,} other classes"
+        entries.append((OTHER_COLOR, f"{kinds} ({sum(counts[name] for name in others):,})"))
+    if missing := sum(value is None for value in samples):
+        entries.append((MISSING_COLOR, f"no label ({missing:,})"))
+    handles = [axis.scatter([], [], s=28, color=color, linewidths=0) for color, _ in entries]
+    legend = axis.legend(handles, ["class"] * len(handles), frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    for text, (_, name) in zip(legend.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
 @torch.inference_mode()

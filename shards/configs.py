@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic
 
 from shards.names import nearest
+
+_TEXT_FAULTS = ("string_type", "literal_error", "invalid_key")
+"""What pydantic calls faults of values and keys that should be text."""
+
+
+def refuse_bools(value: Any, where: str) -> None:
+    """Check that no bool stands where text is expected, alone or in lists and mappings, whose keys are text too.
+
+    Raises:
+        ValueError: there is one; the message says to quote it.
+    """
+    if isinstance(value, bool):
+        raise ValueError(_bool_for_text(value, f"'{where}'"))
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_bool_key(key, where)
+            refuse_bools(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            refuse_bools(item, f"{where}.{number}")
+
+
+def refuse_bool_key(key: Any, where: str) -> None:
+    """Check that a key of the mapping at `where` is no bool.
+
+    Raises:
+        ValueError: it is one; the message says to quote it.
+    """
+    if isinstance(key, bool):
+        raise ValueError(_bool_for_text(key, f"a key of '{where}'"))
+
+
+def _bool_for_text(value: bool, what: str) -> str:
+    """YAML 1.1 reads more words as bools than most people expect, nitric oxide and Norway among them."""
+    words, text = ("YES, on and true", "YES") if value else ("NO, off and false", "NO")
+    read = str(value).lower()
+    return f'{what} is {read}: YAML reads {words} without quotes as {read}, so write "{text}" if it is text'
+
+
+def _is_text(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field takes text, alone or in lists and mappings, and no bools, nor parts with fields of their own."""
+    named = set(re.findall(r"\w+", re.sub(r"Literal\[[^]]*\]", "", str(field.type))))
+    return "str" in named and named <= {"str", "int", "float", "tuple", "dict", "list", "None"}
 
 
 def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
@@ -19,6 +64,8 @@ def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
     """
     if not isinstance(value, dict):
         return value
+    if isinstance(value.get("type"), bool):
+        refuse_bools(value["type"], f"{where}.type")
     if (kind := value.get("type")) is None or kind not in known:
         raise ValueError(f"{where}.type is {kind!r}{nearest(str(kind), known)}")
     return configured(known[kind], {key: item for key, item in value.items() if key != "type"}, where)
@@ -35,8 +82,11 @@ def configured(cls: type, config: Any, where: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("fitted")}
     checked = {}
     for key, value in config.items():
+        refuse_bool_key(key, where)
         if key not in known:
             raise ValueError(f"unknown key '{where}.{key}'{nearest(str(key), known)}")
+        if _is_text(known[key]):
+            refuse_bools(value, f"{where}.{key}")
         default = known[key].default
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
         if nested and isinstance(value, list):
@@ -59,12 +109,15 @@ def explain(
     unknown = ("extra_forbidden", "unexpected_keyword_argument")
     fault = min(error.errors(), key=lambda fault: fault["type"] not in unknown)
     path = ".".join(str(part) for part in ([where] if where else []) + list(fault["loc"]))
+    value, message = fault["input"], fault["msg"].removeprefix("Value error, ")
     if fault["type"] in unknown:
         hint = nearest(str(fault["loc"][-1]), keys_at(fault["loc"][:-1])) if keys_at else ""
         return f"unknown key '{path}'{hint}"
-    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in _TEXT_FAULTS and isinstance(value, bool):
+        return _bool_for_text(value, "a key" if fault["type"] == "invalid_key" else f"'{path}'")
     if fault["type"] == "missing":
         return f"'{path}' is missing"
     if fault["type"] == "value_error":
         return message
-    return f"'{path}' is {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    number = fault["type"] == "string_type" and isinstance(value, int | float | datetime.date)
+    return f"'{path}' is {value!r}: {message[0].lower()}{message[1:]}{', so write it in quotes' if number else ''}"

@@ -1,4 +1,8 @@
-"""What `datasets` has to know of shards whose samples differ: `datasets.Features` as JSON."""
+"""What `datasets` has to know of shards whose samples differ: `datasets.Features` as JSON.
+
+Sounds and TIFF are bytes: `datasets.Audio` needs torchcodec even for what it does not decode, and `datasets.Image`
+opens files with Pillow, which reads few of the TIFF files of science.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,7 @@ NAME = "features.json"
 _TEXT = {"dtype": "string", "_type": "Value"}
 _BYTES = {"dtype": "binary", "_type": "Value"}
 _TYPES = {
-    **{extension: {"_type": "Image"} for extension in ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")},
-    **{extension: {"_type": "Audio"} for extension in ("wav", "flac", "ogg", "mp3")},
+    **{extension: {"_type": "Image"} for extension in ("jpg", "jpeg", "png", "webp", "bmp", "gif")},
     "json": {"_type": "Json"},  # columns of any name and type, all of which a struct would have to know
     "txt": _TEXT,
 }

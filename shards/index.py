@@ -42,13 +42,16 @@ def index_path(tar: Path) -> Path:
     return tar.with_name(tar.name.removesuffix(".tar") + SUFFIX)
 
 
-def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]]) -> None:
-    """Write the index of a tar: (key, member, offset, size, group) of each member, those of a sample together."""
+def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]], path: Path | None = None) -> None:
+    """Write the index of a tar: (key, member, offset, size, group) of each member, those of a sample together.
+
+    path: the file to write, by default the one beside the tar.
+    """
     with tar.open("rb") as file:
         digests = [hashlib.sha256(os.pread(file.fileno(), size, offset)).digest() for _, _, offset, size, _ in rows]
     contents = [int.from_bytes(digest[:8], signed=True) for digest in digests]
     table = pl.DataFrame([(*row, content) for row, content in zip(rows, contents, strict=True)], SCHEMA, orient="row")
-    table.write_parquet(index_path(tar), compression="lz4", statistics=False)  # what is read fastest
+    table.write_parquet(path or index_path(tar), compression="lz4", statistics=False)  # what is read fastest
 
 
 def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tuple(SCHEMA)) -> dict[str, pyarrow.Array]:

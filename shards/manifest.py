@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import tarfile
@@ -175,10 +176,11 @@ def check(store: Store, shards: Iterable[Shard], contents: bool = True) -> None:
     store.check((file for shard in shards for file in (shard.tar, shard.index)), contents)
 
 
-def describe(folder: Path, name: str, split: str, samples: int) -> Shard:
-    """The manifest's entry for a tar of so many samples and its index, as they lie on disk."""
+def describe(folder: Path, name: str, split: str, samples: int, index: Path | None = None) -> Shard:
+    """The manifest's entry for a tar of so many samples and its index, by default the one beside it, as they lie on
+    disk."""
     tar = folder / name
-    return Shard(name, split, samples, tar.stat().st_size, sha256(tar), sha256(index_path(tar)))
+    return Shard(name, split, samples, tar.stat().st_size, sha256(tar), sha256(index or index_path(tar)))
 
 
 def members(tar: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, int, int]]:
@@ -235,20 +237,55 @@ def index(
     names: what to call members, as `members` has it. workers: tars at a time, None for one a core.
 
     Raises:
-        ValueError: no tar there, one cannot be read, or a sample has a member twice.
+        ValueError: no tar there, one cannot be read, a sample has a member twice, or one of `names` is of no member.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise ValueError(f"no .tar files in {folder}")
     shards, fields = [], Counter[str]()
-    with started("local", workers) as run:
-        for shard, found in run(partial(_index, names), ((tar,) for tar in tars)):
-            shards.append(shard)
-            fields.update(found)
-            report(f"{shard.name}: {shard.samples:,} samples, {sum(found.values()):,} members")
+    try:
+        with started("local", workers) as run:
+            for shard, found in run(partial(_index, names), ((tar,) for tar in tars)):
+                shards.append(shard)
+                fields.update(found)
+                report(f"{shard.name}: {shard.samples:,} samples, {sum(found.values()):,} members")
+        _check_names(tars, names, fields)
+        for tar in tars:
+            _aside(tar).replace(index_path(tar))
+    finally:
+        for tar in tars:
+            _aside(tar).unlink(missing_ok=True)
     manifest = Manifest(tuple(shards), dict(sorted(fields.items())), source={"type": "tars"})
     manifest.write(folder)
     return manifest
+
+
+def _aside(tar: Path) -> Path:
+    """Where the index of a tar is written until all tars are read, so that a mistake leaves older indexes alone."""
+    path = index_path(tar)
+    return path.with_name(path.name + ".writing")
+
+
+def _check_names(tars: Iterable[Path], names: Mapping[str, str], fields: Iterable[str]) -> None:
+    """Check that each of `names` is of some member: where dots stand in keys, other samples would be merged to one.
+
+    Raises:
+        ValueError: one is of none; the message says how names are cut, by the name of a file.
+    """
+    present = {member.lower() for member in fields}
+    for ending, name in names.items():
+        kind = ending.lower().rpartition(".")[2]
+        if f"{name}.{kind}".lower() in present:
+            continue
+        files = [file for tar in tars for file in itertools.islice(members(tar, {}), 1000)]
+        key, member, *_ = next((f for f in files if f[1].lower().endswith(f".{kind}")), files[0] if files else ("", ""))
+        first, _, rest = member.partition(".")
+        cut = first if first == rest else member
+        example = f"; {key}.{cut} is {cut!r} of the sample {key!r}" if files else ""
+        raise ValueError(
+            f"--as {ending}={name} matches no file in the tars: file names are cut at the first dot after the folder, "
+            f"into the sample's key and what stands before the = of --as{example}"
+        )
 
 
 def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
@@ -257,11 +294,13 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
     for key, member, offset, size in members(tar, names):  # a sample's members may stand apart in the tar
         if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
             raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
-    write_index(tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()])
+    write_index(
+        tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()], _aside(tar)
+    )
     word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name.lower())
     split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
     found = Counter(member for held in samples.values() for member in held)
-    return describe(tar.parent, tar.name, split, len(samples)), found
+    return describe(tar.parent, tar.name, split, len(samples), _aside(tar)), found
 
 
 def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:

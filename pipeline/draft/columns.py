@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -15,12 +16,16 @@ from shards.sources.chemistry import canonical
 from shards.sources.tables import cell_types, is_typed, read_written
 
 ID = "identifies rows"
+CODES = "whole numbers that name things and are no amounts"
+DATES = "dates as whole numbers, which are no amounts: write them as 2015-11-05"
 _GROUPS = (
     *("subject", "patient", "person", "participant", "individual", "donor", "animal", "speaker", "volunteer"),
     *("video", "session", "recording", "specimen", "plot", "site", "station", "locality", "genus", "family"),
 )
 _NUMBERED = frozenset({"id", "ids", "no", "nr", "number", "num", "code", "name", "key", "index"})
-_IDS = _NUMBERED | {"uuid", "accession", "voucher", "unnamed", "row", "sample"}
+_IDS = _NUMBERED | {"uuid", "accession", "voucher", "catalog", "barcode", "unnamed", "row", "sample"}
+_CODES = frozenset({"id", "ids", "nr", "code", "key", "voucher", "accession", "barcode"})
+"""Last words of the names of columns whose whole numbers are codes, however often a value repeats."""
 _TAXA = frozenset({"phylum", "class", "order", "family", "genus", "species", "scientific", "taxon"})
 _LABELS = frozenset(
     {
@@ -30,6 +35,7 @@ _LABELS = frozenset(
 )
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 """What splits that come with data are called."""
+_TIMES = frozenset({"time", "times", "timestamp", "date", "day", "julian", "jd", "bjd", "epoch", "unix"})
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _QUANTITY = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?\s*\D{0,16}")
 _DNA = re.compile(r"[ACGTURYSWKMBDHVNacgturyswkmbdhvn.-]{20,}")
@@ -138,9 +144,8 @@ def _role(column: str, cells: pl.Series, rows: int) -> str:
     if distinct == 1:
         return "left: always the same"
     if cells.dtype != pl.String:
-        counts = cells.dtype.is_integer() and distinct == rows
-        if counts and (named & _IDS or group_rank(column) is not None or set(cells.diff().drop_nulls()) == {1}):
-            return f"left: {ID}"
+        if why := no_amount(column, cells):
+            return f"left: {why}"
         return "label" if named & _LABELS or (named & {"class"} and distinct <= 100) else _grouped(column)
     some = [text.strip() for text in spread(cells.unique(maintain_order=True).to_list(), 100)]
     if {text.lower() for text in some} <= SPLITS:
@@ -153,12 +158,53 @@ def _role(column: str, cells: pl.Series, rows: int) -> str:
         return "content"
     if named & (_LABELS | _TAXA) and not named & {"id", "ids", "uuid", "accession"}:
         return "label"
-    if (distinct > 0.9 * len(cells) and len(cells) > 4) or (named & _IDS and distinct > 0.5 * len(cells)):
+    if nearly_unique(column, cells):
         prose = sum(len(text.split()) for text in some) >= 5 * len(some)
         return "text" if prose and len(cells) >= 0.5 * rows else f"left: {ID}"
     if distinct > 0.5 * len(cells) and distinct > 50:
         return "left: nearly every value differs"
     return _grouped(column)
+
+
+def nearly_unique(column: str, texts: pl.Series) -> bool:
+    """Whether nearly all texts of a column differ, or most where it is named like ids."""
+    distinct = texts.n_unique()
+    named = bool(_IDS & _naming(column))
+    return (distinct > 0.9 * len(texts) and len(texts) > 4) or (named and distinct > 0.5 * len(texts))
+
+
+def _naming(column: str) -> set[str]:
+    """The words of a column's name that may say that it identifies: `NO` is nitric oxide or Norway, no number."""
+    return {word for word in words(column) if word != "no" or "NO" not in column}
+
+
+def no_amount(column: str, cells: pl.Series) -> str:
+    """Why numbers are no amounts, empty where they may be; `7.0` is as good as 7."""
+    whole = cells.dtype.is_integer()
+    if cells.dtype.is_float() and cells.is_finite().all() and (cells == cells.floor()).all():
+        cells = cells.cast(pl.Int128)
+    if not cells.dtype.is_integer() or not len(cells):
+        return ""
+    named, last = _naming(column), words(column)[-1:]
+    distinct, low, high = cells.n_unique(), int(cells.min()), int(cells.max())  # type: ignore[arg-type]
+    nearly = distinct == len(cells) or (distinct > 0.9 * len(cells) and len(cells) > 10)
+    counted = whole and set(cells.diff().drop_nulls()) == {1}
+    if nearly and (named & _IDS or group_rank(column) is not None or counted):
+        return ID
+    if all(_is_day(int(cell)) for cell in (low, high, *cells.head(100))):
+        return DATES
+    alike = low >= 10**6 and len(str(low)) == len(str(high)) and high - low < 0.01 * high and not named & _TIMES
+    if alike and distinct > 0.5 * len(cells):
+        return ID if nearly else CODES
+    return CODES if set(last) & _CODES and not named & (_LABELS | {"class"}) else ""
+
+
+def _is_day(number: int) -> bool:
+    """Whether a number such as 20151105 is a date of the last centuries."""
+    try:
+        return 1700 <= datetime.strptime(str(number), "%Y%m%d").replace(tzinfo=UTC).year <= 2100 and number > 10**7
+    except ValueError:
+        return False
 
 
 def _grouped(column: str) -> str:

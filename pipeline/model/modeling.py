@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,7 +180,8 @@ class SensoriumModel(PreTrainedModel):
         """
         if not hasattr(batch, "packs"):  # by what it is: code from the Hub loads a processor's classes apart
             batch = self.pack(batch)
-        encodings = self._encode(batch.to(self.device), views or ("full",), decode, layers)
+        with self._autocast():
+            encodings = self._encode(batch.to(self.device), views or ("full",), decode, layers)
         if views is not None:
             return encodings
         full = encodings["full"]
@@ -211,10 +213,21 @@ class SensoriumModel(PreTrainedModel):
             raise ValueError("the model has no head: it was not fine-tuned")
         state = self.config.head
         batch = batch if hasattr(batch, "packs") else self.pack(batch)
-        output = self.head(self.features(batch, state["modalities"], state["features"] == "layers"))
+        with self._autocast():
+            output = self.head(self.features(batch, state["modalities"], state["features"] == "layers")).float()
         if state["kind"] == "classification":
             return output.softmax(1)
         return output[:, 0].double() * state["deviation"] + state["mean"]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Autocast to the weights' type where that is bfloat16 or float16, as after `.half()`.
+
+        Batches stay float32, so that coordinates and spectra keep their resolution; autocast converts what goes into
+        matrix products, as in training.
+        """
+        if self.dtype not in (torch.bfloat16, torch.float16):
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool, layers: bool) -> dict[str, Encoding]:
         slots = batch.size + 1

@@ -11,16 +11,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
-from modalities.base import ContentError, Modality, parser
+from modalities.base import ContentError, Modality, count_change, parser
 from modalities.dna import cleaned
-from shards.names import need_columns
+from shards.names import nearest, need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.rows import as_groups, as_json, cells
 from shards.sources.tables import read_rows, single_cell
 
 Row = dict[str, Any]
+Derived = Mapping[str, str | int | tuple[str, ...]]
+"""A derived column: `column` or several, and one of `word`, `pattern` and `date`."""
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
-_KEYS = {"column", "word", "pattern"}
+_KEYS = {"column", "word", "pattern", "date"}
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DATES = {
+    "year": re.compile(r"(?<!\d)(\d{4})(?!\d)"),
+    "month": re.compile(
+        rf"\b({'|'.join(_MONTHS)})(?:r?uary|ch|il|e|y|ust|t?(?:em|o)?ber)?\b|(?<!\d)\d{{4}}-(0[1-9]|1[0-2])(?!\d)",
+        re.IGNORECASE,
+    ),
+}
+"""Parts of a date as GenBank (`21-May-2019`, `May-2019`) and ISO 8601 (`2019-05-21`, `2019-05`) write it."""
+_YEARS = re.compile(r"\d{4}(/\d{4})?")
 
 
 class Record(NamedTuple):
@@ -42,10 +54,12 @@ class Fasta(Source):
     below the raw folder, joined by its column `key`; it is held in memory. columns: for each modality its column, or a
     list of columns: cells of a table, words of one text. labels: columns kept apart.
 
-    derive: new columns, `genus: {column: scientific_name, word: 1}` for a word or `country: {column: country, pattern:
-    "[^:]+"}` for what a regular expression finds; numbers become numbers, and `25.66 S` degrees, negative in the
-    south and west. unique: of equal sequences the first alone is taken. A split can be made by any column, by `id`, or
-    by `sequence`, so that equal ones stay together.
+    derive: new columns, `genus: {column: scientific_name, word: 1}` for a word, `country: {column: country, pattern:
+    "[^:]+"}` for what a regular expression finds, `month: {column: collection_date, date: month}` for the `month`
+    (`May`) or `year` of the first date, as GenBank or ISO 8601 writes it; numbers become numbers, and `25.66 S`
+    degrees, negative in the south and west. column: a name, or a list of names of which the table has at least one;
+    the first that is filled counts. unique: of equal sequences the first alone is taken. A split can be made by any
+    column, by `id`, or by `sequence`, so that equal ones stay together.
     """
 
     type: ClassVar[str] = "fasta"
@@ -58,7 +72,7 @@ class Fasta(Source):
     dna: str = "dna"
     unique: bool = False
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
-    derive: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    derive: dict[str, dict[str, str | int | tuple[str, ...]]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,10 +118,13 @@ class Fasta(Source):
         path = folder / self.table
         cells = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         own = [column for column in (*cells, *self.labels) if column not in self.derive]
-        parts = [str(spec["column"]) for spec in self.derive.values()]
-        as_written = {self.key, *parts} - {*own}  # 007 is another id than 7
-        names, table = read_rows(path, self.missing, text=as_written, used=own)
-        need_columns(path, names, [self.key, *parts, *own])
+        parts = {name for spec in self.derive.values() for name in _names(spec)}
+        names, table = read_rows(path, self.missing, text={self.key, *parts} - {*own}, used=own)  # 007 is not 7
+        derived_from = [
+            next((name for name in _names(spec) if name in names), " or ".join(_names(spec)))
+            for spec in self.derive.values()
+        ]
+        need_columns(path, names, [self.key, *derived_from, *own])
         for row in table:
             rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows
@@ -149,19 +166,21 @@ def _parsed(file: TextIO) -> Iterator[Record]:
         yield Record(header, sequence)
 
 
-def check_derived(derive: Mapping[str, Mapping[str, str | int]]) -> None:
+def check_derived(derive: Mapping[str, Derived]) -> None:
     """Check the recipe's key `derive`.
 
     Raises:
-        ValueError: an unknown or missing key, or a pattern that is no regular expression.
+        ValueError: an unknown or missing key, a pattern that is no regular expression, or an unknown part of a date.
     """
     for name, spec in derive.items():
         if unknown := set(spec) - _KEYS:
             raise ValueError(
-                f"unknown key 'data.source.derive.{name}.{sorted(unknown)[0]}'; known: column, pattern, word"
+                f"unknown key 'data.source.derive.{name}.{sorted(unknown)[0]}'; known: {', '.join(sorted(_KEYS))}"
             )
-        if "column" not in spec or ("word" in spec) == ("pattern" in spec):
-            raise ValueError(f"data.source.derive.{name} needs column and either word or pattern")
+        if not spec.get("column") or len(spec) != 2:
+            raise ValueError(f"data.source.derive.{name} needs column and one of word, pattern and date")
+        if (part := spec.get("date", "month")) not in _DATES:
+            raise ValueError(f"data.source.derive.{name}.date is {part!r}{nearest(str(part), _DATES)}")
         word = spec.get("word", 1)
         if not isinstance(word, int) or word < 1:
             raise ValueError(f"data.source.derive.{name}.word is {word!r}: words are counted from 1")
@@ -180,21 +199,46 @@ def regular(pattern: str, where: str) -> None:
         raise ValueError(f"{where} is not a regular expression: {error}") from error
 
 
-def derived(row: Row, derive: Mapping[str, Mapping[str, str | int]]) -> Row:
-    """The row with its derived columns; None where the cell is empty or has no such part."""
-    return {**row, **{name: _part(row[str(spec["column"])], spec) for name, spec in derive.items()}}
+def derived(row: Row, derive: Mapping[str, Derived]) -> Row:
+    """The row with its derived columns; None where the cell is empty or has no such part.
+
+    A cell that should be a date and has no such part is counted as a change.
+    """
+    return {**row, **{name: _part(row, name, spec) for name, spec in derive.items()}}
 
 
-def _part(cell: Any, spec: Mapping[str, str | int]) -> str | float | None:
-    if cell is None:
+def _names(spec: Derived) -> tuple[str, ...]:
+    """What the column that another is derived from may be called."""
+    column = spec["column"]
+    return column if isinstance(column, tuple) else (str(column),)
+
+
+def _part(row: Row, name: str, spec: Derived) -> str | float | None:
+    column = next((column for column in _names(spec) if row.get(column) is not None), None)
+    if column is None:
         return None
+    cell = str(row[column])
     if "word" in spec:
-        words = str(cell).split()
-        number = int(spec["word"])
+        words = cell.split()
+        number = int(spec["word"])  # type: ignore[arg-type]
         part = words[number - 1] if number <= len(words) else ""
+    elif "date" in spec:
+        return _date_part(cell, str(spec["date"]), column, name)
     else:
-        match = re.search(str(spec["pattern"]), str(cell))
+        match = re.search(str(spec["pattern"]), cell)
         part = (match[1] if match.re.groups else match[0]) or "" if match else ""
     if degrees := _DEGREES.fullmatch(part.strip()):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
     return single_cell(part)
+
+
+def _date_part(cell: str, part: str, column: str, name: str) -> str | int | None:
+    """The month or year of the first date in a cell; None where there is none, which a bare year need not have."""
+    match = _DATES[part].search(cell)
+    if match is None:
+        if cell.strip() and not _YEARS.fullmatch(cell.strip()):
+            count_change(f"{column} without a {part} that can be read: {name} is missing")
+        return None
+    if part == "year":
+        return int(match[1])
+    return match[1].title() if match[1] else _MONTHS[int(match[2]) - 1]

@@ -14,6 +14,7 @@ import numpy as np
 from modalities.base import MAX_BYTES, ContentError, Modality, count_change, file_bytes, parser
 from modalities.cells import is_missing
 from modalities.kinds import kind_of
+from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
@@ -22,6 +23,7 @@ from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.chemistry import scaffold, structure
 from shards.sources.rows import as_groups, as_json, cells
+from shards.sources.signals import SignalColumns
 
 
 class Row(NamedTuple):
@@ -40,7 +42,8 @@ class Hub(Source):
     whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
     revision: which part and version of it. columns: for each modality its column or a list of columns, cells of a
     table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
-    kept apart.
+    kept apart. signals: for each modality of signals what its columns of lists are (`SignalColumns`), such as
+    `ecg: {sample_rate_hz: 500, unit: mV, channels: {column: leads}}`; a list of columns is one for each channel.
 
     Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.lengths` tells of
     sounds that do not say their length); lists of numbers become arrays;
@@ -58,6 +61,7 @@ class Hub(Source):
     split: str = "train"
     revision: str | None = None
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    signals: dict[str, SignalColumns] = field(default_factory=dict)
     key: str | None = None
     labels: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -66,12 +70,16 @@ class Hub(Source):
     def __post_init__(self) -> None:
         if not self.columns:
             raise ValueError("data.source.columns says which column each modality is; it is empty")
+        for name in self.signals:
+            if name not in self.columns:
+                raise ValueError(f"data.source.signals.{name} is no modality of data.source.columns")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"data.source.limit is {self.limit}, but at least one row is read")
 
     @property
     def _used(self) -> list[str]:
         own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        own += [column for signal in self.signals.values() for column in signal.columns]
         return list(dict.fromkeys([*own, *self.labels, *self.groups, *([self.key] if self.key else [])]))
 
     def items(self, raw: Path) -> Iterator[Row]:
@@ -125,7 +133,12 @@ class Hub(Source):
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             cell = row[column] if isinstance(column, str) else None
-            if not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
+            if isinstance(modality, Signal) != (name in self.signals):
+                raise ValueError(_misplaced(name, modality))
+            if name in self.signals:
+                parts = self.signals[name].members(name, column, row)
+                members |= {f"{name}.{extension}": data for extension, data in parts.items()}
+            elif not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
                 members |= cells(row, {name: column}, modalities)
             elif cell is None:
                 continue
@@ -151,6 +164,13 @@ class Hub(Source):
         if value is not None and value == value and str(value).strip():
             count_change(f"{name}: {str(value).strip()!r} is missing")
         return None
+
+
+def _misplaced(name: str, modality: Modality) -> str:
+    """What is wrong with a recipe where `data.source.signals` and its modalities of signals differ."""
+    if isinstance(modality, Signal):
+        return f"data.source.signals.{name} is missing: it says the sample_rate_hz, unit and channels of the column"
+    return f"data.source.signals.{name} is for signals, but the recipe's {name} is of type {modality.type}"
 
 
 def _line(error: Exception) -> str:

@@ -341,6 +341,26 @@ def test_table(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (20, {})
 
 
+def test_whole_numbers_that_name_things_are_no_content(raw: Path, make: Make) -> None:
+    """Ids with a gap or among floats, codes that rows share, dates without hyphens; nitric oxide is an amount."""
+    header = ["catalog", "voucher_id", "station_id", "gbif", "day", "when", "NO", "eggs", "mass"]
+    rows = [
+        (
+            *(20150000 + 37 * n, "" if n == 3 else f"{7 + n * n}.0", 2015000 + n % 4, 2015000000 + 37 * n),
+            *(n % 9 + 1, 20150101 + n % 28, 10 * n + n % 3, 100 + n * 2, 10 + n / 7),
+        )
+        for n in range(40)
+    ]
+    table(raw / "finds.csv", header, rows)
+    state, comments, manifest = make()
+    assert state["data"]["source"]["columns"] == {"table": ["day", "NO", "eggs", "mass"]}
+    said = " ".join(comments.replace("#", " ").split())
+    assert "left out, identifies rows: catalog, voucher_id, gbif" in said
+    assert "left out, whole numbers that name things and are no amounts: station_id" in said
+    assert "write them as 2015-11-05: when" in said
+    assert total(manifest) == 40
+
+
 def test_tables_of_the_same_columns_are_one(raw: Path, make: Make) -> None:
     for month in range(3):
         table(raw / f"{month}.csv", ["a", "b"], [[n / 7 + month, n % 3] for n in range(6)])

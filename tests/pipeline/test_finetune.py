@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
+from modalities.base import Modality
 from pipeline import finetune, labelled
-from pipeline.finetune import Settings, divide, load_predictor, predict, summarise
+from pipeline.finetune import Predictor, Settings, divide, load_predictor, predict, summarise, with_lora
 from pipeline.labelled import Labelled
+from pipeline.model.configuration import SensoriumConfig
+from pipeline.model.modeling import SensoriumModel
 from pipeline.predict import embed_file, predict_file
 from pipeline.run import Run
 
@@ -81,6 +88,46 @@ def test_modes(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
         assert all(any(part in name for part in ("qkv", "attention.out", "mlp")) for name in changed)
     else:
         assert "trunk.blocks.0.norm_mlp.weight" in changed
+
+
+def adapters_and_head(names: tuple[str, ...], kinds: dict[str, Modality], fusion: int = 0) -> set[str]:
+    """Names of the parameters that LoRA trains, in a model whose modalities have these names."""
+    config = SensoriumConfig(
+        dict(zip(names, (kind.to_json() for kind in kinds.values()), strict=True)), 32, 2, 2, fusion_depth=fusion
+    )
+    trained = with_lora(Predictor(SensoriumModel(config), (names[0],), 1, "pooled"))
+    found = {name.removeprefix("base_model.model.") for name, p in trained.named_parameters() if p.requires_grad}
+    assert len(found) == sum(p.requires_grad for p in trained.parameters())
+    return found
+
+
+@pytest.mark.parametrize("names", [("forehead", "image_head", "table"), ("qkv", "head", "out"), ("a", "b", "c")])
+@pytest.mark.parametrize("fusion", [0, 1])
+def test_lora_trains_adapters_of_the_blocks_and_the_head_whatever_modalities_are_called(
+    names: tuple[str, ...], fusion: int, kinds: dict[str, Modality]
+) -> None:
+    blocks = [f"trunk.blocks.{i}" for i in range(2)] + [f"decoder.blocks.blocks.{i}" for i in range(2)]
+    blocks += [f"fusion.blocks.{i}" for i in range(fusion)]
+    layers = [f"model.{block}.{layer}" for block in blocks for layer in ("attention.qkv", "attention.out")]
+    layers += [f"model.{block}.{layer}" for block in blocks for layer in ("mlp.0", "mlp.2")]
+    adapters = {f"{layer}.lora_{part}.default.weight" for layer in layers for part in "AB"}
+    assert adapters_and_head(names, kinds, fusion) == adapters | {"head.weight", "head.bias"}
+
+
+def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
+    run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(mode="lora", labels=24, epochs=2, batch_size=8)
+    tuned(run, table, tmp_path / "whole", compare=False, settings=settings)
+    ends = LoraConfig(r=8, target_modules=["qkv", "attention.out", "mlp.0", "mlp.2"], modules_to_save=["head"])
+    module = sys.modules[finetune.__module__]
+    monkeypatch.setattr(module, "with_lora", lambda predictor: get_peft_model(predictor, ends))
+    tuned(run, table, tmp_path / "ends", compare=False, settings=settings)
+    for file in ("model/model.safetensors", "head.safetensors"):
+        whole, by_ends = (load_file(tmp_path / name / file) for name in ("whole", "ends"))
+        assert whole.keys() == by_ends.keys()
+        for name, weights in whole.items():
+            torch.testing.assert_close(weights, by_ends[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])

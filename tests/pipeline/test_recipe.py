@@ -251,3 +251,66 @@ def test_a_recipe_builds_typed_parts(recipe: dict[str, Any]) -> None:
     masked = loaded.modalities["image"].mask
     assert loaded.modalities["image"] == Image(size=48, patch=16, target="pixels", window=3, mask=masked)
     assert list(loaded.modalities) == ["smiles", "image", "table"]
+
+
+def without_source(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, "data": {key: value for key, value in recipe["data"].items() if key != "source"}}
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("name=NO", "'name'"),
+        ("size=off", "'size'"),
+        ("evaluate.probe=NO", "'evaluate.probe'"),
+        ("data.dedupe=no", "'data.dedupe'"),
+        ("data.dedupe={NO: exact}", "a key of 'data.dedupe'"),
+        ("data.shards=[{path: a, keep: off}]", "'data.shards.0.keep'"),
+        ("data.split.by=NO", "'data.split.by'"),
+        ("data.source.type=NO", "'data.source.type'"),
+        ("data.source={type: rows, columns: {table: [CO, NO]}}", "'data.source.columns.table.1'"),
+        ("data.source={type: rows, columns: {table: NO}}", "'data.source.columns.table'"),
+        ("data.source={type: rows, columns: {NO: a}}", "a key of 'data.source.columns'"),
+        ("data.source={type: rows, labels: [CO, NO]}", "'data.source.labels.1'"),
+        ("data.source={type: rows, key: NO}", "'data.source.key'"),
+        ("data.source={type: rows, NO: a}", "a key of 'data.source'"),
+        ("data.source={type: join, by: a, sources: [{type: rows, key: NO}, {type: rows}]}", "sources.0.key'"),
+        ("data.source={type: fasta, table: a, derive: {g: {column: NO, word: 1}}}", "'data.source.derive.g.column'"),
+        ("data.source={type: fasta, table: a, derive: {NO: {column: a, word: 1}}}", "a key of 'data.source.derive'"),
+        ("modalities.table.exclude=[NO]", "'modalities.table.exclude.0'"),
+        ("modalities.smiles.mask.mode=off", "'modalities.smiles.mask.mode'"),
+        ("modalities={NO: {type: text}}", "a key of 'modalities'"),
+        ("objectives={NO: {}}", "a key of 'objectives'"),
+        ("objectives.contrastive.pairs=[[smiles, NO]]", "'objectives.contrastive.pairs.0.1'"),
+        ("train.precision=off", "'train.precision'"),
+        ("train.trackers=[NO]", "'train.trackers.0'"),
+    ],
+)
+def test_a_word_that_yaml_reads_as_a_bool_is_to_be_quoted(recipe: dict[str, Any], override: str, what: str) -> None:
+    message = refused(without_source(recipe) if "source=" in override else recipe, override)
+    assert f"{what} is false: YAML reads NO, off and false without quotes as false" in message
+    assert message.endswith('write "NO" if it is text')
+
+
+def test_a_key_of_the_recipe_that_is_a_bool_is_to_be_quoted(recipe: dict[str, Any]) -> None:
+    assert "a key is true: YAML reads YES, on and true without quotes" in refused({**recipe, True: {}})  # type: ignore[dict-item]
+
+
+def test_quoted_words_are_text_and_bools_stay_bools(recipe: dict[str, Any]) -> None:
+    loaded = load(
+        without_source(recipe), ["data.source={type: rows, columns: {table: ['NO', \"off\"]}, labels: ['yes']}"]
+    )
+    assert loaded.data.source is not None
+    assert loaded.data.source.reads == {"table": ("NO", "off")}
+    assert load(loaded.to_dict()) == loaded
+    assert load(without_source(recipe), ["data.source={type: fasta, unique: yes}"]).data.source.unique  # type: ignore[union-attr]
+    assert load(recipe, ["modalities.image.flip=yes"]).modalities["image"].flip is True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("value", "read"), [("2019", "2019"), ("2019-05-21", r"datetime\.date\(2019, 5, 21\)")])
+def test_numbers_and_dates_where_text_is_expected_are_to_be_quoted(
+    recipe: dict[str, Any], value: str, read: str
+) -> None:
+    override = f"data.source={{type: rows, labels: [{value}]}}"
+    with pytest.raises(ValueError, match=rf"'data\.source\.labels\.0' is {read}: .* so write it in quotes$"):
+        load(without_source(recipe), [override])

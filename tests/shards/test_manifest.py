@@ -362,3 +362,41 @@ def test_compressed_and_truncated_tars_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
     assert fault(lambda: index(tmp_path, {})) == f"no .tar files in {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "example"),
+    [
+        (["a/img.001.png", "a/img.002.png"], {"png": "photo"}, "a/img.001.png is '001.png' of the sample 'a/img'"),
+        (["0.jpg", "1.jpg"], {"png": "photo"}, "0.jpg is 'jpg' of the sample '0'"),
+        (["0.jpg", "0.seg.png"], {"jpg": "photo", "png": "mask"}, "0.seg.png is 'seg.png' of the sample '0'"),
+        (["LICENSE"], {"png": "photo"}, ""),
+    ],
+)
+def test_a_name_that_is_of_no_member_is_refused(
+    files: list[str], names: dict[str, str], example: str, tmp_path: Path
+) -> None:
+    """Two pictures whose keys have a dot would become one sample of two members."""
+    add(tmp_path / "00000.tar", [(file, b"a") for file in files])
+    *_, last = names.items()
+    message = fault(lambda: index(tmp_path, names))
+    assert message.startswith(
+        f"--as {last[0]}={last[1]} matches no file in the tars: file names are cut at the first dot"
+    )
+    assert message.endswith(f"and what stands before the = of --as{example and '; '}{example}")
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
+
+
+def test_a_wrong_name_leaves_an_indexed_folder_as_it_was(tmp_path: Path) -> None:
+    add(tmp_path / "00000.tar", img2dataset(["0", "1"]))
+    manifest = index(tmp_path, {"jpg": "photo"})
+    with pytest.raises(ValueError, match=r"--as png=photo matches no file"):
+        index(tmp_path, {"png": "photo", "jpg": "image"})
+    assert verify(tmp_path) == manifest
+
+
+def test_a_name_need_not_be_of_members_in_every_tar(tmp_path: Path) -> None:
+    add(tmp_path / "00000.tar", [("0.jpg", b"a")])
+    add(tmp_path / "00001.tar", [("1.PNG", b"a"), ("2.seg.Png", b"a")])
+    manifest = index(tmp_path, {"jpg": "photo", "png": "drawing", "seg.png": "mask"})
+    assert manifest.fields == {"drawing.PNG": 1, "mask.Png": 1, "photo.jpg": 1}

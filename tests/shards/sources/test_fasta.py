@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modalities.base import Modality
+from modalities.base import Modality, counted_changes
 from modalities.dna import Dna
 from modalities.table import Table
 from modalities.text import Text
@@ -20,7 +21,7 @@ from shards.sources.base import Sample
 from shards.sources.fasta import Fasta, derived, records
 
 MODALITIES: dict[str, Modality] = {"dna": Dna(), "table": Table(), "text": Text()}
-DERIVE: dict[str, dict[str, str | int]] = {
+DERIVE: dict[str, dict[str, str | int | tuple[str, ...]]] = {
     "genus": {"column": "scientific_name", "word": 1},
     "land": {"column": "country", "pattern": "[^:]+"},
     "latitude": {"column": "lat_lon", "pattern": r"^\S+ [NS]"},
@@ -167,6 +168,10 @@ def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
         ({"labels": ("colour",)}, "no column 'colour'"),
         ({"columns": {"table": ("colour",)}}, "no column 'colour'"),
         ({"derive": {"x": {"column": "colour", "word": 1}}, "columns": {}, "labels": ()}, "no column 'colour'"),
+        (
+            {"derive": {"x": {"column": ("colour", "land"), "word": 1}}, "columns": {}, "labels": ()},
+            "no column 'colour or land'; it has accession",
+        ),
         ({"columns": {"smell": ("mass",)}}, "'smell', which is no modality"),
         ({"columns": {"dna": "mass"}}, "'dna' is of type dna, not table or text"),
     ],
@@ -181,7 +186,10 @@ def test_what_is_not_there_is_named(raw: Path, changes: dict[str, Any], message:
     ("source", "message"),
     [
         ({"derive": {"g": {"column": "a", "words": 1}}}, r"unknown key 'data\.source\.derive\.g\.words'"),
-        ({"derive": {"g": {"column": "a"}}}, r"derive\.g needs column and either word or pattern"),
+        ({"derive": {"g": {"column": "a"}}}, r"derive\.g needs column and one of word, pattern and date"),
+        ({"derive": {"g": {"column": "a", "word": 1, "date": "month"}}}, r"one of word, pattern and date"),
+        ({"derive": {"g": {"column": [], "word": 1}}}, r"derive\.g needs column"),
+        ({"derive": {"g": {"column": "a", "date": "months"}}}, r"g\.date is 'months': did you mean 'month'\?"),
         ({"derive": {"g": {"column": "a", "word": 0}}}, "counted from 1"),
         ({"derive": {"g": {"column": "a", "word": "x"}}}, "counted from 1"),
         ({"derive": {"g": {"column": "a", "pattern": "("}}}, r"derive\.g\.pattern is not a regular expression"),
@@ -206,3 +214,58 @@ def test_recipes_with_mistakes(source: dict[str, Any], message: str) -> None:
 )
 def test_numbers_and_degrees(text: str, value: Any) -> None:
     assert derived({"a": text}, {"b": {"column": "a", "pattern": ".*"}})["b"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "month", "year"),
+    [
+        ("21-May-2019", "May", 2019),
+        ("May-2019", "May", 2019),
+        ("2019-05-21", "May", 2019),
+        ("2019-05", "May", 2019),
+        ("2019-05-21T10:30Z", "May", 2019),
+        ("21-May-2019/03-Jun-2019", "May", 2019),
+        ("2019-12-30/2020-01-02", "Dec", 2019),
+        ("21 September 2019", "Sep", 2019),
+        ("2019", None, 2019),
+        (2019, None, 2019),
+        ("2018/2019", None, 2018),
+        (datetime.date(2019, 5, 21), "May", 2019),
+        (None, None, None),
+    ],
+)
+def test_dates_of_genbank_and_iso_dates_have_the_same_months_and_years(text: Any, month: Any, year: Any) -> None:
+    parts: dict[str, Any] = {part: {"column": "when", "date": part} for part in ("month", "year")}
+    with counted_changes() as changes:
+        assert derived({"when": text}, parts) == {"when": text, "month": month, "year": year}
+    assert not changes
+
+
+@pytest.mark.parametrize("text", ["market day 2019", "not collected", "2019-13-01", "1990-1995"])
+def test_cells_without_a_month_are_missing_and_counted(text: str) -> None:
+    with counted_changes() as changes:
+        assert derived({"when": text}, {"m": {"column": "when", "date": "month"}})["m"] is None
+    assert changes == {"when without a month that can be read: m is missing": 1}
+
+
+@pytest.mark.parametrize("names", [("country",), ("geo_loc_name",), ("country", "geo_loc_name")])
+@pytest.mark.parametrize("iso", [False, True])
+def test_the_recipe_of_birds_reads_tables_of_genbank_before_and_after_2024(
+    names: tuple[str, ...], iso: bool, tmp_path: Path
+) -> None:
+    """2024 renamed the qualifier `country` to `geo_loc_name`; of a table with both the filled cell counts."""
+    source = load("birds").data.source
+    assert isinstance(source, Fasta)
+    places = ("Peru: Lima", "Norway")
+    cells = [[place if len(names) == 1 or i == j else "" for j in range(len(names))] for i, place in enumerate(places)]
+    dates = ("2019-05-21", "2019-05") if iso else ("21-May-2019", "May-2019")
+    (tmp_path / "barcodes.fasta").write_text(">A1\nACGTACGT\n>A2\nACGTACGA\n")
+    header = ("accession", "scientific_name", *names, "collection_date", "lat_lon")
+    rows = [(f"A{i + 1}", "Turdus merula", *cells[i], dates[i], "25.66 S 54.16 W") for i in range(2)]
+    (tmp_path / "specimens.tsv").write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n")
+    found = outcomes(source, tmp_path, {"dna": Dna(), "table": Table()})
+    for sample, country in zip(found, ("Peru", "Norway"), strict=True):
+        assert isinstance(sample, Sample)
+        assert json.loads(sample.members["table.json"]) == {
+            "country": country, "latitude": -25.66, "longitude": -54.16, "month": "May", "year": 2019,
+        }  # fmt: skip
