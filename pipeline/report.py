@@ -137,7 +137,7 @@ def kind_of_label(label: str, values: Sequence[Any]) -> Kind:
     known = [value for value in values if value is not None]
     if len(set(map(str, known))) < 2:
         return "classes" if known else "none"
-    if task_of(label, known).kind == "classification":
+    if not all(isinstance(value, (int, float)) for value in known) or task_of(label, known).kind == "classification":
         return "none" if nearly_unique(label, pl.Series(list(map(str, known)))) else "classes"
     numbers = pl.Series(known, strict=False)
     if not no_amount(label, numbers):

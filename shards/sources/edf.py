@@ -28,6 +28,7 @@ from shards.sources.recordings import (
     windows,
     written,
 )
+from shards.sources.tables import read_rows
 
 SUFFIXES = (".edf", ".bdf")
 BAD = re.compile(r"bad(?![a-z])", re.IGNORECASE)
@@ -118,6 +119,9 @@ class Edf(Source):
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
         paths = matching(raw, self.files, anywhere=True)
+        if self.table is not None:  # what its cells mean is counted once, not by each process that reads it
+            used = [*(name for names in self.columns.values() for name in names), *self.labels]
+            read_rows((raw if raw.is_dir() else raw.parent) / self.table, self.missing, text=self.join, used=used)
         if self.window_s is None:
             yield from (Excerpt(raw, path, 0, -1) for path in paths)
             return
@@ -215,7 +219,7 @@ class Edf(Source):
                 key = form.format(**fields)
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(f"data.source.join {form!r} asks for a field that pattern does not give") from error
-            rows = table_rows(folder / self.table, column)
+            rows = table_rows(folder / self.table, column, tuple(self.missing.items()))
             if key not in rows:
                 raise ContentError("recording without a row in the table", key)
             fields = rows[key] | fields
@@ -236,5 +240,7 @@ def said(annotations: Sequence[Annotation], item: Excerpt) -> Fields:
     return {"symbol": most, "symbols": sorted(times), "annotations": times.total()}
 
 
-table_rows = lru_cache(maxsize=4)(rows_by)
-"""A table read once a process."""
+@lru_cache(maxsize=4)
+def table_rows(path: Path, column: str, codes: tuple[tuple[str, tuple[str | float, ...]], ...]) -> dict[str, Fields]:
+    """A table read once a process: its rows by a column; codes: what means missing, by column."""
+    return rows_by(path, column, codes=dict(codes))

@@ -13,7 +13,7 @@ import numpy as np
 import pyedflib
 import pytest
 
-from modalities.base import Modality
+from modalities.base import Modality, counted_changes
 from modalities.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.table import Table
@@ -387,3 +387,13 @@ def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monk
     record(tmp_path / "a.edf")
     monkeypatch.setattr(edf, "edf_length_s", lambda path: pytest.fail("read"))
     assert [item.path.name for item in Edf().items(tmp_path)] == ["a.edf"]
+
+
+def test_what_means_missing_in_the_table_of_persons(persons: Path) -> None:
+    with counted_changes() as changes:
+        rest, _, other, _ = made(Edf(**PERSONS, missing={"Age": (21,)}), persons)
+    assert isinstance(rest, Sample)
+    assert isinstance(other, Sample)
+    assert json.loads(rest.members["table.json"]) == {"Age": None, "Gender": "F"}
+    assert json.loads(other.members["table.json"]) == {"Age": 18, "Gender": "M"}
+    assert changes == {"Age: '21' is missing": 1}
