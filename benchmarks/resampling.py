@@ -53,12 +53,12 @@ def measure(rate_hz: int, seconds: float, repeats: int) -> dict[str, Any]:
     clip = torch.from_numpy(np.random.default_rng(0).standard_normal((1, round(seconds * rate_hz))).astype(np.float32))
     modality = Spectrogram(rate_hz=RATE_HZ)
     lower = Audio(default(clip).numpy(), RATE_HZ)
-    taken: dict[str, list[float]] = {name: [] for name in (*ways, "features")}
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "features")}
     for _ in range(repeats + 1):
         for name, way in ways.items():
-            taken[name].append(timed(lambda way=way: way(clip)))  # type: ignore[misc]
-        taken["features"].append(timed(lambda: modality.log_mel(lower)))
-    ours, theirs, features = (times[1:] for times in taken.values())  # the first computes the filter
+            times[name].append(timed(lambda way=way: way(clip)))  # type: ignore[misc]
+        times["features"].append(timed(lambda: modality.log_mel(lower)))
+    ours, theirs, features = (each[1:] for each in times.values())  # the first computes the filter
     return {
         "rate_hz": rate_hz,
         "resample_ms": {"ours": round(1000 * median(ours), 2), "default": round(1000 * median(theirs), 2)},

@@ -78,8 +78,8 @@ def measure(folder: Path, minutes: float, window_s: float) -> dict[str, object]:
             seconds[name].append(time.process_time() - started)
             faults[name] = wrong(parts, whole)
         row |= {"windows": len(parts), "wrong": faults}
-    row["seconds"] = {name: round(taken[1], 2) for name, taken in seconds.items()}
-    row["growth"] = {name: round(taken[1] / taken[0], 1) for name, taken in seconds.items()}
+    row["seconds"] = {name: round(times[1], 2) for name, times in seconds.items()}
+    row["growth"] = {name: round(times[1] / times[0], 1) for name, times in seconds.items()}
     row["ratio"] = round(seconds["seek"][1] / seconds["source"][1], 1)
     return row
 

@@ -84,9 +84,9 @@ def unreadable(extension: str, error: Exception) -> str:
 
 
 def length_splice(data: Data, extension: str) -> Splice | None:
-    """Compare the length in a sound file's header with the file; what makes them agree, None where they do.
+    """Compare the length in a sound file's header with its content; the splice that makes them agree, if they do not.
 
-    libsndfile passes over much of it: it takes a size of 0 for no samples, and reads no further than a header says.
+    libsndfile does not: it takes a size of 0 for no samples, and reads no further than a header states.
 
     Raises:
         ContentError: the file is not of the kind that its extension says, it is cut, or parts are missing.
@@ -102,21 +102,21 @@ def length_splice(data: Data, extension: str) -> Splice | None:
 
 def _mp3(data: Data) -> Splice | None:
     """A table of the frames that there are, where a file has none or another: decoders then guess by the bit rate."""
-    found = frames(data)
-    if found.stated is not None and found.stated > found.total + (not found.partial):  # some count the table's frame
+    mp3 = frames(data)
+    if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):  # some count the table's frame
         raise ContentError("truncated mp3 audio")
-    if found.stated == found.total and found.xing:
+    if mp3.table_count == mp3.total and mp3.xing:
         return None
-    if found.partial:
-        reason = "mp3 audio that ends within a frame: that frame left out, the others counted"
-    elif found.stated is None:
-        reason = "mp3 audio without its length: frames counted"
-    elif found.stated != found.total:
-        reason = "mp3 audio whose table has another number of frames: frames counted"
+    if mp3.partial:
+        reason = "mp3 audio that ends inside a frame: that frame left out, the others counted"
+    elif mp3.table_count is None:
+        reason = "mp3 audio that does not state its length: frames counted"
+    elif mp3.table_count != mp3.total:
+        reason = "mp3 audio whose table has a wrong number of frames: frames counted"
     else:
-        reason = "mp3 audio with a table of Fraunhofer's form: frames counted"
-    table = table_frame(found.header, found.total, len(data) - found.first)
-    return Splice(found.start, found.first, table, reason)
+        reason = "mp3 audio with a VBRI table, which the decoder ignores: frames counted"
+    table = table_frame(mp3.header, mp3.total, len(data) - mp3.first)
+    return Splice(mp3.start, mp3.first, table, reason)
 
 
 def _wav(data: Data) -> Splice | None:
@@ -139,17 +139,22 @@ def _wav(data: Data) -> Splice | None:
 
 def _wav_samples(data: Data, start: int, field: int, form: str) -> Splice | None:
     """The splice of the size at `field`, of samples that begin at `start`."""
-    [stated] = struct.unpack_from(form, data, field)
-    there = len(data) - start
-    none = stated == 0 and not _are_chunks(data, start)
-    if none or (form[1] == "I" and there < stated and stated >= _UNKNOWN_WAV):
-        size = struct.pack(form, there if form[1] == "Q" else min(there, 0xFFFFFFFF))
-        return Splice(field, field + len(size), size, "wav audio without its length: read to the end of the file")
-    if stated > there:
+    [size_in_header] = struct.unpack_from(form, data, field)
+    available = len(data) - start
+    missing = size_in_header == 0 and not _are_chunks(data, start)
+    if missing or (form[1] == "I" and available < size_in_header and size_in_header >= _UNKNOWN_WAV):
+        field_data = struct.pack(form, available if form[1] == "Q" else min(available, 0xFFFFFFFF))
+        return Splice(
+            field,
+            field + len(field_data),
+            field_data,
+            "wav audio that does not state its length: read to the end of the file",
+        )
+    if size_in_header > available:
         raise ContentError("truncated wav audio")
-    stop = start + stated + stated % 2
+    stop = start + size_in_header + size_in_header % 2
     if not _are_chunks(data, stop):
-        reason = "wav audio with bytes behind its samples that its header does not count: these left out"
+        reason = "wav audio followed by bytes that are not a chunk: these bytes left out"
         return Splice(stop, len(data), b"", reason)
     return None
 
@@ -183,7 +188,7 @@ def _ogg(data: Data) -> Splice | None:
             break
         beginning = beginning and bool(kind & 2)
         if kind & 2 and not beginning:
-            raise ContentError("ogg audio of several streams, one behind the other")
+            raise ContentError("ogg audio of several chained streams")
         if number != numbers.get(serial, number - 1) + 1:
             raise ContentError("ogg audio with missing pages")
         numbers[serial] = number
@@ -202,26 +207,26 @@ def _flac(data: Data) -> Splice | None:
     if data[start : start + 4] != b"fLaC" or len(info) < 34:
         raise ContentError("unreadable flac audio", "no STREAMINFO")
     packed = int.from_bytes(info[10:18], "big")
-    stated, (shortest, longest) = packed & (1 << 36) - 1, struct.unpack_from(">HH", info)
+    total, (shortest, longest) = packed & (1 << 36) - 1, struct.unpack_from(">HH", info)
     channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
     largest = longest * channels * -(-(bits + 1) // 8) + _FLAC_OVERHEAD
     block = longest if shortest == longest else 0
-    found = _flac_samples(data, _flac_audio(data, start + 4), block, largest)
-    if found is None:
-        if stated == 0:
+    counts = _flac_samples(data, _flac_audio(data, start + 4), block, largest)
+    if counts is None:
+        if total == 0:
             raise ContentError("unreadable flac audio", "no whole frame")
         return None  # the decoder finds what is wrong
-    count, reach = found
-    if reach < stated:
+    count, reach = counts
+    if reach < total:
         raise ContentError("truncated flac audio")
-    if count == stated or count < stated == reach:  # the last frame is cut, or has bytes behind it: the decoder knows
+    if count == total or count < total == reach:  # the last frame is cut, or has bytes behind it: the decoder knows
         return None
     size = (packed >> 36 << 36 | count).to_bytes(8, "big")
-    reason = "flac audio without its length: samples counted"
+    reason = "flac audio that does not state its length: samples counted"
     if count < reach:
-        reason = "flac audio that ends within a frame: that frame left out, the samples of the others counted"
-    elif stated:
-        reason = "flac audio of more samples than its header says: all read"
+        reason = "flac audio that ends inside a frame: that frame left out, the samples of the others counted"
+    elif total:
+        reason = "flac audio longer than its header states: all samples read"
     return Splice(start + 18, start + 26, size, reason)
 
 

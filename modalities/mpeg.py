@@ -27,7 +27,7 @@ class Frames(NamedTuple):
     """What the frames of an MP3 file are.
 
     start: where tags at its beginning end. first: where the first frame with sound lies. total: frames with sound.
-    header: the four bytes that the first frame begins with. stated: how many frames the table in front says there are,
+    header: the four bytes that the first frame begins with. table_count: number of frames by the table in front,
     None without one. xing: whether that is a table that decoders read. partial: whether the last frame is cut.
     """
 
@@ -35,7 +35,7 @@ class Frames(NamedTuple):
     first: int
     total: int
     header: bytes
-    stated: int | None
+    table_count: int | None
     xing: bool
     partial: bool
 
@@ -100,13 +100,13 @@ def frames(data: Data) -> Frames:
         raise ContentError("mp3 file of MPEG layer I or II")
     if (first := next(_starts(data, start, end), None)) is None:
         if re.match(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x00-\x0b]", data[start : start + 3]):
-            raise ContentError("mp3 audio of a free bit rate, whose frames cannot be counted")
+            raise ContentError("mp3 audio in free format, whose frames cannot be counted")
         raise ContentError("unreadable mp3 audio", "no MPEG frame")
-    stated, xing, table = _table(data, first)
+    table_count, xing, table = _table(data, first)
     header = data[first : first + 4]
     beginning = first + _size(header) if table else first
     count, partial = _count(data, beginning, end, header)
-    return Frames(start, beginning, count, header, stated, xing, partial)
+    return Frames(start, beginning, count, header, table_count, xing, partial)
 
 
 def _count(data: Data, at: int, end: int, first: bytes) -> tuple[int, bool]:

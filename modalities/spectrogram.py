@@ -322,8 +322,8 @@ def resample(samples: torch.Tensor, rate_hz: float, wanted_hz: int) -> torch.Ten
     old, new = ratio.as_integer_ratio()
     kernel, step, width = _kernel(old, new)
     padded = nn.functional.pad(samples, (width, width + step)).unsqueeze(1)
-    made = nn.functional.conv1d(padded, kernel, stride=step)  # (C, block, blocks)
-    return made.transpose(1, 2).flatten(1)[:, : -(-samples.shape[1] * new // old)]
+    blocks = nn.functional.conv1d(padded, kernel, stride=step)  # (C, block, blocks)
+    return blocks.transpose(1, 2).flatten(1)[:, : -(-samples.shape[1] * new // old)]
 
 
 @lru_cache(maxsize=8)
@@ -333,13 +333,13 @@ def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
     torchaudio's `Resample` makes `new` samples at a time, for most pairs of rates one or two; a convolution of as many
     channels takes several times longer for the same sums.
     """
-    made = parser("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
-    taps = made.kernel.shape[2]
+    resampler = parser("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
+    taps = resampler.kernel.shape[2]
     count = max(min(_BLOCK // new, _KERNEL // (new * taps)), 1)
-    kernel = made.kernel.new_zeros(count * new, 1, taps + (count - 1) * old)
+    kernel = resampler.kernel.new_zeros(count * new, 1, taps + (count - 1) * old)
     for i in range(count):
-        kernel[i * new : (i + 1) * new, :, i * old : i * old + taps] = made.kernel
-    return kernel, count * old, made.width
+        kernel[i * new : (i + 1) * new, :, i * old : i * old + taps] = resampler.kernel
+    return kernel, count * old, resampler.width
 
 
 def clipped(samples: np.ndarray) -> float:

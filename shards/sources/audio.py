@@ -82,7 +82,7 @@ class AudioFolder(Folder):
         if splice := _splice(item.path):
             count_change(splice.reason)
         if stop < count and self._is_last(start, count, rate_hz):
-            count_change("rest of a recording, shorter than a window, left out")
+            count_change("end of a recording, shorter than a window, left out")
         buffer = io.BytesIO()
         form = {"format": "FLAC", "subtype": flac} if flac else {"format": "WAV", "subtype": "FLOAT"}
         parser("soundfile", "soundfile").write(buffer, samples, rate_hz, **form)
@@ -156,8 +156,8 @@ class _Decoder:
                 pass
             if self._at < start:
                 return self._last
-        kept = self._last[len(self._last) - (self._at - start) :]
-        self._last = np.concatenate([kept, self._read(stop - self._at)])
+        overlap = self._last[len(self._last) - (self._at - start) :]
+        self._last = np.concatenate([overlap, self._read(stop - self._at)])
         return self._last[: stop - start]
 
 

@@ -50,7 +50,7 @@ def refusal(data: bytes, extension: str) -> str:
     return caught.value.reason
 
 
-def changed(data: bytes, place: int, new: bytes) -> bytes:
+def patch(data: bytes, place: int, new: bytes) -> bytes:
     return data[:place] + new + data[place + len(new) :]
 
 
@@ -69,15 +69,15 @@ def bare(data: bytes) -> bytes:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_frames_of_mp3_files_are_those_that_the_decoder_finds(rate_hz: int, channels: int) -> None:
     data = encoded("MP3", rate_hz, channels, bitrate_mode="VARIABLE", compression_level=0.4)
-    found = frames(data)
-    assert found.total == found.stated
+    mp3 = frames(data)
+    assert mp3.total == mp3.table_count
     samples, changes = read(data, "mp3")
     assert (len(samples), changes) == (SECONDS * rate_hz, {})
     size = 1152 if rate_hz >= 32_000 else 576
     for each in (bare(data), ID3 + bytes(50) + bare(data) + TAGS):
         samples, changes = read(each, "mp3")
-        assert len(samples) == found.total * size - DELAY
-        assert changes == {"mp3 audio without its length: frames counted": 1}
+        assert len(samples) == mp3.total * size - DELAY
+        assert changes == {"mp3 audio that does not state its length: frames counted": 1}
 
 
 def test_an_mp3_file_without_its_table_is_read_whole() -> None:
@@ -94,30 +94,30 @@ def test_an_mp3_file_without_its_table_is_read_whole() -> None:
 
 def test_tables_with_other_numbers_are_put_right() -> None:
     data = encoded("MP3", 44_100, bitrate_mode="CONSTANT")
-    found = frames(data)
+    mp3 = frames(data)
     place = data.find(b"Info") if b"Info" in data[:64] else data.find(b"Xing")
-    whole = found.total * 1152 - DELAY
-    wrong = {"mp3 audio whose table has another number of frames: frames counted": 1}
-    for number in (found.total + 1, found.total - 5):  # some count the table's own frame
-        samples, changes = read(changed(data, place + 8, struct.pack(">I", number)), "mp3")
+    whole = mp3.total * 1152 - DELAY
+    wrong = {"mp3 audio whose table has a wrong number of frames: frames counted": 1}
+    for number in (mp3.total + 1, mp3.total - 5):  # some count the table's own frame
+        samples, changes = read(patch(data, place + 8, struct.pack(">I", number)), "mp3")
         assert (len(samples), changes) == (whole, wrong)
     samples, changes = read(data + data, "mp3")
-    assert (len(samples), changes) == ((2 * found.total + 1) * 1152 - DELAY, wrong)
+    assert (len(samples), changes) == ((2 * mp3.total + 1) * 1152 - DELAY, wrong)
     samples, changes = read(data + ID3 + data, "mp3")
-    assert (len(samples), changes) == ((2 * found.total + 1) * 1152 - DELAY, wrong)
-    samples, changes = read(changed(data, place + 4, bytes(4)), "mp3")
-    assert (len(samples), changes) == (whole, {"mp3 audio without its length: frames counted": 1})
+    assert (len(samples), changes) == ((2 * mp3.total + 1) * 1152 - DELAY, wrong)
+    samples, changes = read(patch(data, place + 4, bytes(4)), "mp3")
+    assert (len(samples), changes) == (whole, {"mp3 audio that does not state its length: frames counted": 1})
 
 
 def test_the_table_of_fraunhofer_is_replaced() -> None:
     data = bare(encoded("MP3", 44_100, bitrate_mode="CONSTANT"))
     total = frames(data).total
     table = table_frame(data[:4], total, len(data))
-    assert frames(table + data).stated == total
+    assert frames(table + data).table_count == total
     fraunhofer = table[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 0, len(data), total)
     samples, changes = read(fraunhofer.ljust(len(table), b"\0") + data, "mp3")
     assert len(samples) == total * 1152 - DELAY
-    assert changes == {"mp3 audio with a table of Fraunhofer's form: frames counted": 1}
+    assert changes == {"mp3 audio with a VBRI table, which the decoder ignores: frames counted": 1}
 
 
 def test_cut_mp3_files() -> None:
@@ -126,7 +126,7 @@ def test_cut_mp3_files() -> None:
     total = frames(data).total
     samples, changes = read(bare(data)[:-30], "mp3")
     assert len(samples) == (total - 1) * 1152 - DELAY
-    assert changes == {"mp3 audio that ends within a frame: that frame left out, the others counted": 1}
+    assert changes == {"mp3 audio that ends inside a frame: that frame left out, the others counted": 1}
 
 
 def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
@@ -136,7 +136,7 @@ def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
     assert refusal(data + bare(encoded("MP3", 44_100, 2)), "mp3") == turns
     assert refusal(ID3 + b"\xff\xfd\x90\0" + bytes(999), "mp3") == "mp3 file of MPEG layer I or II"
     free = (b"\xff\xfb\0\0" + bytes(500)) * 9
-    assert refusal(free, "mp3") == "mp3 audio of a free bit rate, whose frames cannot be counted"
+    assert refusal(free, "mp3") == "mp3 audio in free format, whose frames cannot be counted"
     assert refusal(ID3 + bytes(5000), "mp3") == "unreadable mp3 audio"
 
 
@@ -154,7 +154,7 @@ def test_tags_are_passed_over() -> None:
 def flac(subtype: str = "PCM_16", channels: int = 1, total: int | None = None) -> bytes:
     """A FLAC file whose header says that it has some number of samples."""
     data = encoded("FLAC", channels=channels, subtype=subtype)
-    return data if total is None else changed(data, 22, struct.pack(">I", total))
+    return data if total is None else patch(data, 22, struct.pack(">I", total))
 
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
@@ -166,14 +166,14 @@ def test_flac_files_that_do_not_say_their_length(subtype: str, channels: int) ->
     for data in (unknown, ID3 + unknown, unknown + b"TAG" + bytes(125), unknown + bytes(500)):
         samples, changes = read(data, "flac")
         np.testing.assert_array_equal(samples, whole)
-        assert changes == {"flac audio without its length: samples counted": 1}
+        assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
 def test_flac_files_of_another_length_than_they_say() -> None:
     whole, _ = read(flac(), "flac")
     samples, changes = read(flac(total=16_000), "flac")
     np.testing.assert_array_equal(samples, whole)
-    assert changes == {"flac audio of more samples than its header says: all read": 1}
+    assert changes == {"flac audio longer than its header states: all samples read": 1}
     assert refusal(flac(total=96_000), "flac") == "truncated flac audio"
     assert refusal(flac()[: len(flac()) // 2], "flac") == "truncated flac audio"
     assert length_splice(flac() + bytes(range(99)), "flac") is None
@@ -185,7 +185,7 @@ def test_a_flac_file_of_unknown_length_that_ends_within_a_frame() -> None:
     assert len(samples) % 4096 == 0
     assert 0 < len(whole) - len(samples) <= 2 * 4096
     np.testing.assert_array_equal(samples, whole[: len(samples)])
-    assert changes == {"flac audio that ends within a frame: that frame left out, the samples of the others counted": 1}
+    assert changes == {"flac audio that ends inside a frame: that frame left out, the samples of the others counted": 1}
     assert refusal(flac(total=0)[:200], "flac") == "unreadable flac audio"
 
 
@@ -199,17 +199,17 @@ def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
     assert (len(whole), changes) == (SECONDS * 16_000, {})
     order = "<" if endian == "LITTLE" else ">"
     for size in (0, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF):
-        samples, changes = read(changed(data, 40, struct.pack(f"{order}I", size)), "wav")
+        samples, changes = read(patch(data, 40, struct.pack(f"{order}I", size)), "wav")
         np.testing.assert_array_equal(samples, whole)
-        assert changes == {"wav audio without its length: read to the end of the file": 1}
-    assert refusal(changed(data, 40, struct.pack(f"{order}I", len(data))), "wav") == "truncated wav audio"
-    fewer = changed(data, 40, struct.pack(f"{order}I", 32_000))
+        assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
+    assert refusal(patch(data, 40, struct.pack(f"{order}I", len(data))), "wav") == "truncated wav audio"
+    fewer = patch(data, 40, struct.pack(f"{order}I", 32_000))
     samples, changes = read(fewer, "wav")
     np.testing.assert_array_equal(samples, whole[:16_000])
-    assert changes == {"wav audio with bytes behind its samples that its header does not count: these left out": 1}
+    assert changes == {"wav audio followed by bytes that are not a chunk: these bytes left out": 1}
     behind = b"LIST" + struct.pack(f"{order}I", 4) + b"INFO"
     assert read(data + behind, "wav")[1] == {}
-    assert len(read(changed(data[:44], 40, bytes(4)) + behind, "wav")[0]) == 0
+    assert len(read(patch(data[:44], 40, bytes(4)) + behind, "wav")[0]) == 0
 
 
 def test_wav_files_of_64_bits() -> None:
@@ -217,9 +217,9 @@ def test_wav_files_of_64_bits() -> None:
     whole, changes = read(data, "wav")
     assert (len(whole), changes) == (SECONDS * 16_000, {})
     place = data.find(b"ds64") + 16
-    samples, changes = read(changed(data, place, bytes(8)), "wav")
+    samples, changes = read(patch(data, place, bytes(8)), "wav")
     np.testing.assert_array_equal(samples, whole)
-    assert changes == {"wav audio without its length: read to the end of the file": 1}
+    assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
     assert refusal(data[:-3000], "wav") == "truncated wav audio"
 
 
@@ -237,4 +237,4 @@ def test_ogg_files_are_whole(subtype: str) -> None:
     assert refusal(data[: pages[-1]], "ogg") == "truncated ogg audio"
     assert refusal(data[:-10], "ogg") == "truncated ogg audio"
     chained = data + encoded("OGG", 48_000, 2, subtype=subtype)
-    assert refusal(chained, "ogg") == "ogg audio of several streams, one behind the other"
+    assert refusal(chained, "ogg") == "ogg audio of several chained streams"

@@ -333,7 +333,7 @@ def test_sound_without_its_length_is_read_whole_and_counted() -> None:
     with counted_changes() as changes:
         made = Spectrogram().decode({"flac": bytes(data)})
     assert made.samples.shape == GOOD.samples.shape
-    assert changes == {"flac audio without its length: samples counted": 1}
+    assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
 def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
         [(extension, member)] = Spectrogram().members(tmp_path / "a.wav").items()
         assert Spectrogram().decode({extension: member}).samples.shape == GOOD.samples.shape
     assert soundfile.info(io.BytesIO(member)).frames == GOOD.samples.shape[1]
-    assert changes == {"wav audio without its length: read to the end of the file": 1}
+    assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
 def test_telephone_sound_that_cannot_be_sought_in() -> None:

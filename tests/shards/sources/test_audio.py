@@ -320,17 +320,17 @@ def test_a_long_mp3_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Mon
     count = 0
     read = soundfile.SoundFile.read
 
-    def counted(self: soundfile.SoundFile, frames: int = -1, *args: Any, **keywords: Any) -> np.ndarray:
+    def count_read(self: soundfile.SoundFile, frames: int = -1, *args: Any, **keywords: Any) -> np.ndarray:
         nonlocal count
         samples = read(self, frames, *args, **keywords)
         count += len(samples)
         return samples
 
-    def sought(*_: Any) -> int:
+    def refuse(*_: Any) -> int:
         raise AssertionError("a seek reads all frames before its place")
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
-    monkeypatch.setattr(soundfile.SoundFile, "seek", sought)
+    monkeypatch.setattr(soundfile.SoundFile, "read", count_read)
+    monkeypatch.setattr(soundfile.SoundFile, "seek", refuse)
     source = AudioFolder(window_s=1)
     parts = [source.content(item) for item in source.items(tmp_path / "a.mp3")]
     assert len(parts) == 30
@@ -351,7 +351,7 @@ def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
             AudioFolder(window_s=window_s), MODALITIES, SplitBy(validation=0, test=0), raw, out, workers=workers
         )
         assert manifest.skipped == {}
-        assert manifest.changed["mp3 audio without its length: frames counted"] == count
+        assert manifest.changed["mp3 audio that does not state its length: frames counted"] == count
         split = Split(out, "train")
         members = [split.read(shard, slot) for _, _, shard, slot in split.locations()]
         lengths = [soundfile.info(io.BytesIO(data)).duration for each in members for data in each["audio"].values()]
@@ -385,7 +385,7 @@ def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
     calls(raw / "c.mp3")
     manifest = build(AudioFolder(window_s=1), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
     assert manifest.fields == {"audio.flac": 2 + 2 + 9}
-    assert manifest.changed == {"rest of a recording, shorter than a window, left out": 2}
+    assert manifest.changed == {"end of a recording, shorter than a window, left out": 2}
     overlapping = AudioFolder(window_s=1, stride_s=0.5)
     manifest = build(overlapping, MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "overlapping")
     assert manifest.changed == {}

@@ -221,7 +221,7 @@ def test_sounds_of_data_sets_get_their_length() -> None:
         with counted_changes() as changes:
             sample = Hub(dataset="json", columns={"audio": "cell"}).make(Row(1, {"cell": cell}), MODALITIES)
         assert sample.members == {"audio.wav": wav()}
-        assert changes == {"wav audio without its length: read to the end of the file": 1}
+        assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
 def test_big_tiff_is_known_by_its_bytes() -> None:
