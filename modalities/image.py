@@ -78,6 +78,8 @@ class Image(Modality):
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size < self.patch:
             raise ValueError(f"image size {self.size} must be at least the patch of {self.patch} pixels")
+        if not isinstance(self.nodata, str) and not np.isfinite(self.nodata):
+            raise ValueError("image nodata must be a finite number: pixels that are NaN are without data in any case")
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"image crop {list(self.crop)} must be two shares above 0 and up to 1, the smaller first")
         for name, amount in (("brightness", self.brightness), ("contrast", self.contrast)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import struct
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,10 @@ _OTHERS = {
     32845: "in LogLuv color",
 }
 _CCITT = (2, 3, 4)
+_PACKED = {50001: "WEBP", 34933: "PNG", 34712: "JPEG2000", 33004: "JPEG2000", 33005: "JPEG2000"}
+"""Compressions whose data states its own size, as Pillow calls them."""
+_FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..[\x02-\x10](....)", re.DOTALL)
+"""A frame header of JPEG, its height and width as the group."""
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
 """Compressions that give samples back as they are written: none, LZW, deflate, PackBits, LZMA, Zstandard."""
 _JPEG = (6, 7, 33007, 34892)
@@ -48,6 +54,7 @@ def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
         image, masks = _series(file)
         page = image.keyframe
         _check_color(page)
+        _check_data(data, image)
         samples = _samples(image)
         outside = _outside(masks, samples.shape[:2])
         orientation = page.tags.valueof(_ORIENTATION, default=1)
@@ -112,6 +119,28 @@ def _check_color(page: Any) -> None:
         raise ContentError("TIFF in YCbCr color compressed as JPEG 2000: convert it to RGB")
 
 
+def _check_data(data: bytes, image: Any) -> None:
+    """Refuse an image's compressed data if it is not all there, or may grow larger than the image's tags say.
+
+    Raises:
+        ContentError: it is cut off, states a size of its own that is too large, or one that cannot be checked.
+    """
+    page, compression = image.keyframe, int(image.keyframe.compression)
+    if compression not in (*_LOSSLESS, *_CCITT, *_JPEG, *_PACKED):
+        raise ContentError(f"TIFF compressed as {_name(page)}")
+    for part in image.pages:
+        for offset, count in zip(part.dataoffsets, part.databytecounts, strict=False):
+            if offset + count > len(data) and compression != 1:  # without compression, tifffile compares the sizes
+                raise ContentError("truncated TIFF")
+            if compression in _JPEG:
+                for frame in _FRAME.finditer(data, offset, offset + count):
+                    check_size(*struct.unpack(">HH", frame[1]))
+            elif count and compression in _PACKED:
+                pillow, packed = parser("PIL.Image", "pillow"), io.BytesIO(data[offset : offset + count])
+                with pillow.open(packed, formats=(_PACKED[compression],)) as picture:
+                    check_size(picture.height, picture.width)
+
+
 def _is_converted(page: Any) -> bool:
     """Whether tifffile gives RGB for YCbCr."""
     return int(page.compression) in _JPEG and page.planarconfig == 1 and not page.extrasamples
@@ -125,7 +154,7 @@ def _samples(image: Any) -> np.ndarray:
     """Samples `(H, W, B)` as they are written.
 
     Raises:
-        ContentError: too large, or compressed in a way that is not read.
+        ContentError: too large, or of several pages.
         ValueError: the package that decompresses them is absent.
     """
     axes = _axes(image)
@@ -134,9 +163,7 @@ def _samples(image: Any) -> np.ndarray:
         samples = image.asarray().reshape(tuple(axes.values()))
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
-            parser("imagecodecs", "imagecodecs")
-        if "imagecodecs" in str(error) or "not supported" in str(error):
-            raise ContentError(f"TIFF compressed as {_name(image.keyframe)}", str(error)) from error
+            parser("imagecodecs", "imagecodecs")  # names the package if it is absent
         raise
     if samples.ndim == 2:
         return samples[..., None]

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, Tokens
+from modalities.base import ContentError, Tokens, counted_changes
 from modalities.image import Image, Picture, cut, grid_size, resize
 from modalities.pixels import MAX_NUMBERS, MAX_PIXELS
 
@@ -192,25 +192,85 @@ def test_modes_of_png(mode: str, options: dict[str, Any], bands: tuple[str, ...]
     assert raw.pixels.max() <= 1
 
 
-def wide_png(bands: int, *, transparent: bool = False) -> bytes:
-    """A PNG of 16 bit a band, which Pillow does not write but for grey."""
+def png(samples: np.ndarray, bits: int, transparent: bytes = b"") -> bytes:
+    """A PNG of integers `(H, W, B)` of any depth, rows without gaps; Pillow writes none of 2, 4 or 3 times 16 bits."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = np.random.default_rng(0).integers(0, 65536, (4, 5 * bands)).astype(">u2")
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, colour, 0, 0, 0))]
-    parts += [chunk(b"tRNS", b"\0\1")] if transparent else []
-    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), chunk(b"IEND", b"")]
+    height, width, bands = samples.shape
+    rows = ["".join(f"{value:0{bits}b}" for value in row.ravel()) for row in samples]
+    data = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))]
+    parts += [chunk(b"tRNS", transparent)] if transparent else []
+    parts += [chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_png_of_16_bit_lose_none() -> None:
-    assert (Image().decode({"png": wide_png(1)}).pixels * 65535 % 257 > 1).any()
-    for data in (wide_png(1, transparent=True), wide_png(2), wide_png(3), wide_png(4)):
-        with pytest.raises(ContentError, match=r"PNG of 16 bit that is not plain grey \(.*save it as TIFF"):
-            Image().decode({"png": data})
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_png_of_16_bit_lose_none(bands: int) -> None:
+    samples = np.random.default_rng(0).integers(0, 65536, (4, 5, bands))
+    colors = samples / 65535
+    if bands in (2, 4):
+        alpha = colors[..., -1:]
+        colors = colors[..., :-1] * alpha + 1 - alpha
+    picture = Image().decode({"png": png(samples, 16)})
+    assert picture.bands == (("grey",) if bands < 3 else RGB)
+    np.testing.assert_allclose(picture.pixels, colors, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_the_transparent_grey_of_a_png_is_white_at_any_depth(bits: int) -> None:
+    top = 2**bits - 1
+    samples = np.arange(64).reshape(8, 8, 1) * (257 if bits == 16 else 1) % (top + 1)
+    expected = np.where(samples == samples[0, 0], top, samples) / top
+    samples[0, 1:] = samples[0, 0]
+    expected[0, 1:] = 1
+    with counted_changes() as changes:
+        picture = Image().decode({"png": png(samples, bits, struct.pack(">H", samples[0, 0, 0]))})
+    assert picture.bands == ("grey",)
+    np.testing.assert_allclose(picture.pixels, expected, atol=1e-6)
+    assert changes == {"image with transparent pixels, set on white": 1}
+
+
+def test_ppm_of_more_than_8_bits() -> None:
+    grey = Image().parse(b"P5 4 2 65535\n" + np.array([[0, 256, 65535, 1000]] * 2, ">u2").tobytes())
+    np.testing.assert_allclose(grey.pixels[0, :, 0] * 65535, [0, 256, 65535, 1000], atol=1e-2)
+    with pytest.raises(ContentError, match="PPM of more than 8 bits"):
+        Image().parse(b"P6 2 2 65535\n" + np.arange(12, dtype=">u2").tobytes())
+
+
+def test_frames_after_the_first_are_counted() -> None:
+    frames = [PIL.Image.fromarray(np.roll(ramp(8, 8, 3), i, 0)) for i in range(3)]
+    for kind in ("gif", "webp", "png"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], lossless=True)
+        with counted_changes() as changes:
+            assert Image().parse(buffer.getvalue()).pixels.shape == (8, 8, 3)
+        assert changes["image frames after the first, left out"] == 2
+
+
+def test_pillow_images_of_rare_modes() -> None:
+    rgba = PIL.Image.fromarray(ramp(8, 8, 4), "RGBA")
+    expected = Image().parse(rgba).pixels
+    assert np.abs(Image().parse(rgba.convert("RGBa")).pixels - expected).max() < 3 / 255
+    grey = Image().parse(rgba.convert("LA").convert("La"))
+    assert grey.bands == ("grey",)
+    assert grey.pixels.max() > 0.99  # what is transparent is white
+    with pytest.raises(ContentError, match="CIELab"):
+        Image().parse(PIL.Image.new("LAB", (4, 4)))
+
+
+def test_files_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "photo.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ContentError, match=r"type heic is not read \(read: png, jpg, webp, tif"):
+        Image().parse(path)
+    with pytest.raises(ContentError, match="type unknown is not read"):
+        Image().parse(path.read_bytes())
+    with pytest.raises(ContentError, match="empty image file"):
+        Image().parse(b"")
 
 
 @pytest.mark.parametrize(
@@ -243,21 +303,6 @@ def test_what_is_transparent_is_white(bands: int) -> None:
     pixels[0, 0, -1] = 255  # one black point
     raw = Image().decode({"png": encoded(pixels, "png")})
     np.testing.assert_array_equal(raw.pixels, np.repeat([[[0.0], [1]], [[1], [1]]], bands, axis=2))
-
-
-def test_multiband_tiff_of_either_layout_and_byte_order() -> None:
-    pixels = ramp(5, 7, 6, dtype=np.uint16)
-    planes = np.moveaxis(pixels, 2, 0)
-    for array, options in [
-        (pixels, {"planarconfig": "contig"}),
-        (planes, {"planarconfig": "separate"}),
-        (planes, {"metadata": {"axes": "CYX"}}),
-        (pixels, {"planarconfig": "contig", "byteorder": ">"}),
-        (pixels, {"planarconfig": "contig", "bigtiff": True}),
-        (pixels, {"planarconfig": "contig", "compression": "zlib"}),
-    ]:
-        raw = Image().parse(encoded(array, "tif", photometric="minisblack", **options))
-        np.testing.assert_allclose(raw.pixels, pixels / 65535, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [">u2", "<u2", ">f4", "<f8", "f2", "i4"])
@@ -339,15 +384,6 @@ def test_images_stand_upright(kind: str, orientation: int) -> None:
     np.testing.assert_allclose(raw.pixels * 255, expected, atol=1e-4)
 
 
-def test_a_tiff_of_many_bands_is_not_of_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(ramp(6, 8, 9), "tif", photometric="minisblack", planarconfig="contig")
-    monkeypatch.setattr("modalities.pixels.MAX_PIXELS", 48)
-    assert Image().decode({"tif": data}).pixels.shape == (6, 8, 9)
-    monkeypatch.setattr("modalities.pixels.MAX_NUMBERS", 431)
-    with pytest.raises(ContentError, match=r"more than 431 numbers \(8 x 6 x 9\)"):
-        Image().decode({"tif": data})
-
-
 def test_exif_that_cannot_be_read_says_nothing() -> None:
     whole = encoded(ramp(8, 8, 3), "jpeg")
     spoilt = whole[:2] + b"\xff\xe1\0\x0eExif\0\0II*\0zz" + whole[2:]
@@ -363,39 +399,6 @@ def test_whole_numbers_of_32_bit_do_not_wrap() -> None:
 def test_a_sample_without_a_file_has_no_image() -> None:
     with pytest.raises(ContentError, match="without a file"):
         Image().decode({})
-
-
-@pytest.mark.parametrize("axes", [None, "ZYX", "TYX"])
-def test_tiffs_of_several_pages_are_refused(axes: str | None) -> None:
-    pages = np.zeros((3, 8, 9), np.uint8)
-    metadata = {"metadata": {"axes": axes}} if axes else {}
-    with pytest.raises(ContentError, match="several pages"):
-        Image().parse(encoded(pages, "tif", photometric="minisblack", **metadata))
-    scans = io.BytesIO()
-    with tifffile.TiffWriter(scans) as file:
-        file.write(pages[0], photometric="minisblack")
-        file.write(pages[0, :4], photometric="minisblack")
-    with pytest.raises(ContentError, match="several pages"):
-        Image().parse(scans.getvalue())
-
-
-def test_previews_and_masks_in_a_tiff_are_passed_over() -> None:
-    buffer = io.BytesIO()
-    with tifffile.TiffWriter(buffer) as file:
-        file.write(ramp(8, 9), photometric="minisblack")
-        file.write(ramp(4, 4), photometric="minisblack", subfiletype=1)
-        file.write(ramp(8, 9) > 9, photometric="minisblack", subfiletype=4)
-    np.testing.assert_allclose(Image().parse(buffer.getvalue()).pixels[..., 0] * 255, ramp(8, 9), atol=1e-4)
-
-
-def test_tiffs_of_other_colours() -> None:
-    dark = encoded(ramp(4, 4), "tif", photometric="miniswhite")
-    np.testing.assert_allclose(Image().parse(dark).pixels[..., 0] * 255, 255 - ramp(4, 4), atol=1e-4)
-    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), np.uint16)
-    indexed = encoded(ramp(4, 4), "tif", photometric="palette", colormap=colours)
-    np.testing.assert_allclose(
-        Image().parse(indexed).pixels * 65535, colours[:, ramp(4, 4)].transpose(1, 2, 0), atol=0.1
-    )
 
 
 # Hostile files
@@ -516,7 +519,7 @@ def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
 def test_arrays_of_too_many_bands_are_refused_before_they_become_floats(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalities.pixels._scaled", decoded)
+    monkeypatch.setattr("modalities.pixels.scaled", decoded)
     with pytest.raises(ContentError, match=f"more than {MAX_NUMBERS:,} numbers"):
         Image().parse(np.broadcast_to(np.uint8(0), shape))
 
@@ -534,12 +537,11 @@ def test_arrays_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
         Image().decode({"npy": encoded(np.zeros(shape, np.float32), "npy")})
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
-def test_pixels_must_be_numbers(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, 1e300])
+def test_pixels_must_be_finite(wrong: float) -> None:
     pixels = np.zeros((3, 3))
     pixels[1, 1] = wrong
-    with pytest.raises(ContentError, match="not numbers"):
+    with pytest.raises(ContentError, match="infinite"):
         Image().parse(pixels)
     for dtype in (complex, "U3", "M8[s]", [("a", "f4")]):
         with pytest.raises(ContentError, match="pixels"):
