@@ -111,7 +111,8 @@ def _orientation(picture: Any) -> int:
 def _pillow(data: bytes, nodata: Nodata) -> Picture:
     with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
         check_size(picture.height, picture.width)
-        if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "JPEG":  # of which it holds previews
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format not in ("JPEG", "MPO"):  # whose further frames are previews
             count_change("image frames after the first, left out", frames - 1)
         if picture.format == "PNG" and _is_beyond_pillow(data, picture):
             return _wide_png(data, _orientation(picture), nodata)

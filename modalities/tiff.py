@@ -54,13 +54,14 @@ def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
         image, masks = _series(file)
         page = image.keyframe
         _check_color(page)
-        _check_data(data, image)
+        for series in (image, *masks):
+            _check_data(data, series)
         samples = _samples(image)
         outside = _outside(masks, samples.shape[:2])
         orientation = page.tags.valueof(_ORIENTATION, default=1)
         samples, alpha, extras, associated = _split(page, samples)
         top = _top(page, samples)
-        missing = _missing(page, samples, nodata)
+        missing = _missing(page, samples, nodata, extras)
         values, scale = _converted(page, samples, top, extras)
     if alpha is not None and top and values.shape[2] in (1, 3) and not extras:
         values = on_white(values, scale, alpha / top, associated=associated)
@@ -86,10 +87,10 @@ def _series(file: Any) -> tuple[Any, list[Any]]:
     images = [s for s in series if not s.keyframe.is_mask]
     if not images:
         raise ContentError("TIFF without an image")
-    if any(page is None for page in images[0].pages):  # tifffile gives zeros for them
-        raise ContentError("OME-TIFF whose other files are absent" if file.is_ome else "TIFF that lacks pages")
     if len(images) > 1 or set(_axes(images[0])) - set("YXSC"):
         raise ContentError("TIFF of several pages")
+    if any(page is None for page in images[0].pages):  # tifffile gives zeros for them
+        raise ContentError("OME-TIFF whose other files are absent" if file.is_ome else "TIFF that lacks pages")
     return images[0], [s for s in series if s.keyframe.is_mask]
 
 
@@ -214,13 +215,13 @@ def _top(page: Any, samples: np.ndarray) -> int:
     return int((1 << (bits if isinstance(bits, int) else 8 * samples.dtype.itemsize)) - 1)
 
 
-def _missing(page: Any, samples: np.ndarray, nodata: Nodata) -> np.ndarray | None:
+def _missing(page: Any, samples: np.ndarray, nodata: Nodata, extras: int) -> np.ndarray | None:
     """Which samples `(H, W, B)`, of colors which pixels `(H, W, 1)`, equal the file's or the recipe's no-data value."""
     missing = None
     for number in (_gdal_nodata(page), None if isinstance(nodata, str) else nodata):
         if number is not None:
             missing = _united(missing, equal_to(samples, number))
-    if missing is not None and page.photometric in (_RGB, _PALETTE, _SEPARATED, _YCBCR) and samples.shape[2] <= 4:
+    if missing is not None and page.photometric in (_RGB, _PALETTE, _SEPARATED, _YCBCR) and not extras:
         missing = np.asarray(missing.all(2, keepdims=True))
     return missing
 
