@@ -10,7 +10,7 @@ import numpy as np
 
 from modalities.base import ContentError, count_change, parser
 from modalities.kinds import is_kind
-from modalities.pixels import Nodata, Picture, check_size, from_array, on_white, upright
+from modalities.pixels import Nodata, Picture, check_size, from_array, on_white, turn_upright
 from modalities.tiff import read_tiff
 
 FORMATS = ("png", "jpg", "webp", "tif", "npy", "bmp", "gif", "ppm")
@@ -97,7 +97,7 @@ def from_pillow(picture: Any, nodata: Nodata = "file") -> Picture:
         if picture.mode == "CMYK":
             count_change("CMYK image converted to RGB without its color profile")
         picture = picture.convert("RGB")
-    return from_array(upright(np.asarray(picture), orientation), nodata)
+    return from_array(turn_upright(np.asarray(picture), orientation), nodata)
 
 
 def _orientation(picture: Any) -> int:
@@ -139,7 +139,7 @@ def _ppm_top(picture: Any) -> int:
 
 def _wide_png(data: bytes, orientation: int, nodata: Nodata) -> Picture:
     """By libpng, which gives all bits, and transparent colors as alpha."""
-    pixels = upright(parser("imagecodecs", "imagecodecs").png_decode(data), orientation)
+    pixels = turn_upright(parser("imagecodecs", "imagecodecs").png_decode(data), orientation)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         top = int(np.iinfo(pixels.dtype).max)
         pixels = on_white(pixels[..., :-1], top, pixels[..., -1:] / top)
@@ -165,5 +165,5 @@ def _jpeg(data: bytes, nodata: Nodata) -> Picture:
         return _pillow(data, nodata)
     if b"Exif\0\0" in data:
         with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
-            pixels = upright(pixels, _orientation(picture))
+            pixels = turn_upright(pixels, _orientation(picture))
     return from_array(pixels, nodata)

@@ -43,11 +43,11 @@ def from_array(pixels: np.ndarray, nodata: Nodata = "file") -> Picture:
     check_size(*pixels.shape)
     if not pixels.shape[2]:
         raise ContentError("image without bands")
-    values, bands = scaled(pixels), band_names(pixels.shape[2])
-    missing = None if isinstance(nodata, str) else equal_to(pixels, nodata)
+    values, bands = scale_samples(pixels), band_names(pixels.shape[2])
+    missing = None if isinstance(nodata, str) else equals(pixels, nodata)
     if missing is not None and bands == RGB:  # a color may have no red, a measurement lack one of its bands
         missing = np.asarray(missing.all(2, keepdims=True))
-    return complete(values, bands, missing, nodata, floating=pixels.dtype.kind == "f")
+    return make_picture(values, bands, missing, nodata, floating=pixels.dtype.kind == "f")
 
 
 def band_names(count: int) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def check_size(height: int, width: int, bands: int = 1) -> None:
         raise ContentError("image without pixels")
 
 
-def scaled(pixels: np.ndarray, top: int = 0) -> np.ndarray:
+def scale_samples(pixels: np.ndarray, top: int = 0) -> np.ndarray:
     """Samples as float32: unsigned integers over `top`, their type's largest by default; others as they are.
 
     Raises:
@@ -84,7 +84,7 @@ def scaled(pixels: np.ndarray, top: int = 0) -> np.ndarray:
         return pixels.astype(np.float32)
 
 
-def equal_to(samples: np.ndarray, number: float) -> np.ndarray | None:
+def equals(samples: np.ndarray, number: float) -> np.ndarray | None:
     """Which samples equal a number within the rounding of their type (GDAL's ARE_REAL_EQUAL); None if none can."""
     if samples.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):
@@ -110,7 +110,7 @@ def on_white(colors: np.ndarray, top: int, alpha: np.ndarray, *, associated: boo
     return np.rint(mixed).astype(colors.dtype) if colors.dtype.kind == "u" else mixed.astype(np.float32)
 
 
-def complete(
+def make_picture(
     values: np.ndarray, bands: tuple[str, ...], missing: np.ndarray | None, nodata: Nodata, *, floating: bool
 ) -> Picture:
     """The picture of float32 values `(H, W, B)`, which become NaN where `missing` `(H, W, B or 1)` says so.
@@ -137,7 +137,7 @@ def complete(
     return Picture(values, bands, incomplete)
 
 
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Pixels `(H, W, ...)` turned and mirrored as the EXIF orientation 1 to 8 says; other values say nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

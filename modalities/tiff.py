@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 
 from modalities.base import ContentError, count_change, parser
-from modalities.pixels import Nodata, Picture, band_names, check_size, complete, equal_to, on_white, scaled, upright
+from modalities.pixels import (
+    Nodata,
+    Picture,
+    band_names,
+    check_size,
+    equals,
+    make_picture,
+    on_white,
+    scale_samples,
+    turn_upright,
+)
 
 _ORIENTATION, _PHOTOMETRIC, _INK_SET = 274, 262, 332
 _LUMA, _REFERENCE = 529, 532
@@ -48,36 +58,36 @@ def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
     outside the image's mask page, are without data.
 
     Raises:
-        ContentError: several pages, another color space, other files that are absent, or whatever `complete` refuses.
+        ContentError: several pages, another color space, other files that are absent, or what `make_picture` refuses.
     """
     with parser("tifffile", "tifffile").TiffFile(io.BytesIO(data)) as file:
-        image, masks = _series(file)
+        image, masks = _find_series(file)
         page = image.keyframe
         _check_color(page)
         for series in (image, *masks):
             _check_data(data, series)
-        samples = _samples(image)
-        outside = _outside(masks, samples.shape[:2])
+        samples = _read_samples(image)
+        outside = _read_masks(masks, samples.shape[:2])
         orientation = page.tags.valueof(_ORIENTATION, default=1)
-        samples, alpha, extras, associated = _split(page, samples)
-        top = _top(page, samples)
-        missing = _missing(page, samples, nodata, extras)
-        values, scale = _converted(page, samples, top, extras)
+        samples, alpha, extras, associated = _split_alpha(page, samples)
+        top = _full_scale(page, samples)
+        missing = _find_missing(page, samples, nodata, extras)
+        values, scale = _convert(page, samples, top, extras)
     if alpha is not None and top and values.shape[2] in (1, 3) and not extras:
         values = on_white(values, scale, alpha / top, associated=associated)
     elif alpha is not None:
-        outside = _united(outside, _transparent(alpha, associated))
-    values, missing = scaled(values, scale), _united(missing, outside)
-    return complete(
-        upright(values, orientation),
+        outside = _union(outside, _transparent_pixels(alpha, associated))
+    values, missing = scale_samples(values, scale), _union(missing, outside)
+    return make_picture(
+        turn_upright(values, orientation),
         band_names(values.shape[2]),
-        None if missing is None else upright(missing, orientation),
+        None if missing is None else turn_upright(missing, orientation),
         nodata,
         floating=samples.dtype.kind == "f",
     )
 
 
-def _series(file: Any) -> tuple[Any, list[Any]]:
+def _find_series(file: Any) -> tuple[Any, list[Any]]:
     """The one image of a file, and its masks.
 
     Raises:
@@ -87,14 +97,14 @@ def _series(file: Any) -> tuple[Any, list[Any]]:
     images = [s for s in series if not s.keyframe.is_mask]
     if not images:
         raise ContentError("TIFF without an image")
-    if len(images) > 1 or set(_axes(images[0])) - set("YXSC"):
+    if len(images) > 1 or set(_axis_sizes(images[0])) - set("YXSC"):
         raise ContentError("TIFF of several pages")
     if any(page is None for page in images[0].pages):  # tifffile gives zeros for them
         raise ContentError("OME-TIFF whose other files are absent" if file.is_ome else "TIFF that lacks pages")
     return images[0], [s for s in series if s.keyframe.is_mask]
 
 
-def _axes(image: Any) -> dict[str, int]:
+def _axis_sizes(image: Any) -> dict[str, int]:
     """Sizes of a series' axes that have more than one element, of height and width in any case."""
     return {axis: size for axis, size in zip(image.axes, image.shape, strict=True) if size > 1 or axis in "YX"}
 
@@ -111,7 +121,7 @@ def _check_color(page: Any) -> None:
         raise ContentError(f"TIFF {name}: convert it to RGB")
     if photometric == _SEPARATED and (page.tags.valueof(_INK_SET, default=1) != 1 or page.samplesperpixel < 4):
         raise ContentError("TIFF of inks other than CMYK: convert it to RGB")
-    if photometric == _YCBCR and not _is_converted(page):
+    if photometric == _YCBCR and not _gives_rgb(page):
         if compression not in (*_LOSSLESS, *_JPEG):
             raise ContentError(f"TIFF in YCbCr color compressed as {_name(page)}: convert it to RGB")
         if page.is_subsampled or page.samplesperpixel < 3:
@@ -142,7 +152,7 @@ def _check_data(data: bytes, image: Any) -> None:
                     check_size(picture.height, picture.width)
 
 
-def _is_converted(page: Any) -> bool:
+def _gives_rgb(page: Any) -> bool:
     """Whether tifffile gives RGB for YCbCr."""
     return int(page.compression) in _JPEG and page.planarconfig == 1 and not page.extrasamples
 
@@ -151,14 +161,14 @@ def _name(page: Any) -> str:
     return str(getattr(page.compression, "name", page.compression))
 
 
-def _samples(image: Any) -> np.ndarray:
+def _read_samples(image: Any) -> np.ndarray:
     """Samples `(H, W, B)` as they are written.
 
     Raises:
         ContentError: too large, or of several pages.
         ValueError: the package that decompresses them is absent.
     """
-    axes = _axes(image)
+    axes = _axis_sizes(image)
     check_size(axes["Y"], axes["X"], math.prod(axes.values()) // max(axes["Y"] * axes["X"], 1))
     try:
         samples = image.asarray().reshape(tuple(axes.values()))
@@ -173,7 +183,7 @@ def _samples(image: Any) -> np.ndarray:
     return np.moveaxis(samples, 0, 2) if next(iter(axes)) in "SC" else samples
 
 
-def _outside(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
+def _read_masks(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
     """Pixels `(H, W, 1)` outside an image's mask pages, None without these.
 
     Raises:
@@ -181,14 +191,14 @@ def _outside(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
     """
     outside = None
     for mask in masks:
-        axes = _axes(mask)
+        axes = _axis_sizes(mask)
         if (axes["Y"], axes["X"]) != shape or len(axes) > 2:
             raise ContentError("TIFF whose mask has another shape than its image")
-        outside = _united(outside, mask.asarray().reshape(*shape, 1) == 0)
+        outside = _union(outside, mask.asarray().reshape(*shape, 1) == 0)
     return outside
 
 
-def _split(page: Any, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
+def _split_alpha(page: Any, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
     """Samples without alpha, alpha `(H, W, 1)` or None, number of other extra samples, whether alpha is associated.
 
     Raises:
@@ -205,7 +215,7 @@ def _split(page: Any, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
     return np.delete(samples, alphas[0], 2), alpha, len(extras) - 1, extras[alphas[0] - first] == _ASSOCIATED
 
 
-def _top(page: Any, samples: np.ndarray) -> int:
+def _full_scale(page: Any, samples: np.ndarray) -> int:
     """Full scale of unsigned samples by their depth in bits, 0 for signed ones and floats."""
     if samples.dtype.kind == "b":
         return 1
@@ -215,12 +225,12 @@ def _top(page: Any, samples: np.ndarray) -> int:
     return int((1 << (bits if isinstance(bits, int) else 8 * samples.dtype.itemsize)) - 1)
 
 
-def _missing(page: Any, samples: np.ndarray, nodata: Nodata, extras: int) -> np.ndarray | None:
+def _find_missing(page: Any, samples: np.ndarray, nodata: Nodata, extras: int) -> np.ndarray | None:
     """Which samples `(H, W, B)`, of colors which pixels `(H, W, 1)`, equal the file's or the recipe's no-data value."""
     missing = None
     for number in (_gdal_nodata(page), None if isinstance(nodata, str) else nodata):
         if number is not None:
-            missing = _united(missing, equal_to(samples, number))
+            missing = _union(missing, equals(samples, number))
     if missing is not None and page.photometric in (_RGB, _PALETTE, _SEPARATED, _YCBCR) and not extras:
         missing = np.asarray(missing.all(2, keepdims=True))
     return missing
@@ -234,13 +244,13 @@ def _gdal_nodata(page: Any) -> float | None:
         return None
 
 
-def _united(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+def _union(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
     if first is None or second is None:
         return second if first is None else first
     return first | second
 
 
-def _transparent(alpha: np.ndarray, associated: bool) -> np.ndarray:
+def _transparent_pixels(alpha: np.ndarray, associated: bool) -> np.ndarray:
     """Pixels `(H, W, 1)` without data because they are wholly transparent.
 
     Raises:
@@ -251,7 +261,7 @@ def _transparent(alpha: np.ndarray, associated: bool) -> np.ndarray:
     return alpha == 0
 
 
-def _converted(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[np.ndarray, int]:
+def _convert(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[np.ndarray, int]:
     """Grey, RGB or other bands from samples `(H, W, B)`, and their full scale.
 
     Raises:
@@ -268,7 +278,7 @@ def _converted(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[n
         count_change("CMYK image converted to RGB without its color profile")
         inks = samples[..., :4] / np.float32(top)
         return (1 - inks[..., :3]) * (1 - inks[..., 3:]), 1
-    if photometric == _YCBCR and not _is_converted(page):
+    if photometric == _YCBCR and not _gives_rgb(page):
         return _from_ycbcr(page, samples, top), 1
     untagged = _PHOTOMETRIC not in page.tags and int(page.compression) not in _CCITT  # libtiff guesses black is zero
     if photometric == _WHITE_IS_ZERO and top and not untagged:

@@ -203,11 +203,14 @@ def test_what_is_transparent_is_white(bands: int) -> None:
     np.testing.assert_array_equal(raw.pixels, np.repeat([[[0.0], [1]], [[1], [1]]], bands, axis=2))
 
 
-@pytest.mark.parametrize("dtype", [">u2", "<u2", ">f4", "<f8", "f2", "i4"])
+@pytest.mark.parametrize("dtype", [">u2", "<u2", "u4", "u8", ">f4", "<f8", "f2", "i4", "i8"])
 def test_arrays_of_any_number_type(dtype: str) -> None:
-    pixels = np.arange(12).reshape(3, 4).astype(dtype)
-    raw = Image().decode({"npy": encoded(pixels, "npy")})
-    np.testing.assert_allclose(raw.pixels[..., 0], np.arange(12).reshape(3, 4) / (65535 if "u2" in dtype else 1))
+    values = np.arange(12).reshape(3, 4)
+    if np.dtype(dtype).kind == "u":
+        values = values.astype(dtype) * (np.iinfo(dtype).max // 11)
+    raw = Image().decode({"npy": encoded(values.astype(dtype), "npy")})
+    scale = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    np.testing.assert_allclose(raw.pixels[..., 0], values / scale, rtol=1e-6)
 
 
 def test_parse_takes_paths_images_and_arrays(tmp_path: Path) -> None:
@@ -417,7 +420,7 @@ def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
 def test_arrays_of_too_many_bands_are_refused_before_they_become_floats(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modalities.pixels.scaled", decoded)
+    monkeypatch.setattr("modalities.pixels.scale_samples", decoded)
     with pytest.raises(ContentError, match=f"more than {MAX_NUMBERS:,} numbers"):
         Image().parse(np.broadcast_to(np.uint8(0), shape))
 
