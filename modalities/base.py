@@ -199,6 +199,14 @@ class Modality(ABC):
             ValueError: nothing to fit on.
         """
 
+    def survey(self, raws: Iterable[Any]) -> list[str]:
+        """What a build says of the content of all samples, a line each; nothing by default.
+
+        Raises:
+            ValueError: content that the recipe does not allow.
+        """
+        return []
+
     def members(self, path: Path) -> dict[str, bytes]:
         """The members of a sample, by extension, that a raw file becomes: its bytes, with an array its description.
 
@@ -290,6 +298,8 @@ def _thaw(value: Any) -> Any:
         return tuple(_thaw(item) for item in value)
     if isinstance(value, dict) and value.keys() == {"base64"}:
         return base64.b64decode(value["base64"])
+    if isinstance(value, dict):
+        return {name: _thaw(item) for name, item in value.items()}
     return value
 
 

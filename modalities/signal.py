@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, register
+from modalities.base import ContentError, Modality, SineCosine, Tokens, count_change, fitted, register
 from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
+from modalities.edf import edf_length_s, read_edf
 from modalities.masking import Axes, Masking
 from modalities.patches import (
     SpectralStem,
@@ -29,6 +30,7 @@ from modalities.patches import (
 )
 from modalities.recording import (
     MAX_SAMPLES,
+    UNCALIBRATED,
     Normalise,
     Recording,
     band,
@@ -40,10 +42,11 @@ from modalities.recording import (
     ratio,
     resample,
     to_members,
+    without_gaps,
 )
 from modalities.traces import draw
 from modalities.vocabulary import Vocabulary
-from modalities.waveforms import edf_length_s, read_csv, read_edf, read_wfdb, wfdb_extent
+from modalities.waveforms import read_csv, read_wfdb, wfdb_extent
 
 MAX_TOKENS = 16_384
 """Tokens a recording may have; a longer one wants a `window_s`."""
@@ -65,8 +68,9 @@ class Signal(Modality):
     A recording is brought to `unit` (null: numbers as they are) and `sample_rate_hz`, filtered between `low_hz` and
     `high_hz` and at `notch_hz`, and scaled over its whole length by `normalise` (`recording.normalise`; `scale` is in
     `unit`). A window of `window_s` is cut out at random in training and in the middle elsewhere; a rest shorter than
-    a patch is left out. `clipped`: share of a channel that may stand at an extreme. `faulty`: whether a constant or
-    clipped channel condemns its recording or is left out like a missing one.
+    a patch is left out. `clipped`: share of a channel that may stand at an extreme. `faulty`: whether a channel that is
+    constant, clipped or has missing samples (nan) condemns its recording or is left out like a missing one; a recording
+    whose channels all have missing samples is then cut to its longest stretch without any.
 
     `uneven` is for light curves and the like, whose times are part of the data: nothing is interpolated, a token is
     `patch_points` observations of one channel, `window_points` of a recording are used; with `errors` a channel
@@ -253,14 +257,23 @@ class Signal(Modality):
         if self.unit is not None:
             factors = np.array([factor(unit, self.unit) for unit in raw.units], np.float32)
             raw = raw._replace(samples=raw.samples * factors[:, None], units=(self.unit,) * len(factors))
-            if not np.isfinite(raw.samples).all():
+            if np.isinf(raw.samples).any():
                 raise ContentError("signal with samples that are not numbers", f"in {self.unit}")
+        elif UNCALIBRATED in raw.units:
+            for name, unit in zip(raw.channels, raw.units, strict=True):
+                if unit == UNCALIBRATED:
+                    count_change(f"channel {name} is uncalibrated: its numbers are those of the converter")
+        subjects = [name.removesuffix(ERROR) if self._error(name) else name for name in raw.channels]
+        raw = without_gaps(raw, subjects, self.faulty == "leave_out")
         checked = zip(raw.channels, raw.samples, strict=True)
         faults = [None if self._error(name) else fault(channel, self.clipped) for name, channel in checked]
         sound = [row for row, found in enumerate(faults) if found is None]
         wrong = sorted({found for found in faults if found})
         if wrong and (self.faulty == "refuse" or not sound):
             raise ContentError(f"signal with a {wrong[0]} channel", raw.channels[faults.index(wrong[0])])
+        for name, found in zip(raw.channels, faults, strict=True):
+            if found:
+                count_change(f"channel {name} left out: {found}")
         raw = self._timed(raw.only(sound))
         self._check(raw)
         return raw

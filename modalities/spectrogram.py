@@ -6,9 +6,8 @@ import base64
 import dataclasses
 import io
 import math
-import mmap
-import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,6 +20,7 @@ from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, json_of, parser, register
 from modalities.kinds import is_kind, kind_of
+from modalities.lengths import unreadable, with_length
 from modalities.patches import restored, squared_error
 
 MAX_SAMPLES = 100_000_000
@@ -31,6 +31,15 @@ FLOOR = float(np.log(np.finfo(np.float32).eps))
 _KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
 _KERNEL = 4_000_000
 """Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
+_FILTER = {
+    "resampling_method": "sinc_interp_kaiser",
+    "lowpass_filter_width": 64,
+    "rolloff": 0.9475937167399596,
+    "beta": 14.769656459379492,
+}
+"""The settings torchaudio gives for resampy's best filter; its default lets 8.5 kHz into sound of 16 kHz at -11 dB."""
+_BLOCK = 32
+"""Samples that resampling makes at a time."""
 _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]])
 """Colours from silent to loud, evenly spaced."""
 
@@ -139,6 +148,18 @@ class Spectrogram(Modality):
         return self._checked(
             *(_array(data, members.get("json")) if extension == "npy" else _recording(data, extension))
         )
+
+    def members(self, path: Path) -> dict[str, bytes]:
+        """As for all modalities; a sound file's header says its length (`modalities.lengths`)."""
+        return {extension: self.member(extension, data) for extension, data in super().members(path).items()}
+
+    def member(self, extension: str, data: bytes) -> bytes:
+        """A file's bytes as a shard holds them; those that cannot be used stay as they are, for `decode` to refuse."""
+        if extension in ("npy", "json"):
+            return data
+        with suppress(ContentError):
+            return with_length(data, extension)
+        return data
 
     def parse(self, value: Any) -> Audio:
         """A path, a file's bytes, `(samples, sample_rate_hz)`, or a dict of them as `datasets` hands out.
@@ -293,15 +314,32 @@ class SpectrogramEmbedding(nn.Module):
 
 
 def resample(samples: torch.Tensor, rate_hz: float, wanted_hz: int) -> torch.Tensor:
-    """Samples `(C, T)` at another rate, by band-limited interpolation."""
+    """Samples `(C, T)` at another rate, by band-limited interpolation with aliases below -100 dB."""
     exact = Fraction(rate_hz) / wanted_hz
     ratio = exact.limit_denominator(int((_KERNEL / exact) ** 0.5))
-    return samples if ratio == 1 else _resampler(*ratio.as_integer_ratio())(samples)
+    if ratio == 1:
+        return samples
+    old, new = ratio.as_integer_ratio()
+    kernel, step, width = _kernel(old, new)
+    padded = nn.functional.pad(samples, (width, width + step)).unsqueeze(1)
+    made = nn.functional.conv1d(padded, kernel, stride=step)  # (C, block, blocks)
+    return made.transpose(1, 2).flatten(1)[:, : -(-samples.shape[1] * new // old)]
 
 
 @lru_cache(maxsize=8)
-def _resampler(old: int, new: int) -> Any:
-    return parser("torchaudio.transforms", "torchaudio").Resample(old, new)
+def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
+    """Filters `(block, 1, taps)` of a block of samples, the step from one block to the next, and the padding.
+
+    torchaudio's `Resample` makes `new` samples at a time, for most pairs of rates one or two; a convolution of as many
+    channels takes several times longer for the same sums.
+    """
+    made = parser("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
+    taps = made.kernel.shape[2]
+    count = max(min(_BLOCK // new, _KERNEL // (new * taps)), 1)
+    kernel = made.kernel.new_zeros(count * new, 1, taps + (count - 1) * old)
+    for i in range(count):
+        kernel[i * new : (i + 1) * new, :, i * old : i * old + taps] = made.kernel
+    return kernel, count * old, made.width
 
 
 def clipped(samples: np.ndarray) -> float:
@@ -353,49 +391,15 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
 
 def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
     """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
-    whole(data, extension)
+    data = with_length(data, extension, built=True)
     try:
         with parser("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, _rate(file.samplerate)
             if not frames * file.channels <= MAX_SAMPLES or file.channels > MAX_CHANNELS:
                 raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")
-            samples = np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
+            samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
     except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
-        reason = "truncated flac audio" if "lost sync" in str(error) else f"unreadable {extension} audio"
-        raise ContentError(reason, str(error)) from error
+        raise ContentError(unreadable(extension, error), str(error)) from error
     if samples.shape[1] < frames:
         raise ContentError(f"truncated {extension} audio")
     return samples, rate
-
-
-def whole(data: bytes | mmap.mmap, extension: str) -> None:
-    """Check a file before it is decoded, for libsndfile passes over much.
-
-    Raises:
-        ContentError: it is not of the kind that its extension says, or visibly cut.
-    """
-    if extension not in Spectrogram.extensions:
-        raise ContentError(f"audio of the unknown kind {extension}")
-    if not len(data):
-        raise ContentError("empty audio file")
-    if not is_kind(data, extension):
-        raise ContentError(f"audio file is not {extension}")
-    if extension == "wav":
-        _whole_wav(data)
-    if extension == "ogg" and not data[data.rfind(b"OggS") :][5:6] > b"\x03":  # 4: the last page of the stream
-        raise ContentError("truncated ogg audio")
-
-
-def _whole_wav(data: bytes | mmap.mmap) -> None:
-    """Refuse a WAV file of rate 0, or whose samples end before its header says; libsndfile passes over the latter."""
-    place = 12
-    while place + 8 <= len(data):
-        name, size = struct.unpack_from(">4sI" if data[:4] == b"RIFX" else "<4sI", data, place)
-        if name == b"fmt " and data[place + 12 : place + 16] == bytes(4):
-            raise ContentError("audio with a sample rate of 0")
-        if name == b"data":
-            if len(data) < place + 8 + size < 0x7FFFFC00:  # what was written to a pipe, and RF64, say more than this
-                raise ContentError("truncated wav audio")
-            return
-        place += 8 + size + size % 2
-    raise ContentError("unreadable wav audio", "no data chunk")

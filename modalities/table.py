@@ -7,37 +7,46 @@ import hashlib
 import html
 import json
 import math
-import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from string import ascii_lowercase, digits
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import MISSING, UNKNOWN, ContentError, Modality, Tokens, fitted, register
+from modalities.base import MISSING, UNKNOWN, ContentError, Modality, Tokens, count_change, fitted, register
+from modalities.cells import (
+    Cell,
+    Column,
+    Kind,
+    column_of,
+    is_missing,
+    to_bound,
+    to_days,
+    to_number,
+    to_quantity,
+)
 from modalities.vocabulary import Vocabulary, common, words
 
 NUMBER = 2
 """Content id of every number; categories follow."""
-EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""Cells that say nothing is there, in lower case."""
 MAX_BYTES = 10_000_000
 """Longer rows are refused before they are parsed."""
 _LARGEST = float(np.finfo(np.float32).max)
 _FAR = 10.0
 """Deviations from the mean beyond which a number is wild: it does not set its column's scale, and enters compressed."""
 _FREQUENCIES = 8
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
-_QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?![eE][-+]?\d)([^\W\d_]\S{0,15}|[%°‰]\S{0,15})")
+_REPEATED, _DISTINCT = 3, 10
+"""A code for missing values repeats at least so often, in a column of at least so many other numbers."""
 
-Cell = float | int | str | bool | None
 Row = dict[str, Cell]
+Odd = Literal["missing", "bound", "error"]
 
 
 @register
@@ -46,17 +55,24 @@ class Table(Modality):
     """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
 
     Numbers are standardised with the training split's mean and deviation, without cells 10 deviations off, so that a
-    stray 9999 does not flatten the rest (see `scale`); those enter by their logarithm. Categories are entries
+    stray 9999 does not flatten the rest, nor codes for missing values (`scale`, `codes_in`); those enter by their
+    logarithm. Categories are entries
     `column=value` seen at least `min_count` times; a missing cell is a token of its own and is never a target. `ids`
     `(N, 1 + M)` hold the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords.
     A number in a column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise
     it with.
 
-    What all of a column's cells are is found while fitting. Numbers written with one and the same unit (`12 mm`) are
-    numbers, their unit a part of the name; a cell in another unit or without one is unknown, never converted. ISO
-    dates and times (`2015-11-05`, UTC where no offset stands) are numbers of days since 1970, with sine and cosine of
-    the day of the year as two more values of the token. A column of more than `max_categories` entries has as many
-    buckets instead, to which its values are assigned by hash (Weinberger et al. 2009), rare and new ones too.
+    A column is what nearly all its cells are (`cells.column_of`), which is learned while fitting and holds for all
+    later data. Numbers written with one and the same unit (`12 mm`) are numbers, their unit a part of the name; one in
+    another unit or without one is never converted. ISO dates and times (`2015-11-05`, UTC where no offset stands) are
+    numbers of days since 1970, with sine and cosine of the day of the year as two more values of the token. A column of
+    more than `max_categories` entries has as many buckets instead, to which its values are assigned by hash (Weinberger
+    et al. 2009), rare and new ones too.
+
+    odd: what becomes of cells of a column of numbers or dates that are none (`<0.01`, `ND`, `2019-05`), for all columns
+    or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`, others are missing), or `error`.
+    missing: by column, the cells that mean a missing value there, in place of `cells.MISSING_WORDS`: `{iron:
+    [-999], country: []}`; those that the recipe's source is given are taken over.
     """
 
     type: ClassVar[str] = "table"
@@ -65,6 +81,8 @@ class Table(Modality):
     min_count: int = 2
     max_categories: int = 1000
     exclude: tuple[str, ...] = ()
+    odd: Odd | dict[str, Odd] = field(default="missing", hash=False)
+    missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict, hash=False)
     numbers: tuple[tuple[str, float, float], ...] = fitted(())
     units: tuple[tuple[str, str], ...] = fitted(())
     dates: tuple[str, ...] = fitted(())
@@ -98,6 +116,20 @@ class Table(Modality):
         """Whether a column was seen while fitting."""
         return column in self.columns
 
+    def kinds(self) -> dict[str, Kind]:
+        """What each column was found to be while fitting; one with a unit, whose cells are read as text, is text."""
+        numbers: dict[str, Kind] = {name: "date" if name in self.dates else "number" for name in self.scales}
+        words: dict[str, Kind] = dict.fromkeys((*self._units, *self.hashed), "text")
+        categories: dict[str, Kind] = {
+            name: "boolean" if name in self._booleans else "text" for name, _ in self.categories
+        }
+        return {**numbers, **words, **categories}
+
+    @cached_property
+    def _booleans(self) -> frozenset[str]:
+        """Columns of nothing but true and false, however these are written."""
+        return frozenset(name for name, values in self.categories if values and {*values} <= {"true", "false"})
+
     @cached_property
     def _names(self) -> Vocabulary:
         return Vocabulary(self.subwords)
@@ -120,24 +152,23 @@ class Table(Modality):
         return len(self.vocabulary)
 
     def fit(self, raws: Iterable[Row]) -> Table:
-        cells: dict[str, list[Cell]] = {}
-        for row in raws:
-            for column, cell in row.items():
-                if column not in self.exclude and not _empty(cell):
-                    cells.setdefault(column, []).append(cell)
+        cells = self._cells(raws)
         if not cells:
             raise ValueError("no table with a filled cell to fit on")
         numbers, units, dates, categories, hashed = [], [], [], [], []
-        for column, values in sorted(cells.items()):
-            array, unit = _numbers(values)
-            if array is not None:
-                numbers.append((column, *scale(array)))
-                units += [(column, unit)] if unit else []
-                dates += [column] if unit is None else []
+        for name, values in sorted(cells.items()):
+            column = _column(values)
+            self._refuse_odd(name, column)
+            if column.kind in ("number", "date"):
+                array = self._array(name, column, values)
+                codes = () if name in self.missing else codes_in(array)
+                numbers.append((name, *scale(array[~np.isin(array, codes)])))
+                units += [(name, column.unit)] if column.unit else []
+                dates += [name] if column.kind == "date" else []
             elif len(known := common(map(_text, values), self.min_count)) > self.max_categories:
-                hashed.append(column)
+                hashed.append(name)
             else:
-                categories.append((column, known))
+                categories.append((name, known))
         named = [*cells, *(unit for _, unit in units)]
         letters = sorted({letter for name in named for letter in name.lower()} | set(ascii_lowercase + digits))
         whole = common((word for name in named for word in words(name) if len(word) > 1), 1)
@@ -154,6 +185,87 @@ class Table(Modality):
         fitted_table = dataclasses.replace(fitted_table, name_length=max(longest, 8))
         fitted_table._refuse_homonyms(cells)
         return fitted_table
+
+    def survey(self, raws: Iterable[Row]) -> list[str]:
+        """What a scientist has to know of the columns of a table, a line each.
+
+        Raises:
+            ValueError: a cell that is none of its column's numbers, where `odd` is `error`.
+        """
+        lines = []
+        for name, values in sorted(self._cells(raws).items()):
+            column = _column(values)
+            self._refuse_odd(name, column)
+            taken = "missing" if self._odd(name) == "missing" else "read as their bounds where they have one"
+            lines += [f"{line}; these are {taken}" if column.odd else line for line in [column.said(name)] if line]
+            lines += self._codes_said(name, column, values)
+            if column.kind == "text":
+                counts = Counter(map(_text, values))
+                rare = sum(count for count in counts.values() if count < self.min_count)
+                if rare > len(values) / 2 and len(counts) <= self.max_categories:
+                    lines.append(f"{name}: {rare:,} of {len(values):,} cells are too rare to be learned")
+        return lines
+
+    def survey_labels(self, rows: Iterable[Row]) -> list[str]:
+        """What a scientist has to know of labels: cells that are no numbers where nearly all are, likely codes."""
+        lines = []
+        for name, values in sorted(self._cells(rows).items()):
+            column = _column(values)
+            lines += [line for line in [column.said(name)] if line]
+            lines += self._codes_said(name, column, values)
+        return lines
+
+    def _codes_said(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
+        """A line for each likely code for missing values, unless the recipe says what means missing."""
+        if column.kind not in ("number", "date") or name in self.missing:
+            return []
+        array = self._array(name, column, values)
+        times = {code: int((array == code).sum()) for code in codes_in(array)}
+        return [
+            f"{name}: {count:,} of {len(array):,} cells are {code:g}, far from all others: if that means missing, say "
+            f"`missing: {{{name}: [{code:g}]}}` in data.source"
+            for code, count in times.items()
+        ]
+
+    def _cells(self, raws: Iterable[Row]) -> dict[str, list[Cell]]:
+        """The filled cells of each column."""
+        cells: dict[str, list[Cell]] = {}
+        for row in raws:
+            for column, cell in row.items():
+                if column not in self.exclude and not self._empty(column, cell):
+                    cells.setdefault(column, []).append(cell)
+        return cells
+
+    def _empty(self, column: str, cell: Cell) -> bool:
+        return is_missing(cell, column, self.missing) or not (isinstance(cell, str) or abs(cell or 0) <= _LARGEST)
+
+    def _odd(self, column: str) -> Odd:
+        return self.odd if isinstance(self.odd, str) else self.odd.get(column, "missing")
+
+    def _refuse_odd(self, name: str, column: Column) -> None:
+        if column.odd and self._odd(name) == "error":
+            raise ValueError(f"{column.said(name)}: correct them, or set `odd` of the table to missing or bound")
+
+    def _array(self, name: str, column: Column, values: Iterable[Cell]) -> np.ndarray:
+        """The numbers of a column, for dates in days."""
+        read = (self._value(name, cell, column.kind == "date", column.unit) for cell in values)
+        return np.array([number for number in read if number is not None], np.float64)
+
+    def _value(self, column: str, cell: Cell, date: bool, unit: str) -> float | None:
+        """A cell of a column of numbers or dates as its number; None where it is none."""
+        number: float | None
+        if not isinstance(cell, str):
+            number = None if date or unit or cell is None else float(cell)
+        elif date:
+            number = to_days(cell)
+        elif unit:
+            quantity = to_quantity(cell)
+            number = quantity[0] if quantity and quantity[1] == unit else None
+        else:
+            number = to_number(cell)
+        if number is None and isinstance(cell, str) and not (date or unit) and self._odd(column) == "bound":
+            number = to_bound(cell)
+        return number if number is not None and abs(number) <= _LARGEST else None
 
     def _refuse_homonyms(self, columns: Iterable[str]) -> None:
         seen: dict[bytes, str] = {}
@@ -205,25 +317,26 @@ class Table(Modality):
 
     def _content(self, column: str, cell: Cell) -> tuple[int, tuple[float, ...]]:
         """Content id and values of a cell."""
-        if _empty(cell):
+        if self._empty(column, cell):
             return MISSING, ()
-        if column in self.dates:
-            day = _days(cell)
-            return (UNKNOWN, ()) if day is None else (NUMBER, (self._standard(column, day), *_season(day)))
-        if column in self._units:
-            number, unit = _quantity(cell)
-            return (NUMBER, (self._standard(column, number),)) if unit == self._units[column] else (UNKNOWN, ())
-        if column in self.scales or (not self.knows(column) and not isinstance(cell, (str, bool))):
-            try:
-                number = float(cell)  # type: ignore[arg-type]
-            except ValueError:
-                return UNKNOWN, ()  # a word where numbers stood
-            if _empty(number):
+        if column in self.scales:
+            number = self._value(column, cell, column in self.dates, self._units.get(column, ""))
+            if number is None:
+                if self._odd(column) == "error":
+                    raise ContentError(f"table cell of {column!r} that is no number", repr(cell))
+                kind = "dates" if column in self.dates else "numbers"
+                count_change(f"{column}: cells that are no {kind} are missing")
                 return MISSING, ()
-            return NUMBER, (self._standard(column, number),)
+            return NUMBER, (self._standard(column, number), *(_season(number) if column in self.dates else ()))
+        if not self.knows(column) and not isinstance(cell, (str, bool)):
+            return NUMBER, (self._standard(column, float(cell or 0)),)
         if column in self.hashed:
             return self.vocabulary.id(f"{column}#{_bucket(_text(cell), self.max_categories)}"), ()
-        return self.vocabulary.id(f"{column}={_text(cell)}"), ()
+        text = _text(cell)
+        content = self.vocabulary.id(f"{column}={text.lower() if column in self._booleans else text}")
+        if content == UNKNOWN:
+            count_change(f"{column}: cells that training did not have are unknown")
+        return content, ()
 
     def _standard(self, column: str, number: float) -> float:
         if column not in self.scales:
@@ -276,7 +389,8 @@ class Table(Modality):
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return _date(number)
-            return html.escape(f"{number:.4g} {self._units.get(columns[i], '')}".rstrip())
+            digits = ".0f" if 1e4 <= abs(number) < 1e12 else ".4g"  # 20150713, not 2.015e+07
+            return html.escape(f"{number:{digits}} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (
@@ -361,45 +475,38 @@ def expand(number: float) -> float:
     return number if far <= 0 else math.copysign(_FAR * math.exp(far), number)
 
 
-def _empty(cell: Cell) -> bool:
-    if isinstance(cell, str):
-        return cell.strip().lower() in EMPTY
-    return cell is None or not abs(cell) <= _LARGEST  # nan, infinities and integers beyond float32
-
-
 def _text(cell: Cell) -> str:
     return str(cell).lower() if isinstance(cell, bool) else str(cell).strip()
 
 
-def _numbers(cells: list[Cell]) -> tuple[np.ndarray | None, str | None]:
-    """A column's cells as numbers with their unit, empty where they have none; (days, None) where they are dates.
+def _column(cells: Iterable[Cell]) -> Column:
+    """What a column of cells from JSON is; texts there are texts, unless numbers stand beside them."""
+    texts, numbers, booleans = Counter[str](), 0, 0
+    for cell in cells:
+        if isinstance(cell, str):
+            texts[cell.strip()] += 1
+        elif isinstance(cell, bool):
+            booleans += 1
+        else:
+            numbers += 1
+    return column_of(texts, numbers, booleans, typed=True)
 
-    Without numbers (None, "") is returned.
+
+def codes_in(numbers: np.ndarray) -> tuple[float, ...]:
+    """Numbers of a column `(N,)` that are likely codes for missing values, such as -999.
+
+    Such a number repeats, and lies alone: more than 10 deviations from the column's median, and more than 5 from every
+    other number. Deviations are by quartiles, which codes do not move.
     """
-    if all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells):
-        return np.array(cells, np.float64), ""
-    if None not in (days := [_days(cell) for cell in cells]):
-        return np.array(days, np.float64), None
-    numbers, units = zip(*map(_quantity, cells), strict=True)
-    return (np.array(numbers, np.float64), units[0]) if units[0] and len(set(units)) == 1 else (None, "")
-
-
-def _quantity(cell: Cell) -> tuple[float, str]:
-    """The number and unit of a cell such as `12 mm`; the unit is empty where it is made otherwise."""
-    match = _QUANTITY.fullmatch(cell.strip()) if isinstance(cell, str) else None
-    number = float(match[1]) if match else 0.0
-    return (number, match[2]) if match and not _empty(number) else (0.0, "")
-
-
-def _days(cell: Cell) -> float | None:
-    """Days since 1970 of an ISO date or time; None where the cell is none."""
-    if not isinstance(cell, str) or not _DATE.fullmatch(cell.strip()):
-        return None
-    try:
-        when = datetime.fromisoformat(cell.strip())
-    except ValueError:
-        return None
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() / 86_400
+    values, counts = np.unique(numbers, return_counts=True)
+    if len(values) <= _DISTINCT:
+        return ()
+    low, median, high = np.quantile(numbers, [0.25, 0.5, 0.75])
+    deviation = (high - low) / 1.349  # of a normal distribution
+    far = np.abs(values - median) > _FAR * deviation
+    gaps = np.diff(values)
+    alone = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf)) > _FAR / 2 * deviation
+    return tuple(values[far & alone & (counts >= _REPEATED)].tolist()) if deviation else ()
 
 
 def _season(day: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from pipeline.labelled import Task
 from shards.read import Members
-from shards.sources.molecules import chemistry
+from shards.sources.chemistry import chemistry
 
 THUMBNAIL_PX = 16
 RHYTHMS_HZ = ((0.5, 4), (4, 8), (8, 13), (13, 30), (30, 45))

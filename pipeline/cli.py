@@ -137,6 +137,7 @@ def plan_command(
                 for held in data["sets"]
                 if held["imbalance"]
             ),
+            *(f"{held['path']}: {note}" for held in data["sets"] for note in held["notes"]),
             f"precision: {made['precision']}",
             f"memory a rank of {ranks} for weights, gradients and moments, by ZeRO stage: "
             + ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in made["memory_gib_by_zero_stage"].items()),
@@ -456,6 +457,7 @@ def _summary(manifest: Any) -> dict[str, Any]:
         "skipped": manifest.skipped,
         "changed": manifest.changed,
         "notes": list(manifest.notes),
+        "versions": manifest.versions,
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }
 
@@ -472,6 +474,7 @@ def _manifest_lines(manifest: Any) -> list[str]:
         ),
         *(f"changed: {reason}: {count:,}" for reason, count in manifest.changed.items()),
         *(f"note: {note}" for note in manifest.notes),
+        *([f"read by: {', '.join(map(' '.join, manifest.versions.items()))}"] if manifest.versions else []),
     ]
 
 

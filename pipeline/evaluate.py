@@ -25,6 +25,7 @@ from shards.names import listed
 from shards.read import Split
 from shards.remote import Store, open_store
 from shards.split import SPLITS, key_of
+from shards.versions import installed, packages
 
 NEIGHBOURS = 20
 
@@ -53,6 +54,7 @@ def evaluate(
     where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
+    held.compare_versions(unseen.folder, unseen.manifest.versions, installed(packages(model.modalities)))
     own = _at(unseen.store) in {_at(open_store(path, recipe.data.cache)) for path in recipe.data.paths}
     gallery, seen = drawn(unseen, recipe.evaluate.gallery, held.trained_on(), model.modalities, own)
     encoded = encode(model, unseen, gallery, workers)

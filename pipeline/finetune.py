@@ -26,7 +26,7 @@ from pipeline.labelled import Labelled, Task, task_of
 from pipeline.launch import keep_freed_memory
 from pipeline.measures import classification, paired_difference, regression
 from pipeline.model.modeling import SensoriumModel
-from pipeline.run import Run, environment, written_aside
+from pipeline.run import VERSIONS, Run, environment, written_aside
 from shards.manifest import write_json
 from shards.split import assign
 
@@ -100,6 +100,7 @@ def finetune(
         skip_invalid=skip_invalid,
         recipe=source.recipe(),
     )
+    source.compare_versions(data, *samples.versions)
     chosen = {name: chosen[name] for name in samples.modalities}
     usable = [i for i in range(len(samples)) if samples.labels[i] is not None]
     posed = task_of(label, [samples.labels[i] for i in usable], task)
@@ -333,6 +334,8 @@ def save(predictor: Predictor, task: Task, source: Run, target: Path) -> None:
         write_json(aside / "head.json", {"task": asdict(task), **reads})
         for name in ("recipe.yaml", "modalities.json", "trained_on.json"):
             shutil.copy(source.folder / name, aside / name)
+        if source.versions():  # of runs of before there are none
+            shutil.copy(source.folder / VERSIONS, aside / VERSIONS)
         write_json(aside / "environment.json", environment())
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from modalities.base import ContentError, Modality, Tokens
+from modalities.base import ContentError, Modality, Tokens, counted_changes
+from modalities.cells import Kind
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize, tokens_at
@@ -24,11 +27,15 @@ from shards.manifest import NAME, Manifest
 from shards.names import listed, nearest, need_columns
 from shards.read import Members, Split
 from shards.remote import Store, open_store
-from shards.sources.rows import Rows, read_frame
+from shards.sources.base import Source
+from shards.sources.rows import Rows
+from shards.sources.tables import SUFFIXES, CellTypes, cell_types, is_typed, read_written
+from shards.versions import installed, packages
 
 KEPT = 1024
 """Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+FEW = 20
+"""Whole numbers of at most so many kinds are classes."""
 
 Columns = Mapping[str, str | tuple[str, ...]]
 """A modality's column, or several of them."""
@@ -40,7 +47,7 @@ class Labelled:
 
     groups: what a split must not tear apart, of the kind `by`. hashes: of a sample's contents and group. split: the
     shard split each came from, empty for files. skipped: reasons of what was left out, by row or key. modalities: those
-    that samples may have.
+    that samples may have. versions: of the parsers that made the content, and of those that read it here.
     """
 
     keys: tuple[str, ...]
@@ -53,6 +60,7 @@ class Labelled:
     by: str | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     modalities: tuple[str, ...] = ()
+    versions: tuple[dict[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,9 +112,17 @@ def load(
     if where.suffix not in SUFFIXES:
         raise ValueError(f"{where} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
     source = recipe.data.source if recipe else None
-    return _from_rows(
-        where, modalities, label, leave, by, dict(columns or {}), source.reads if source else {}, skip_invalid
-    )
+    with printed_changes(where):
+        return _from_rows(where, modalities, label, leave, by, dict(columns or {}), source, skip_invalid)
+
+
+@contextmanager
+def printed_changes(data: Path | str) -> Iterator[None]:
+    """Print what samples lose while the context is open, or what is read otherwise than it is written."""
+    with counted_changes() as changes:
+        yield
+    for reason, times in changes.items():
+        print(f"{data}: {reason} ({times:,})", file=sys.stderr)
 
 
 def _from_rows(
@@ -116,17 +132,23 @@ def _from_rows(
     leave: str | None,
     by: str | None,
     columns: dict[str, str],
-    usual: Columns,
+    usual: Source | None,
     skip_invalid: bool,
 ) -> Labelled:
-    frame = read_frame(data)
+    frame = read_written(data)
     if label is not None:
         need_columns(data, frame.columns, [label])
-    read = _columns(data, frame, modalities, columns, usual, (label, leave))
-    source = Rows(columns=read, labels=(label,) if label else ())
+    codes = _codes(frame.columns, modalities, usual)
+    kinds: dict[str, Kind] = {
+        column: kind for table in _tables(modalities) for column, kind in table.kinds().items() if column != label
+    }
+    types = cell_types([frame], codes, kinds=kinds, typed=is_typed(data))
+    read = _columns(data, frame, types, modalities, columns, usual.reads if usual else {}, (label, leave))
+    source = Rows(columns=read, labels=(label,) if label else (), missing=codes)
+    types.count(source.used)
     rows = []
     skipped: dict[str, str] = {}
-    for item in source.items(data):
+    for item in source.read([data], types):
         try:
             sample = source.make(item, modalities)
             members: Members = {}
@@ -156,7 +178,22 @@ def _from_rows(
         by,
         skipped,
         tuple(read),
+        (installed(packages(modalities, source)),),
     )
+
+
+def _tables(modalities: Mapping[str, Modality]) -> list[Table]:
+    return [modality for modality in modalities.values() if isinstance(modality, Table)]
+
+
+def _codes(
+    columns: Sequence[str], modalities: Mapping[str, Modality], source: Source | None
+) -> dict[str, tuple[str | int | float, ...]]:
+    """What means missing, by column of a file, as the recipe's source and its tables have it."""
+    codes = dict(source.missing) if source else {}
+    for table in _tables(modalities):
+        codes |= table.missing
+    return {name: tuple(values) for name, values in codes.items() if name in columns}
 
 
 def first_of(skipped: Mapping[str, str]) -> str:
@@ -167,6 +204,7 @@ def first_of(skipped: Mapping[str, str]) -> str:
 def _columns(
     data: Path,
     frame: pl.DataFrame,
+    types: CellTypes,
     modalities: Mapping[str, Modality],
     given: dict[str, str],
     usual: Columns,
@@ -191,7 +229,7 @@ def _columns(
         if isinstance(modality, Table):
             chosen = named or [column for column in free if modality.knows(column)]
             for column in chosen:
-                if not (modality.knows(column) or frame[column].dtype.is_numeric()):
+                if not (modality.knows(column) or _is_numeric(frame, types, column)):
                     raise ValueError(f"{name!r} takes new columns of numbers alone, {column!r} is none: leave it out")
             if chosen:
                 found[name] = tuple(chosen)
@@ -210,8 +248,12 @@ def _columns(
         )
     if lacking := [name for name in modalities if name not in found]:
         print(f"no column for {', '.join(lacking)}: if there is one, pass --columns modality=column", file=sys.stderr)
-    _tell_left(frame.select(free), modalities, found, given)
+    _tell_left([column for column in free if _is_numeric(frame, types, column)], modalities, found, given)
     return found
+
+
+def _is_numeric(frame: pl.DataFrame, types: CellTypes, column: str) -> bool:
+    return types.numeric(column) or frame.schema[column].is_numeric()
 
 
 def _listed(columns: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -224,14 +266,13 @@ def _named(text: str, frame: pl.DataFrame) -> list[str]:
 
 
 def _tell_left(
-    frame: pl.DataFrame,
+    numbers: Sequence[str],
     modalities: Mapping[str, Modality],
     found: Mapping[str, str | tuple[str, ...]],
     given: Mapping[str, str],
 ) -> None:
     """Name the columns of numbers that no modality reads but a table could."""
     taken = {column for columns in found.values() for column in _listed(columns)}
-    numbers = [column for column in frame.columns if frame[column].dtype.is_numeric()]
     left = [column for column in numbers if column not in taken]
     for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
         if left:
@@ -282,6 +323,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
         by,
         skipped,
         found,
+        (manifest.versions, installed(packages(modalities))),
     )
 
 
@@ -347,6 +389,35 @@ class Task:
         return predicted.astype(np.float64) * self.deviation + self.mean
 
 
+def _refuse_mixed(label: str, values: Sequence[Any], numbers: int) -> None:
+    """Refuse labels that are numbers save some.
+
+    Raises:
+        ValueError: more than half are numbers, others are not; the message names these.
+    """
+    if len(values) / 2 < numbers < len(values):
+        odd = Counter(str(value) for value in values if isinstance(value, (str, bool)))
+        cells = ", ".join(odd) if len(odd) <= 5 else f"{', '.join(list(odd)[:5])} and {len(odd) - 5:,} more"
+        raise ValueError(
+            f"label {label!r}: {numbers:,} of {len(values):,} cells are numbers, {len(values) - numbers:,} are not "
+            f"({cells}): give these numbers, leave them empty, or use --task classification"
+        )
+
+
+def _question_unique(label: str, values: Sequence[Any], numeric: bool) -> None:
+    """Refuse classes of which most have a single sample.
+
+    Raises:
+        ValueError: more than half the samples have a value of their own, and there are many.
+    """
+    once = sum(count == 1 for count in Counter(map(str, values)).values())
+    if not numeric and once > max(len(values) / 2, FEW):
+        raise ValueError(
+            f"label {label!r}: {once:,} of {len(values):,} samples have a class of their own: is it a key, a text, or "
+            "a number that cannot be read? If it is a class, use --task classification"
+        )
+
+
 def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:
     """The task a label poses: regression where its values are numbers, not whole numbers of few kinds.
 
@@ -354,11 +425,15 @@ def task_of(label: str, values: Sequence[Any], kind: str = "auto") -> Task:
         ValueError: the label does not vary, or is not a number where regression was asked for.
     """
     distinct = set(values)
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in distinct)
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    numeric = len(numbers) == len(values)
     if kind == "auto":
-        few = len(distinct) <= 20 and numeric and all(float(value).is_integer() for value in distinct)
+        _refuse_mixed(label, values, len(numbers))
+        _question_unique(label, values, numeric)
+        few = len(distinct) <= FEW and numeric and all(float(value).is_integer() for value in distinct)
         kind = "regression" if numeric and not few else "classification"
     if kind == "regression" and not numeric:
+        _refuse_mixed(label, values, len(numbers))
         raise ValueError(f"label {label!r} is not a number: use --task classification")
     if len(distinct) < 2:
         raise ValueError(f"label {label!r} has one value only: there is nothing to learn")

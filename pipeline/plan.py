@@ -55,6 +55,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
             "sets": [
                 {
                     "path": str(held.folder),
+                    "notes": list(held.manifest.notes),
                     "samples_a_pass": sum(held.slots),
                     "passes": count / sum(held.slots),
                     "imbalance": imbalance,

@@ -38,6 +38,7 @@ def embed_file(
     held = Run.existing(Path(run))
     model = held.load_model()
     samples = labelled.load(data, model.modalities, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe())
+    held.compare_versions(data, *samples.versions)
     widths = {name: modality.widths for name, modality in model.modalities.items()}
     keys: list[str] = []
 
@@ -46,7 +47,8 @@ def embed_file(
             keys.extend(samples.keys[i] for i in part)
             yield pack([samples.tokens(i) for i in part], widths)
 
-    encoded = embed(model, batches())
+    with labelled.printed_changes(data):
+        encoded = embed(model, batches())
     frame: dict[str, Any] = {"key": keys}
     for name, values in encoded.embeddings.items():
         if encoded.present[name].any():
@@ -77,7 +79,9 @@ def predict_file(
     samples = labelled.load(
         data, chosen, leave=task.label, columns=columns, skip_invalid=skip_invalid, recipe=held.recipe()
     )
-    parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
+    held.compare_versions(data, *samples.versions)
+    with labelled.printed_changes(data):
+        parts = [(part, predictions(predictor, samples, part)) for part in _parts(samples)]
     output = np.concatenate([values for _, values in parts])
     frame: dict[str, Any] = {"key": [samples.keys[i] for part, _ in parts for i in part]}
     if task.kind == "regression":

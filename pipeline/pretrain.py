@@ -35,6 +35,7 @@ from pipeline.run import SKIPPED, Run, group_hash, joint_hash, written_aside
 from pipeline.workers import made_ahead
 from shards.order import Mixture
 from shards.read import Split
+from shards.versions import installed
 
 JUDGED = 100
 """Samples from which on the share of those that cannot be used is judged; fewer count as so many."""
@@ -98,8 +99,13 @@ def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
     started_from = pretrained(fresh.init).modalities if fresh.init is not None else {}
     run.claim(checked)
     if run.modalities() is None:
+        for note in (f"{held.folder}: {note}" for held in sets for note in held.manifest.notes):
+            print(note, file=sys.stderr)
         run.save_modalities(fit(checked, sets, started_from))
         run.save_trained_on(hashes(sets))
+        run.save_versions([held.manifest for held in sets], checked.modalities)
+    for held in sets:
+        run.compare_versions(held.folder, held.manifest.versions, installed(run.versions()))
 
 
 def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:

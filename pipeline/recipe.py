@@ -23,6 +23,7 @@ from modalities.base import Modality
 from modalities.base import registry as modality_types
 from modalities.plans import Plan
 from modalities.plans import check as check_masks
+from modalities.table import Table
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
 from shards.configs import configured, explain, typed
@@ -296,6 +297,24 @@ class Recipe(Strict):
             if not can_name(str(name)):
                 raise ValueError(f"modality name {name!r} is no plain word, or means something else: choose another")
         return {name: typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
+
+    @field_validator("modalities")
+    @classmethod
+    def _with_missing(cls, value: dict[str, Modality], info: pydantic.ValidationInfo) -> dict[str, Modality]:
+        """Tables take over what means missing from the source, so that it goes with the model."""
+        source = info.data["data"].source if "data" in info.data else None
+        codes = {
+            column: codes
+            for part in getattr(source, "parts", [source])
+            if part
+            for column, codes in part.missing.items()
+        }
+        return {
+            name: dataclasses.replace(modality, missing={**codes, **modality.missing})
+            if codes and isinstance(modality, Table)
+            else modality
+            for name, modality in value.items()
+        }
 
     @field_validator("masking", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from safetensors import SafetensorError
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe import Recipe, load
-from shards.manifest import write_json, write_text
+from shards.manifest import Manifest, write_json, write_text
+from shards.versions import differences, installed, packages, used
 
 RESUMABLE = {
     "train.steps",
@@ -46,7 +48,7 @@ RESUMABLE = {
     "data.cache.give_up_s",
 }
 """Keys that may change when a run goes on."""
-SKIPPED = "skipped.jsonl"
+SKIPPED, VERSIONS = "skipped.jsonl", "versions.json"
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
 
 
@@ -184,6 +186,28 @@ class Run:
                 file.seek(-1, os.SEEK_END)
             whole = file.read(1) in (b"", b"\n")
             file.write((b"" if whole else b"\n") + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the parsers that shaped the training data; empty for runs of before."""
+        path = self.folder / VERSIONS
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def save_versions(self, manifests: Iterable[Manifest], modalities: Mapping[str, Modality]) -> None:
+        """Keep the versions of what made the shards and, where these do not say, of what reads them here."""
+        here, versions = installed(packages(modalities)), dict[str, str]()
+        for manifest in manifests:
+            versions |= manifest.versions or used(here, manifest.fields)
+        write_json(self.folder / VERSIONS, versions)
+
+    def compare_versions(self, data: str | Path, *versions: Mapping[str, str]) -> None:
+        """Warn in one line on standard error where data is read by other versions of parsers than the training data."""
+        known = self.versions()
+        if found := sorted({row for each in versions for row in differences(each, known)}):
+            told = ", ".join(f"{name} {here}, not {there}" for name, here, there in found)
+            print(
+                f"warning: {data} is read with other versions than what {self.folder} trained on: {told}",
+                file=sys.stderr,
+            )
 
     def trained_on(self) -> set[str]:
         """Hashes of the groups and contents the run trained on."""

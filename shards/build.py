@@ -3,10 +3,12 @@
 A build works in `OUT.building/FINGERPRINT`, where everything is written aside and renamed when whole:
 
     made/N, made/N.json        the members and descriptions of the samples of chunk N of the items
+    versions.json              by which versions of parsers (`shards.versions`)
     ledger                     which samples are taken, and of which split: all chunks are made
     shards/, written/NAME      shards, and for each that is whole its entry in the manifest
 
-The fingerprint is that of recipe and raw files, so a build that finds its own folder goes on with what is missing.
+The fingerprint is that of recipe, raw files and versions of parsers, so a build that finds its own folder goes on with
+what is missing.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from modalities.base import ContentError, Modality, counted_changes
+from modalities.table import Table
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
@@ -35,9 +38,11 @@ from shards.ledger import Ledger, Row
 from shards.manifest import VERSION, Manifest, Shard, describe, write_json
 from shards.sources.base import Made, Sample, Source, Span, walk
 from shards.split import SPLITS, SplitBy
+from shards.versions import differences, installed, packages, used
 
 CHUNK = 64
 """Items that are made at a time. What a killed build has begun of them is made again."""
+_VERSIONS = "versions.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class _Job:
     split: SplitBy
     kinds: dict[str, str]
     samples_per_shard: int
+    versions: dict[str, str]
 
     def fingerprint(self, raw: Path, leave_out: tuple[Path, ...]) -> str:
         """Hexadecimal hash of the job and of the raw files' paths, sizes and times."""
@@ -59,6 +65,7 @@ class _Job:
             "split": asdict(self.split),
             "dedupe": self.kinds,
             "samples_per_shard": self.samples_per_shard,
+            "versions": self.versions,
         }
         hashed = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for path, size, time_ns in _listing(raw, leave_out):
@@ -93,8 +100,8 @@ def build(
 
     Items that cannot be used and duplicates by identity are left out and counted in the manifest. The folder appears
     when it is whole; until then the disk holds the content twice. What a build that was killed or met an error had
-    finished is kept beside it, and the same call goes on from there; a call with other settings or raw files starts
-    anew and tells `report` so.
+    finished is kept beside it, and the same call goes on from there; a call with other settings, raw files or versions
+    of parsers starts anew and tells `report` so.
 
     dedupe: leave out samples whose content repeats that of an earlier one (`shards.dedupe`). workers: parts at a time,
     None for one a core. engine: `local` or `ray` (`shards.engines`). Neither workers nor engine change the bytes.
@@ -106,7 +113,9 @@ def build(
         ChildProcessError: a worker process was killed.
     """
     raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
-    job = _Job(source, modalities, split, resolve(dedupe, modalities), samples_per_shard)
+    kinds = resolve(dedupe, modalities, source.drawings)
+    versions = installed(packages(modalities, source, kinds.values()))
+    job = _Job(source, modalities, split, kinds, samples_per_shard, versions)
     aside = out.with_name(out.name + ".building")
     if _occupied(out) and not aside.exists():
         raise ValueError(f"{out} is not empty: choose another folder or remove it")
@@ -118,11 +127,11 @@ def build(
                 raise ValueError(f"{out} is not empty: choose another folder or remove it")
             shutil.rmtree(aside)  # of this very build, which was killed while cleaning up
             return Manifest.read(out)
-        _prepare(work, report)
+        _prepare(work, versions, report)
         if not (work / "ledger").exists():
-            samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
-            with _aside(work, work / "ledger") as path:
-                ledger.fill(path, samples, split, job.kinds)
+            with _aside(work, work / "ledger") as path, counted_changes() as changes:
+                samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
+                ledger.fill(path, samples, split, job.kinds, changes)
         with Ledger(work / "ledger") as held:
             manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         if out.exists():
@@ -152,11 +161,16 @@ def _claimed(aside: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(work: Path, report: Callable[[str], None]) -> None:
+def _prepare(work: Path, versions: Mapping[str, str], report: Callable[[str], None]) -> None:
     """Make the folders to work in, or tell what is there; works of other fingerprints are removed."""
     others = [path for path in work.parent.iterdir() if path.name not in ("lock", work.name)]
     if others:
-        report(f"{work.parent} is of another recipe or other raw files: starting anew")
+        begun: dict[str, str] = next(
+            (json.loads(p.read_bytes()) for path in others if (p := path / _VERSIONS).is_file()), {}
+        )
+        other = ", ".join(f"{name} {old}, now {new}" for name, old, new in differences(begun, versions))
+        why = f"was begun with {other}" if other else "is of another recipe or other raw files"
+        report(f"{work.parent} {why}: starting anew")
     for path in others:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if work.exists():
@@ -165,6 +179,7 @@ def _prepare(work: Path, report: Callable[[str], None]) -> None:
     shutil.rmtree(work / "aside", ignore_errors=True)
     for name in ("shards", "made", "written", "aside"):
         (work / name).mkdir(parents=True, exist_ok=True)
+    write_json(work / _VERSIONS, versions)
 
 
 @contextmanager
@@ -233,7 +248,8 @@ def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]]
                 if members:
                     raw = modality.decode(members)
                     if name in job.kinds:
-                        prints[name] = fingerprint(job.kinds[name], modality, members, raw)
+                        said = sample.canonical.get(name)
+                        prints[name] = fingerprint(job.kinds[name], modality, members, raw, said)
         return sample, prints, dict(changes)
     except ContentError as error:
         return error.reason
@@ -270,10 +286,43 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
         skipped=skipped,
         dedupe=job.kinds,
         changed=held.counted("changed"),
+        notes=tuple(_notes(job, work, held)),
+        versions=used(job.versions, fields),
     )
     write_json(work / "shards" / features.NAME, features.features(fields, arrays))
     manifest.write(work / "shards")
     return manifest
+
+
+def _notes(job: _Job, work: Path, held: Ledger) -> Iterator[str]:
+    """What modalities say of the content of all samples."""
+    for name, modality in job.modalities.items():
+        if type(modality).survey is not Modality.survey:
+            rows = (row for split in SPLITS for batch in held.batches(split, job.samples_per_shard) for row in batch)
+            members = (
+                {
+                    member.partition(".")[2]: span
+                    for member, span in row.members.items()
+                    if member.startswith(f"{name}.")
+                }
+                for row in rows
+            )
+            raws = (
+                modality.decode({extension: span.read(work) for extension, span in spans.items()})
+                for spans in members
+                if spans
+            )
+            yield from (f"{name}, {line}" for line in modality.survey(raws))
+    yield from (f"label {line}" for line in Table(missing=job.source.missing).survey_labels(_labels(work, held)))
+
+
+def _labels(work: Path, held: Ledger) -> Iterator[dict[str, Any]]:
+    """Plain labels of all samples."""
+    for split in SPLITS:
+        for row in (row for batch in held.batches(split, CHUNK) for row in batch):
+            if "labels.json" in row.members:
+                labels = json.loads(row.members["labels.json"].read(work))
+                yield {name: label for name, label in labels.items() if not isinstance(label, (list, dict))}
 
 
 def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from modalities.image import Image, Picture
 from modalities.pixels import RGB
 from modalities.smiles import Smiles
 from modalities.text import Text
-from shards.sources.molecules import canonical
+from shards.sources.chemistry import canonical
 
 KINDS: dict[str, tuple[type[Modality], ...]] = {
     "exact": (Modality,),
@@ -25,19 +25,31 @@ KINDS: dict[str, tuple[type[Modality], ...]] = {
     "sequence": (Dna, Smiles, Text),
 }
 """How content can be compared, and of which modalities. exact: the bytes of all members. perceptual: 64-bit hashes of
-images, within `NEAR_BITS`. sequence: what a sequence says, not how it is written: DNA of either strand, canonical
-SMILES, text without case and spacing."""
+images, within `NEAR_BITS`; not for line drawings, of which different ones are as near as that. sequence: what a
+sequence says, not how it is written: DNA of either strand, canonical SMILES, text without case and spacing."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601), so that a colour image is like its grey copy."""
+
+WHITE = 1.0
+"""Value of white paper in an image of line drawings (`modalities.image.Image.paper`)."""
+_DRAWING = (
+    "but line drawings look alike where they are not the same: compare what they show, "
+    "as the SMILES of molecules by `data.dedupe: {smiles: sequence}`"
+)
 
 NEAR_BITS = 3
 """Bits by which the 64-bit hashes of images that look alike may differ: photographs saved again, smaller, grey and with
 loss, differed by 0 to 2, different ones of a series by 6 and more."""
 
 
-def resolve(wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality]) -> dict[str, str]:
+def resolve(
+    wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality], drawings: Collection[str] | None = None
+) -> dict[str, str]:
     """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
+
+    drawings: modalities whose images the source draws; with it, given for a build, perceptual hashes of drawings are
+    refused: these, and images on white `paper`.
 
     Raises:
         ValueError: an unknown kind or modality, or a kind that is not for it.
@@ -47,8 +59,15 @@ def resolve(wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Mod
     kinds = [wanted] if isinstance(wanted, str) else list(wanted.values())
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"data.dedupe is {unknown[0]!r}; known: {', '.join(KINDS)}")
+    drawn = {
+        name
+        for name, modality in modalities.items()
+        if drawings is not None and (name in drawings or (isinstance(modality, Image) and modality.paper == WHITE))
+    }
     if isinstance(wanted, str):
         found = {name: wanted for name, modality in modalities.items() if isinstance(modality, KINDS[wanted])}
+        if wanted == "perceptual" and found and not (found := {n: kind for n, kind in found.items() if n not in drawn}):
+            raise ValueError(f"data.dedupe is 'perceptual', {_DRAWING}")
         if not found:
             raise ValueError(f"data.dedupe is {wanted!r}, but no modality of the recipe can be compared by that")
         return found
@@ -61,18 +80,23 @@ def resolve(wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Mod
                 f"data.dedupe.{name} is {kind!r}, but a modality of type {modalities[name].type} "
                 f"can be compared by {known}"
             )
+        if kind == "perceptual" and name in drawn:
+            raise ValueError(f"data.dedupe.{name} is 'perceptual', {_DRAWING}")
     return dict(wanted)
 
 
-def fingerprint(kind: str, modality: Modality, members: Mapping[str, bytes], raw: Any) -> str:
+def fingerprint(
+    kind: str, modality: Modality, members: Mapping[str, bytes], raw: Any, canonical: str | None = None
+) -> str:
     """What the content of a modality is compared by, in hexadecimal digits.
 
-    members: its bytes by extension. raw: what `modality.decode` made of them.
+    members: its bytes by extension. raw: what `modality.decode` made of them. canonical: the one way to write what a
+    sequence says, where the source knows it.
     """
     if kind == "perceptual":
         return phash(raw)
     if kind == "sequence":
-        return _digest(_written(modality, raw).encode())
+        return _digest((canonical or _written(modality, raw)).encode())
     return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
 
 

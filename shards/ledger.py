@@ -38,10 +38,17 @@ class Row(NamedTuple):
     members: dict[str, Span]
 
 
-def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mapping[str, str]) -> None:
+def fill(
+    path: Path,
+    samples: Iterable[Made | str],
+    split: SplitBy,
+    kinds: Mapping[str, str],
+    changes: Mapping[str, int] | None = None,
+) -> None:
     """Write the ledger of all samples; reasons why an item has none, duplicates, and samples' changes are counted.
 
-    kinds: by modality, how contents are compared; of samples alike in all of them the first is taken.
+    kinds: by modality, how contents are compared; of samples alike in all of them the first is taken. changes: what was
+    read otherwise than it is written in whole files, counted while `samples` are taken.
 
     Raises:
         ValueError: no sample has such a group as the split is made by; where some have none, those are a group.
@@ -72,6 +79,7 @@ def fill(path: Path, samples: Iterable[Made | str], split: SplitBy, kinds: Mappi
                 changed.update(sample.changes)
         if offered and split.by is not None and split.by not in offered:
             raise ValueError(f"data.split.by is {split.by!r}, but samples can be grouped by {listed(offered)}")
+        changed.update(changes or {})
         _assign(database, split)
         for what, counts in (("skipped", skipped), ("fields", fields), ("changed", changed)):
             rows = [(what, name, count) for name, count in sorted(counts.items())]

@@ -70,7 +70,7 @@ class Manifest:
     fields: number of samples that have each member. source, split: what the shards were built from and by.
     skipped: raw items left out, by reason. changed: what samples lost, or what was read otherwise than it is written,
     by reason and how often. notes: what else a build says of the content, a sentence each. dedupe: how contents were
-    compared, by modality.
+    compared, by modality. versions: of the packages that read raw files and made content of them (`shards.versions`).
 
     Raises:
         ValueError: a value that cannot be.
@@ -84,15 +84,18 @@ class Manifest:
     dedupe: dict[str, str] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        for name in ("fields", "source", "split", "skipped", "dedupe", "changed"):
+        for name in ("fields", "source", "split", "skipped", "dedupe", "changed", "versions"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not an object")
         for count in (*self.fields.values(), *self.skipped.values(), *self.changed.values()):
             if type(count) is not int or count < 0:
                 raise ValueError(f"{count!r} is not a number of samples")
+        if not all(isinstance(version, str) for version in self.versions.values()):
+            raise ValueError(f"versions are {self.versions!r}, not a text each")
         if not isinstance(self.notes, (list, tuple)) or not all(isinstance(note, str) for note in self.notes):
             raise ValueError(f"notes are {self.notes!r}, not a list of sentences")
         object.__setattr__(self, "notes", tuple(self.notes))

@@ -73,12 +73,22 @@ def _told(best: Draft, seen: Survey, sheets: Sequence[Sheet]) -> Draft:
     aside = [_counted(kind, paths) for kind, paths in seen.kinds.items() if kind not in {*best.used, "table"}]
     others = [seen.name(path) for path in seen.kinds.get("table", []) if path not in best.used]
     aside += others[:5] + ([f"{len(others) - 5} other tables"] if len(others) > 5 else [])
-    guesses = list(best.guesses)
+    guesses = [*best.guesses, *_notes(best, sheets)]
     if aside:
         guesses.append(f"left aside, as nothing links it to the rest: {', '.join(aside)}")
     if "tar" in seen.kinds:
         guesses.append("tars that are webdataset shards need no recipe's source: `sensorium shards index` reads them")
     return replace(best, found=tuple(found), guesses=tuple(guesses))
+
+
+def _notes(best: Draft, sheets: Sequence[Sheet]) -> list[str]:
+    """What a scientist has to know of the cells that the draft reads, each line once."""
+    columns = best.source.get("columns", {})
+    names = {name for listed in columns.values() for name in ([listed] if isinstance(listed, str) else listed)}
+    names |= {*best.labels, *best.source.get("properties", ())}
+    read = ((sheet, [name for name in sheet.frame.columns if name in names]) for sheet in sheets)
+    lines = (line for sheet, some in read if some and sheet.path in best.used for line in sheet.notes(some))
+    return list(dict.fromkeys(lines))
 
 
 def _counted(kind: str, paths: Sequence[Path]) -> str:

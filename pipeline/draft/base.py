@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import polars as pl
 
+from modalities.table import Table
 from pipeline.draft.columns import Columns
 from pipeline.draft.names import Names
 from pipeline.draft.settings import State
 from pipeline.draft.survey import ROWS, Survey
-from shards.sources.rows import read_written
+from shards.sources.tables import cell_types, is_typed, read_written
 
 ALONE = (
     "split by single samples, for no field says what belongs together: if several are of one subject, site or "
@@ -86,6 +87,16 @@ class Sheet:
     def texts(self) -> pl.DataFrame:
         """The same rows, every cell as it is written."""
         return read_written(self.path, ROWS)
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """What a scientist has to know of some columns' cells: what is no number, what is taken for missing."""
+        written = self.texts.select(names)
+        types = cell_types([written], typed=is_typed(self.path))
+        words = [
+            f"{name}: {', '.join(map(repr, counts))} is taken for missing; if it is a value: missing: {{{name}: []}}"
+            for name, counts in types.words.items()
+        ]
+        return [*Table().survey(types.row(row) for row in written.iter_rows(named=True)), *words]
 
     def distinct(self, column: str) -> int:
         """Different values of a column."""

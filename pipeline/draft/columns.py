@@ -11,8 +11,8 @@ import polars as pl
 
 from modalities.base import ContentError
 from pipeline.draft.survey import ROWS, kind_of, spread
-from shards.sources.molecules import canonical
-from shards.sources.rows import read_frame
+from shards.sources.chemistry import canonical
+from shards.sources.tables import cell_types, is_typed, read_written
 
 ID = "identifies rows"
 _GROUPS = (
@@ -39,19 +39,15 @@ _BONDS = re.compile(r"[()=#\[\]0-9]")
 def head(path: Path) -> pl.DataFrame | None:
     """The first rows of a table; None where it cannot be read or has none."""
     try:
-        frame = read_frame(path, rows=ROWS)
+        frame = read_written(path, ROWS)
     except ValueError:
         return None
-    return frame if len(frame) else None
+    return typed(frame, is_typed(path)) if len(frame) else None
 
 
-def typed(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of text as numbers where all cells are."""
-    return frame.with_columns(
-        pl.col(name).cast(pl.Float64)
-        for name in frame.columns
-        if frame[name].cast(pl.Float64, strict=False).null_count() == frame[name].null_count()
-    )
+def typed(frame: pl.DataFrame, of_file: bool = False) -> pl.DataFrame:
+    """Columns of text as what nearly all their cells are; of_file: their types are their file's own."""
+    return cell_types([frame], typed=of_file).frame(frame)
 
 
 def words(name: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from pipeline.draft.columns import Columns, columns_of, typed
 from pipeline.draft.settings import State
 from pipeline.draft.survey import ROWS, Survey, spread
 from pipeline.recipe import read
-from shards.sources.molecules import FIELD, Molecules, Record, as_text, canonical, sdf, smiles_of
+from shards.sources.chemistry import canonical, smiles_of
+from shards.sources.molecules import FIELD, Molecules, Record, as_text, sdf
 
 PROPERTIES = 20
 """Data fields of an SDF that become labels at most."""

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from modalities.base import ContentError, parser
-from modalities.waveforms import opened_edf, wfdb_extent
+from modalities.base import ContentError
+from modalities.edf import edf_header
+from modalities.recording import UNCALIBRATED
+from modalities.waveforms import wfdb_header
 from pipeline.draft import settings
 from pipeline.draft.base import ALONE, Draft, Sheet, grouped, values_of
 from pipeline.draft.columns import Columns, columns_of, typed
@@ -81,14 +83,11 @@ def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
 
 def _edf_heard(path: Path) -> Heard | None:
     try:
-        with opened_edf(path) as file:
-            rates, labels = file.getSampleFrequencies(), file.getSignalLabels()
-            units = [file.getPhysicalDimension(i).strip() for i in range(len(labels))]
-            length_s = float(file.getFileDuration())
+        header = edf_header(path)
     except ContentError:
         return None
-    channels = tuple((str(a), str(b), float(c)) for a, b, c in zip(labels, units, rates, strict=True))
-    return Heard(channels, length_s) if channels and length_s > 0 else None
+    channels = tuple((channel.label, channel.unit, header.rate_hz(channel)) for channel in header.signals)
+    return Heard(channels, header.length_s) if channels and header.length_s > 0 else None
 
 
 def _joined_records(
@@ -119,16 +118,18 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     heard, comments = [], []
     for path in spread(paths):
         try:
-            rate_hz, count = wfdb_extent(path)
+            header = wfdb_header(path)
+            rate_hz, count = header.extent()
         except ContentError:
             continue
-        header = parser("wfdb", "wfdb").rdheader(str(path.with_suffix("")))
-        if header.sig_name:
-            channels = zip(header.sig_name, header.units, strict=True)
-            heard.append(Heard(tuple((str(n), str(u), rate_hz) for n, u in channels), count / rate_hz))
-            comments.append(
-                {name: str(value) for name, value in comments_of(header.comments or []).items() if value is not None}
+        if header.channels:
+            channels = tuple(
+                (each.name, each.unit if each.gain else UNCALIBRATED, rate_hz * each.samples)
+                for each in header.channels
             )
+            heard.append(Heard(channels, count / rate_hz))
+            texts = comments_of(list(header.comments))
+            comments.append({name: str(value) for name, value in texts.items() if value is not None})
     if not heard:
         return []
     signals = settings.signals(heard)

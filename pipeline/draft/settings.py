@@ -59,7 +59,7 @@ def sound(paths: Sequence[Path]) -> State | None:
             info = soundfile.info(str(path))
         except (soundfile.SoundFileError, OSError):
             continue
-        if info.samplerate and info.frames:
+        if info.samplerate:  # the number of frames may be unknown
             heard.append(info.samplerate)
     if not heard:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modalities.base import ContentError, parser
-from modalities.spectrogram import whole
+import numpy as np
+
+from modalities.base import ContentError, count_change, once_a_file, parser
+from modalities.lengths import Splice, SplicedFile, length_splice, unreadable, with_length
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
 from shards.sources.recordings import check_windows, windows
@@ -22,6 +25,8 @@ _FLAC = {
 }
 """How FLAC holds samples of each kind; of other kinds, floats above all, windows become WAV files of floats."""
 _FLAC_CHANNELS, _FLAC_HZ = 8, 655_350
+_BLOCK = 1 << 20
+"""Samples of each channel that are decoded at a time on the way to a window."""
 
 
 @register
@@ -30,11 +35,15 @@ class AudioFolder(Folder):
     """WAV, FLAC, Ogg and MP3 files, as `Folder` describes.
 
     window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
-    overlap), a rest shorter than a window is left out; they have the field `start_s`, and their first and last sample
-    in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
+    overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and
+    last sample in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
+
+    A file whose header does not say its length, or less than there is, becomes one whose header does, counted as a
+    change; one whose header says more than there is is left out.
     """
 
     type: ClassVar[str] = "audio"
+    requires: ClassVar[tuple[str, ...]] = ("soundfile",)
     suffixes: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".ogg", ".mp3")
     noun: ClassVar[str] = "recording"
 
@@ -66,21 +75,129 @@ class AudioFolder(Folder):
 
     def content(self, item: File) -> tuple[str, bytes]:
         if item.part is None:
-            return super().content(item)
+            extension, data = super().content(item)
+            return extension, with_length(data, extension)
         start, stop = item.part
-        with _opened(item.path) as file:
-            rate_hz, subtype = file.samplerate, file.subtype
-            flac = subtype in _FLAC and file.channels <= _FLAC_CHANNELS and rate_hz <= _FLAC_HZ
-            file.seek(start)
-            samples = file.read(
-                stop - start, dtype="int32" if flac and subtype.startswith("PCM") else "float32", always_2d=True
-            )
-        if len(samples) < stop - start:
-            raise ContentError(f"truncated {item.path.suffix.lower().lstrip('.')} audio")
+        samples, rate_hz, flac, count = _window(item.path, start, stop)
+        if splice := _splice(item.path):
+            count_change(splice.reason)
+        if stop < count and self._is_last(start, count, rate_hz):
+            count_change("rest of a recording, shorter than a window, left out")
         buffer = io.BytesIO()
-        form = {"format": "FLAC", "subtype": _FLAC[subtype]} if flac else {"format": "WAV", "subtype": "FLOAT"}
+        form = {"format": "FLAC", "subtype": flac} if flac else {"format": "WAV", "subtype": "FLOAT"}
         parser("soundfile", "soundfile").write(buffer, samples, rate_hz, **form)
         return "flac" if flac else "wav", buffer.getvalue()
+
+    def _is_last(self, start: int, count: int, rate_hz: float) -> bool:
+        """Whether no window of a file of `count` samples follows one."""
+        following = itertools.islice(windows(count - start, rate_hz, self.window_s, self.stride_s), 1, 2)
+        return next(following, None) is None
+
+
+def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, str | None, int]:
+    """Samples `(T, C)` of a part of a file, their rate in Hz, as what FLAC holds them, None where it cannot, and how
+    many samples of a channel the file has.
+
+    Raises:
+        ContentError: the file cannot be read, or not so far.
+    """
+    with _opened(path) as file:
+        rate_hz, subtype = file.samplerate, file.subtype
+        flac = _FLAC.get(subtype) if file.channels <= _FLAC_CHANNELS and rate_hz <= _FLAC_HZ else None
+        if subtype.startswith("MPEG") or not file.seekable():
+            samples = _decoder(path).samples(start, stop)
+        else:
+            file.seek(start)
+            dtype = "int32" if flac and subtype.startswith("PCM") else "float32"
+            samples = file.read(stop - start, dtype=dtype, always_2d=True)
+    if len(samples) < stop - start:
+        raise ContentError(f"truncated {_extension(path)} audio")
+    return samples, rate_hz, flac, int(file.frames)
+
+
+class _Decoder:
+    """Decodes a file once, from its beginning on, for windows that follow each other.
+
+    An MPEG decoder that seeks loses what a frame borrows from those before it and is wrong for the next frames, and
+    finds its place by reading all headers before it. `soundfile` seeks after each read of a file that can.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._restart()
+
+    def _restart(self) -> None:
+        self._file = _sound(self._path)
+        self._file.seekable = lambda: False
+        self._last = np.zeros((0, self._file.channels), np.float32)
+        self._at = 0
+        self._broken = False
+
+    def _read(self, count: int) -> np.ndarray:
+        """The next samples, fewer where the decoder goes no further."""
+        if self._broken or count <= 0:
+            return self._last[:0]
+        try:
+            samples = self._file.read(count, dtype="float32", always_2d=True)
+        except RuntimeError:
+            self._broken = True
+            return self._last[:0]
+        self._broken = len(samples) < count
+        self._at += len(samples)
+        return samples
+
+    def samples(self, start: int, stop: int) -> np.ndarray:
+        """Samples `(T, C)` float32 of `[start, stop)`, fewer where the decoder goes no further."""
+        if start < self._at - len(self._last):
+            self._restart()
+        if start > self._at:
+            self._last = self._last[:0]
+            while self._at < start and len(self._read(min(start - self._at, _BLOCK))):
+                pass
+            if self._at < start:
+                return self._last
+        kept = self._last[len(self._last) - (self._at - start) :]
+        self._last = np.concatenate([kept, self._read(stop - self._at)])
+        return self._last[: stop - start]
+
+
+@once_a_file(4)
+def _decoder(path: Path) -> _Decoder:
+    return _Decoder(path)
+
+
+@once_a_file(64)
+def _splice(path: Path) -> Splice | None:
+    """What makes a file's header say its length, None where it does, without reading the file whole.
+
+    Raises:
+        ContentError: it is not what its extension says, or visibly cut.
+    """
+    with _mapped(path) as data:
+        return length_splice(data, _extension(path))
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+    if not path.stat().st_size:
+        yield b""  # cannot be mapped
+        return
+    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _extension(path: Path) -> str:
+    return path.suffix.lower().lstrip(".")
+
+
+def _sound(path: Path) -> Any:
+    """A sound file, open, its header made to say its length."""
+    soundfile = parser("soundfile", "soundfile")
+    if (splice := _splice(path)) is None:
+        return soundfile.SoundFile(path)
+    with path.open("rb") as raw:
+        data = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    return soundfile.SoundFile(io.BufferedReader(SplicedFile(data, splice)))
 
 
 @contextmanager
@@ -90,13 +207,9 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
         ContentError: it is not what its extension says, it is cut, or it cannot be read.
     """
-    soundfile, extension = parser("soundfile", "soundfile"), path.suffix.lower().lstrip(".")
+    extension = _extension(path)
     try:
-        if not path.stat().st_size:
-            raise ContentError("empty audio file")
-        with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            whole(data, extension)
-        with soundfile.SoundFile(path) as file:
+        with _sound(path) as file:
             yield file
     except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
-        raise ContentError(f"unreadable {extension} audio", str(error)) from error
+        raise ContentError(unreadable(extension, error), str(error)) from error

@@ -20,13 +20,15 @@ class Sample:
 
     identity: what makes it the same sample as another; its sha256 becomes the key, a second one is a duplicate.
     members: bytes by `{modality}.{extension}`. groups: what a split may be made by, such as its scaffold or speaker.
-    source: which of several joined sources it is of.
+    source: which of several joined sources it is of. canonical: by modality, what its content says in the one way to
+    write it, where the members alone do not say it whole (a SMILES with stereochemical groups).
     """
 
     identity: str
     members: dict[str, bytes]
     groups: dict[str, str] = field(default_factory=dict)
     source: int = 0
+    canonical: dict[str, str] = field(default_factory=dict)
 
 
 class Span(NamedTuple):
@@ -61,10 +63,28 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """One raw format. Fields are the keys of a recipe's `data.source`."""
+    """One raw format. Fields are the keys of a recipe's `data.source`.
+
+    missing: by column, the cells that mean a missing value there, in place of the words that do so elsewhere
+    (`modalities.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It holds for cells, labels and groups.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Packages that read raw files and make content of them, beyond numpy and those that modalities require."""
+
+    @property
+    def parsers(self) -> tuple[str, ...]:
+        """`requires`, and what else it takes to read what the fields say."""
+        return (*self.requires, *(("polars",) if getattr(self, "table", None) is not None else ()))
+
+    @property
+    def drawings(self) -> frozenset[str]:
+        """Modalities whose images the source draws itself: lines on white paper."""
+        return frozenset()
+
+    missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict)
 
     @property
     def reads(self) -> Mapping[str, str | tuple[str, ...]]:

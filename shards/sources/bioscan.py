@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
+
+import polars as pl
 
 from modalities.base import ContentError, Modality, file_bytes
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.numbers import number_or_text
 from shards.sources.rows import as_json, cells
+from shards.sources.tables import CellTypes, cell_types, header_of, rows_of
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_barcode", "split", "chunk", *RANKS})
+
+
+class Specimen(NamedTuple):
+    """A row of the CSV as it is written, what its columns are, and why it cannot be read, if so."""
+
+    folder: Path
+    row: dict[str, str]
+    types: CellTypes
+    fault: str = ""
 
 
 @register
@@ -41,29 +52,28 @@ class Bioscan(Source):
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=lambda: {"taxonomy": RANKS})
     labels: tuple[str, ...] = ()
 
-    def items(self, raw: Path) -> Iterator[tuple[Path, dict[str, str] | None]]:
+    def items(self, raw: Path) -> Iterator[Specimen]:
         paths = matching(raw, self.file)
         folder = (raw.parent if raw.is_file() else raw) / self.images
         listed = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
-        wanted = ["processid", "dna_barcode", "split", "chunk", *listed, *self.labels]
+        used = [*listed, *self.labels]
         for path in paths:
-            with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-                rows = csv.DictReader(file)
-                try:
-                    known = rows.fieldnames or ()
-                except csv.Error as error:
-                    raise ValueError(f"{path} cannot be read: {error}") from error
-                need_columns(path, known, wanted)
-                for row in _rows(rows):
-                    if row is None:
-                        yield folder, None
-                    elif not self.splits or row["split"] in self.splits:
-                        yield folder, {name: value or "" for name, value in row.items() if name is not None}
+            lines = rows_of(path)
+            need_columns(path, header_of(path, next(lines)), ["processid", "dna_barcode", "split", "chunk", *used])
+        types = cell_types((frame for path in paths for frame in _frames(path, used)), self.missing, text=_NOT_A_NUMBER)
+        types.count(used)
+        for path in paths:
+            lines = rows_of(path)
+            names = next(lines).cells
+            for line in lines:
+                row = dict(zip(names, line.cells, strict=False))
+                if line.fault or not self.splits or row["split"] in self.splits:
+                    yield Specimen(folder, row, types, line.fault)
 
-    def make(self, item: tuple[Path, dict[str, str] | None], modalities: Mapping[str, Modality]) -> Sample:
-        folder, row = item
-        if row is None:
-            raise ContentError("row that is not CSV")
+    def make(self, item: Specimen, modalities: Mapping[str, Modality]) -> Sample:
+        folder, row, types, fault = item
+        if fault:
+            raise ContentError("row that is not CSV", fault)
         if not row["processid"]:
             raise ContentError("row without a processid")
         members: dict[str, bytes] = {}
@@ -74,24 +84,19 @@ class Bioscan(Source):
             members[f"{self.dna}.txt"] = row["dna_barcode"].encode()
         if not members:
             raise ContentError("row without image and DNA")
-        values = {name: self._value(name, cell) for name, cell in row.items()}
+        values = types.row(row)
         here = {name: columns for name, columns in self.columns.items() if name in modalities}
         members |= cells(values, here, modalities)
         if self.labels:
             members["labels.json"] = as_json(values, self.labels)
-        return Sample(row["processid"], members, dict(row))
-
-    @staticmethod
-    def _value(column: str, cell: str) -> Any:
-        return cell or None if column in _NOT_A_NUMBER else number_or_text(cell)
+        return Sample(row["processid"], members, {name: types.written(name, cell) for name, cell in row.items()})
 
 
-def _rows(rows: csv.DictReader[str]) -> Iterator[dict[str, str] | None]:
-    """All rows, None for one that is not CSV, as where a quote has no end; the next line goes on."""
-    while True:
-        try:
-            yield next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield None
+def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Some columns of a CSV, as written, some rows at a time; rows with a fault are passed over."""
+    lines = rows_of(path)
+    names = next(lines).cells
+    places = {name: names.index(name) for name in columns}
+    good = (line.cells for line in lines if not line.fault)
+    while rows := list(itertools.islice(good, 100_000)):
+        yield pl.DataFrame({name: [row[place] for row in rows] for name, place in places.items()})

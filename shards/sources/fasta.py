@@ -15,8 +15,8 @@ from modalities.base import ContentError, Modality, parser
 from modalities.dna import cleaned
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.numbers import number_or_text
-from shards.sources.rows import as_groups, as_json, cells, read_frame
+from shards.sources.rows import as_groups, as_json, cells
+from shards.sources.tables import read_rows, single_cell
 
 Row = dict[str, Any]
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
@@ -49,6 +49,7 @@ class Fasta(Source):
     """
 
     type: ClassVar[str] = "fasta"
+    requires: ClassVar[tuple[str, ...]] = ("biopython",)
 
     files: str = "*.fasta*"
     pattern: str | None = None
@@ -101,12 +102,13 @@ class Fasta(Source):
         if self.table is None:
             return rows
         path = folder / self.table
-        frame = read_frame(path, text=(self.key,))  # ids stay as they are written: 007 is not 7
-        own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
-        wanted = [str(spec["column"]) for spec in self.derive.values()]
-        wanted += [column for column in (*own, *self.labels) if column not in self.derive]
-        need_columns(path, frame.columns, [self.key, *wanted])
-        for row in frame.iter_rows(named=True):
+        cells = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        own = [column for column in (*cells, *self.labels) if column not in self.derive]
+        parts = [str(spec["column"]) for spec in self.derive.values()]
+        as_written = {self.key, *parts} - {*own}  # 007 is another id than 7
+        names, table = read_rows(path, self.missing, text=as_written, used=own)
+        need_columns(path, names, [self.key, *parts, *own])
+        for row in table:
             rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows
 
@@ -195,4 +197,4 @@ def _part(cell: Any, spec: Mapping[str, str | int]) -> str | float | None:
         part = (match[1] if match.re.groups else match[0]) or "" if match else ""
     if degrees := _DEGREES.fullmatch(part.strip()):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    return number_or_text(part)
+    return single_cell(part)

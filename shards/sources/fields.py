@@ -8,11 +8,10 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-import polars as pl
-
 from modalities.base import ContentError
+from modalities.cells import Codes
 from shards.names import need_columns
-from shards.sources.rows import read_frame
+from shards.sources.tables import read_rows
 
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
 
@@ -65,17 +64,23 @@ def _form(pattern: str) -> re.Pattern[str]:
 
 
 def rows_by(
-    path: Path, column: str, wanted: Sequence[str] = (), key: Callable[[str], str] = str
+    path: Path,
+    column: str,
+    wanted: Sequence[str] = (),
+    key: Callable[[str], str] = str,
+    codes: Codes | None = None,
 ) -> dict[str, dict[str, Any]]:
     """A table's rows by what `key` makes of one column, whose cells stay as they are written: 007 is not 7.
+
+    codes: what means missing, by column.
 
     Raises:
         ValueError: no such file, no such column or one of those `wanted`, or a key that stands twice.
     """
-    frame = read_frame(path, text=(column,))
-    need_columns(path, frame.columns, [column, *wanted])
+    names, listed = read_rows(path, codes, text=(column,), used=wanted)
+    need_columns(path, names, [column, *wanted])
     rows: dict[str, dict[str, Any]] = {}
-    for row in frame.filter(pl.col(column).is_not_null()).iter_rows(named=True):
+    for row in (row for row in listed if row[column] is not None):
         if rows.setdefault(name := key(str(row[column])), row) is not row:
             raise ValueError(f"{path} has {column} {name!r} twice, but one row each is wanted")
     return rows

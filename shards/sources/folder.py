@@ -96,7 +96,7 @@ class Folder(Source):
         """Rows of the table by what their `filename` holds."""
         own = (*names_in(self.pattern), *self.given)
         wanted = [name for name in self._wanted if name not in own]
-        return rows_by(path, self.filename, wanted, lambda name: PurePosixPath(name).as_posix())
+        return rows_by(path, self.filename, wanted, lambda name: PurePosixPath(name).as_posix(), self.missing)
 
     def make(self, item: File, modalities: Mapping[str, Modality]) -> Sample:
         for name in (self.modality, *self.columns):

@@ -11,14 +11,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import MAX_BYTES, ContentError, Modality, file_bytes, parser
+from modalities.base import MAX_BYTES, ContentError, Modality, count_change, file_bytes, parser
+from modalities.cells import is_missing
 from modalities.kinds import kind_of
 from modalities.smiles import Smiles
+from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.molecules import canonical, chemistry, scaffold
+from shards.sources.chemistry import scaffold, structure
 from shards.sources.rows import as_groups, as_json, cells
 
 
@@ -40,13 +42,15 @@ class Hub(Source):
     table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
     kept apart.
 
-    Images and sounds are kept as the bytes that the data set holds, without decoding; lists of numbers become arrays;
+    Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.lengths` tells of
+    sounds that do not say their length); lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
     named in `groups`, or by `scaffold` of a SMILES. Rows are streamed, so that nothing is downloaded but what is read;
     limit: how many rows are read at most. No code of a data set is run.
     """
 
     type: ClassVar[str] = "hub"
+    requires: ClassVar[tuple[str, ...]] = ("datasets", "pyarrow")
 
     dataset: str
     files: str | None = None
@@ -112,8 +116,10 @@ class Hub(Source):
         row = item.cells
         if self.key and row[self.key] is None:
             raise ContentError(f"row without {self.key}")
+        row = {name: self._cell(name, value) for name, value in row.items()}
         groups = as_groups(row)
         members: dict[str, bytes] = {}
+        canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             if name not in modalities:
                 raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
@@ -124,8 +130,8 @@ class Hub(Source):
             elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
-                smiles = canonical(str(cell))
-                groups["scaffold"] = scaffold(chemistry().MolFromSmiles(smiles))
+                smiles, canonical[name], molecule = structure(str(cell))
+                groups["scaffold"] = scaffold(molecule)
                 members[f"{name}.txt"] = smiles.encode()
             else:
                 extension, data = _member(cell, modality, name)
@@ -136,7 +142,15 @@ class Hub(Source):
             members["labels.json"] = as_json(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups)
+        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups, canonical=canonical)
+
+    def _cell(self, name: str, value: Any) -> Any:
+        """A cell, None where it says that it is missing; texts stay texts, for the data set says what they are."""
+        if isinstance(value, (dict, list, bytes)) or not is_missing(value, name, self.missing):
+            return value
+        if value is not None and value == value and str(value).strip():
+            count_change(f"{name}: {str(value).strip()!r} is missing")
+        return None
 
 
 def _line(error: Exception) -> str:
@@ -159,9 +173,9 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
         data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")
-        return _extension(data, cell["path"], modality, name), data
+        return _file(_extension(data, cell["path"], modality, name), data, modality)
     if isinstance(cell, bytes):
-        return _extension(cell, None, modality, name), cell
+        return _file(_extension(cell, None, modality, name), cell, modality)
     if isinstance(cell, str) and "txt" in modality.extensions:
         return "txt", cell.encode()
     if isinstance(cell, list) and "npy" in modality.extensions:
@@ -175,6 +189,11 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
     if isinstance(cell, dict) and isinstance(modality, Table):
         return "json", json.dumps(cell, default=str).encode()
     raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
+
+
+def _file(extension: str, data: bytes, modality: Modality) -> tuple[str, bytes]:
+    """Extension and bytes of a file, of a sound with a header that says its length."""
+    return extension, modality.member(extension, data) if isinstance(modality, Spectrogram) else data
 
 
 def _contents(path: str, noun: str) -> bytes:

@@ -58,6 +58,14 @@ class Join(Source):
     def reads(self) -> Mapping[str, str | tuple[str, ...]]:
         return {name: columns for part in self.parts for name, columns in part.reads.items()}
 
+    @property
+    def parsers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(package for part in self.parts for package in part.parsers))
+
+    @property
+    def drawings(self) -> frozenset[str]:
+        return frozenset().union(*(part.drawings for part in self.parts))
+
     @cached_property
     def parts(self) -> tuple[Source, ...]:
         """The sources that are joined.

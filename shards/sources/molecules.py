@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
+import itertools
 import json
-import math
 import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
-from modalities.base import ContentError, Modality, parser
+import polars as pl
+
+from modalities.base import ContentError, Modality
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
-from shards.sources.numbers import number_or_text
+from shards.sources.chemistry import (
+    PACKAGES,
+    check_descriptors,
+    describe,
+    draw,
+    scaffold,
+    smiles_in,
+    smiles_of,
+    structure,
+)
+from shards.sources.tables import BrokenFileError, CellTypes, cell_types, header_of, rows_of, sound
 
+BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
+"""What reading raises of a file that is cut or damaged."""
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
 TABLES = (".csv", ".tsv")
@@ -36,6 +46,7 @@ class Record(NamedTuple):
     block: str = ""
     properties: tuple[tuple[str, str], ...] = ()
     fault: str = ""
+    types: CellTypes = CellTypes()
 
 
 @register
@@ -50,10 +61,12 @@ class Molecules(Source):
     only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
     names in `rdkit.Chem.Descriptors`. labels: such names too. properties: columns of a table or data fields of an SDF
     that become labels as well; of several tables some may lack them. Samples can be grouped by `scaffold` (Bemis &
-    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES.
+    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, of a racemate its CXSMILES; what becomes
+    of stereochemical groups, atom maps, salts and `*` says `shards.sources.chemistry`.
     """
 
     type: ClassVar[str] = "molecules"
+    requires: ClassVar[tuple[str, ...]] = PACKAGES
 
     files: str = "*.smi"
     smiles: str = "smiles"
@@ -68,31 +81,57 @@ class Molecules(Source):
     def reads(self) -> Mapping[str, str]:
         return {"smiles": self.smiles}
 
+    @property
+    def drawings(self) -> frozenset[str]:
+        return frozenset({"image"})
+
     def items(self, raw: Path) -> Iterator[str | Record]:
         paths = matching(raw, self.files)
         check_descriptors((*self.descriptors, *self.labels))
         self._check_properties(paths)
+        types = self._types(paths)
         for path in paths:
             empty = True
             try:
                 for record in self._records(path):
                     empty = False
-                    yield record
+                    yield record if isinstance(record, str) or not record.properties else record._replace(types=types)
                 if empty:
                     yield Record(fault="file of molecules that is empty")
-            except (OSError, EOFError, zlib.error, csv.Error):
+            except BROKEN:
                 yield Record(fault="file of molecules that cannot be read to its end")
 
     def _check_properties(self, paths: list[Path]) -> None:
         """Refuse a property that tables alone could have and none has."""
         if not self.properties or not all(_kind(path) in TABLES for path in paths):
             return
-        held: dict[str, None] = {}
+        columns: dict[str, None] = {}
         for path in paths:
-            with suppress(OSError, EOFError, zlib.error, csv.Error), as_text(path) as file:
-                held.update(dict.fromkeys(_rows(path, file).fieldnames or ()))
-        if absent := [name for name in self.properties if name not in held]:
-            raise ValueError(f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(held)}")
+            with suppress(BrokenFileError):  # which is counted
+                columns.update(dict.fromkeys(next(rows_of(path)).cells))
+        if absent := [name for name in self.properties if name not in columns]:
+            raise ValueError(
+                f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(columns)}"
+            )
+
+    def _types(self, paths: list[Path]) -> CellTypes:
+        """What the properties are, over all files."""
+        if not self.properties:
+            return CellTypes()
+
+        def frames() -> Iterator[pl.DataFrame]:
+            for path in paths:
+                with suppress(*BROKEN):
+                    records = (dict(r.properties) for r in self._records(path) if isinstance(r, Record))
+                    while some := list(itertools.islice(records, 100_000)):
+                        yield pl.DataFrame(
+                            {name: [row.get(name) for row in some] for name in self.properties},
+                            schema=dict.fromkeys(self.properties, pl.String),
+                        )
+
+        types = cell_types(frames(), self.missing)
+        types.count(self.properties)
+        return types
 
     def _records(self, path: Path) -> Iterator[str | Record]:
         kind = _kind(path)
@@ -105,14 +144,13 @@ class Molecules(Source):
             raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
         else:
             with as_text(path) as lines:
-                yield from (line.split()[0] for line in lines if line.strip())
+                yield from (smiles_in(line) for line in lines if line.strip())
 
     def make(self, item: str | Record, modalities: Mapping[str, Modality]) -> Sample:
         record = Record(item) if isinstance(item, str) else item
         if record.fault:
             raise ContentError(record.fault)
-        smiles = canonical(smiles_of(record.block) if record.block else record.smiles)
-        molecule = chemistry().MolFromSmiles(smiles)
+        smiles, identity, molecule = structure(smiles_of(record.block) if record.block else record.smiles)
         members: dict[str, bytes] = {}
         if "smiles" in modalities:
             members["smiles.txt"] = smiles.encode()
@@ -122,10 +160,12 @@ class Molecules(Source):
             row = describe(molecule, self.descriptors)
             if any(value is not None for value in row.values()):
                 members["table.json"] = json.dumps(row).encode()
-        labels: dict[str, Any] = {name: number_or_text(text) for name, text in record.properties}
+        labels: dict[str, Any] = record.types.row(dict(record.properties))
         if labels or self.labels:
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
-        return Sample(smiles, members, {**dict(record.properties), "scaffold": scaffold(molecule)})
+        groups = {name: record.types.written(name, text) for name, text in record.properties}
+        groups["scaffold"] = scaffold(molecule)
+        return Sample(identity, members, groups, canonical={"smiles": identity})
 
 
 def _kind(path: Path) -> str:
@@ -143,24 +183,14 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
     """Cells of columns of a CSV or TSV file, row by row; those of a property that it lacks are empty.
 
     Raises:
-        ValueError: no column of SMILES.
+        ValueError: no column of SMILES, a column twice, or a row that cannot be read.
     """
-    with as_text(path) as file:
-        rows = _rows(path, file)
-        need_columns(path, rows.fieldnames or (), [smiles])
-        yield from ([row[smiles] or "", *(row.get(name) or "" for name in properties)] for row in rows)
-
-
-def _rows(path: Path, file: TextIO) -> csv.DictReader[str]:
-    """The rows of a table.
-
-    Raises:
-        ValueError: a column stands twice.
-    """
-    rows = csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes[-2:] else ",")
-    if twice := [name for name, count in Counter(rows.fieldnames or ()).items() if count > 1]:
-        raise ValueError(f"{path} has the column {twice[0]!r} twice")
-    return rows
+    lines = rows_of(path)
+    names = header_of(path, next(lines))
+    need_columns(path, names, [smiles])
+    places = [names.index(name) if name in names else -1 for name in (smiles, *properties)]
+    for line in sound(path, lines):
+        yield ["" if place < 0 else line.cells[place] for place in places]
 
 
 def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
@@ -190,82 +220,6 @@ def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
 def _record(block: list[str], properties: Mapping[str, str], size: int) -> Record:
     if size > _LONGEST:
         return Record(fault=f"SDF record of more than {_LONGEST:,} characters")
+    if any("\ufffd" in text for text in properties.values()):
+        return Record(fault="SDF record with a field that is not UTF-8")
     return Record("", "\n".join(block), tuple(properties.items()))
-
-
-def smiles_of(block: str) -> str:
-    """SMILES of a block of an SDF, its stereochemistry by RDKit from wedges or from 3-D coordinates.
-
-    Raises:
-        ContentError: RDKit cannot read it.
-    """
-    chem = chemistry()
-    molecule = chem.MolFromMolBlock(block)
-    if molecule is None:
-        raise ContentError("invalid SDF record", repr(block[:80]))
-    return chem.MolToSmiles(molecule)
-
-
-@cache
-def chemistry() -> Any:
-    """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
-    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
-    return parser("rdkit.Chem", "rdkit")
-
-
-def canonical(smiles: str) -> str:
-    """RDKit's canonical SMILES.
-
-    Raises:
-        ContentError: RDKit cannot read it.
-    """
-    chem = chemistry()
-    molecule = chem.MolFromSmiles(smiles)
-    if molecule is None or not molecule.GetNumAtoms():
-        raise ContentError("invalid SMILES", repr(smiles[:80]))
-    return chem.MolToSmiles(molecule)
-
-
-def scaffold(molecule: Any) -> str:
-    """Murcko scaffold of an RDKit molecule as canonical SMILES, empty for acyclic molecules."""
-    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=molecule)
-
-
-def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
-    """PNG of the 2-D structure in one 8-bit band, `side_px` square."""
-    drawing = parser("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
-    canvas = drawing.MolDraw2DCairo(side_px, side_px)
-    options = canvas.drawOptions()
-    options.useBWAtomPalette()
-    options.fixedBondLength = bond_px
-    options.bondLineWidth = line_px
-    options.scaleBondWidth = False
-    options.padding = 0.02
-    options.minFontSize = 6
-    drawing.PrepareAndDrawMolecule(canvas, molecule)
-    canvas.FinishDrawing()
-    pillow = parser("PIL.Image", "pillow")
-    buffer = io.BytesIO()
-    pillow.open(io.BytesIO(canvas.GetDrawingText())).convert("L").save(buffer, "png")
-    return buffer.getvalue()
-
-
-@cache
-def _descriptors() -> dict[str, Callable[[Any], float]]:
-    return dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
-
-
-def check_descriptors(names: Sequence[str]) -> None:
-    """Check names of RDKit's descriptors.
-
-    Raises:
-        ValueError: RDKit has no such descriptor.
-    """
-    if unknown := [name for name in names if name not in _descriptors()]:
-        raise ValueError(f"RDKit has no descriptor {unknown[0]!r}")
-
-
-def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
-    """RDKit descriptors by name, None where one is not a finite number."""
-    values = {name: float(_descriptors()[name](molecule)) for name in names}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

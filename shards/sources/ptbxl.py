@@ -14,7 +14,7 @@ from modalities.waveforms import read_wfdb, wfdb_extent
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.recordings import Fields, assigned, groups_of, members_of, table_members
-from shards.sources.rows import read_frame
+from shards.sources.tables import read_rows
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
@@ -40,6 +40,7 @@ class PtbXl(Source):
     """
 
     type: ClassVar[str] = "ptbxl"
+    requires: ClassVar[tuple[str, ...]] = ("wfdb", "polars")
 
     rate_hz: Literal[100, 500] = 500
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,9 +54,10 @@ class PtbXl(Source):
 
     def items(self, raw: Path) -> Iterator[Row]:
         path = raw / DATABASE if raw.is_dir() else raw
-        frame = read_frame(path)
-        need_columns(path, frame.columns, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file])
-        for row in frame.iter_rows(named=True):
+        used = [*(name for names in self.columns.values() for name in names), *self.labels]
+        names, rows = read_rows(path, self.missing, used=used)
+        need_columns(path, names, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file])
+        for row in rows:
             yield Row(path.parent, row)
 
     def make(self, item: Row, modalities: Mapping[str, Modality]) -> Sample:
@@ -81,13 +83,11 @@ def statements(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
-    frame = read_frame(path)
-    need_columns(path, frame.columns, ["diagnostic", "diagnostic_class"])
-    codes = frame.columns[0]  # the column of codes bears no name
+    names, rows = read_rows(path, used=())
+    need_columns(path, names, ["diagnostic", "diagnostic_class"])
+    codes = names[0]  # the column of codes bears no name
     return {
-        str(row[codes]): str(row["diagnostic_class"])
-        for row in frame.iter_rows(named=True)
-        if row["diagnostic"] and row["diagnostic_class"]
+        str(row[codes]): str(row["diagnostic_class"]) for row in rows if row["diagnostic"] and row["diagnostic_class"]
     }
 
 

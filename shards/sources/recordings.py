@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
 
 from modalities.base import ContentError, Modality
 from modalities.channels import suggest
@@ -13,6 +16,35 @@ from modalities.signal import Signal
 from shards.sources.rows import as_groups, as_json, table_member
 
 Fields = dict[str, Any]
+T = TypeVar("T")
+THREADS, LOOKAHEAD = 16, 256
+"""Headers that are read at the same time, and how many are read before they are needed."""
+
+
+def read_ahead(read: Callable[[Path], T], paths: Iterable[Path]) -> Iterator[tuple[Path, T | ContentError]]:
+    """Each path with what `read` gives for it, or why that cannot be used, in order and read by several threads.
+
+    Headers on a network's disk are waited for at the same time; at most `LOOKAHEAD` are in memory.
+    """
+    waiting = deque[tuple[Path, Future[T | ContentError]]]()
+
+    def attempt(path: Path) -> T | ContentError:
+        try:
+            return read(path)
+        except ContentError as error:
+            return error
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for path in paths:
+            waiting.append((path, pool.submit(attempt, path)))
+            if len(waiting) >= LOOKAHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for path, future in waiting:
+            yield path, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def check_windows(window_s: float | None, stride_s: float | None) -> None:

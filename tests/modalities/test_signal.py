@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, from_json
+from modalities.base import ContentError, counted_changes, from_json
 from modalities.masking import Masking, Rules, mask
 from modalities.patches import log_amplitudes, restored_spectra
 from modalities.recording import Recording, band, factor, fault, from_members, normalise, resample, to_members
@@ -159,6 +159,61 @@ def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -
     assert Signal(**ECG, clipped=1).decode(members(clipped)).channels == ("I", "II", "V1")
     flat.samples[:] = 1
     assert reason(lenient, members(flat)) == "signal with a constant channel"
+
+
+def test_a_channel_with_a_missing_sample_is_left_out_and_counted() -> None:
+    raw = noise(("I", "II", "V1"))
+    raw.samples[1, 70] = np.nan
+    assert reason(Signal(**ECG), members(raw)) == "signal with samples that are not numbers"
+    lenient = Signal(**ECG, faulty="leave_out")
+    with counted_changes() as changes:
+        left = lenient.decode(members(raw))
+    np.testing.assert_array_equal(left.samples, raw.samples[[0, 2]])
+    assert left.channels == ("I", "V1")
+    assert changes == {"channel II left out: missing samples": 1}
+    raw.samples[0], raw.samples[1, 70] = 0.5, 0
+    with counted_changes() as changes:
+        assert lenient.decode(members(raw)).channels == ("II", "V1")
+    assert changes == {"channel I left out: constant": 1}
+
+
+def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
+    raw = noise(("I", "II", "V1"), start_s=3.0)
+    raw.samples[:, :30] = np.nan
+    raw.samples[0, [120, 199]] = np.nan
+    raw.samples[2] = np.nan
+    lenient = Signal(**ECG, faulty="leave_out")
+    with counted_changes() as changes:
+        left = lenient.decode(members(raw))
+    assert (left.channels, left.start_s) == (("I", "II"), pytest.approx(3.3))
+    np.testing.assert_array_equal(left.samples, raw.samples[:2, 30:120])
+    assert changes == {
+        "recording cut to its longest stretch without missing samples": 1,
+        "channel V1 left out: missing samples": 1,
+    }
+    np.testing.assert_allclose(lenient.fit([left]).tokenize(left).coords[:4, 3], [3.3, 3.5, 3.7, 3.9], atol=0.101)
+    raw.samples[0, ::10] = np.nan
+    assert reason(lenient, members(raw)) == "signal shorter than a patch"
+    raw.samples[1, :50] = np.nan
+    raw.samples[0, :] = np.nan
+    raw.samples[0, 20] = 1
+    assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
+    raw.samples[:] = np.nan
+    assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
+    raw.samples[:] = np.inf
+    assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
+
+
+def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
+    raw = noise(("g", "g_error", "r", "r_error"), times=np.cumsum(np.random.default_rng(0).random(200) + 0.1))
+    raw.samples[1, 5] = np.nan
+    curve = Signal(channels="any", uneven=True, errors=True, faulty="leave_out", patch_points=4)
+    assert curve.decode(members(raw._replace(rate_hz=0.0))).channels == ("r", "r_error")
+    raw.samples[3, 150:] = np.nan
+    cut = curve.decode(members(raw._replace(rate_hz=0.0)))
+    assert cut.channels == ("g", "g_error", "r", "r_error")
+    assert raw.times is not None
+    np.testing.assert_array_equal(cut.times, raw.times[6:150])  # type: ignore[arg-type]
 
 
 def test_faults_of_a_channel() -> None:

@@ -180,7 +180,7 @@ def test_show_marks_targets_and_guesses() -> None:
 
 
 def test_randomised_spellings_are_the_same_molecule() -> None:
-    from shards.sources.molecules import canonical
+    from shards.sources.chemistry import canonical
 
     changed = 0
     for number, smiles in enumerate(nci()[:400]):

@@ -14,10 +14,11 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
+import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, Tokens, from_json
+from modalities.base import ContentError, Tokens, counted_changes, from_json
 from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped, resample
 
 SMALL = {"rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "raw"}
@@ -176,6 +177,25 @@ def test_resampling_keeps_a_tone(rate_hz: float) -> None:
     np.testing.assert_allclose(made[inner], expected[inner], atol=0.02 if rate_hz != 7999.5 else 0.1)  # a rounded ratio
 
 
+@pytest.mark.parametrize("rate_hz", [22_050, 32_000, 44_100, 48_000])
+def test_what_a_rate_cannot_hold_is_kept_out(rate_hz: int) -> None:
+    time = np.arange(2 * rate_hz) / rate_hz
+    for tone_hz, level in ((6500, 1.0), (8500, 0.0), (10_000, 0.0)):
+        tone = torch.from_numpy(np.sin(2 * np.pi * tone_hz * time)[None].astype(np.float32))
+        inner = resample(tone, rate_hz, 16_000)[0, 8000:-8000]
+        assert float(inner.square().mean().sqrt()) * 2**0.5 == pytest.approx(level, abs=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [(48_000, 16_000), (8000, 16_000), (44_100, 16_000), (11_025, 8000)])
+@pytest.mark.parametrize("length", [1, 5, 100, 10_007])
+def test_blocks_are_what_torchaudio_makes(old: int, new: int, length: int) -> None:
+    samples = torch.from_numpy(np.random.default_rng(0).standard_normal((2, length)).astype(np.float32))
+    expected = torchaudio.transforms.Resample(
+        old, new, "sinc_interp_kaiser", 64, 0.9475937167399596, beta=14.769656459379492
+    )
+    torch.testing.assert_close(resample(samples, old, new), expected(samples))
+
+
 def test_long_sound_is_cropped() -> None:
     samples = np.concatenate([noise(1).samples * level for level in (1e-3, 1e-2, 1)], 1)
     raw = Audio(samples, 8000)
@@ -304,6 +324,32 @@ def test_a_streamed_wav_does_not_know_its_length() -> None:
     data = bytearray(encoded(GOOD, "wav"))
     data[40:44] = b"\xff\xff\xff\xff"
     assert Spectrogram().decode({"wav": bytes(data)}).samples.shape == GOOD.samples.shape
+
+
+def test_sound_without_its_length_is_read_whole_and_counted() -> None:
+    data = bytearray(encoded(GOOD, "flac"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    with counted_changes() as changes:
+        made = Spectrogram().decode({"flac": bytes(data)})
+    assert made.samples.shape == GOOD.samples.shape
+    assert changes == {"flac audio without its length: samples counted": 1}
+
+
+def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
+    data = bytearray(encoded(GOOD, "wav"))
+    data[40:44] = bytes(4)
+    (tmp_path / "a.wav").write_bytes(data)
+    with counted_changes() as changes:
+        [(extension, member)] = Spectrogram().members(tmp_path / "a.wav").items()
+        assert Spectrogram().decode({extension: member}).samples.shape == GOOD.samples.shape
+    assert soundfile.info(io.BytesIO(member)).frames == GOOD.samples.shape[1]
+    assert changes == {"wav audio without its length: read to the end of the file": 1}
+
+
+def test_telephone_sound_that_cannot_be_sought_in() -> None:
+    made = Spectrogram().decode({"wav": encoded(GOOD, "wav", "GSM610")})
+    assert GOOD.samples.shape[1] <= made.samples.shape[1] < GOOD.samples.shape[1] + 320
 
 
 @pytest.mark.parametrize(

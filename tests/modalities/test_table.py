@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError
+from modalities.base import ContentError, counted_changes
 from modalities.masking import Masking, Rules, mask, maskable
-from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, compress, expand, scale
+from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, codes_in, compress, expand, scale
 
 ROWS: list[Row] = [
     {"MolWt": 100.0, "charge": 1, "colour": "red", "chiral": True, "constant": 0.1},
@@ -33,7 +33,6 @@ MISSING_CELLS: list[Any] = [
     "n/a",
     "NaN",
     "null",
-    "None",
     "?",
     pytest.param(10**400, id="huge"),
 ]
@@ -88,8 +87,10 @@ def test_unseen_or_rare_categories_are_unknown(table: Table, cell: Cell) -> None
     assert content(table, "colour", cell) == (1, 0.0)
 
 
-def test_a_word_where_numbers_stood_is_unknown(table: Table) -> None:
-    assert content(table, "MolWt", "heavy") == (1, 0.0)
+def test_a_word_where_numbers_stood_is_missing_and_counted(table: Table) -> None:
+    with counted_changes() as changes:
+        assert content(table, "MolWt", "heavy") == (0, 0.0)
+    assert changes == {"MolWt: cells that are no numbers are missing": 1}
 
 
 @pytest.mark.parametrize("cell", MISSING_CELLS)
@@ -368,9 +369,9 @@ def test_what_is_not_all_dates_is_categories(cells: list[str]) -> None:
     assert content(table, "when", cells[0]) == (category(table, "when", cells[0]), 0)
 
 
-def test_what_is_no_date_among_dates_is_unknown(dated: Table) -> None:
+def test_what_is_no_date_among_dates_is_missing(dated: Table) -> None:
     for cell in ("soon", "2015-02-30", 16744.0, True):
-        assert content(dated, "caught", cell) == (1, 0)
+        assert content(dated, "caught", cell) == (0, 0)
     assert content(dated, "caught", "NA") == (0, 0)
 
 
@@ -415,7 +416,7 @@ def test_numbers_with_one_unit_are_numbers(measured: Table) -> None:
 
 @pytest.mark.parametrize("cell", ["15 cm", "15", 15.0, "mm", "long", "15 mm tall", "1e999 mm"])
 def test_units_are_never_assumed_or_converted(measured: Table, cell: Cell) -> None:
-    assert content(measured, "length", cell) == (1, 0)
+    assert content(measured, "length", cell) == (0, 0)
 
 
 @pytest.mark.parametrize("cells", [["12 mm", "3 cm"], ["12 mm", "tall"], ["12 mm", 3.0], ["1e5", "2e5"], ["12", "13"]])
@@ -479,3 +480,122 @@ def test_any_columns_give_tokens_that_fit(row: Row) -> None:
     parts = [torch.from_numpy(part) for part in tokens]
     vectors, _ = fitted.embedding(8)(*parts)
     assert torch.isfinite(fitted.loss(fitted.head(8)(vectors), parts[0], parts[1])).all()
+
+
+# What columns are
+
+
+def mixed(name: str, odd: list[Cell], numbers: int = 97) -> list[Row]:
+    """Rows of one column of numbers with some other cells."""
+    return [{name: cell} for cell in [*(float(n) for n in range(numbers)), *odd]]
+
+
+def test_a_column_is_what_nearly_all_its_cells_are() -> None:
+    rows = mixed("lead", ["<0.01", "ND", "ND"])
+    table = Table().fit(rows)
+    assert table.scales["lead"] == (48.0, pytest.approx(np.std(range(97))))
+    assert [content(table, "lead", cell) for cell in ("<0.01", "ND")] == [(0, 0), (0, 0)]
+    assert content(table, "lead", "48.0") == (NUMBER, 0)
+    line = "lead: 97 of 100 cells are numbers, 3 are not (ND, <0.01); these are missing"
+    assert Table().survey(rows) == [line]
+
+
+def test_bounds_are_read_if_the_recipe_says_so() -> None:
+    rows = mixed("lead", ["<0.01", ">100", "ca. 5", "5?", "ND"])
+    table = Table(odd="bound").fit(rows)
+    assert table.scales["lead"][0] == pytest.approx((sum(range(97)) + 110.01) / 101)
+    assert [content(table, "lead", cell)[0] for cell in ("<0.01", ">100", "≤ 3", "ca. 5", "ND")] == [2, 2, 2, 2, 0]
+    assert content(table, "lead", "ca. 5") == content(table, "lead", 5) == content(table, "lead", "5?")
+
+
+def test_cells_that_are_no_numbers_are_refused_if_the_recipe_says_so() -> None:
+    rows = [{**row, "clean": 1.0} for row in mixed("lead", ["<0.01", "ND"])]
+    message = r"lead: 97 of 99 cells are numbers, 2 are not \(<0.01, ND\): correct them, or set `odd`"
+    strict = Table(odd={"lead": "error"})
+    for refuse in (strict.fit, strict.survey):
+        with pytest.raises(ValueError, match=message):
+            refuse(rows)
+    table = strict.fit(rows[:97])
+    with pytest.raises(ContentError, match="table cell of 'lead' that is no number"):
+        table.tokenize({"lead": "<0.01"})
+    assert Table(odd={"other": "error"}).fit(rows).knows("lead")
+
+
+def test_one_partial_date_among_dates_is_missing() -> None:
+    rows: list[Row] = [{"day": f"2019-05-{day:02}"} for day in range(1, 31)] + [{"day": "2019-05"}]
+    table = Table().fit(rows)
+    assert table.dates == ("day",)
+    assert Table().survey(rows) == ["day: 30 of 31 cells are dates, 1 is not (2019-05); these are missing"]
+
+
+def test_codes_for_missing_values_are_told_and_no_part_of_the_mean() -> None:
+    rows = mixed("iron", [-999.0] * 10 + [9999.0] * 3)
+    table = Table().fit(rows)
+    assert table.scales["iron"] == (48.0, pytest.approx(np.std(range(97))))
+    assert Table().survey(rows) == [
+        f"iron: {times} of 110 cells are {code}, far from all others: if that means missing, say `missing: {{iron: "
+        f"[{code}]}}` in data.source"
+        for times, code in ((10, -999), (3, 9999))
+    ]
+    told = Table(missing={"iron": (-999, 9999)})
+    assert told.survey(rows) == []
+    assert told.fit(rows).scales == table.scales
+    assert content(told.fit(rows), "iron", "-999.0") == (0, 0)
+    meant = Table(missing={"iron": ()}).fit(rows)
+    assert meant.scales["iron"][0] > 200
+    assert content(meant, "iron", -999)[0] == NUMBER
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [0.0] * 90 + [5.0] * 10,
+        [float(n) for n in range(50)] * 2 + [300.0],
+        np.random.default_rng(0).lognormal(2, 1, 3000).round(1).tolist(),
+        np.random.default_rng(0).poisson(0.7, 3000).tolist(),
+        np.random.default_rng(0).standard_cauchy(3000).tolist(),
+    ],
+    ids=["two values", "one outlier", "lognormal", "counts", "heavy tails"],
+)
+def test_far_numbers_that_are_no_codes(numbers: list[float]) -> None:
+    assert codes_in(np.array(numbers)) == ()
+
+
+def test_ages_of_300_are_a_code() -> None:
+    ages = np.random.default_rng(0).normal(60, 17, 5000).clip(18, 89).round()
+    assert codes_in(np.append(ages, [300] * 60)) == (300,)
+
+
+def test_words_for_missing_may_be_values() -> None:
+    rows: list[Row] = [{"country": "NA"}] * 3 + [{"country": "DE"}] * 3
+    assert Table().fit(rows).categories == (("country", ("DE",)),)
+    assert Table(missing={"country": ()}).fit(rows).categories == (("country", ("DE", "NA")),)
+    element = Table().fit([{"element": "Na"}, {"element": "Na"}])
+    assert content(element, "element", "Na") == (category(element, "element", "Na"), 0)
+
+
+def test_identifiers_are_text_and_enter_alike_however_they_are_typed() -> None:
+    rows: list[Row] = [{"plate": cell} for cell in ("007", 10, "007", 10, 12, 12)]
+    table = Table().fit(rows)
+    assert table.categories == (("plate", ("007", "10", "12")),)
+    assert content(table, "plate", "10") == content(table, "plate", 10)
+    assert content(table, "plate", 7) == (1, 0)
+
+
+def test_truth_values_enter_alike_however_they_are_written() -> None:
+    table = Table().fit([{"treated": True}, {"treated": True}, {"treated": False}, {"treated": False}])
+    for cell in (True, "True", "TRUE", " true "):
+        assert content(table, "treated", cell) == (category(table, "treated", "true"), 0)
+    assert table.kinds() == {"treated": "boolean"}
+
+
+def test_new_values_are_unknown_and_counted() -> None:
+    table = Table().fit([{"plate": "A1"}] * 2)
+    with counted_changes() as changes:
+        table.tokenize({"plate": "B7"})
+    assert changes == {"plate: cells that training did not have are unknown": 1}
+
+
+def test_columns_of_nearly_unique_texts_are_told() -> None:
+    rows: list[Row] = [{"remark": f"text {n}"} for n in range(30)]
+    assert Table().survey(rows) == ["remark: 30 of 30 cells are too rare to be learned"]

@@ -11,10 +11,11 @@ import pyedflib
 import pytest
 import wfdb
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, counted_changes
 from modalities.recording import Recording, from_members, to_members
 from modalities.signal import Signal
 from modalities.spectrogram import Spectrogram
+from modalities.waveforms import read_wfdb, wfdb_extent, wfdb_header
 
 ECG = Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.2)
 EEG = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.2)
@@ -145,3 +146,134 @@ def test_a_csv_described_by_no_description_is_refused(tmp_path: Path, beside: st
     (tmp_path / "a.csv").write_text(CSV)
     (tmp_path / "a.json").write_text(beside)
     assert reason(ECG, tmp_path / "a.csv") == why
+
+
+def header(folder: Path, *lines: str, name: str = "r", encoding: str = "utf-8") -> Path:
+    """A WFDB header of these lines."""
+    path = folder / f"{name}.hea"
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def channels(path: Path, numbers: list[int], start: int, stop: int) -> Recording:
+    return read_wfdb(path, lambda labels: {"ecg": numbers}, start, stop)[0]["ecg"]
+
+
+def test_each_channel_of_a_record_has_its_own_rate(tmp_path: Path) -> None:
+    """As in MIMIC-IV: ECG of four samples a frame, a pulse of two, and breath of one, in two files."""
+    tone = np.round(1000 * np.sin(2 * np.pi * 260 * np.arange(10_000) / 1000))
+    pulse, breath = np.arange(5000) % 700, np.arange(2500) % 900
+    frames = [tone.reshape(-1, 4), -tone.reshape(-1, 4), pulse.reshape(-1, 2)]
+    np.hstack(frames).astype("<i2").tofile(tmp_path / "m.dat")
+    breath.astype("<i2").tofile(tmp_path / "b.dat")
+    path = header(
+        tmp_path, "r 4 250 2500", "m.dat 16x4 1000/mV 16 0 0 0 0 I", "m.dat 16x4 1000/mV 16 0 0 0 0 II",
+        "m.dat 16x2 100/NU 16 0 0 0 0 PLETH", "b.dat 16 10/Ohm 16 0 0 0 0 RESP",
+    )  # fmt: skip
+    assert wfdb_extent(path) == (250, 2500)
+    raw = held(ECG, tmp_path / "r")
+    assert (raw.channels, raw.rate_hz, raw.samples.shape) == (("I", "II"), 1000, (2, 10_000))
+    np.testing.assert_allclose(raw.samples[0], tone / 1000, atol=1e-6)
+    np.testing.assert_allclose(raw.samples[1], -tone / 1000, atol=1e-6)
+    window = channels(path, [2], 100, 200)
+    assert window.rate_hz == 500
+    np.testing.assert_allclose(window.samples[0], pulse[200:400] / 100, atol=1e-6)
+    window = channels(path, [3], 100, 200)
+    assert window.rate_hz == 250
+    np.testing.assert_allclose(window.samples[0], breath[100:200] / 10, atol=1e-6)
+    with pytest.raises(ContentError, match="signal whose channels differ in sample rate"):
+        channels(path, [0, 3], 0, 100)
+    assert reason(Signal(sample_rate_hz=100), tmp_path / "r") == "signal whose channels differ in sample rate"
+
+
+@pytest.mark.parametrize("start", [0, 1, 700, 65_536, 65_537, 140_000])
+def test_differences_are_summed_from_the_beginning(tmp_path: Path, start: int) -> None:
+    """Format 8 holds differences, of two channels here, the first of two samples a frame."""
+    values = np.cumsum(np.random.default_rng(0).integers(-9, 10, (150_000, 3)), 0)
+    first = np.stack([np.repeat(values[:, 0], 2) + np.tile([0, 3], 150_000), np.repeat(values[:, 2], 2)])[0]
+    second = values[:, 1]
+    differences = np.diff(first, prepend=-500), np.diff(second, prepend=70)
+    data = np.hstack([differences[0].reshape(-1, 2), differences[1][:, None]])
+    assert np.abs(data[1:]).max() < 100
+    data[0] = [3, 3, -4]
+    (tmp_path / "r.dat").write_bytes(b"four" + data.astype(np.int8).tobytes())
+    path = header(
+        tmp_path, "r 2 100 150000", "r.dat 8x2+4 10/mV 12 0 -500 0 0 I", "r.dat 8+4 20(5)/mV 12 0 70 0 0 II"
+    )  # fmt: skip
+    stop = start + 500
+    expected = -500 + np.cumsum(data[:, :2].ravel()), 70 + np.cumsum(data[:, 2])
+    np.testing.assert_allclose(channels(path, [0], start, stop).samples[0], expected[0][2 * start : 2 * stop] / 10)
+    np.testing.assert_allclose(channels(path, [1], start, stop).samples[0], (expected[1][start:stop] - 5) / 20)
+
+
+@pytest.mark.parametrize("stated", ["", " 0"])
+@pytest.mark.parametrize(("form", "samples"), [("16", 1), ("16x2", 2), ("212", 1)])
+def test_a_header_without_a_length_is_as_long_as_its_file(tmp_path: Path, stated: str, form: str, samples: int) -> None:
+    values = np.round(500 * np.sin(np.arange(3600) / 9)).astype(np.int64)
+    if form == "212":
+        pairs = values.reshape(-1, 2) & 0xFFF
+        data = np.stack([pairs[:, 0] & 255, pairs[:, 0] >> 8 | pairs[:, 1] >> 8 << 4, pairs[:, 1] & 255], 1)
+        data.astype(np.uint8).tofile(tmp_path / "r.dat")
+    else:
+        values.astype("<i2").tofile(tmp_path / "r.dat")
+    path = header(tmp_path, "# a comment", f"r 1 360{stated}", f"r.dat {form} 200 12 0 0 0 0 II")
+    assert wfdb_extent(path) == (360, 3600 // samples)
+    np.testing.assert_allclose(held(ECG, path).samples[0], values / 200, atol=1e-6)
+    np.testing.assert_allclose(channels(path, [0], 300, 1700).samples[0], values[300 * samples : 1700 * samples] / 200)
+    assert reason(ECG, header(tmp_path, "e 1 360", "gone.dat 16 200", name="e")) == "unreadable WFDB record"
+    flac = header(tmp_path, "f 1 360", "f.flac 516 200", name="f")
+    assert reason(ECG, flac) == "WFDB header without a number of samples"
+
+
+@pytest.mark.parametrize("line", ["r.dat 16 0 16 0 0 0 0 II", "r.dat 16 0(7)/mV 16 0 0 0 0 II"])
+def test_an_uncalibrated_channel_has_no_millivolts(tmp_path: Path, line: str) -> None:
+    values = np.round(500 * np.sin(np.arange(1000) / 9))
+    values.astype("<i2").tofile(tmp_path / "r.dat")
+    path = header(tmp_path, "r 1 250 1000", line)
+    assert held(ECG, path).units == ("adu",)
+    assert reason(ECG, path) == "uncalibrated signal: its file has no gain"
+    plain = Signal(montage="ecg", sample_rate_hz=100, patch_s=0.2)
+    with counted_changes() as changes:
+        raw = plain.parse(path)
+    assert changes == {"channel II is uncalibrated: its numbers are those of the converter": 1}
+    np.testing.assert_allclose(raw.samples[0], values - 7 * ("(7)" in line), atol=1e-3)
+    bare = header(tmp_path, "b 1 250 1000", "r.dat 16", name="b")
+    assert held(Signal(), bare).channels == ("signal 0",)
+    assert held(Signal(), bare).units == ("adu",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_letters_beyond_ascii_in_a_header(tmp_path: Path, encoding: str) -> None:
+    np.arange(500).astype("<i2").tofile(tmp_path / "r.dat")
+    lines = "r 1 250 500", "r.dat 16 0.2/µV 16 0 0 0 0 Ableitung für II", "# Ort: Köln"
+    path = header(tmp_path, *lines, encoding=encoding)
+    raw = held(Signal(sample_rate_hz=250), path)
+    assert (raw.channels, raw.units) == (("Ableitung für II",), ("µV",))
+    np.testing.assert_allclose(raw.samples[0], np.arange(500) / 0.2)
+    assert wfdb_header(path).comments == ("Ort: Köln",)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_skewed_record_ends_where_its_last_channel_does(tmp_path: Path, samples: int) -> None:
+    late, early = np.arange(1000 * samples), np.arange(1000 * samples) % 700
+    rows = [late.reshape(-1, samples), early.reshape(-1, samples)]
+    np.hstack(rows).astype("<i2").tofile(tmp_path / "r.dat")
+    form = f"16x{samples}"
+    path = header(
+        tmp_path, "r 2 250 1000", f"r.dat {form}:8 100/mV 16 0 0 0 0 I", f"r.dat {form} 100/mV 16 0 0 0 0 II"
+    )  # fmt: skip
+    assert wfdb_extent(path) == (250, 992)
+    with counted_changes() as changes:
+        raw = ECG.parse(path)
+    assert changes == {"last samples of a skewed WFDB record left out: not all channels have them": 1}
+    np.testing.assert_allclose(raw.samples[0], late[8 * samples :] / 100, atol=1e-6)
+    np.testing.assert_allclose(raw.samples[1], early[: 992 * samples] / 100, atol=1e-6)
+
+
+def test_a_header_without_a_length_leads_to_no_other_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    np.zeros(100, "<i2").tofile(tmp_path / "n.dat")
+    (folder / "n.hea").write_text("n 1 360\n../n.dat 16 200 16 0 0 0 0 II\n")
+    with pytest.raises(ContentError, match="unreadable WFDB header"):
+        read_wfdb(folder / "n.hea", lambda labels: {"ecg": [0]}, 0, 100)

@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -625,6 +626,8 @@ def test_json_of_shards(call: Call, file: Path, shards: Path, tmp_path: Path) ->
     assert call("shards", "verify", "new", "--json").figures() == built
     inspected = call("shards", "inspect", "new", "--json").figures()
     assert inspected["fields"] == built["fields"]
+    assert inspected["versions"]["rdkit"] == version("rdkit")
+    assert f"rdkit {version('rdkit')}" in call("shards", "inspect", "new").out
     assert inspected["first"]["smiles.txt"] in MOLECULES or inspected["first"]["key"]
     alone = call(
         "shards",

@@ -188,7 +188,7 @@ def test_sounds_in_folders_of_classes(raw: Path, make: Make) -> None:
 def test_wfdb_records_with_comments(raw: Path, make: Make) -> None:
     for number in range(10):
         sex = "Male" if number % 2 else "Female"
-        comments = [f"Age: {60 + number % 4}", f"Sex: {sex}", f"Dx: {42 + number}"]
+        comments = [f"Age: {60 + number % 4}", f"Sex: {sex}", f"Dx: {42 + 3 * number}"]
         record(raw / "a", f"E{number:05}", ("I", "II", "PLETH"), comments)
     state, said, manifest = make()
     source = state["data"]["source"]
@@ -493,3 +493,21 @@ def test_frames_of_one_film_stay_together(raw: Path, make: Make) -> None:
     assert state["data"]["split"]["by"] == "part1"
     assert "part1 (7000, 7013" in comments
     assert total(manifest) == 48
+
+
+def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
+    lines = ["lead,iron,element,country"]
+    for n in range(120):
+        lead = "<0.01" if n % 40 == 7 else f"{n % 37 + 0.25}"
+        iron = -999 if n % 20 == 3 else f"{n % 50 + 0.5}"
+        lines.append(f"{lead},{iron},{('Na', 'K')[n % 2]},{('NA', 'DE', 'FR')[n % 3]}")
+    (raw / "soil.csv").write_text("\n".join(lines))
+    state, said, manifest = make()
+    assert state["data"]["source"]["columns"] == {"table": ["lead", "iron", "element", "country"]}
+    flat = " ".join(said.replace("#", " ").split())
+    assert "lead: 117 of 120 cells are numbers, 3 are not (<0.01); these are missing" in flat
+    assert "iron: 6 of 120 cells are -999, far from all others" in flat
+    assert "country: 'NA' is taken for missing; if it is a value: missing: {country: []}" in flat
+    assert "'Na'" not in flat
+    assert manifest.changed == {"country: 'NA' is missing": 40}
+    assert [note.partition(":")[0] for note in manifest.notes] == ["table, iron", "table, lead"]

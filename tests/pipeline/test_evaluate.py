@@ -215,7 +215,7 @@ def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     [line] = [line for line in doctor()["missing"] if "pyedflib" in line]
-    assert line.startswith("pyedflib is not installed (waveforms: ")
+    assert line.startswith("pyedflib is not installed (edf: ")
     assert line.endswith("pip install pyedflib")
 
 

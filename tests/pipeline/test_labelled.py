@@ -308,7 +308,7 @@ def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
         ([0.0, 1.0, 1.0], "classification"),
         ([True, False], "classification"),
         (["a", "b"], "classification"),
-        ([f"species {i}" for i in range(40)], "classification"),
+        ([f"species {i}" for i in range(40)] * 2, "classification"),
     ],
 )
 def test_the_task_of_labels(values: list[object], kind: str) -> None:
@@ -341,3 +341,64 @@ def test_encoded_labels() -> None:
     classes = task_of("y", ["b", "a", "c", "a"])
     assert classes == Task("y", "classification", ("a", "b", "c"))
     assert classes.encode(["c", "a"]).tolist() == [2, 0]
+
+
+def test_labels_that_are_numbers_save_some_are_refused() -> None:
+    values = [*range(50), ">10000", ">10000", "ND"]
+    message = (
+        r"label 'ic50': 50 of 53 cells are numbers, 3 are not \(>10000, ND\): give these numbers, leave them empty"
+    )
+    for kind in ("auto", "regression"):
+        with pytest.raises(ValueError, match=message):
+            task_of("ic50", values, kind)
+    assert task_of("ic50", values, "classification").kind == "classification"
+
+
+def test_classes_of_single_samples_are_questioned() -> None:
+    values = [f"text {n}" for n in range(30)]
+    with pytest.raises(ValueError, match="label 'y': 30 of 30 samples have a class of their own: is it a key"):
+        task_of("y", values)
+    assert len(task_of("y", values, "classification").classes) == 30
+
+
+def test_a_new_file_enters_as_training_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cells are read by the type of the fitted column, whatever a file of few rows makes of them."""
+    rows = [{"plate": p, "treated": t, "mass": m} for p, t, m in [("007", "True", 1.5), ("A12", "unknown", 2.5)] * 2]
+    table = Table().fit(rows)
+    path = tmp_path / "new.csv"
+    path.write_text("plate,treated,mass\n007,True,7\nB7,True,heavy\n")
+    samples = load(path, {"table": table})
+    entries = [[table.vocabulary.entries[i] for i in samples.tokens(n)["table"].ids[:, 0]] for n in range(2)]
+    assert entries == [["plate=007", "treated=True", "<number>"], ["<unknown>", "treated=True", "<missing>"]]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: plate: cells that training did not have are unknown (1)",
+        f"{path}: mass: cells that are no numbers are missing (1)",
+    ]
+
+
+def test_codes_for_missing_values_hold_for_new_files_and_labels(tmp_path: Path) -> None:
+    recipe = checked(
+        {
+            "name": "own",
+            "size": "tiny",
+            "data": {
+                "source": {
+                    "type": "rows",
+                    "columns": {"table": ["iron", "age"]},
+                    "missing": {"iron": [-999], "age": [300]},
+                },
+                "shards": [{"path": "shards"}],
+            },
+            "modalities": {"table": {"type": "table"}},
+            "objectives": {"masked": {}},
+            "train": {"steps": 1},
+        }
+    )
+    table = recipe.modalities["table"].fit([{"iron": float(n), "age": n} for n in range(30)])
+    assert table.missing == {"iron": (-999,), "age": (300,)}, "so that an exported model knows them too"
+    path = tmp_path / "new.csv"
+    path.write_text("iron,age,y\n-999,40,1\n5,300,2\n")
+    samples = load(path, {"table": table}, recipe=recipe)
+    assert [samples.tokens(n)["table"].ids[:, 0].tolist() for n in range(2)] == [[0, 2], [2, 0]]
+    path.write_text("iron,age\n6,40\n5,300\n")
+    assert load(path, {"table": table}, label="age", recipe=recipe).labels == (40, None)

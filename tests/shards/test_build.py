@@ -27,8 +27,9 @@ from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
+from shards.sources.chemistry import canonical
 from shards.sources.images import ImageFolder
-from shards.sources.molecules import Molecules, canonical
+from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
 from shards.split import SPLITS, key_of
 
@@ -302,3 +303,24 @@ def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
     (raw / "more.csv").write_text("smiles\nCCC\nCCCl")
     manifest = build(Rows(columns={"smiles": "smiles"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
     assert (sum(manifest.counts().values()), manifest.skipped) == (4, {})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_read_otherwise_than_written_is_counted_and_noted(tmp_path: Path, workers: int) -> None:
+    cells = [f"{'NA' if n % 10 == 3 else n % 30},{n % 5},{n}" for n in range(200)]
+    raw = table(tmp_path, "lead,country,y", *cells)
+    (raw / "table.csv").write_text((raw / "table.csv").read_text().replace("\n7,2,7\n", "\n<5,NA,7\n"))
+    source = Rows(columns={"table": ("lead", "country")}, labels=("y",))
+    manifest = build(source, {"table": Table()}, SplitBy(), raw, tmp_path / "out", workers=workers)
+    assert manifest.changed == {"country: 'NA' is missing": 1, "lead: 'NA' is missing": 20}
+    assert manifest.notes == ("table, lead: 179 of 180 cells are numbers, 1 is not (<5); these are missing",)
+    stored = Manifest.read(tmp_path / "out")
+    assert (stored.changed, stored.notes) == (manifest.changed, manifest.notes)
+
+
+def test_a_recipe_may_refuse_cells_that_are_no_numbers(tmp_path: Path) -> None:
+    raw = table(tmp_path, "lead", *map(str, range(50)), "<5")
+    refuse = Table(odd="error")
+    with pytest.raises(ValueError, match=r"lead: 50 of 51 cells are numbers, 1 is not \(<5\): correct them"):
+        build(Rows(columns={"table": ("lead",)}), {"table": refuse}, SplitBy(), raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

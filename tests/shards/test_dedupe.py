@@ -22,12 +22,16 @@ from shards.dedupe import NEAR_BITS, fingerprint, phash, resolve
 from shards.manifest import Manifest
 from shards.read import Members, Split
 from shards.sources.join import Join
+from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
 
 SPLIT = SplitBy(validation=0, test=0)
 MODALITIES: dict[str, Modality] = {
     "dna": Dna(), "photo": Image(size=32, patch=16), "record": Table(), "smiles": Smiles(), "text": Text(),
 }  # fmt: skip
+
+
+SEQUENCES = ("dna", "smiles", "text")
 
 
 def table(folder: Path, name: str, *lines: str) -> Path:
@@ -134,6 +138,38 @@ def test_images_of_any_depth_and_bands_have_a_hash() -> None:
 def test_a_smiles_that_is_no_molecule_stands_for_itself() -> None:
     one, other = (fingerprint("sequence", Smiles(), {}, text) for text in ("C1CC", "C1CCC"))
     assert one != other
+
+
+def test_a_racemate_does_not_repeat_its_enantiomer(tmp_path: Path) -> None:
+    pure, other, both = "C[C@H](N)[C@@H](O)F", "C[C@@H](N)[C@H](O)F", "C[C@H](N)[C@@H](O)F |&1:1,3|"
+    lines = [pure, other, f'"{both}"', f'"{other} |&1:1,3|"', f'"{pure} |o1:1,3|"', "F[C@H](O)[C@H](C)N"]
+    raw = table(tmp_path / "raw", "a.csv", "drug", *lines)
+    manifest = build_rows(raw, tmp_path / "out", "sequence", {"smiles": "drug"})
+    assert manifest.skipped == {f"duplicate by {', '.join(f'{name} (sequence)' for name in SEQUENCES)}": 2}
+    members = [s["smiles"]["txt"].decode() for s in samples(tmp_path / "out")]
+    assert members == [pure, other, pure, pure], "the racemate's member is a plain SMILES"
+
+
+DRAWING = r"line drawings look alike where they are not the same: .* `data\.dedupe: \{smiles: sequence\}`"
+
+
+@pytest.mark.parametrize("dedupe", ["perceptual", {"image": "perceptual", "smiles": "sequence"}])
+def test_drawings_are_not_compared_by_their_look(tmp_path: Path, dedupe: Any) -> None:
+    raw = table(tmp_path / "raw", "a.smi", "CCO", "CCN", "OCC")
+    modalities: dict[str, Modality] = {"image": Image(size=96, patch=12), "smiles": Smiles()}
+    with pytest.raises(ValueError, match=DRAWING):
+        build(Molecules(), modalities, SPLIT, raw, tmp_path / "out", dedupe=dedupe)
+    assert build(Molecules(), modalities, SPLIT, raw, tmp_path / "out", dedupe="sequence").counts()["train"] == 2
+    joined = Join(sources=({"type": "molecules"}, {"type": "molecules"}), by="scaffold")
+    assert joined.drawings == {"image"}
+
+
+def test_white_paper_tells_a_drawing_from_a_photo() -> None:
+    modalities: dict[str, Modality] = {"drawing": Image(paper=1.0), "photo": Image(), "cut": Image(paper=0.0)}
+    assert resolve("perceptual", modalities, ()) == {"photo": "perceptual", "cut": "perceptual"}
+    assert resolve("perceptual", modalities).keys() == modalities.keys(), "recipes of runs are read as they are"
+    with pytest.raises(ValueError, match=r"data\.dedupe\.drawing is 'perceptual', but " + DRAWING):
+        resolve({"drawing": "perceptual"}, modalities, ())
 
 
 def test_joined_samples_are_compared_by_all_their_sources(tmp_path: Path) -> None:

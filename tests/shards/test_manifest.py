@@ -141,11 +141,28 @@ def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "changes", [{"fields": []}, {"fields": {"a.txt": "b"}}, {"skipped": {"bad": -1}}, {"split": None}, {"dedupe": 7}]
+    "changes",
+    [
+        {"fields": []},
+        {"fields": {"a.txt": "b"}},
+        {"skipped": {"bad": -1}},
+        {"split": None},
+        {"dedupe": 7},
+        {"versions": ["rdkit"]},
+        {"versions": {"rdkit": 2026}},
+    ],
 )
 def test_values_of_a_manifest_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any]) -> None:
     rewrite(folder, **changes)
     assert f"{folder / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(folder))
+
+
+def test_manifests_without_versions_are_read(folder: Path) -> None:
+    state = json.loads((folder / "manifest.json").read_text())
+    assert state["versions"].keys() == {"chembl_structure_pipeline", "rdkit"}
+    del state["versions"]
+    (folder / "manifest.json").write_text(json.dumps(state))
+    assert verify(folder).versions == {}
 
 
 def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:

@@ -22,7 +22,8 @@ from modalities.table import Table
 from shards.build import SplitBy, build
 from shards.manifest import Manifest, Shard, sha256
 from shards.read import Members, Split
-from shards.sources.molecules import Molecules, canonical
+from shards.sources.chemistry import canonical
+from shards.sources.molecules import Molecules
 
 MODALITIES: dict[str, Modality] = {"smiles": Smiles(), "image": Image(size=16, patch=16), "table": Table()}
 SMILES = ["C" * n + tail for n in range(1, 11) for tail in ("O", "N", "Cl")]

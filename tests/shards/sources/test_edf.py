@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     assert manifest.skipped == {
         "signal with a clipped channel": 1,
         "signal with a constant channel": 1,
-        "unreadable EDF file": 4,
+        "unreadable EDF file": 2,
+        "EDF file whose size is not what its header says": 2,
     }
 
 
@@ -213,6 +215,7 @@ NOTES = [(0.0, 2.5, "rest"), (2.5, 2.0, "left, hand"), (4.5, 1.5, "rest"), (1.0,
 
 def annotated(path: Path, notes: list[tuple[float, float, str]] = NOTES) -> list[np.ndarray]:
     """A file of six seconds with annotations."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     samples = [np.random.default_rng(n).standard_normal(1200) for n in range(2)]
     with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
         for number, label in enumerate(("EEG Fp1", "EEG O2")):
@@ -299,3 +302,88 @@ def test_annotations_that_cannot_be(tmp_path: Path) -> None:
     for wrong in ({}, {"window_s": 2.0, "stride_s": 1.0}):
         with pytest.raises(ValueError, match="annotations 'onset' need window_s and no stride_s"):
             Edf(annotations="onset", **wrong)  # type: ignore[arg-type]
+
+
+SLEEP: dict[str, Any] = {
+    "files": "*-PSG.edf",
+    "pattern": "{night:7}{rest}-PSG.edf",
+    "annotation_file": "{night}*-Hypnogram.edf",
+    "annotations": "overlap",
+    "window_s": 2,
+    "labels": ("symbol",),
+}
+
+
+def hypnogram(path: Path, notes: list[tuple[float, float, str]], start: datetime) -> None:
+    with pyedflib.EdfWriter(str(path), 0, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        file.setStartdatetime(start)
+        for note in notes:
+            file.writeAnnotation(*note)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    """Six seconds of sleep, as of Sleep-EDF: recording and stages in two files."""
+    noise = [np.random.default_rng(n).standard_normal(1200) for n in range(2)]
+    with pyedflib.EdfWriter(str(tmp_path / "SC4001E0-PSG.edf"), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        file.setStartdatetime(datetime(1989, 4, 24, 16, 13))
+        for number, label in enumerate(("EEG Fp1", "EEG O2")):
+            limits = {"physical_max": 8.0, "physical_min": -8.0, "digital_max": 32767, "digital_min": -32768}
+            header = {"label": label, "dimension": "uV", "sample_frequency": 200, "transducer": "", "prefilter": ""}
+            file.setSignalHeader(number, header | limits)
+        file.writeSamples(noise)
+    return tmp_path
+
+
+STAGES = [(0.0, 2.0, "Sleep stage W"), (2.0, 2.0, "Sleep stage 1"), (4.0, 2.0, "Sleep stage 2")]
+
+
+def test_stages_of_a_second_file_are_joined(night: Path) -> None:
+    assert said(Edf(**SLEEP), night) == ["recording with no file of annotations"] * 3
+    hypnogram(night / "SC4001EC-Hypnogram.edf", STAGES, datetime(1989, 4, 24, 16, 13))
+    expected = [{"symbol": f"Sleep stage {stage}"} for stage in "W12"]
+    assert said(Edf(**SLEEP), night) == expected
+    onset = Edf(**{**SLEEP, "annotations": "onset", "window_s": 1.0, "labels": ("symbol", "start_s")})
+    assert [(row["start_s"], row["symbol"][-1]) for row in said(onset, night)] == [(0.0, "W"), (2.0, "1"), (4.0, "2")]
+    hypnogram(night / "SC4001EC-Hypnogram.edf", STAGES[:2], datetime(1989, 4, 24, 16, 13, 2))
+    assert said(Edf(**SLEEP), night) == [{"symbol": None}, *expected[:2]], "its times count from its own beginning"
+    hypnogram(night / "SC4001EP-Hypnogram.edf", STAGES, datetime(1989, 4, 24, 16, 13))
+    assert said(Edf(**SLEEP), night) == ["recording with several files of annotations"] * 3
+
+
+def test_a_second_file_without_a_date_cannot_be_placed(night: Path) -> None:
+    path = night / "SC4001EC-Hypnogram.edf"
+    hypnogram(path, STAGES, datetime(1989, 4, 24, 16, 13))
+    data = path.read_bytes()
+    path.write_bytes(data[:168] + b"xx.xx.xx" + data[176:])
+    assert said(Edf(**SLEEP), night) == ["EDF file whose date cannot be read"] * 3
+
+
+def test_a_second_file_is_named_by_fields_there_are(night: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"annotation_file '{person}\.edf' asks for a field that pattern does not give"
+    ):
+        said(Edf(**{**SLEEP, "annotation_file": "{person}.edf"}), night)
+    with pytest.raises(ValueError, match="annotation_file needs annotations"):
+        Edf(annotation_file="{record}.edf")
+    with pytest.raises(ValueError, match="without '/'"):
+        Edf(annotation_file="../{record}.edf", annotations="overlap")
+
+
+def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> None:
+    annotated(tmp_path / "raw" / "a.edf", [(2.5, 0.2, "BAD_acq_skip"), (5.9, 0.0, "bad"), (0.5, 1.0, "badminton")])
+    split = SplitBy(validation=0, test=0)
+    manifest = build(Edf(window_s=1), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "cut")
+    assert manifest.fields["eeg.npy"] == 4
+    assert manifest.skipped == {"window over an annotation that begins with 'bad'": 2}
+    whole = build(Edf(), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "whole")
+    assert (whole.fields["eeg.npy"], whole.skipped) == (1, {})
+    assert whole.changed == {"recording taken whole, over annotations that begin with 'bad'": 1}
+
+
+def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shards.sources import edf
+
+    record(tmp_path / "a.edf")
+    monkeypatch.setattr(edf, "edf_length_s", lambda path: pytest.fail("read"))
+    assert [item.path.name for item in Edf().items(tmp_path)] == ["a.edf"]

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, counted_changes
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
@@ -212,6 +212,16 @@ def test_a_build_counts_what_a_server_lacks_and_goes_on_after_a_dead_link(
 def test_all_mp3_are_known_by_their_bytes(start: bytes) -> None:
     sample = Hub(dataset="json", columns={"audio": "cell"}).make(Row(1, {"cell": start + bytes(9)}), MODALITIES)
     assert list(sample.members) == ["audio.mp3"]
+
+
+def test_sounds_of_data_sets_get_their_length() -> None:
+    data = bytearray(wav())
+    data[40:44] = bytes(4)
+    for cell in (bytes(data), {"bytes": bytes(data), "path": "a.wav"}):
+        with counted_changes() as changes:
+            sample = Hub(dataset="json", columns={"audio": "cell"}).make(Row(1, {"cell": cell}), MODALITIES)
+        assert sample.members == {"audio.wav": wav()}
+        assert changes == {"wav audio without its length: read to the end of the file": 1}
 
 
 def test_big_tiff_is_known_by_its_bytes() -> None:

@@ -113,6 +113,18 @@ def test_the_rate_is_chosen_and_statements_may_be_absent(raw: Path) -> None:
     assert labels(sample) == {"diagnostic_class": None}
 
 
+def test_leads_of_several_samples_a_frame_keep_their_rate(raw: Path) -> None:
+    folder = raw / "records500" / "00000"
+    tone = np.round(1000 * np.sin(2 * np.pi * 200 * np.arange(2000) / 1000))
+    tone.astype("<i2").tofile(folder / "00001_hr.dat")
+    (folder / "00001_hr.hea").write_text("00001_hr 1 500 1000\n00001_hr.dat 16x2 1000/mV 16 0 0 0 0 I\n")
+    sample = made(PtbXl(), raw)[0]
+    assert isinstance(sample, Sample)
+    recording = from_members({kind: sample.members[f"ecg.{kind}"] for kind in ("npy", "json")})
+    assert recording.rate_hz == 1000
+    np.testing.assert_allclose(recording.samples[0], tone / 1000, atol=1e-6)
+
+
 @pytest.mark.parametrize("by", ["patient_id", "strat_fold"])
 def test_a_build_splits_by_patient_or_fold(raw: Path, tmp_path: Path, by: str) -> None:
     split = SplitBy(by=by, validation=0, test=0.4, large=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,8 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
     np.testing.assert_allclose(held(around[1]).samples, samples[:, 250:350], atol=1e-3)
     record(tmp_path, "unannotated")
     assert made(over, tmp_path)[-1] == "record without annotations"
+    centred = Wfdb(files="un*", window_s=0.4, annotations="atr", centred=True)
+    assert made(centred, tmp_path)[-1] == "record without annotations"
     (tmp_path / "100.atr").write_bytes(b"\xff")
     assert made(over, tmp_path)[0] == "unreadable WFDB annotations"
     with pytest.raises(ValueError, match="need annotations and window_s"):
@@ -139,23 +143,104 @@ def test_annotations_of_one_time_are_two_samples(tmp_path: Path) -> None:
 
 
 def test_header_and_annotations_are_parsed_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wfdb.io.header
+
     record(tmp_path, "a", seconds=8)
-    wfdb.wrann("a", "atr", np.arange(100, 1900, 100), symbol=["N"] * 18, write_dir=str(tmp_path))
+    wfdb.wrann("a", "atr", np.arange(100, 1900, 100), symbol=["N"] * 18, fs=250, write_dir=str(tmp_path))
     parsed = Counter[str]()
-    for name in ("rdheader", "rdann"):
-        read = getattr(wfdb, name)
-        monkeypatch.setattr(wfdb, name, lambda *a, name=name, read=read: parsed.update([name]) or read(*a))
+    monkeypatch.setattr(wfdb, "rdrecord", lambda *a, **k: pytest.fail("the header is parsed again"))
+    for module, name in ((wfdb.io.header, "parse_header_content"), (wfdb, "rdann")):
+        read = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, read=read: parsed.update([name]) or read(*a))
     source = Wfdb(window_s=1, annotations="atr", labels=("annotations",))
-    assert len(made(source, tmp_path)) == 8
-    assert parsed == {"rdheader": 1, "rdann": 1}
+    items = list(source.items(tmp_path))
+    assert [source._annotations(item)["annotations"] for item in items] == [2, 2, 3, 2, 3, 2, 3, 1]
+    assert parsed["rdann"] == 1
+    assert parsed["parse_header_content"] == 1
     wfdb.wrann("a", "atr", np.array([100]), symbol=["N"], write_dir=str(tmp_path))
-    assert [labels(sample)["annotations"] for sample in made(source, tmp_path)] == [1, *[0] * 7], "a new file is read"
+    assert [source._annotations(item)["annotations"] for item in items] == [1, *[0] * 7], "a new file is read"
 
 
-def test_records_of_several_segments_have_a_reason_of_their_own(tmp_path: Path) -> None:
-    record(tmp_path, "part")
-    (tmp_path / "whole.hea").write_text("whole/2 3 250 2000\npart 1000\npart 1000\n")
-    assert made(Wfdb(), tmp_path)[1] == "WFDB record of several segments"
+def test_annotations_lie_where_their_own_clock_says(tmp_path: Path) -> None:
+    samples = np.zeros(125 * 40)
+    beats = np.arange(2, 38)
+    samples[beats * 125] = np.where(beats == 4, 2.0, 1.0)
+    samples += 0.01 * np.sin(np.arange(len(samples)) / 7)
+    options: dict[str, Any] = {"units": ["mV"], "sig_name": ["II"], "fmt": ["16"], "write_dir": str(tmp_path)}
+    wfdb.wrsamp("a", fs=125, p_signal=samples[:, None], **options)
+    symbols = ["V" if beat == 4 else "N" for beat in beats]
+    wfdb.wrann("a", "atr", beats * 500 + 1, symbol=symbols, fs=500, write_dir=str(tmp_path))
+    found = made(Wfdb(window_s=1, annotations="atr", centred=True, labels=("symbol",)), tmp_path)
+    assert len(found) == 36
+    peaks = {(labels(sample)["symbol"], round(float(held(sample).samples.max()))) for sample in found}
+    assert peaks == {("V", 2), ("N", 1)}
+    over = made(Wfdb(window_s=4, annotations="atr", labels=("symbols", "annotations")), tmp_path)
+    assert [labels(sample)["annotations"] for sample in over] == [2, *[4] * 8, 2]
+    assert [labels(sample)["symbols"] for sample in over] == ["N", "N,V", *["N"] * 8]
+
+
+def test_annotations_of_a_record_with_several_samples_a_frame(tmp_path: Path) -> None:
+    """Annotations without a clock of their own count frames, not samples."""
+    samples = np.zeros((1000, 4))
+    samples[[300, 600], 0] = 1000
+    samples[:, 3] += np.arange(1000) % 5
+    samples.astype("<i2").tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text("r 1 100 1000\nr.dat 16x4 1000/mV 16 0 0 0 0 II\n")
+    wfdb.wrann("r", "atr", np.array([300, 600]), symbol=["N", "V"], write_dir=str(tmp_path))
+    normal, ectopic = made(Wfdb(window_s=1, annotations="atr", centred=True, labels=("symbol",)), tmp_path)
+    assert isinstance(normal, Sample)
+    assert normal.identity == "r.hea:250:350:0"
+    for sample, symbol in ((normal, "N"), (ectopic, "V")):
+        raw = held(sample)
+        assert (raw.rate_hz, raw.samples.shape, int(raw.samples.argmax())) == (400, (1, 400), 200)
+        assert labels(sample) == {"symbol": symbol}
+
+
+def segmented(folder: Path) -> dict[str, np.ndarray]:
+    """A record of 4 s, a gap of 2 s, then 3 s, its list of leads, and another record; what each file holds."""
+    parts = {
+        "p1_1": record(folder, "p1_1", seconds=4),
+        "p1_2": record(folder, "p1_2", seconds=3, comments=("Age: 80",)),
+    }
+    (folder / "p1.hea").write_text("p1/4 3 250 2250\np1_leads 0\np1_1 1000\n~ 500\np1_2 750\n# Ward: B\n# Age: 70\n")
+    (folder / "p1_leads.hea").write_text("p1_leads 1 250 0\n~ 0 200/mV 0 0 0 0 0 I\n")
+    return parts | {"other": record(folder, "other", seconds=2)}
+
+
+def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
+    parts = segmented(tmp_path)
+    source = Wfdb(window_s=1.5, labels=("record", "segment", "start_s", "Ward", "Age"))
+    found = made(source, tmp_path)
+    assert [found[1], found[-1]] == ["WFDB record of several segments", "empty signal"]
+    samples = [sample for sample in found if isinstance(sample, Sample)]
+    assert [labels(sample) for sample in samples] == [
+        {"record": "other", "segment": None, "start_s": 0.0, "Ward": None, "Age": 74},
+        {"record": "p1", "segment": "p1_1", "start_s": 0.0, "Ward": "B", "Age": 74},
+        {"record": "p1", "segment": "p1_1", "start_s": 1.5, "Ward": "B", "Age": 74},
+        {"record": "p1", "segment": "p1_2", "start_s": 6.0, "Ward": "B", "Age": 80},
+        {"record": "p1", "segment": "p1_2", "start_s": 7.5, "Ward": "B", "Age": 80},
+    ]
+    np.testing.assert_allclose(held(samples[4]).samples, parts["p1_2"][:, 375:], atol=1e-3)
+    alone = made(source, tmp_path / "p1_2.hea")
+    assert [labels(sample)["record"] for sample in alone] == ["p1", "p1"]
+    manifest = build(
+        source, MODALITIES, SplitBy(by="record", validation=0, test=0.5, large=1), tmp_path, tmp_path / "o"
+    )
+    assert manifest.skipped == {"WFDB record of several segments": 1, "empty signal": 1}
+    groups = [{g for _, g, *_ in Split(tmp_path / "o", name).locations()} for name in ("train", "test")]
+    assert sorted(groups, key=sorted) == [{"other"}, {"p1"}]
+
+
+def test_annotations_of_the_whole_lie_in_its_segments(tmp_path: Path) -> None:
+    segmented(tmp_path)
+    at = np.array([100, 700, 1200, 1700, 2000])
+    wfdb.wrann("p1", "atr", at * 2, symbol=["N", "V", "A", "F", "N"], fs=500, write_dir=str(tmp_path))
+    source = Wfdb(files="p1_[12].hea", annotations="atr", labels=("symbols",))
+    assert [labels(sample)["symbols"] for sample in made(source, tmp_path)] == ["N,V", "F,N"]
+    centred = Wfdb(files="p1_2.hea", annotations="atr", centred=True, window_s=0.4, labels=("symbol", "start_s"))
+    assert [labels(sample) for sample in made(centred, tmp_path)] == [
+        {"symbol": "F", "start_s": 6.6}, {"symbol": "N", "start_s": 7.8},
+    ]  # fmt: skip
 
 
 def test_channels_go_to_the_modalities_that_know_them(tmp_path: Path) -> None:
@@ -244,9 +329,66 @@ def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     }
 
 
+def test_a_missing_sample_costs_a_lead_or_a_window(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    samples = np.random.default_rng(0).integers(-900, 900, (2000, 3))
+    samples[:100] = -32768  # a monitor before its leads are on
+    samples[[700, 1200], [1, 2]] = -32768
+    samples.astype("<i2").tofile(raw / "a.dat")
+    (raw / "a.hea").write_text(
+        "a 3 250 2000\n" + "".join(f"a.dat 16 1000/mV 16 0 0 0 0 {n}\n" for n in ("I", "II", "V1"))
+    )
+    lenient: dict[str, Modality] = {
+        "ecg": Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1, faulty="leave_out")
+    }
+    split = SplitBy(validation=0, test=0)
+    strict = build(Wfdb(window_s=2), {"ecg": ECG}, split, raw, tmp_path / "strict")
+    assert strict.fields["ecg.npy"] == 1, "windows are judged one by one"
+    assert strict.skipped == {"signal with samples that are not numbers": 3}
+    manifest = build(Wfdb(window_s=2), lenient, split, raw, tmp_path / "lenient")
+    assert (manifest.fields["ecg.npy"], manifest.skipped) == (4, {})
+    assert manifest.changed == {
+        "recording cut to its longest stretch without missing samples": 1,
+        "channel II left out: missing samples": 1,
+        "channel V1 left out: missing samples": 1,
+    }
+    whole = build(Wfdb(), lenient, split, raw, tmp_path / "whole")
+    assert (whole.fields["ecg.npy"], whole.skipped) == (1, {})
+
+
+def test_headers_are_read_ahead_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modalities.base import ContentError
+    from shards.sources import recordings
+
+    reading, most, lock = 0, 0, threading.Lock()
+
+    def read(path: Path) -> int:
+        nonlocal reading, most
+        with lock:
+            reading += 1
+            most = max(most, reading)
+        time.sleep(0.002 * (int(path.name) % 3))
+        with lock:
+            reading -= 1
+        if path.name == "7":
+            raise ContentError("seven")
+        return int(path.name)
+
+    monkeypatch.setattr(recordings, "LOOKAHEAD", 8)
+    asked: list[int] = []
+    paths = (asked.append(n) or Path(str(n)) for n in range(50))
+    ahead = recordings.read_ahead(read, paths)
+    assert next(ahead) == (Path("0"), 0)
+    assert len(asked) == 8, "no more are read before they are needed"
+    rest = list(ahead)
+    assert [str(result) for _, result in rest] == [str(n) if n != 7 else "seven" for n in range(1, 50)]
+    assert 1 < most <= 8
+
+
 def test_comments_are_numbers_or_texts_or_unknown() -> None:
     lines = ["# Age: 74", "#Sex:Male", "Rx: Unknown", "free text", f"id: {'9' * 400}"]
-    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": None}
+    assert comments_of(lines) == {"Age": 74, "Sex": "Male", "Rx": None, "id": "9" * 400}
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")

@@ -1,0 +1,290 @@
+"""Cells of tables: which say that nothing is there, and what all cells of a column are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+Cell = float | int | str | bool | None
+Codes = Mapping[str, Sequence[str | float]]
+"""By column, the cells that mean a missing value there, in place of `MISSING_WORDS`."""
+
+MISSING_WORDS = frozenset({"NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "?", "-"})
+"""Cells that say that nothing is there, by case: `Na` is sodium. So does an empty cell, in every column."""
+NEARLY = 0.9
+"""Share of a column's filled cells that must be of one kind for the column to be of that kind."""
+CONTINUOUS = 20
+"""A column of more different numbers is a measurement: there limits such as `<0.01` stand for numbers too."""
+_EXACT = 2**53
+"""Whole numbers beyond it are not exact as floats: they are identifiers, and stay text."""
+_EXAMPLES = 5
+_LEADING_ZERO = re.compile(r"0\d+")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_QUANTITY = re.compile(rf"([-+]?{_NUMBER})\s*(?![eE][-+]?\d)([^\W\d_]\S{{0,15}}|[%°‰]\S{{0,15}})")
+_BOUND = re.compile(rf"(?:<=?|>=?|[≤≥~≈]|ca\.?|c\.)\s*([-+]?{_NUMBER})|([-+]?{_NUMBER})\s*\?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
+_SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2212": "-"})
+"""Spaces that do not break a line, and the minus sign of typesetters."""
+
+Kind = Literal["number", "date", "boolean", "text"]
+
+
+class Notation(NamedTuple):
+    """How a column writes its numbers: the decimal mark, and what stands between thousands."""
+
+    decimal: str = "."
+    thousands: str = ""
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """A number that is written so; one without marks is written so in every notation."""
+        mark, group = re.escape(self.decimal), re.escape(self.thousands)
+        exponent = r"(?:[eE][-+]?\d+)?"
+        plain = rf"(?:\d+{mark}?\d*|{mark}\d+){exponent}"
+        grouped = rf"|[1-9]\d{{0,2}}(?:{group}\d{{3}})+(?:{mark}\d*)?" if group else ""
+        return re.compile(rf"[-+]?(?:{plain}{grouped})")
+
+    @property
+    def words(self) -> str:
+        """The notation in words, empty for that of computers."""
+        marks = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
+        parts = [f"{marks[self.thousands]} between thousands"] if self.thousands else []
+        return " and ".join([*parts, *(["decimal commas"] if self.decimal == "," else [])])
+
+
+PLAIN, COMMA, THOUSANDS = Notation(), Notation(","), Notation(".", ",")
+NOTATIONS = (
+    *(PLAIN, COMMA, THOUSANDS, Notation(",", ".")),
+    *(Notation(".", " "), Notation(",", " "), Notation(".", "'")),
+)
+"""From the likeliest: of those that fit equally many cells the first is taken."""
+_PATTERNS = {notation: notation.pattern for notation in NOTATIONS}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What all cells of a column are.
+
+    kind: number, also with one `unit`; date (ISO); boolean; or text. notation: how numbers are written. whole: whether
+    all numbers are whole. filled: cells that are not missing. odd: how many of them are of another kind, with
+    `examples`, the most frequent first. numbers: how many cells are numbers, whatever the kind. identifier: a whole
+    number that no number would be written as (`007`), which makes the column text. unclear: a cell whose comma may be a
+    decimal mark or stand between thousands.
+    """
+
+    kind: Kind = "text"
+    unit: str = ""
+    notation: Notation = PLAIN
+    whole: bool = False
+    filled: int = 0
+    odd: int = 0
+    examples: tuple[str, ...] = ()
+    numbers: int = 0
+    identifier: str = ""
+    unclear: str = ""
+
+    def said(self, name: str) -> str:
+        """What a reader of the table has to know of the column; empty if nothing."""
+        kinds = {"number": f"numbers in {self.unit}" if self.unit else "numbers", "date": "dates"}
+        if self.odd:
+            return (
+                f"{name}: {self.filled - self.odd:,} of {self.filled:,} cells are {kinds[self.kind]}, "
+                f"{self.odd:,} {'is' if self.odd == 1 else 'are'} not ({', '.join(self.examples)})"
+            )
+        if self.kind == "text" and self.unclear:
+            mark = self.unclear
+            return f"{name}: text, for {mark} may be {mark.replace(',', '')} or {mark.replace(',', '.')}: write a point"
+        if self.kind == "text" and self.identifier and self.numbers == self.filled:
+            return f"{name}: text, not numbers, for one of its cells is {self.identifier}"
+        if self.kind == "text" and self.numbers >= self.filled / 2:
+            return (
+                f"{name}: text, for {self.filled - self.numbers:,} of {self.filled:,} cells are no numbers "
+                f"({', '.join(self.examples)})"
+            )
+        return ""
+
+
+def is_missing(cell: Cell, column: str = "", codes: Codes | None = None) -> bool:
+    """Whether a cell says that nothing is there: it is empty, or one of the column's codes or of `MISSING_WORDS`."""
+    if cell is None or cell != cell:
+        return True
+    text = cell.strip() if isinstance(cell, str) else cell
+    if text == "":
+        return True
+    if codes is None or column not in codes:
+        return isinstance(text, str) and text in MISSING_WORDS
+    return any(text == code or _same_number(text, code) for code in codes[column])
+
+
+def _same_number(cell: Cell, code: str | float) -> bool:
+    if isinstance(code, str) or isinstance(cell, bool):
+        return False
+    number = to_number(cell) if isinstance(cell, str) else cell
+    return number is not None and number == code
+
+
+def to_number(text: str, notation: Notation = PLAIN) -> int | float | None:
+    """A text as a number, None where it is none in this notation, or not finite."""
+    text = text.strip().translate(_SPACES)
+    if not _PATTERNS[notation].fullmatch(text):
+        return None
+    if notation.thousands:
+        text = text.replace(notation.thousands, "")
+    text = text.replace(notation.decimal, ".")
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    number = float(text)
+    return number if abs(number) < float("inf") else None
+
+
+def to_bound(text: str) -> float | None:
+    """The limit or estimate in a cell such as `<0.01`, `ca. 5` or `5?`; None where it is none."""
+    match = _BOUND.fullmatch(text.strip().translate(_SPACES))
+    return float(match[1] or match[2]) if match else None
+
+
+def to_quantity(text: str) -> tuple[float, str] | None:
+    """The number and unit of a cell such as `12 mm`; None where it is made otherwise."""
+    match = _QUANTITY.fullmatch(text.strip().translate(_SPACES))
+    return (float(match[1]), match[2]) if match else None
+
+
+def to_days(text: str) -> float | None:
+    """Days since 1970 of an ISO date or time (`2015-11-05`, UTC where no offset stands); None where it is none."""
+    if not _DATE.fullmatch(text.strip()):
+        return None
+    try:
+        when = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() / 86_400
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a text of digits is no number: it begins with 0 (`007`), or no float holds it exactly."""
+    return bool(_LEADING_ZERO.fullmatch(text)) or (text.lstrip("+-").isdecimal() and abs(int(text[:400])) > _EXACT)
+
+
+def number_or_text(text: str) -> int | float | str:
+    """A single cell as a number where that says no less than the text does, else the text.
+
+    For cells whose column is not known, such as comments of a record: `007`, `1e5` and numbers beyond 2^53 may be
+    identifiers and stay text.
+    """
+    stripped = text.strip()
+    if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]\d+)?", stripped) or is_identifier(stripped):
+        return stripped
+    number = to_number(stripped)
+    return stripped if number is None else number
+
+
+def column_of(
+    texts: Mapping[str, int], numbers: int = 0, booleans: int = 0, *, typed: bool = False, kind: Kind | None = None
+) -> Column:
+    """What a column is, given how often each text stands in it and how many of its cells are of other types.
+
+    A column is what at least `NEARLY` all its filled cells are; texts are stripped and none says that it is missing. It
+    is text if one cell is an identifier (`is_identifier`). typed: its texts were texts in a file of typed columns, so
+    they are no numbers unless other cells are. kind: what the column must be, for one that was fitted before; then only
+    the notation is looked for.
+    """
+    counts = {text.translate(_SPACES): count for text, count in texts.items()}
+    filled = numbers + booleans + sum(counts.values())
+    if not filled:
+        return Column(kind or "text")
+    truths = not (typed or numbers) and {text.lower() for text in counts} <= {"true", "false"}
+    if kind in (None, "boolean") and (booleans == filled or truths):
+        return Column("boolean", filled=filled)
+    identifier = next((text for text in counts if is_identifier(text)), "")
+    notation, plain = _notation(counts)
+    found = Column("text", "", notation, filled=filled, numbers=numbers + sum(counts[text] for text in plain))
+    numeric = bool(numbers) or not typed
+    if kind == "number" or (
+        kind is None and numeric and not (identifier or booleans) and _nearly(found.numbers, filled, counts, plain)
+    ):
+        whole = all(isinstance(to_number(text, notation), int) for text in plain)
+        return _with_odd(found, "number", counts, plain, whole=whole)
+    for other, unit, fitting in _readings(counts):
+        fits = sum(counts[text] for text in fitting)
+        if kind == other or (kind is None and fits >= NEARLY * filled):
+            return _with_odd(found, other, counts, fitting, unit=unit)
+    odd = sorted((text for text in counts if text not in plain), key=lambda text: -counts[text])
+    unclear = "" if any("," not in text for text in counts) else next(iter(_commas(counts)), "")
+    return Column(
+        kind or "text",
+        filled=filled,
+        numbers=found.numbers if numeric else 0,
+        examples=tuple(odd[:_EXAMPLES]),
+        identifier=identifier,
+        unclear="" if typed else unclear,
+    )
+
+
+def _commas(texts: Iterable[str]) -> list[str]:
+    """The texts that are numbers whatever their commas mean, if all are."""
+    listed = list(texts)
+    both = (_PATTERNS[COMMA], _PATTERNS[THOUSANDS])
+    return listed if all(pattern.fullmatch(text) for text in listed for pattern in both) else []
+
+
+def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
+    """Whether so many numbers make a column of numbers."""
+    if fits >= NEARLY * filled:
+        return True
+    if len(plain) <= CONTINUOUS or fits < filled / 2:
+        return False
+    return fits + sum(count for text, count in counts.items() if to_bound(text) is not None) >= NEARLY * filled
+
+
+def _with_odd(
+    column: Column, kind: Kind, counts: Mapping[str, int], fitting: set[str], *, unit: str = "", whole: bool = False
+) -> Column:
+    odd = sorted((text for text in counts if text not in fitting), key=lambda text: -counts[text])
+    return Column(
+        kind,
+        unit,
+        column.notation,
+        whole,
+        column.filled,
+        sum(counts[text] for text in odd),
+        tuple(odd[:_EXAMPLES]),
+        column.numbers,
+    )
+
+
+def _notation(counts: Mapping[str, int]) -> tuple[Notation, set[str]]:
+    """The notation that fits most cells, and the texts that it fits; where commas may mean either, the plain one."""
+    plain = {text for text in counts if _PATTERNS[PLAIN].fullmatch(text)}
+    if len(plain) == len(counts):
+        return PLAIN, plain
+    fitting = {
+        notation: {text for text in counts if pattern.fullmatch(text)} for notation, pattern in _PATTERNS.items()
+    }
+    fits = {notation: sum(counts[text] for text in texts) for notation, texts in fitting.items()}
+    best = max(NOTATIONS, key=lambda notation: fits[notation])
+    if best in (COMMA, THOUSANDS) and fits[COMMA] == fits[THOUSANDS]:
+        best = _comma(fitting[COMMA])
+    return best, fitting[best]
+
+
+def _comma(texts: Iterable[str]) -> Notation:
+    """What a comma means where it always stands before three digits: unmarked whole numbers tell, if there are any."""
+    whole = [text.lstrip("+-") for text in texts if "," not in text]
+    if not whole:
+        return PLAIN
+    return COMMA if any(len(text) > 3 for text in whole) else THOUSANDS
+
+
+def _readings(counts: Mapping[str, int]) -> Iterator[tuple[Kind, str, set[str]]]:
+    """Dates, then numbers in the most frequent unit: kind, unit and the texts that are so."""
+    yield "date", "", {text for text in counts if to_days(text) is not None}
+    units: dict[str, int] = {}
+    quantities = {text: quantity[1] for text in counts if (quantity := to_quantity(text))}
+    for text, unit in quantities.items():
+        units[unit] = units.get(unit, 0) + counts[text]
+    if units:
+        most = max(units, key=lambda unit: units[unit])
+        yield "number", most, {text for text, unit in quantities.items() if unit == most}

@@ -1,0 +1,278 @@
+"""Molecules by RDKit: canonical SMILES, identity, scaffold, drawing and descriptors."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from modalities.base import ContentError, count_change, counted_changes, parser
+
+PACKAGES = ("rdkit", "chembl_structure_pipeline")
+"""What SMILES, scaffolds, drawings and descriptors depend on; their releases differ in some."""
+
+_POLYMERS = frozenset({"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA"})
+"""Types of brackets in CTfiles (BIOVIA 2020, S-groups) that say what repeats."""
+_LINE = re.compile(r"\s*(\S+)([ \t]+\|[^|]*\|)?")
+_POINTS = "_MolFileBondEndPts"
+
+
+class Structure(NamedTuple):
+    """A molecule as it enters shards.
+
+    smiles: RDKit's canonical SMILES without an extension, which a model reads. identity: the same, and of a molecule
+    with stereochemical groups its canonical CXSMILES, for a racemate is another substance than its enantiomer.
+    molecule: RDKit's molecule of `smiles`.
+    """
+
+    smiles: str
+    identity: str
+    molecule: Any
+
+
+@cache
+def chemistry() -> Any:
+    """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
+    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
+    return parser("rdkit.Chem", "rdkit")
+
+
+def smiles_in(line: str) -> str:
+    """The SMILES that a line of a `.smi` file begins with, and its extension ` |...|` where it has one."""
+    match = _LINE.match(line)
+    return match[0].strip() if match else ""
+
+
+def structure(smiles: str) -> Structure:
+    """What a SMILES or CXSMILES says.
+
+    Atom-map numbers are left out, but for those of `*`, which are labels of attachment points. A racemic (`&`) or
+    unknown (`o`) configuration of a single center is left out of `smiles`; of centers whose configuration relative to
+    each other is known it has one of the two enantiomers, always the same. All of that is counted.
+
+    Raises:
+        ContentError: RDKit cannot read it, or it is no one molecule.
+    """
+    chem = chemistry()
+    molecule = chem.MolFromSmiles(smiles)
+    if molecule is None or not molecule.GetNumAtoms():
+        if "|" in smiles and chem.MolFromSmiles(smiles.split()[0]) is not None:
+            raise ContentError("CXSMILES extension that RDKit cannot read", repr(smiles[:80]))
+        raise ContentError("invalid SMILES", repr(smiles[:80]))
+    if "|" in smiles:
+        molecule = _resolved(molecule)
+    if ":" in smiles:
+        molecule = _without_maps(molecule)
+    identity = ""
+    if groups := _groups(molecule):
+        identity, molecule = _stereo(molecule, groups)
+    plain = chem.MolToSmiles(molecule)
+    if "*" in plain:
+        count_change("atom written * (R group, attachment point or polymer end)")
+    return Structure(plain, identity or plain, chem.MolFromSmiles(plain))
+
+
+def canonical(smiles: str) -> str:
+    """RDKit's canonical SMILES, as `structure` has it; nothing is counted.
+
+    Raises:
+        ContentError: see `structure`.
+    """
+    with counted_changes():
+        return structure(smiles).smiles
+
+
+def smiles_of(block: str) -> str:
+    """SMILES of a block of an SDF, its stereochemistry by RDKit from wedges or from 3-D coordinates.
+
+    A block with stereochemical groups becomes CXSMILES.
+
+    Raises:
+        ContentError: RDKit cannot read it, or it is no one molecule.
+    """
+    molecule = chemistry().MolFromMolBlock(block)
+    if molecule is None:
+        raise ContentError("invalid SDF record", repr(block[:80]))
+    atoms = (a.GetSmarts() for a in molecule.GetAtoms() if a.HasQuery() and not a.GetAtomicNum())
+    bonds = (b.GetSmarts() for b in molecule.GetBonds() if b.HasQuery())
+    if set(atoms) - {"*", "[#0]"} or set(bonds) - {"~"}:  # R groups are such, and bonds of any order, as of metals
+        raise ContentError("SDF record of a query (such as an atom list, A, Q, X or M), not of a molecule")
+    if any("ATROP" in str(bond.GetStereo()) for bond in molecule.GetBonds()):
+        count_change("axial chirality (atropisomer) left out: SMILES cannot say it")
+    return _text(_resolved(molecule))
+
+
+def _text(molecule: Any) -> str:
+    """SMILES of an RDKit molecule, CXSMILES where it has stereochemical groups."""
+    chem = chemistry()
+    if not molecule.GetStereoGroups():
+        return chem.MolToSmiles(molecule)
+    fields = chem.CXSmilesFields.CX_ENHANCEDSTEREO | chem.CXSmilesFields.CX_COORDINATE_BONDS
+    return chem.MolToCXSmiles(molecule, chem.SmilesWriteParams(), fields)
+
+
+def _reread(molecule: Any) -> Any:
+    """A molecule that was changed, as RDKit reads it from its SMILES.
+
+    Raises:
+        ContentError: it cannot.
+    """
+    text = _text(molecule)
+    if (read := chemistry().MolFromSmiles(text)) is None:
+        raise ContentError("molecule whose SMILES RDKit cannot read again", repr(text[:80]))
+    return read
+
+
+def _resolved(molecule: Any) -> Any:
+    """A molecule whose haptic bonds, such as of ferrocene, are dative bonds of each atom, which is counted.
+
+    Connection tables and CXSMILES tie a metal to a dummy atom that stands for several others.
+
+    Raises:
+        ContentError: a dummy atom stands for any one of several others, or a polymer's brackets have no ends `*`.
+    """
+    chem = chemistry()
+    types = {group.GetProp("TYPE") for group in chem.GetMolSubstanceGroups(molecule)}
+    if types & _POLYMERS and all(atom.GetAtomicNum() for atom in molecule.GetAtoms()):
+        raise ContentError("polymer in brackets without ends *: its SMILES would be another molecule")
+    bonds = [bond for bond in molecule.GetBonds() if bond.HasProp(_POINTS)]
+    if not bonds:
+        return molecule
+    changed = chem.RWMol(molecule)
+    for bond in bonds:
+        dummy, other = sorted((bond.GetBeginAtom(), bond.GetEndAtom()), key=lambda atom: atom.GetAtomicNum())
+        dative = bond.GetBondType() == chem.BondType.DATIVE
+        if dummy.GetAtomicNum() or not (dative or bond.GetProp("_MolFileBondAttach") == "ALL"):
+            raise ContentError("bond to any one of several atoms (position variation)")
+        changed.RemoveBond(dummy.GetIdx(), other.GetIdx())  # programs write it single and either way round
+        changed.AddBond(dummy.GetIdx(), other.GetIdx(), chem.BondType.DATIVE)
+        again = changed.GetBondBetweenAtoms(dummy.GetIdx(), other.GetIdx())
+        again.SetProp(_POINTS, bond.GetProp(_POINTS))
+        again.SetProp("_MolFileBondAttach", "ALL")
+    count_change("haptic bond written as a dative bond of each atom")
+    return _reread(chem.HapticBondsToDative(changed.GetMol()))
+
+
+def _without_maps(molecule: Any) -> Any:
+    """A molecule without its atom-map numbers, which is counted."""
+    mapped = [atom for atom in molecule.GetAtoms() if atom.GetAtomMapNum() and atom.GetAtomicNum()]
+    if not mapped:
+        return molecule
+    for atom in mapped:
+        atom.SetAtomMapNum(0)
+    count_change("atom-map numbers removed from a SMILES")
+    return _reread(molecule)
+
+
+def _groups(molecule: Any) -> list[Any]:
+    """Stereochemical groups of centers that are racemic or relative to each other."""
+    absolute = chemistry().StereoGroupType.STEREO_ABSOLUTE
+    return [group for group in molecule.GetStereoGroups() if group.GetGroupType() != absolute]
+
+
+def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
+    """Canonical CXSMILES of a molecule with stereochemical groups, and the molecule that its plain SMILES has."""
+    chem = chemistry()
+
+    def grouped(kept: Sequence[Any]) -> Any:
+        copy = chem.RWMol(molecule)
+        parts = [
+            (g.GetGroupType(), [a.GetIdx() for a in g.GetAtoms()], [b.GetIdx() for b in g.GetBonds()]) for g in kept
+        ]
+        copy.SetStereoGroups([chem.CreateStereoGroup(kind, copy, atoms, bonds) for kind, atoms, bonds in parts])
+        return copy
+
+    relative = [group for group in groups if len(group.GetAtoms()) + len(group.GetBonds()) > 1]
+    plain = grouped(relative)
+    for group in groups:
+        if group not in relative:
+            for atom in group.GetAtoms():
+                plain.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(chem.ChiralType.CHI_UNSPECIFIED)
+    if relative:
+        count_change("relative configuration of a racemate or unknown enantiomer written as one enantiomer")
+    if len(relative) < len(groups):
+        count_change("racemic or unknown configuration of a center left out of a SMILES")
+    chem.AssignStereochemistry(plain, cleanIt=True, force=True)
+    return _text(grouped(groups)), _reread(plain)  # of two enantiomers CXSMILES writes always the same
+
+
+@cache
+def _standard() -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """RDKit's choice of the largest fragment, and its neutral form, which are slow to set up."""
+    standard = parser("rdkit.Chem.MolStandardize.rdMolStandardize", "rdkit")
+    return standard.LargestFragmentChooser().choose, standard.Uncharger(True, True).uncharge
+
+
+def parent(molecule: Any) -> Any:
+    """The largest fragment that is no common counter-ion or solvent, without charges, atom maps and isotopes.
+
+    Counter-ions and solvents are those that ChEMBL strips (Bento et al. 2020). Where all fragments are such, the
+    largest of all is taken.
+    """
+    chem = chemistry()
+    largest, neutral_of = _standard()
+    found = molecule
+    if len(chem.GetMolFrags(molecule)) > 1:
+        strip = parser("chembl_structure_pipeline.standardizer", "chembl_structure_pipeline").get_fragment_parent_mol
+        found = largest(strip(molecule)[0])
+    if any(atom.GetFormalCharge() for atom in found.GetAtoms()):
+        neutral = neutral_of(found)
+        if chem.MolFromSmiles(chem.MolToSmiles(neutral)) is not None:  # not of carbanions in aromatic rings
+            found = neutral
+    if any(atom.GetIsotope() or atom.GetAtomMapNum() for atom in found.GetAtoms()):
+        found = chem.Mol(found)
+        for atom in found.GetAtoms():
+            atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
+    return found
+
+
+def scaffold(molecule: Any) -> str:
+    """Murcko scaffold of an RDKit molecule's `parent` as canonical SMILES, empty for acyclic molecules.
+
+    So a drug and its salts, hydrates and labelled forms share one.
+    """
+    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=parent(molecule))
+
+
+def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
+    """PNG of the 2-D structure in one 8-bit band, `side_px` square."""
+    drawing = parser("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
+    canvas = drawing.MolDraw2DCairo(side_px, side_px)
+    options = canvas.drawOptions()
+    options.useBWAtomPalette()
+    options.fixedBondLength = bond_px
+    options.bondLineWidth = line_px
+    options.scaleBondWidth = False
+    options.padding = 0.02
+    options.minFontSize = 6
+    drawing.PrepareAndDrawMolecule(canvas, molecule)
+    canvas.FinishDrawing()
+    pillow = parser("PIL.Image", "pillow")
+    buffer = io.BytesIO()
+    pillow.open(io.BytesIO(canvas.GetDrawingText())).convert("L").save(buffer, "png")
+    return buffer.getvalue()
+
+
+@cache
+def _descriptors() -> dict[str, Callable[[Any], float]]:
+    return dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
+
+
+def check_descriptors(names: Sequence[str]) -> None:
+    """Check names of RDKit's descriptors.
+
+    Raises:
+        ValueError: RDKit has no such descriptor.
+    """
+    if unknown := [name for name in names if name not in _descriptors()]:
+        raise ValueError(f"RDKit has no descriptor {unknown[0]!r}")
+
+
+def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
+    """RDKit descriptors by name, None where one is not a finite number."""
+    values = {name: float(_descriptors()[name](molecule)) for name in names}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

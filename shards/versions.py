@@ -1,0 +1,56 @@
+"""Versions of the packages that shape data, for their releases may read the same file otherwise."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+
+from modalities.base import Modality, parser
+from modalities.smiles import Smiles
+from shards.sources.base import Source
+from shards.sources.chemistry import PACKAGES
+
+_COMPARING = {"perceptual": ("imagehash", "pillow", "scipy")}
+_WAVEFORMS = frozenset({"wfdb", "pyedflib"})
+_FORMATS = {"simplejpeg": ("jpg", "jpeg"), "tifffile": ("tif", "tiff")}
+"""Extensions of members that a package alone is for."""
+
+
+def packages(
+    modalities: Mapping[str, Modality], source: Source | None = None, kinds: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Packages by which a source and modalities read files, sorted.
+
+    kinds: how contents are compared (`shards.dedupe`).
+    """
+    read = set(source.parsers if source else ())
+    needed = {package for modality in modalities.values() for package in modality.requires}
+    if read & _WAVEFORMS:  # the source reads recordings, so signals are arrays
+        needed -= _WAVEFORMS
+    if source is not None and any(isinstance(modality, Smiles) for modality in modalities.values()):
+        needed |= set(PACKAGES)
+    return tuple(sorted(read | needed | {package for kind in kinds for package in _COMPARING.get(kind, ())}))
+
+
+def used(versions: Mapping[str, str], members: Iterable[str]) -> dict[str, str]:
+    """Those versions that matter to a data set with such members: no TIFF, no reader of TIFFs."""
+    extensions = {name.rpartition(".")[2].lower() for name in members}
+    return {k: version for k, version in versions.items() if not extensions.isdisjoint(_FORMATS.get(k, extensions))}
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed; with soundfile, of libsndfile too."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name == "soundfile":
+            found["libsndfile"] = parser("soundfile", "soundfile").__libsndfile_version__
+    return found
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(package, version in one, version in the other) of packages that both name with different versions."""
+    return [(name, one[name], other[name]) for name in sorted(one.keys() & other.keys()) if one[name] != other[name]]

@@ -1,0 +1,202 @@
+"""Table files: what their rows and cells are."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from modalities.base import counted_changes
+from shards.sources.tables import Line, cell_types, read_rows, read_written, rows_of, single_cell
+
+
+def written(tmp_path: Path, text: str | bytes, name: str = "a.csv") -> Path:
+    """A table file of these contents."""
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def column(path: Path, name: str, **options: Any) -> list[Any]:
+    """The cells of a column."""
+    return [row[name] for row in read_rows(path, **options)[1]]
+
+
+# Quotes and rows
+
+
+NAMES = ["methanol", '"wood spirit, crude', 'the "heavy" one', '5" trap', "48°06'00\"N", ""]
+
+
+def test_between_tabs_a_quote_is_a_character(tmp_path: Path) -> None:
+    path = written(tmp_path, "name\tn\n" + "".join(f"{name}\t{i}\n" for i, name in enumerate(NAMES)), "a.tsv")
+    assert column(path, "n") == list(range(6))
+    assert read_written(path)["name"].to_list() == NAMES
+
+
+def test_between_tabs_whole_quoted_cells_are_unquoted(tmp_path: Path) -> None:
+    path = written(tmp_path, 'name\tn\n"a\tb"\t1\n"two\nlines"\t2\n"a ""b"""\t3\nplain\t4\n', "a.tsv")
+    assert column(path, "name") == ["a\tb", "two\nlines", 'a "b"', "plain"]
+
+
+def test_a_csv_with_quotes_within_cells(tmp_path: Path) -> None:
+    path = written(tmp_path, 'place,trap\n48°06\'00"N,5" trap\n"a ""b"", c",x\n')
+    assert read_written(path).rows() == [("48°06'00\"N", '5" trap'), ('a "b", c', "x")]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('n,name\n1,a\n2,"wood spirit\n3,b\n4,the "heavy" one\n', "line 3, a quoted cell without its end"),
+        ('n,name\n1,a\n2,"wood spirit\n3,b\n', "line 3, a quoted cell without its end"),
+        ("n,name\n1,a\n2,b,c\n", "line 3, 3 cells under a header of 2"),
+        ("n,name\n1,a\n\n2\n", "line 4, 1 cells under a header of 2"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=rf"a\.csv cannot be read: {fault}"):
+        read_written(written(tmp_path, text))
+
+
+def test_a_row_with_a_fault_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = written(tmp_path, 'n,name\n1,a\n2,"wood spirit\n3,b\n4,the "heavy" one\n5,c,d\n6,e\n')
+    lines = list(rows_of(path))
+    assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6, 7]
+    assert [line.cells[0] for line in lines if not line.fault] == ["n", "1", "3", "4", "6"]
+    assert lines[5] == Line(6, ["5", "c", "d"], "3 cells under a header of 2")
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ","), ("a.txt", ";")])
+def test_the_separator_is_what_the_header_has(tmp_path: Path, name: str, mark: str) -> None:
+    assert read_written(written(tmp_path, f"name{mark}mass\nx{mark}1.5\n", name)).rows() == [("x", "1.5")]
+
+
+def test_the_separator_is_what_the_header_has_most_of(tmp_path: Path) -> None:
+    path = written(tmp_path, "site;length, mm;mass\nOslo;12,5;3,25\n")
+    assert read_rows(path)[1] == [{"site": "Oslo", "length, mm": 12.5, "mass": 3.25}]
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_unicode_is_read(tmp_path: Path, encoding: str, suffix: str) -> None:
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"")
+    data = mark + "site,n\nMünchen,1\nÅs,2\n".encode(encoding)
+    path = written(tmp_path, gzip.compress(data) if suffix else data, f"a.csv{suffix}")
+    assert read_written(path).rows() == [("München", "1"), ("Ås", "2")]
+
+
+def test_other_encodings_are_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read: line 3 is not UTF-8, save it as UTF-8 text"):
+        read_written(written(tmp_path, "site,n\nOslo,1\nMünchen,2\n".encode("latin-1")))
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read: it is not text in UTF-8"):
+        read_written(written(tmp_path, "site,n\nOslo,1\n".encode("utf-16-le")))
+
+
+# Types
+
+
+def test_codes_with_leading_zeros_and_numbers_that_no_float_holds_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path, "icd,id,n,b\n007,99999999999999999999,1,true\n0420,1,2,False\n12,2,3,TRUE\n")
+    _, rows = read_rows(path)
+    assert [tuple(row.values()) for row in rows] == [
+        ("007", "99999999999999999999", 1, True),
+        ("0420", "1", 2, False),
+        ("12", "2", 3, True),
+    ]
+
+
+def test_what_a_file_types_as_text_is_text(tmp_path: Path) -> None:
+    pl.DataFrame({"icd": ["7", "12"], "n": [7, 12], "big": [2**63 - 1, 5]}).write_parquet(tmp_path / "a.parquet")
+    _, rows = read_rows(tmp_path / "a.parquet")
+    assert rows == [{"icd": "7", "n": 7, "big": 2**63 - 1}, {"icd": "12", "n": 12, "big": 5}]
+
+
+def test_a_column_is_of_one_type_over_all_files() -> None:
+    first, second = pl.DataFrame({"plate": ["7", "10"]}), pl.DataFrame({"plate": ["007", "A12"]})
+    assert [cell_types([first]).cell("plate", "7"), cell_types([first, second]).cell("plate", "7")] == [7, "7"]
+
+
+def test_a_column_is_what_nearly_all_its_cells_are(tmp_path: Path) -> None:
+    cells = ["<0.01", "ND", *map(str, range(98))]
+    path = written(tmp_path, "lead\n" + "\n".join(cells))
+    assert column(path, "lead") == ["<0.01", "ND", *range(98)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers", "notation"),
+    [
+        (["7,5", "12", "0,25"], [7.5, 12.0, 0.25], "decimal commas"),
+        (["1,234", "56", "7,890,123"], [1234, 56, 7890123], "commas between thousands"),
+        (["1,234.5", "56"], [1234.5, 56.0], "commas between thousands"),
+        (["1.234,5", "56"], [1234.5, 56.0], "points between thousands and decimal commas"),
+        (["1 234", "56.5", "\u22127"], [1234.0, 56.5, -7.0], "spaces between thousands"),
+        (["1\u202f234,5", "2"], [1234.5, 2.0], "spaces between thousands and decimal commas"),
+        (["1'234", "2"], [1234, 2], "apostrophes between thousands"),
+        (["1,234", "5678"], [1.234, 5678.0], "decimal commas"),
+    ],
+)
+def test_notations_of_numbers_are_recognized_and_counted(
+    tmp_path: Path, cells: list[str], numbers: list[float], notation: str
+) -> None:
+    path = written(tmp_path, "x\ty\n" + "".join(f"{cell}\tz\n" for cell in cells), "a.tsv")
+    with counted_changes() as changes:
+        assert column(path, "x") == numbers
+    assert changes == {f"x: numbers with {notation}": len(cells)}
+
+
+def test_a_comma_that_may_mean_either_is_no_number(tmp_path: Path) -> None:
+    assert column(written(tmp_path, "x\ty\n1,234\tz\n5,678\tz\n", "a.tsv"), "x") == ["1,234", "5,678"]
+
+
+# Missing cells
+
+
+def test_words_for_missing_are_counted_and_differ_by_case(tmp_path: Path) -> None:
+    path = written(tmp_path, "element,country,dose\nNa,NA,none\nK,NO,\nNA,DE,5\n")
+    with counted_changes() as changes:
+        assert column(path, "element") == ["Na", "K", None]
+    assert changes == {"element: 'NA' is missing": 1, "country: 'NA' is missing": 1}
+    assert column(path, "dose") == ["none", None, "5"]
+
+
+def test_codes_replace_the_words_of_a_column(tmp_path: Path) -> None:
+    path = written(tmp_path, "country,iron,age\nNA,-999,300\nDE,5,20\n,-999.0,30\n")
+    codes = {"country": (), "iron": (-999,), "age": ("300",)}
+    with counted_changes() as changes:
+        _, rows = read_rows(path, codes)
+    assert rows == [
+        {"country": "NA", "iron": None, "age": None},
+        {"country": "DE", "iron": 5, "age": 20},
+        {"country": None, "iron": None, "age": 30},
+    ]
+    assert changes == {"iron: '-999' is missing": 1, "iron: '-999.0' is missing": 1, "age: '300' is missing": 1}
+
+
+def test_codes_hold_for_typed_columns(tmp_path: Path) -> None:
+    pl.DataFrame({"age": [300.0, 20.0], "n": [-9, 4]}).write_parquet(tmp_path / "a.parquet")
+    with counted_changes() as changes:
+        _, rows = read_rows(tmp_path / "a.parquet", {"age": (300,), "n": (-9,)})
+    assert rows == [{"age": None, "n": None}, {"age": 20.0, "n": 4}]
+    assert changes == {"age: '300.0' is missing": 1, "n: '-9' is missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("74", 74), (" 1.5 ", 1.5), ("-3", -3), ("1e-3", 0.001), ("Male", "Male"), ("a1", "a1"), ("007", "007"),
+        ("1e5", "1e5"), ("9" * 20, "9" * 20), ("9" * 400, "9" * 400), ("426783006,1", "426783006,1"), ("1_0", "1_0"),
+        ("", None), (" ", None), ("n/a", None), ("NaN", None), ("-", None), ("Na", "Na"), ("none", "none"),
+        ("inf", "inf"), ("1e+999", "1e+999"),
+    ],
+)  # fmt: skip
+def test_a_single_cell_is_a_number_if_nothing_is_lost_by_that(text: str, value: Any) -> None:
+    cell = single_cell(text)
+    assert cell == value
+    assert type(cell) is type(value)
