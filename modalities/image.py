@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,21 +16,15 @@ from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
 from modalities.context import Context, Width
+from modalities.image_files import FORMATS, from_pillow, read
 from modalities.kinds import kind_of
 from modalities.patches import Stem, patch_embedding, restored, squared_error
-from modalities.pixels import FORMATS, RGB, from_array, from_pillow, read
+from modalities.pixels import RGB, Nodata, Picture, from_array
 
 _FLAT = 1e-6
 """Least variance of an image that is standardised by its own."""
 _TINT = 1 / 128
 """Pixels nearer to the paper's value than this are paper."""
-
-
-class Picture(NamedTuple):
-    """Raw image: pixels `(H, W, B)` float32, 0 to 1 where the file holds integers; one name a band."""
-
-    pixels: np.ndarray
-    bands: tuple[str, ...]
 
 
 @register
@@ -48,6 +42,11 @@ class Image(Modality):
     `normalise`: standardised by mean and deviation of all training images or, where light and colour cast say more of
     the day than of the subject, by each image's own.
 
+    `nodata`: which pixels hold no data. By default (`file`) those that the file marks: TIFF's GDAL no-data value and
+    mask pages, NaN in floats. A number marks those of this value too, as it is written in the file, before it is
+    scaled; `refuse` refuses images with any. Pixels without data count for no mean or deviation; patches without any
+    data become no tokens, in others a pixel without data has the band's mean.
+
     In training alone, and at random: `flip` mirrors and turns images, for data in which no direction is special, or
     mirrors them left to right (`horizontal`). `crop`: least and largest share of the area that is cut out, at 3/4 to
     4/3 of the image's own aspect, and scaled to the size of the whole (Szegedy et al. 2015). `brightness` b
@@ -56,7 +55,7 @@ class Image(Modality):
 
     type: ClassVar[str] = "image"
     extensions: ClassVar[tuple[str, ...]] = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "npy")
-    requires: ClassVar[tuple[str, ...]] = ("pillow", "simplejpeg", "tifffile")
+    requires: ClassVar[tuple[str, ...]] = ("imagecodecs", "pillow", "simplejpeg", "tifffile")
 
     size: int = 224
     patch: int = 16
@@ -70,6 +69,7 @@ class Image(Modality):
     stem: Stem = "linear"
     window: Width = 0
     normalise: Literal["data", "image"] = "data"
+    nodata: Nodata = "file"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
@@ -78,6 +78,8 @@ class Image(Modality):
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size < self.patch:
             raise ValueError(f"image size {self.size} must be at least the patch of {self.patch} pixels")
+        if not isinstance(self.nodata, str) and not np.isfinite(self.nodata):
+            raise ValueError("image nodata must be a finite number: pixels that are NaN are without data in any case")
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"image crop {list(self.crop)} must be two shares above 0 and up to 1, the smaller first")
         for name, amount in (("brightness", self.brightness), ("contrast", self.contrast)):
@@ -99,10 +101,14 @@ class Image(Modality):
         for picture in raws:
             sets.add(picture.bands)
             for band, plane in zip(picture.bands, np.moveaxis(picture.pixels, 2, 0), strict=True):
+                if picture.incomplete:
+                    plane = plane[~np.isnan(plane)]
                 moments = np.array([plane.size, plane.sum(dtype=np.float64), np.square(plane, dtype=np.float64).sum()])
                 sums[band] = sums.get(band, 0) + moments
         if not sets:
             raise ValueError("no images to fit on")
+        if empty := [band for band, (count, *_) in sums.items() if not count]:
+            raise ValueError(f"image band {empty[0]!r} holds no data in any training image")
         first = next(iter(sets)) if len(sets) == 1 else tuple(sorted(sums))
         mean = {band: float(total / count) for band, (count, total, _) in sums.items()}
         deviation = {
@@ -118,33 +124,36 @@ class Image(Modality):
         )
 
     def decode(self, members: dict[str, bytes]) -> Picture:
-        return self._bands(*read(members))
+        return self._bands(read(members, self.nodata))
 
     def parse(self, value: Any) -> Picture:
         """A path, encoded bytes, a Pillow image or an array `(H, W)` or `(H, W, B)`."""
         if isinstance(value, np.ndarray):
-            return self._bands(*from_array(value))
+            return self._bands(from_array(value, self.nodata))
         if isinstance(value, bytes):
-            return self.decode({kind_of(value, FORMATS) or "png": value})
+            return self.decode({kind_of(value, FORMATS) or "": value})
         if hasattr(value, "convert"):
-            return self._bands(*from_pillow(value))
+            return self._bands(from_pillow(value, self.nodata))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
         return self.decode(self.members(Path(value)))
 
-    def _bands(self, pixels: np.ndarray, bands: tuple[str, ...]) -> Picture:
+    def _bands(self, picture: Picture) -> Picture:
+        pixels, bands, incomplete = picture
         if self.bands == "grey" and bands == RGB:
             pixels, bands = (pixels @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], ("grey",)  # ITU-R BT.601
         elif self.bands == "rgb" and bands == ("grey",):
             pixels, bands = np.repeat(pixels, 3, axis=2), RGB
         elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else RGB):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
-        if self.paper is not None and not self._inked(np.array([pixels.min(), pixels.max()])).any():
-            raise ContentError("image of nothing but paper")
-        return Picture(pixels, bands)
+        if self.paper is not None:
+            low, high = (np.nanmin, np.nanmax) if incomplete else (np.min, np.max)
+            if not self._inked(np.array([low(pixels), high(pixels)])).any():
+                raise ContentError("image of nothing but paper")
+        return Picture(pixels, bands, incomplete)
 
     def _inked(self, pixels: np.ndarray) -> np.ndarray:
-        """Which numbers are not the paper's."""
+        """Which numbers are not the paper's; NaN is paper."""
         return np.abs(pixels - np.float32(self.paper or 0.0)) > _TINT
 
     def tokenize(self, raw: Picture, rng: np.random.Generator | None = None) -> Tokens:
@@ -153,42 +162,63 @@ class Image(Modality):
         if not self.separate and raw.bands != self.band_names:
             raise ContentError(f"image bands {', '.join(raw.bands)} differ from {', '.join(self.band_names)}")
         columns = [self.band_names.index(band) for band in raw.bands]
+        patches, coords = self._patches(raw, rng)
+        if rng is not None:
+            patches = self._jittered(patches, rng, raw.incomplete)
+        mean, deviation = np.array(self.mean, np.float32)[columns], np.array(self.deviation, np.float32)[columns]
+        if self.normalise == "image":
+            least = _FLAT * np.minimum(1, 100 * np.square(deviation))  # float images may be of any unit
+            mean, variance = _moments(patches) if raw.incomplete else (patches.mean((0, 1)), patches.var((0, 1)))
+            deviation = np.sqrt(variance + least)
+        patches = (patches - mean) / deviation
+        count, area, bands = patches.shape
+        filled = ~np.isnan(patches).all(1) if raw.incomplete and self.separate else None  # of each band
+        if raw.incomplete:
+            np.nan_to_num(patches, copy=False)
+        if not self.separate:
+            ids = np.full((count, 2), 2, np.int64)
+            return Tokens(np.ascontiguousarray(patches.reshape(count, -1)), ids, coords.astype(np.float32))
+        values = patches.transpose(2, 0, 1).reshape(bands * count, area)
+        ids = np.full((bands * count, 2), 2, np.int64)
+        ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, count)
+        tokens = Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
+        return tokens if filled is None else Tokens(*(part[filled.T.reshape(-1)] for part in tokens))
+
+    def _patches(self, raw: Picture, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+        """Patches `(N, P * P, B)` of an image, cut and turned at random, and their rows and columns `(N, 2)`.
+
+        Raises:
+            ContentError: nothing but paper, or no data.
+        """
         shape = grid_size(raw.pixels.shape[:2], self.size, self.patch)
         whole = raw.pixels if self.crop is None or rng is None else cut(raw.pixels, self.crop, rng)
-        pixels = resize(whole, shape)
+        pixels = _resize_incomplete(whole, shape) if raw.incomplete else resize(whole, shape)
+        if raw.incomplete and np.isnan(pixels).all():  # a part without data: the whole may have some
+            pixels = _resize_incomplete(raw.pixels, shape)
         if self.flip and rng is not None:
             pixels = _turn(pixels, 4 * int(rng.integers(2)) if self.flip == "horizontal" else int(rng.integers(8)))
         p, (height, width, bands) = self.patch, pixels.shape
         rows, cols = height // p, width // p
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4).reshape(rows * cols, p * p, bands)
         coords = np.stack(np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij"), -1).reshape(-1, 2)
+        if raw.incomplete:
+            filled = ~np.isnan(patches).all((1, 2))
+            if not filled.any():
+                raise ContentError("image with less than half of the data at any pixel of this size")
+            patches, coords = patches[filled], coords[filled]
         if self.paper is not None:
             inked = self._inked(patches).any((1, 2))
             if not inked.any():
                 raise ContentError("image of nothing but paper")
             patches, coords = patches[inked], coords[inked]
-        if rng is not None:
-            patches = self._jittered(patches, rng)
-        mean, deviation = np.array(self.mean, np.float32)[columns], np.array(self.deviation, np.float32)[columns]
-        if self.normalise == "image":
-            least = _FLAT * np.minimum(1, 100 * np.square(deviation))  # float images may be of any unit
-            mean, deviation = patches.mean((0, 1)), np.sqrt(patches.var((0, 1)) + least)
-        patches = (patches - mean) / deviation
-        count = len(patches)
-        if not self.separate:
-            ids = np.full((count, 2), 2, np.int64)
-            return Tokens(np.ascontiguousarray(patches.reshape(count, -1)), ids, coords.astype(np.float32))
-        values = patches.transpose(2, 0, 1).reshape(bands * count, p * p)
-        ids = np.full((bands * count, 2), 2, np.int64)
-        ids[:, 1] = np.repeat(np.array(columns, np.int64) + 2, count)
-        return Tokens(np.ascontiguousarray(values), ids, np.tile(coords, (bands, 1)).astype(np.float32))
+        return patches, coords
 
-    def _jittered(self, patches: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _jittered(self, patches: np.ndarray, rng: np.random.Generator, incomplete: bool) -> np.ndarray:
         """Patches `(N, P * P, B)` lighter or darker, their contrast stronger or weaker."""
         if self.brightness:
             patches = patches * np.float32(rng.uniform(1 - self.brightness, 1 + self.brightness))
         if self.contrast:
-            mean = patches.mean(dtype=np.float64).astype(np.float32)
+            mean = (np.nanmean if incomplete else np.mean)(patches, dtype=np.float64).astype(np.float32)
             patches = mean + (patches - mean) * np.float32(rng.uniform(1 - self.contrast, 1 + self.contrast))
         return patches
 
@@ -270,6 +300,25 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         for plane in np.moveaxis(pixels, 2, 0)
     ]
     return np.stack(planes, -1)
+
+
+def _resize_incomplete(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """As `resize`, over the pixels with data: NaN where these are less than half of a pixel's weight."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    filled = ~np.isnan(pixels)
+    share = resize(filled.astype(np.float32), shape)
+    values = resize(np.where(filled, pixels, np.float32(0)), shape)
+    return np.where(share < 0.5, np.float32(np.nan), values / np.maximum(share, 0.5))
+
+
+def _moments(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance `(B,)` of patches `(N, P * P, B)` over what is not NaN, 0 where nothing is."""
+    filled = ~np.isnan(patches)
+    count = np.maximum(filled.sum((0, 1)), 1)
+    mean = np.where(filled, patches, 0).sum((0, 1)) / count
+    variance = np.where(filled, np.square(patches - mean), 0).sum((0, 1)) / count
+    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def cut(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:

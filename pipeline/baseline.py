@@ -57,12 +57,14 @@ def _sequence(modality: TokenSequence, members: Mapping[str, bytes], tokens: Tok
 @plain.register
 def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
     """A thumbnail's pixels, mean and deviation of each known band, zero where the image lacks it."""
-    pixels, bands = modality.decode(dict(members))
+    pixels, bands, incomplete = modality.decode(dict(members))
+    places = [modality.band_names.index(band) for band in bands]
+    if incomplete:  # a pixel without data has its band's mean
+        pixels = np.where(np.isnan(pixels), np.array(modality.mean, np.float32)[places], pixels)
     shrink = parser("PIL.Image", "pillow")
     planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(pixels, 2, 0)]
     small = np.zeros((len(modality.band_names), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)
     moments = np.zeros((2, len(modality.band_names)), np.float32)
-    places = [modality.band_names.index(band) for band in bands]
     small[places] = [shrink.fromarray(each).resize(small.shape[1:], shrink.Resampling.BOX) for each in planes]
     moments[:, places] = pixels.mean((0, 1)), pixels.std((0, 1))
     return np.concatenate([small.ravel(), moments.ravel()])

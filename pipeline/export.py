@@ -258,7 +258,7 @@ print(json.dumps(max(differences).item()))
 """
 """Loads an exported folder as a stranger would, where this project and its parsers cannot be imported."""
 
-STRANGERS = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "polars", "typer")
+STRANGERS = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "imagecodecs", "polars", "typer")
 """What the fresh process may not import: the project, and parsers that transformers itself never looks for."""
 
 

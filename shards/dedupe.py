@@ -103,6 +103,8 @@ def fingerprint(
 def phash(picture: Picture) -> str:
     """64-bit perceptual hash of an image of any bands, from its lowest cosine frequencies (Zauner 2010)."""
     grey = np.average(picture.pixels, axis=2, weights=LUMA if picture.bands == RGB else None)
+    if picture.incomplete:
+        grey = np.where(np.isnan(grey), np.nanmean(grey), grey)
     grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
     image = parser("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
     return str(parser("imagehash", "imagehash").phash(image))

@@ -12,7 +12,7 @@ from shards.sources.chemistry import PACKAGES
 
 _COMPARING = {"perceptual": ("imagehash", "pillow", "scipy")}
 _WAVEFORMS = frozenset({"wfdb", "pyedflib"})
-_FORMATS = {"simplejpeg": ("jpg", "jpeg"), "tifffile": ("tif", "tiff")}
+_FORMATS = {"imagecodecs": ("png", "tif", "tiff"), "simplejpeg": ("jpg", "jpeg"), "tifffile": ("tif", "tiff")}
 """Extensions of members that a package alone is for."""
 
 

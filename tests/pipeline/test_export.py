@@ -57,7 +57,7 @@ def test_the_folder_is_flat_and_holds_no_import_of_the_project(exported: tuple[P
                 assert (node.module in present) if node.level else node.module.split(".")[0] not in STRANGERS
             elif isinstance(node, ast.Import):
                 assert not {alias.name.split(".")[0] for alias in node.names} & set(STRANGERS)
-    assert (folder / "requirements.txt").read_text().split() == ["pillow", "simplejpeg", "tifffile"]
+    assert (folder / "requirements.txt").read_text().split() == ["imagecodecs", "pillow", "simplejpeg", "tifffile"]
     json.loads((folder / "config.json").read_text())
 
 

@@ -48,7 +48,8 @@ def warning(data: Path, run: Path, here: str, there: str) -> str:
 
 
 def test_a_run_records_what_made_and_reads_its_data(run: Path, shards: Path) -> None:
-    here = {n: importlib.metadata.version(n) for n in ("chembl_structure_pipeline", "pillow", "rdkit")}
+    packages = ("chembl_structure_pipeline", "imagecodecs", "pillow", "rdkit")
+    here = {n: importlib.metadata.version(n) for n in packages}
     assert Run(run).versions() == here == json.loads((shards / "manifest.json").read_text())["versions"]
 
 

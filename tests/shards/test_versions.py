@@ -82,10 +82,10 @@ def test_ways_of_comparing_and_tables_need_packages_too() -> None:
 
 
 def test_versions_of_formats_that_are_not_there_do_not_matter() -> None:
-    versions = dict.fromkeys(("pillow", "simplejpeg", "tifffile"), "1")
-    assert used(versions, ["image.png", "labels.json"]) == {"pillow": "1"}
+    versions = dict.fromkeys(("imagecodecs", "pillow", "simplejpeg", "tifffile"), "1")
+    assert used(versions, ["image.png", "labels.json"]) == {"imagecodecs": "1", "pillow": "1"}
     assert used(versions, ["a.image.JPG"]).keys() == {"pillow", "simplejpeg"}
-    assert used(versions, ["image.tif"]).keys() == {"pillow", "tifffile"}
+    assert used(versions, ["image.tif"]).keys() == {"imagecodecs", "pillow", "tifffile"}
 
 
 def test_a_package_that_is_not_installed_has_no_version() -> None:
@@ -100,11 +100,11 @@ def test_a_manifest_names_the_versions(tmp_path: Path) -> None:
     Pillow.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32)).save(raw / "x" / "a.png")
     images: dict[str, Modality] = {"image": Image(size=32, patch=16)}
     manifest = build(ImageFolder(modality="image", pattern="{class}/{i}"), images, WHOLE, raw, tmp_path / "images")
-    assert manifest.versions == {"pillow": version("pillow")}
+    assert manifest.versions == {name: version(name) for name in ("imagecodecs", "pillow")}
     (raw / "a.smi").write_text("CCO")
     drawn: dict[str, Modality] = {**SMILES, "image": Image(size=96, patch=12)}
     manifest = build(Molecules(), drawn, WHOLE, raw, tmp_path / "molecules")
-    assert manifest.versions == {name: version(name) for name in (*CHEMISTRY, "pillow")}
+    assert manifest.versions == {name: version(name) for name in (*CHEMISTRY, "imagecodecs", "pillow")}
     assert Manifest.read(tmp_path / "molecules").versions == manifest.versions
 
 

@@ -147,3 +147,21 @@ def test_mistakes_are_named(fish: Path, tmp_path: Path) -> None:
     (fish / "bream" / "2015_1_a_frame1.png").unlink()
     with pytest.raises(ContentError, match="image is missing"):
         ImageFolder().make(item, MODALITIES)
+
+
+def test_pixels_without_data_and_frames_left_out_are_counted_in_the_manifest(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i in range(3):
+        heights = np.random.default_rng(i).random((16, 16), np.float32) * 50 + 100
+        heights[:4] = -9999
+        tifffile.imwrite(raw / f"{i}.tif", heights, extratags=[(42113, "s", 0, "-9999", True)])
+    frames = [Pillow.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16), np.uint8)) for i in range(3)]
+    frames[0].save(raw / "video.png", save_all=True, append_images=frames[1:])
+    modalities = {"image": Image(size=16, patch=4)}
+    manifest = build(ImageFolder(labels=()), modalities, SplitBy(validation=0, test=0), raw, tmp_path / "out")
+    assert manifest.changed == {"image pixels without data": 3 * 64, "image frames after the first, left out": 2}
+    assert manifest.skipped == {}
+    strict = {"image": Image(size=16, patch=4, nodata="refuse")}
+    manifest = build(ImageFolder(labels=()), strict, SplitBy(validation=0, test=0), raw, tmp_path / "strict")
+    assert manifest.skipped == {"image with pixels without data": 3}
