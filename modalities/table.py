@@ -352,6 +352,14 @@ class Table(Modality):
         number = expand(value) * deviation + mean
         return 0.0 if abs(number) < 1e-7 * abs(mean) else number
 
+    def _shown(self, column: str, number: float) -> str:
+        """A number to a thousandth of its column's deviation, without an exponent: 20150713, not 2.015e+07."""
+        if abs(number) >= 1e15:  # a prediction may be anything
+            return f"{number:.4g}"
+        deviation = self.scales[column][1] if column in self.scales else max(abs(number), 1e-9)
+        digits = 3 - math.floor(math.log10(deviation))
+        return str(np.format_float_positional(round(number, max(digits, 0)), trim="-"))
+
     @cached_property
     def _units(self) -> dict[str, str]:
         return dict(self.units)
@@ -389,8 +397,7 @@ class Table(Modality):
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return _date(number)
-            digits = ".0f" if 1e4 <= abs(number) < 1e12 else ".4g"  # 20150713, not 2.015e+07
-            return html.escape(f"{number:{digits}} {self._units.get(columns[i], '')}".rstrip())
+            return html.escape(f"{self._shown(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (

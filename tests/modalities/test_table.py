@@ -599,3 +599,13 @@ def test_new_values_are_unknown_and_counted() -> None:
 def test_columns_of_nearly_unique_texts_are_told() -> None:
     rows: list[Row] = [{"remark": f"text {n}"} for n in range(30)]
     assert Table().survey(rows) == ["remark: 30 of 30 cells are too rare to be learned"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(20150713.0, "20150713"), (30000.0, "30000"), (1e-4, "0.0001"), (12.0, "12"), (3e20, "3e+20"), (-0.25, "-0.25")],
+)
+def test_numbers_are_shown_without_exponents(number: float, text: str) -> None:
+    table = Table().fit([{"n": number * share} for share in (0.5, 1, 1.5)])
+    tokens = table.tokenize({"n": number})
+    assert f">{text}</td>" in table.show(tokens, np.array([False]), tokens)["original"]
