@@ -4,7 +4,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet rdkit==2026.9.1 numpy==2.4.6 pillow==13.0.0
+"$folder/venv/bin/python" -m pip install --quiet rdkit==2026.9.1 numpy==2.4.6 pillow==13.0.0
 "$folder/venv/bin/python" - <<'PYTHON'
 import rdkit
 from rdkit import Chem, RDLogger

@@ -5,7 +5,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q scipy==1.17.1 numpy==2.4.6
+"$folder/venv/bin/python" -m pip install -q scipy==1.17.1 numpy==2.4.6
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 

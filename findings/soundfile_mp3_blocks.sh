@@ -5,7 +5,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q soundfile==0.14.0 numpy==2.4.6
+"$folder/venv/bin/python" -m pip install -q soundfile==0.14.0 numpy==2.4.6
 "$folder/venv/bin/python" - "$folder/tone.mp3" <<'PYTHON'
 import sys
 

@@ -5,7 +5,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet tifffile==2026.3.3 numpy==2.4.6 pillow==13.0.0
+"$folder/venv/bin/python" -m pip install --quiet tifffile==2026.3.3 numpy==2.4.6 pillow==13.0.0
 cd "$folder"
 venv/bin/python - <<'EOF'
 import sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -86,7 +86,7 @@ class Column:
     identifier: str = ""
     unclear: str = ""
 
-    def said(self, name: str) -> str:
+    def summary(self, name: str) -> str:
         """What a reader of the table has to know of the column; empty if nothing."""
         kinds = {"number": f"numbers in {self.unit}" if self.unit else "numbers", "date": "dates"}
         if self.odd:
@@ -198,36 +198,34 @@ def column_of(
     truths = not (typed or numbers) and {text.lower() for text in counts} <= {"true", "false"}
     if kind in (None, "boolean") and (booleans == filled or truths):
         return Column("boolean", filled=filled)
-    identifier = next((text for text in counts if is_identifier(text)), "")
     notation, plain = _notation(counts)
-    found = Column("text", "", notation, filled=filled, numbers=numbers + sum(counts[text] for text in plain))
+    identifier = next((text for text in counts if is_identifier(text)), "")
     numeric = bool(numbers) or not typed
-    if kind == "number" or (
-        kind is None and numeric and not (identifier or booleans) and _nearly(found.numbers, filled, counts, plain)
-    ):
+    column = Column(
+        kind or "text",
+        notation=notation,
+        filled=filled,
+        numbers=numbers + sum(counts[text] for text in plain) if numeric else 0,
+        identifier=identifier,
+        unclear="" if typed else _unclear(counts),
+    )
+    may_be_numbers = kind is None and numeric and not identifier and not booleans
+    if kind == "number" or (may_be_numbers and _nearly(column.numbers, filled, counts, plain)):
         whole = all(isinstance(to_number(text, notation), int) for text in plain)
-        return _with_odd(found, "number", counts, plain, whole=whole)
+        return _with_odd(replace(column, kind="number", whole=whole), counts, plain)
     for other, unit, fitting in _readings(counts):
         fits = sum(counts[text] for text in fitting)
         if kind == other or (kind is None and fits >= NEARLY * filled):
-            return _with_odd(found, other, counts, fitting, unit=unit)
-    odd = sorted((text for text in counts if text not in plain), key=lambda text: -counts[text])
-    unclear = "" if any("," not in text for text in counts) else next(iter(_commas(counts)), "")
-    return Column(
-        kind or "text",
-        filled=filled,
-        numbers=found.numbers if numeric else 0,
-        examples=tuple(odd[:_EXAMPLES]),
-        identifier=identifier,
-        unclear="" if typed else unclear,
-    )
+            return _with_odd(replace(column, kind=other, unit=unit), counts, fitting)
+    return replace(_with_odd(column, counts, plain), odd=0)
 
 
-def _commas(texts: Iterable[str]) -> list[str]:
-    """The texts that are numbers whatever their commas mean, if all are."""
-    listed = list(texts)
+def _unclear(counts: Iterable[str]) -> str:
+    """A cell of a column in which every comma may be a decimal mark or stand between thousands; empty if none."""
+    texts = list(counts)
     both = (_PATTERNS[COMMA], _PATTERNS[THOUSANDS])
-    return listed if all(pattern.fullmatch(text) for text in listed for pattern in both) else []
+    unclear = all("," in text and pattern.fullmatch(text) for text in texts for pattern in both)
+    return texts[0] if texts and unclear else ""
 
 
 def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
@@ -239,20 +237,10 @@ def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) 
     return fits + sum(count for text, count in counts.items() if to_bound(text) is not None) >= NEARLY * filled
 
 
-def _with_odd(
-    column: Column, kind: Kind, counts: Mapping[str, int], fitting: set[str], *, unit: str = "", whole: bool = False
-) -> Column:
+def _with_odd(column: Column, counts: Mapping[str, int], fitting: set[str]) -> Column:
+    """The column with the texts that are not of its kind."""
     odd = sorted((text for text in counts if text not in fitting), key=lambda text: -counts[text])
-    return Column(
-        kind,
-        unit,
-        column.notation,
-        whole,
-        column.filled,
-        sum(counts[text] for text in odd),
-        tuple(odd[:_EXAMPLES]),
-        column.numbers,
-    )
+    return replace(column, odd=sum(counts[text] for text in odd), examples=tuple(odd[:_EXAMPLES]))
 
 
 def _notation(counts: Mapping[str, int]) -> tuple[Notation, set[str]]:

@@ -197,8 +197,8 @@ class Table(Modality):
             column = _column(values)
             self._refuse_odd(name, column)
             taken = "missing" if self._odd(name) == "missing" else "read as their bounds where they have one"
-            lines += [f"{line}; these are {taken}" if column.odd else line for line in [column.said(name)] if line]
-            lines += self._codes_said(name, column, values)
+            lines += [f"{line}; these are {taken}" if column.odd else line for line in [column.summary(name)] if line]
+            lines += self._code_lines(name, column, values)
             if column.kind == "text":
                 counts = Counter(map(_text, values))
                 rare = sum(count for count in counts.values() if count < self.min_count)
@@ -211,11 +211,11 @@ class Table(Modality):
         lines = []
         for name, values in sorted(self._cells(rows).items()):
             column = _column(values)
-            lines += [line for line in [column.said(name)] if line]
-            lines += self._codes_said(name, column, values)
+            lines += [line for line in [column.summary(name)] if line]
+            lines += self._code_lines(name, column, values)
         return lines
 
-    def _codes_said(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
+    def _code_lines(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
         """A line for each likely code for missing values, unless the recipe says what means missing."""
         if column.kind not in ("number", "date") or name in self.missing:
             return []
@@ -244,7 +244,7 @@ class Table(Modality):
 
     def _refuse_odd(self, name: str, column: Column) -> None:
         if column.odd and self._odd(name) == "error":
-            raise ValueError(f"{column.said(name)}: correct them, or set `odd` of the table to missing or bound")
+            raise ValueError(f"{column.summary(name)}: correct them, or set `odd` of the table to missing or bound")
 
     def _array(self, name: str, column: Column, values: Iterable[Cell]) -> np.ndarray:
         """The numbers of a column, for dates in days."""

@@ -135,17 +135,7 @@ def _from_rows(
     usual: Source | None,
     skip_invalid: bool,
 ) -> Labelled:
-    frame = read_written(data)
-    if label is not None:
-        need_columns(data, frame.columns, [label])
-    codes = _codes(frame.columns, modalities, usual)
-    kinds: dict[str, Kind] = {
-        column: kind for table in _tables(modalities) for column, kind in table.kinds().items() if column != label
-    }
-    types = cell_types([frame], codes, kinds=kinds, typed=is_typed(data))
-    read = _columns(data, frame, types, modalities, columns, usual.reads if usual else {}, (label, leave))
-    source = Rows(columns=read, labels=(label,) if label else (), missing=codes)
-    types.count(source.used)
+    source, types = _source(data, modalities, label, leave, columns, usual)
     rows = []
     skipped: dict[str, str] = {}
     for item in source.read([data], types):
@@ -177,9 +167,32 @@ def _from_rows(
         ("",) * len(rows),
         by,
         skipped,
-        tuple(read),
+        tuple(source.columns),
         (installed(packages(modalities, source)),),
     )
+
+
+def _source(
+    data: Path,
+    modalities: Mapping[str, Modality],
+    label: str | None,
+    leave: str | None,
+    columns: dict[str, str],
+    usual: Source | None,
+) -> tuple[Rows, CellTypes]:
+    """What reads a table file, and the types of its columns: those that the modalities' tables were fitted on."""
+    frame = read_written(data)
+    if label is not None:
+        need_columns(data, frame.columns, [label])
+    codes = _codes(frame.columns, modalities, usual)
+    kinds: dict[str, Kind] = {
+        column: kind for table in _tables(modalities) for column, kind in table.kinds().items() if column != label
+    }
+    types = cell_types([frame], codes, kinds=kinds, typed=is_typed(data))
+    read = _columns(data, frame, types, modalities, columns, usual.reads if usual else {}, (label, leave))
+    source = Rows(columns=read, labels=(label,) if label else (), missing=codes)
+    types.count(source.used)
+    return source, types
 
 
 def _tables(modalities: Mapping[str, Modality]) -> list[Table]:

@@ -294,11 +294,11 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
     return manifest
 
 
-def _notes(job: _Job, work: Path, held: Ledger) -> Iterator[str]:
+def _notes(job: _Job, work: Path, samples: Ledger) -> Iterator[str]:
     """What modalities say of the content of all samples."""
     for name, modality in job.modalities.items():
         if type(modality).survey is not Modality.survey:
-            rows = (row for split in SPLITS for batch in held.batches(split, job.samples_per_shard) for row in batch)
+            rows = (row for split in SPLITS for batch in samples.batches(split, job.samples_per_shard) for row in batch)
             members = (
                 {
                     member.partition(".")[2]: span
@@ -313,13 +313,13 @@ def _notes(job: _Job, work: Path, held: Ledger) -> Iterator[str]:
                 if spans
             )
             yield from (f"{name}, {line}" for line in modality.survey(raws))
-    yield from (f"label {line}" for line in Table(missing=job.source.missing).survey_labels(_labels(work, held)))
+    yield from (f"label {line}" for line in Table(missing=job.source.missing).survey_labels(_labels(work, samples)))
 
 
-def _labels(work: Path, held: Ledger) -> Iterator[dict[str, Any]]:
+def _labels(work: Path, samples: Ledger) -> Iterator[dict[str, Any]]:
     """Plain labels of all samples."""
     for split in SPLITS:
-        for row in (row for batch in held.batches(split, CHUNK) for row in batch):
+        for row in (row for batch in samples.batches(split, CHUNK) for row in batch):
             if "labels.json" in row.members:
                 labels = json.loads(row.members["labels.json"].read(work))
                 yield {name: label for name, label in labels.items() if not isinstance(label, (list, dict))}
