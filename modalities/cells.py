@@ -22,10 +22,14 @@ _EXACT = 2**53
 """Whole numbers beyond it are not exact as floats: they are identifiers, and stay text."""
 _EXAMPLES = 5
 _LEADING_ZERO = re.compile(r"0\d+")
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LONGEST = 64
+"""Characters of a cell that may be a number; longer ones are text."""
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _QUANTITY = re.compile(rf"([-+]?{_NUMBER})\s*(?![eE][-+]?\d)([^\W\d_]\S{{0,15}}|[%°‰]\S{{0,15}})")
 _BOUND = re.compile(rf"(?:<=?|>=?|[≤≥~≈]|ca\.?|c\.)\s*([-+]?{_NUMBER})|([-+]?{_NUMBER})\s*\?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
+_OTHER_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}")
+_EXPONENT, _WHOLE = re.compile(r"\d+[eE]\d+"), re.compile(r"\d+")
 _SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2212": "-"})
 """Spaces that do not break a line, and the minus sign of typesetters."""
 
@@ -43,7 +47,7 @@ class Notation(NamedTuple):
         """A number that is written so; one without marks is written so in every notation."""
         mark, group = re.escape(self.decimal), re.escape(self.thousands)
         exponent = r"(?:[eE][-+]?\d+)?"
-        plain = rf"(?:\d+{mark}?\d*|{mark}\d+){exponent}"
+        plain = rf"(?:\d+(?:{mark}\d*)?|{mark}\d+){exponent}"
         grouped = rf"|[1-9]\d{{0,2}}(?:{group}\d{{3}})+(?:{mark}\d*)?" if group else ""
         return re.compile(rf"[-+]?(?:{plain}{grouped})")
 
@@ -71,8 +75,8 @@ class Column:
     kind: number, also with one `unit`; date (ISO); boolean; or text. notation: how numbers are written. whole: whether
     all numbers are whole. filled: cells that are not missing. odd: how many of them are of another kind, with
     `examples`, the most frequent first. numbers: how many cells are numbers, whatever the kind. identifier: a whole
-    number that no number would be written as (`007`), which makes the column text. unclear: a cell whose comma may be a
-    decimal mark or stand between thousands.
+    number that no number would be written as (`007`), which makes the column text. unclear: why it is text although it
+    looks otherwise.
     """
 
     kind: Kind = "text"
@@ -95,8 +99,7 @@ class Column:
                 f"{self.odd:,} {'is' if self.odd == 1 else 'are'} not ({', '.join(self.examples)})"
             )
         if self.kind == "text" and self.unclear:
-            mark = self.unclear
-            return f"{name}: text, for {mark} may be {mark.replace(',', '')} or {mark.replace(',', '.')}: write a point"
+            return f"{name}: text, for {self.unclear}"
         if self.kind == "text" and self.identifier and self.numbers == self.filled:
             return f"{name}: text, not numbers, for one of its cells is {self.identifier}"
         if self.kind == "text" and self.numbers >= self.filled / 2:
@@ -122,14 +125,19 @@ def is_missing(cell: Cell, column: str = "", codes: Codes | None = None) -> bool
 def _same_number(cell: Cell, code: str | float) -> bool:
     if isinstance(code, str) or isinstance(cell, bool):
         return False
-    number = to_number(cell) if isinstance(cell, str) else cell
+    number: float | None
+    if isinstance(cell, str):
+        quantity = to_quantity(cell)
+        number = quantity[0] if quantity else to_number(cell)
+    else:
+        number = cell
     return number is not None and number == code
 
 
 def to_number(text: str, notation: Notation = PLAIN) -> int | float | None:
     """A text as a number, None where it is none in this notation, or not finite."""
     text = text.strip().translate(_SPACES)
-    if not _PATTERNS[notation].fullmatch(text):
+    if len(text) > _LONGEST or not _PATTERNS[notation].fullmatch(text):
         return None
     if notation.thousands:
         text = text.replace(notation.thousands, "")
@@ -142,14 +150,22 @@ def to_number(text: str, notation: Notation = PLAIN) -> int | float | None:
 
 def to_bound(text: str) -> float | None:
     """The limit or estimate in a cell such as `<0.01`, `ca. 5` or `5?`; None where it is none."""
-    match = _BOUND.fullmatch(text.strip().translate(_SPACES))
+    match = _BOUND.fullmatch(_with_point(text))
     return float(match[1] or match[2]) if match else None
 
 
 def to_quantity(text: str) -> tuple[float, str] | None:
     """The number and unit of a cell such as `12 mm`; None where it is made otherwise."""
-    match = _QUANTITY.fullmatch(text.strip().translate(_SPACES))
+    match = _QUANTITY.fullmatch(_with_point(text))
     return (float(match[1]), match[2]) if match else None
+
+
+def _with_point(text: str) -> str:
+    """A short text with a decimal comma as one with a point; a comma before three digits is left, longer texts too."""
+    text = text.strip().translate(_SPACES)
+    if len(text) > _LONGEST:
+        return ""
+    return text if "." in text else re.sub(r"(?<=\d),(?=\d{1,2}(?!\d)|\d{4})", ".", text, count=1)
 
 
 def to_days(text: str) -> float | None:
@@ -165,7 +181,7 @@ def to_days(text: str) -> float | None:
 
 def is_identifier(text: str) -> bool:
     """Whether a text of digits is no number: it begins with 0 (`007`), or no float holds it exactly."""
-    return bool(_LEADING_ZERO.fullmatch(text)) or (text.lstrip("+-").isdecimal() and abs(int(text[:400])) > _EXACT)
+    return bool(_LEADING_ZERO.fullmatch(text)) or (text.lstrip("+-").isdecimal() and abs(int(text[:_LONGEST])) > _EXACT)
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -182,14 +198,21 @@ def number_or_text(text: str) -> int | float | str:
 
 
 def column_of(
-    texts: Mapping[str, int], numbers: int = 0, booleans: int = 0, *, typed: bool = False, kind: Kind | None = None
+    texts: Mapping[str, int],
+    numbers: int = 0,
+    booleans: int = 0,
+    *,
+    typed: bool = False,
+    kind: Kind | None = None,
+    decimal: str | None = None,
 ) -> Column:
     """What a column is, given how often each text stands in it and how many of its cells are of other types.
 
     A column is what at least `NEARLY` all its filled cells are; texts are stripped and none says that it is missing. It
-    is text if one cell is an identifier (`is_identifier`). typed: its texts were texts in a file of typed columns, so
-    they are no numbers unless other cells are. kind: what the column must be, for one that was fitted before; then only
-    the notation is looked for.
+    is text if one cell is an identifier (`is_identifier`, or `1e5` among whole numbers). typed: its texts were texts in
+    a file of typed columns, so they are no numbers unless other cells are; then that column was found to be one of
+    numbers before, and is so if more than half its cells are. kind: what the column must be, for one that was fitted
+    before; then only the notation is looked for. decimal: the decimal mark, where other columns of the file show it.
     """
     counts = {text.translate(_SPACES): count for text, count in texts.items()}
     filled = numbers + booleans + sum(counts.values())
@@ -198,8 +221,8 @@ def column_of(
     truths = not (typed or numbers) and {text.lower() for text in counts} <= {"true", "false"}
     if kind in (None, "boolean") and (booleans == filled or truths):
         return Column("boolean", filled=filled)
-    notation, plain = _notation(counts)
-    identifier = next((text for text in counts if is_identifier(text)), "")
+    notation, plain = _notation(counts, decimal)
+    identifier = _identifier(counts)
     numeric = bool(numbers) or not typed
     column = Column(
         kind or "text",
@@ -207,10 +230,11 @@ def column_of(
         filled=filled,
         numbers=numbers + sum(counts[text] for text in plain) if numeric else 0,
         identifier=identifier,
-        unclear="" if typed else _unclear(counts),
+        unclear=_unclear(counts),
     )
     may_be_numbers = kind is None and numeric and not identifier and not booleans
-    if kind == "number" or (may_be_numbers and _nearly(column.numbers, filled, counts, plain)):
+    nearly = column.numbers > filled / 2 if typed else _nearly(column.numbers, filled, counts, plain)
+    if kind == "number" or (may_be_numbers and nearly):
         whole = all(isinstance(to_number(text, notation), int) for text in plain)
         return _with_odd(replace(column, kind="number", whole=whole), counts, plain)
     for other, unit, fitting in _readings(counts):
@@ -220,12 +244,26 @@ def column_of(
     return replace(_with_odd(column, counts, plain), odd=0)
 
 
-def _unclear(counts: Iterable[str]) -> str:
-    """A cell of a column in which every comma may be a decimal mark or stand between thousands; empty if none."""
+def _identifier(texts: Iterable[str]) -> str:
+    """A text that shows that a column holds identifiers, empty if none does."""
+    listed = list(texts)
+    first = next((text for text in listed if is_identifier(text)), "")
+    whole = [text for text in listed if _WHOLE.fullmatch(text)]
+    powers = [text for text in listed if _EXPONENT.fullmatch(text)]
+    return first or (powers[0] if powers and whole and len(powers) + len(whole) == len(listed) else "")
+
+
+def _unclear(counts: Mapping[str, int]) -> str:
+    """Why a column is text although it looks otherwise, if so."""
     texts = list(counts)
-    both = (_PATTERNS[COMMA], _PATTERNS[THOUSANDS])
-    unclear = all("," in text and pattern.fullmatch(text) for text in texts for pattern in both)
-    return texts[0] if texts and unclear else ""
+    if not texts:
+        return ""
+    first = texts[0]
+    if all("," in text and _PATTERNS[notation].fullmatch(text) for text in texts for notation in (COMMA, THOUSANDS)):
+        return f"{first} may be {first.replace(',', '')} or {first.replace(',', '.')}: write a point"
+    if sum(count for text, count in counts.items() if _OTHER_DATE.fullmatch(text)) >= NEARLY * sum(counts.values()):
+        return f"{first} is no date of ISO 8601: write the year first, as 2019-11-05"
+    return ""
 
 
 def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
@@ -243,19 +281,32 @@ def _with_odd(column: Column, counts: Mapping[str, int], fitting: set[str]) -> C
     return replace(column, odd=sum(counts[text] for text in odd), examples=tuple(odd[:_EXAMPLES]))
 
 
-def _notation(counts: Mapping[str, int]) -> tuple[Notation, set[str]]:
+def _notation(counts: Mapping[str, int], decimal: str | None) -> tuple[Notation, set[str]]:
     """The notation that fits most cells, and the texts that it fits; where commas may mean either, the plain one."""
-    plain = {text for text in counts if _PATTERNS[PLAIN].fullmatch(text)}
-    if len(plain) == len(counts):
-        return PLAIN, plain
-    fitting = {
-        notation: {text for text in counts if pattern.fullmatch(text)} for notation, pattern in _PATTERNS.items()
-    }
+    short = [text for text in counts if len(text) <= _LONGEST]
+    choice = [notation for notation in NOTATIONS if decimal in (None, notation.decimal)]
+    plain = {text for text in short if _PATTERNS[choice[0]].fullmatch(text)}
+    if len(plain) == len(counts) and (decimal is None or not any("." in text or "," in text for text in plain)):
+        return choice[0], plain
+    fitting = {notation: {text for text in short if _PATTERNS[notation].fullmatch(text)} for notation in choice}
     fits = {notation: sum(counts[text] for text in texts) for notation, texts in fitting.items()}
-    best = max(NOTATIONS, key=lambda notation: fits[notation])
-    if best in (COMMA, THOUSANDS) and fits[COMMA] == fits[THOUSANDS]:
+    best = max(choice, key=lambda notation: fits[notation])
+    if decimal is None and best in (COMMA, THOUSANDS) and fits[COMMA] == fits[THOUSANDS]:
         best = _comma(fitting[COMMA])
     return best, fitting[best]
+
+
+def decimal_of(texts: Iterable[str]) -> str:
+    """The decimal mark that a column of numbers shows beyond doubt: one that cannot stand between thousands."""
+    marks = set()
+    for text in texts:
+        if len(text) <= _LONGEST:
+            point, comma = _PATTERNS[PLAIN].fullmatch(text), _PATTERNS[COMMA].fullmatch(text)
+            if "." in text and point and not _PATTERNS[Notation(",", ".")].fullmatch(text):
+                marks.add(".")
+            if "," in text and comma and not _PATTERNS[THOUSANDS].fullmatch(text):
+                marks.add(",")
+    return marks.pop() if len(marks) == 1 else ""
 
 
 def _comma(texts: Iterable[str]) -> Notation:

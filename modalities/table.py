@@ -161,7 +161,7 @@ class Table(Modality):
             self._refuse_odd(name, column)
             if column.kind in ("number", "date"):
                 array = self._array(name, column, values)
-                codes = () if name in self.missing else codes_in(array)
+                codes = codes_in(array) if self._may_have_codes(name) else ()
                 numbers.append((name, *scale(array[~np.isin(array, codes)])))
                 units += [(name, column.unit)] if column.unit else []
                 dates += [name] if column.kind == "date" else []
@@ -216,27 +216,56 @@ class Table(Modality):
         return lines
 
     def _code_lines(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
-        """A line for each likely code for missing values, unless the recipe says what means missing."""
-        if column.kind not in ("number", "date") or name in self.missing:
+        """A line for each likely code for missing values, unless the recipe says that there is none."""
+        if column.kind not in ("number", "date") or not self._may_have_codes(name):
             return []
-        array = self._array(name, column, values)
-        times = {code: int((array == code).sum()) for code in codes_in(array)}
-        return [
-            f"{name}: {count:,} of {len(array):,} cells are {code:g}, far from all others: if that means missing, say "
-            f"`missing: {{{name}: [{code:g}]}}` in data.source"
-            for code, count in times.items()
-        ]
+        numbers = [(self._value(name, cell, column.kind == "date", column.unit), cell) for cell in values]
+        lines = []
+        for code in codes_in(np.array([number for number, _ in numbers if number is not None], np.float64)):
+            alike = [cell for number, cell in numbers if number == code]
+            cell = next((f'"{cell.strip()}"' for cell in alike if isinstance(cell, str)), _plain(code))
+            lines.append(
+                f"{name}: {len(alike):,} of {len(numbers):,} cells are {cell}, far from all others: if that means "
+                f"missing, say `missing: {{{name}: [{cell}]}}` in data.source"
+            )
+        return lines
+
+    def _may_have_codes(self, name: str) -> bool:
+        """Whether a column may have codes for missing values that the recipe does not say: not with `[]`."""
+        return bool(self.missing.get(name, ("",)))
 
     def _cells(self, raws: Iterable[Row]) -> dict[str, list[Cell]]:
-        """The filled cells of each column."""
+        """The filled cells of each column; where plus stands, minus is no word for missing.
+
+        Raises:
+            ValueError: `odd` names a column that is not there.
+        """
         cells: dict[str, list[Cell]] = {}
+        minus, names = Counter[str](), set[str]()
         for row in raws:
+            names |= row.keys()
             for column, cell in row.items():
                 if column not in self.exclude and not self._empty(column, cell):
                     cells.setdefault(column, []).append(cell)
+                elif cell == "-" and column not in self.missing:
+                    minus[column] += 1
+        if names and (
+            unknown := [name for name in ([] if isinstance(self.odd, str) else self.odd) if name not in names]
+        ):
+            raise ValueError(f"table `odd` names {unknown[0]!r}, which is no column of it")
+        for column, times in minus.items():
+            if "+" in cells.get(column, ()):
+                cells[column] += ["-"] * times
         return cells
 
+    @cached_property
+    def _signed(self) -> frozenset[str]:
+        """Columns in which plus is a value, so that minus is one too."""
+        return frozenset(name for name, values in self.categories if "+" in values)
+
     def _empty(self, column: str, cell: Cell) -> bool:
+        if cell == "-" and column in self._signed and column not in self.missing:
+            return False
         return is_missing(cell, column, self.missing) or not (isinstance(cell, str) or abs(cell or 0) <= _LARGEST)
 
     def _odd(self, column: str) -> Odd:
@@ -263,8 +292,8 @@ class Table(Modality):
             number = quantity[0] if quantity and quantity[1] == unit else None
         else:
             number = to_number(cell)
-        if number is None and isinstance(cell, str) and not (date or unit) and self._odd(column) == "bound":
-            number = to_bound(cell)
+        if number is None and isinstance(cell, str) and not date and self._odd(column) == "bound":
+            number = to_bound(cell.strip().removesuffix(unit).strip()) if cell.strip().endswith(unit) else None
         return number if number is not None and abs(number) <= _LARGEST else None
 
     def _refuse_homonyms(self, columns: Iterable[str]) -> None:
@@ -497,6 +526,11 @@ def _column(cells: Iterable[Cell]) -> Column:
         else:
             numbers += 1
     return column_of(texts, numbers, booleans, typed=True)
+
+
+def _plain(number: float) -> str:
+    """A number as a recipe's YAML reads it."""
+    return f"{int(number)}" if number.is_integer() else repr(number)
 
 
 def codes_in(numbers: np.ndarray) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from modalities.base import ContentError, Modality, Tokens, counted_changes
-from modalities.cells import Kind
+from modalities.cells import Kind, is_identifier, to_number, to_quantity
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.loader import tokenize, tokens_at
@@ -109,7 +110,7 @@ def load(
         return _from_shards(store, modalities, label)
     if where.is_dir():
         raise ValueError(f"{where} is a folder without {NAME}: give a table file or a folder of shards")
-    if where.suffix not in SUFFIXES:
+    if not where.name.lower().endswith(SUFFIXES):
         raise ValueError(f"{where} is neither a folder of shards nor a file of {', '.join(SUFFIXES)}")
     source = recipe.data.source if recipe else None
     with printed_changes(where):
@@ -135,10 +136,11 @@ def _from_rows(
     usual: Source | None,
     skip_invalid: bool,
 ) -> Labelled:
-    source, types = _source(data, modalities, label, leave, columns, usual)
+    frame = read_written(data)
+    source, types = _source(data, frame, modalities, label, leave, columns, usual)
     rows = []
     skipped: dict[str, str] = {}
-    for item in source.read([data], types):
+    for item in source.read(data, frame, types, count(1)):
         try:
             sample = source.make(item, modalities)
             members: Members = {}
@@ -157,6 +159,9 @@ def _from_rows(
         rows.append((str(item[1]), tokens, members, value, sample.groups[by] if by else f"row {item[1]}"))
     if not rows:
         raise ValueError(f"no usable row in {data}" + first_of(skipped))
+    if label:
+        for line in Table(missing=source.missing).survey_labels({label: row[3]} for row in rows):
+            print(f"{data}: label {line}", file=sys.stderr)
     return Labelled(
         tuple(row[0] for row in rows),
         lambda i: rows[i][1],
@@ -174,6 +179,7 @@ def _from_rows(
 
 def _source(
     data: Path,
+    frame: pl.DataFrame,
     modalities: Mapping[str, Modality],
     label: str | None,
     leave: str | None,
@@ -181,7 +187,6 @@ def _source(
     usual: Source | None,
 ) -> tuple[Rows, CellTypes]:
     """What reads a table file, and the types of its columns: those that the modalities' tables were fitted on."""
-    frame = read_written(data)
     if label is not None:
         need_columns(data, frame.columns, [label])
     codes = _codes(frame.columns, modalities, usual)
@@ -304,7 +309,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
     by = manifest.split.get("by")
     rows: list[tuple[str, str, Split, tuple[int, int], Any]] = []
     known, skipped = set[str](), dict[str, str]()
-    for name in (name for name, count in manifest.counts().items() if count):
+    for name in (name for name, samples in manifest.counts().items() if samples):
         split = Split(store, name)
         for key, group, shard, number in split.locations():
             value = None
@@ -403,16 +408,23 @@ class Task:
 
 
 def _refuse_mixed(label: str, values: Sequence[Any], numbers: int) -> None:
-    """Refuse labels that are numbers save some.
+    """Refuse labels that are numbers save some, also where the others are so many that their column is text.
 
     Raises:
-        ValueError: more than half are numbers, others are not; the message names these.
+        ValueError: more than half are numbers, others are not or all have a unit; the message names these.
     """
-    if len(values) / 2 < numbers < len(values):
-        odd = Counter(str(value) for value in values if isinstance(value, (str, bool)))
-        cells = ", ".join(odd) if len(odd) <= 5 else f"{', '.join(list(odd)[:5])} and {len(odd) - 5:,} more"
+    texts = Counter(value for value in values if isinstance(value, str))
+    plain = {text for text in texts if to_number(text) is not None and not is_identifier(text.strip())}
+    units = {text for text in texts if to_quantity(text) is not None}
+    kinds = len(plain) + len(units) + len({value for value in values if not isinstance(value, str)})
+    alike = numbers + sum(texts[text] for text in plain | units)
+    if numbers < len(values) < 2 * numbers or (kinds > FEW and len(values) < 2 * alike and plain != texts.keys()):
+        odd = [str(value) for value in dict.fromkeys(values) if isinstance(value, bool)]
+        odd += [text for text in texts if text not in plain]
+        cells = ", ".join(odd) if len(odd) <= 5 else f"{', '.join(odd[:5])} and {len(odd) - 5:,} more"
+        fits = numbers + sum(texts[text] for text in plain)
         raise ValueError(
-            f"label {label!r}: {numbers:,} of {len(values):,} cells are numbers, {len(values) - numbers:,} are not "
+            f"label {label!r}: {fits:,} of {len(values):,} cells are numbers, {len(values) - fits:,} are not "
             f"({cells}): give these numbers, leave them empty, or use --task classification"
         )
 

@@ -51,7 +51,14 @@ def draft(folder: Path) -> Draft:
     """
     seen = survey.look(folder)
     paths = sorted(seen.kinds.get("table", []), key=lambda path: (len(path.parts), path))[:OPENED]
-    sheets = [Sheet(path, frame, columns_of(frame, path.parent)) for path in paths if (frame := head(path)) is not None]
+    sheets, faults = [], []
+    for path in paths:
+        try:
+            frame = head(path)
+        except ValueError as error:
+            faults.append(str(error))
+        else:
+            sheets.append(Sheet(path, frame, columns_of(frame, path.parent)))
     known = ptbxl(seen, sheets) or bioscan(seen, sheets)
     made = [known] if known else [each for kind in KINDS for each in kind(seen, sheets)]
     if not made:
@@ -60,12 +67,12 @@ def draft(folder: Path) -> Draft:
                 f"{folder} holds tars and no raw files: if they are webdataset shards, give them an index with "
                 f"`sensorium shards index {shlex.quote(str(folder))}`"
             )
-        raise ValueError(f"nothing usable in {folder}: looked for {LOOKED_FOR}")
+        raise ValueError("; ".join([f"nothing usable in {folder}: looked for {LOOKED_FOR}", *faults[:1]]))
     best = max(made, key=lambda each: (each.linked, len(each.modalities) if each.linked else 0, each.samples))
-    return _told(best, seen, sheets)
+    return _told(best, seen, sheets, faults)
 
 
-def _told(best: Draft, seen: Survey, sheets: Sequence[Sheet]) -> Draft:
+def _told(best: Draft, seen: Survey, sheets: Sequence[Sheet], faults: Sequence[str]) -> Draft:
     """The draft with what was found, and what of it was left aside."""
     found = [_counted(kind, paths) for kind, paths in seen.kinds.items()]
     if not seen.whole:
@@ -73,7 +80,7 @@ def _told(best: Draft, seen: Survey, sheets: Sequence[Sheet]) -> Draft:
     aside = [_counted(kind, paths) for kind, paths in seen.kinds.items() if kind not in {*best.used, "table"}]
     others = [seen.name(path) for path in seen.kinds.get("table", []) if path not in best.used]
     aside += others[:5] + ([f"{len(others) - 5} other tables"] if len(others) > 5 else [])
-    guesses = [*best.guesses, *_notes(best, sheets)]
+    guesses = [*best.guesses, *_notes(best, sheets), *(f"not used: {fault}" for fault in faults)]
     if aside:
         guesses.append(f"left aside, as nothing links it to the rest: {', '.join(aside)}")
     if "tar" in seen.kinds:

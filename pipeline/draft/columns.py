@@ -42,13 +42,16 @@ _DNA = re.compile(r"[ACGTURYSWKMBDHVNacgturyswkmbdhvn.-]{20,}")
 _BONDS = re.compile(r"[()=#\[\]0-9]")
 
 
-def head(path: Path) -> pl.DataFrame | None:
-    """The first rows of a table; None where it cannot be read or has none."""
-    try:
-        frame = read_written(path, ROWS)
-    except ValueError:
-        return None
-    return typed(frame, is_typed(path)) if len(frame) else None
+def head(path: Path) -> pl.DataFrame:
+    """The first rows of a table.
+
+    Raises:
+        ValueError: it cannot be read, or has none.
+    """
+    frame = read_written(path, ROWS)
+    if not len(frame):
+        raise ValueError(f"{path} has no rows")
+    return typed(frame, is_typed(path))
 
 
 def typed(frame: pl.DataFrame, of_file: bool = False) -> pl.DataFrame:

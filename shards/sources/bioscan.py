@@ -80,8 +80,8 @@ class Bioscan(Source):
         if self.image in modalities:
             path = folder / row["split"] / row["chunk"] / f"{row['processid']}.jpg"
             members[f"{self.image}.jpg"] = file_bytes(path, "image file")
-        if self.dna in modalities and row["dna_barcode"]:
-            members[f"{self.dna}.txt"] = row["dna_barcode"].encode()
+        if self.dna in modalities and (barcode := types.written("dna_barcode", row["dna_barcode"])):
+            members[f"{self.dna}.txt"] = barcode.encode()
         if not members:
             raise ContentError("row without image and DNA")
         values = types.row(row)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from modalities.base import ContentError
+from modalities.base import ContentError, count_change
 from modalities.cells import Codes
 from shards.names import need_columns
 from shards.sources.tables import read_rows
@@ -80,6 +80,8 @@ def rows_by(
     names, listed = read_rows(path, codes, text=(column,), used=wanted)
     need_columns(path, names, [column, *wanted])
     rows: dict[str, dict[str, Any]] = {}
+    if nameless := sum(row[column] is None for row in listed):
+        count_change(f"rows of the table without {column} left out", nameless)
     for row in (row for row in listed if row[column] is not None):
         if rows.setdefault(name := key(str(row[column])), row) is not row:
             raise ValueError(f"{path} has {column} {name!r} twice, but one row each is wanted")

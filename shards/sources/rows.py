@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +18,7 @@ from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.chemistry import scaffold, structure
-from shards.sources.tables import CellTypes, cell_types, is_typed, read_written
+from shards.sources.tables import BrokenFileError, CellTypes, cell_types, is_typed, read_written
 
 
 class Item(NamedTuple):
@@ -59,40 +59,29 @@ class Rows(Source):
 
     def items(self, raw: Path) -> Iterator[Item]:
         paths = matching(raw, self.file)
-        yield from self.read(paths, self.types(paths))
-
-    def types(self, paths: Sequence[Path]) -> CellTypes:
-        """What the columns of files are; those that cannot be read are passed over, and refused by `read`.
-
-        Raises:
-            ValueError: a file has no such column.
-        """
         needed = [*self.used, *([self.key] if self.key else []), *self.missing]
+        only = {paths[0]: read_written(paths[0])} if len(paths) == 1 else {}  # several are read twice, one at a time
 
         def frames() -> Iterator[pl.DataFrame]:
             for path in paths:
-                if (frame := _readable(path, paths)) is not None:
+                if (frame := only.get(path) if only else _readable(path)) is not None:
                     need_columns(path, frame.columns, needed)
-                    yield frame
+                    yield frame.select(list(dict.fromkeys(needed)))
 
         types = cell_types(frames(), self.missing, typed=all(map(is_typed, paths)))
-        types.count(self.used)
-        return types
-
-    def read(self, paths: Sequence[Path], types: CellTypes) -> Iterator[Item]:
-        """The rows of files, their cells of these types.
-
-        Raises:
-            ValueError: the only file cannot be read.
-        """
+        types.count(needed)
         numbers = itertools.count(1)
         for path in paths:
-            frame = _readable(path, paths)
+            frame = only.get(path) if only else _readable(path)
             if frame is None:
                 yield Item(path.parent, next(numbers), None, types)
-                continue
-            for row in frame.iter_rows(named=True):
-                yield Item(path.parent, next(numbers), row, types)
+            else:
+                yield from self.read(path, frame, types, numbers)
+
+    def read(self, path: Path, frame: pl.DataFrame, types: CellTypes, numbers: Iterator[int]) -> Iterator[Item]:
+        """The rows of a file, their cells of these types, numbered."""
+        for row in frame.iter_rows(named=True):
+            yield Item(path.parent, next(numbers), row, types)
 
     def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
         folder, number, cells_of_file, types = item
@@ -136,13 +125,15 @@ class Rows(Source):
         return Sample(written[self.key] if self.key else f"{number}", members, groups, canonical=canonical)
 
 
-def _readable(path: Path, paths: Sequence[Path]) -> pl.DataFrame | None:
-    """A table file, None for one of several that cannot be read."""
+def _readable(path: Path) -> pl.DataFrame | None:
+    """A table file, None for one that is cut or damaged.
+
+    Raises:
+        ValueError: it has a row that cannot be read, or text in another encoding; the message names it.
+    """
     try:
         return read_written(path)
-    except ValueError:
-        if len(paths) == 1:
-            raise
+    except BrokenFileError:
         return None
 
 

@@ -9,7 +9,7 @@ import io
 import itertools
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,31 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import polars as pl
 
 from modalities.base import count_change
-from modalities.cells import Codes, Column, Kind, column_of, is_missing, number_or_text, to_number
+from modalities.cells import (
+    MISSING_WORDS,
+    PLAIN,
+    Codes,
+    Column,
+    Kind,
+    column_of,
+    decimal_of,
+    is_missing,
+    number_or_text,
+    to_number,
+)
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
+WITHOUT_MINUS = tuple(sorted(MISSING_WORDS - {"-"}))
+"""What means missing in a column of plus and minus."""
 MAX_CELL = 10_000_000
 """Characters of a cell; what is longer is a quote without an end."""
 _SEPARATORS = (",", "\t", ";")
+_SNIFFED = 50
+"""Lines by which the separator is found."""
+_AT_ONCE = 50_000
+"""Rows that are texts of Python at a time, which take some ten times the memory of those in a frame."""
+_NAMELESS = "column "
+"""How the names of columns begin that have none, as where a spreadsheet ends in empty columns."""
 
 
 class BrokenFileError(ValueError):
@@ -41,62 +60,92 @@ class Line(NamedTuple):
 def rows_of(path: Path) -> Iterator[Line]:
     """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
 
-    Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if the
-    header has more of that. Between tabs a quote is a character like any other, as databases write it, unless every
-    cell that begins with one is a whole quoted cell. After a row with a fault the next line is a row again.
+    Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if that
+    alone gives the first rows one length. Between tabs a quote is a character like any other, as databases write it,
+    unless each cell that begins with one ends with one too, as R and spreadsheets quote. After a row with a fault the
+    next line is a row again.
 
     Raises:
         ValueError: the file cannot be read, is not UTF-8 or UTF-16, or is empty.
     """
     with _text_lines(path) as lines:
-        header = next((line for line in lines if line.strip()), "")
-    if not header or "\0" in header:
-        raise ValueError(f"{path} cannot be read: it is {'not text in UTF-8' if header else 'empty'}")
-    usual = "," if ".csv" in path.suffixes[-2:] else "\t"
-    mark = max((usual, *_SEPARATORS), key=header.count)
-    quoted = mark != "\t" or _is_quoted(path)
+        first = list(itertools.islice(lines, _SNIFFED))
+    if not any(line.strip() for line in first):
+        raise ValueError(f"{path} cannot be read: it is empty")
+    if "\0" in first[0]:
+        raise ValueError(f"{path} cannot be read: it is not text in UTF-8")
+    usual = "," if ".csv" in [suffix.lower() for suffix in path.suffixes[-2:]] else "\t"
+    mark = _separator(first, usual)
+    parse = _parsed_csv if mark != "\t" or _has_line_breaks(path) else _parsed_tabs
+    unquote = parse is _parsed_tabs and _is_quoted(path)
     with _text_lines(path) as lines:
-        yield from _parsed(lines, mark, quoted)
+        width = 0
+        feed = _Feed(lines)
+        for line in parse(feed, mark):
+            width = width or len(line.cells)
+            if not line.fault and len(line.cells) != width:
+                feed.take_back()
+                line = line._replace(fault=f"{len(line.cells)} cells under a header of {width}")
+            yield line._replace(cells=[_unquoted(cell) for cell in line.cells]) if unquote else line
+
+
+def _separator(lines: Sequence[str], usual: str) -> str:
+    """The mark that gives a file's first lines rows of one length, the usual one if it does."""
+    rows = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in (usual, *_SEPARATORS)}
+    if len(lines) == _SNIFFED:  # the last row may go on
+        rows = {mark: cells[:-1] or cells for mark, cells in rows.items()}
+    even = [mark for mark, cells in rows.items() if len(cells[0]) > 1 and len(set(map(len, cells))) == 1]
+    return even[0] if even else max(rows, key=lambda mark: len(rows[mark][0]))
+
+
+def _has_line_breaks(path: Path) -> bool:
+    """Whether a tab-separated file has cells with tabs or line breaks in quotes: parsed so, all its rows are sound."""
+    with _text_lines(path) as lines:
+        if len({line.count("\t") for line in lines if line.strip("\r\n")}) == 1:
+            return False
+    with _text_lines(path) as lines:
+        rows = list(_parsed_csv(_Feed(lines), "\t"))
+        return len({len(row.cells) for row in rows}) == 1 and not any(row.fault for row in rows)
 
 
 def _is_quoted(path: Path) -> bool:
-    """Whether a tab-separated file quotes cells: each cell that begins with a quote is a whole quoted cell.
-
-    A cell with tabs or line breaks within its quotes lies on several lines or has several parts, so the file is parsed
-    as quoted, and is so if that has no fault and rows of one length.
-    """
+    """Whether a tab-separated file of one row a line quotes cells: each that begins with a quote ends with one."""
     with _text_lines(path) as lines:
-        if not any(line.startswith('"') or '\t"' in line for line in lines):
-            return False
-    with _text_lines(path) as lines:
-        return not any(row.fault for row in _parsed(lines, "\t", True))
+        cells = (cell for line in lines if '"' in line for cell in line.rstrip("\r\n").split("\t"))
+        return all(len(cell) > 1 and cell.endswith('"') for cell in cells if cell.startswith('"'))
 
 
-def _parsed(lines: Iterator[str], mark: str, quoted: bool) -> Iterator[Line]:
-    """Rows of lines of text, blank ones passed over; the first says how many cells the others have."""
-    csv.field_size_limit(MAX_CELL)
-    feed, width = _Feed(lines), 0
+def _unquoted(cell: str) -> str:
+    """A cell without its quotes; those within it are doubled or, by R, follow a backslash."""
+    return cell[1:-1].replace('""', '"').replace('\\"', '"') if cell.startswith('"') else cell
+
+
+def _parsed_tabs(feed: _Feed, mark: str) -> Iterator[Line]:
+    """Rows of one line each; blank lines are passed over."""
     while True:
         feed.begin()
-        fault = ""
+        line = next(feed, None)
+        if line is None:
+            return
+        if text := line.rstrip("\r\n"):
+            yield Line(feed.first, text.split(mark))
+
+
+def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
+    """Rows as Python's csv reads them; blank lines are passed over."""
+    csv.field_size_limit(MAX_CELL)
+    while True:
+        feed.begin()
         try:
-            if quoted:
-                cells = next(csv.reader(feed, delimiter=mark, strict=True), None)
-            else:
-                line = next(feed, None)
-                cells = None if line is None else line.rstrip("\r\n").split(mark) if line.strip() else []
+            cells = next(csv.reader(feed, delimiter=mark, strict=True), None)
         except csv.Error as error:
-            cells, fault = [""], f"a quoted cell without its end ({error})"
+            feed.take_back()
+            yield Line(feed.first, [""], f"a quoted cell without its end ({error})")
+            continue
         if cells is None:
             return
-        if not cells:
-            continue
-        width = width or len(cells)
-        if not fault and len(cells) != width:
-            fault = f"{len(cells)} cells under a header of {width}"
-        if fault:
-            feed.take_back()
-        yield Line(feed.first, cells, fault)
+        if cells:
+            yield Line(feed.first, cells)
 
 
 class _Feed:
@@ -179,13 +228,22 @@ def read_written(path: Path, rows: int | None = None) -> pl.DataFrame:
         try:
             frame = pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+            raise BrokenFileError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
         lasting = pl.selectors.duration().dt.total_microseconds() / 1e6
-        return frame.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting)
+        words = (pl.selectors.categorical() | pl.selectors.enum()).cast(pl.String)
+        return frame.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting, words)
     lines = rows_of(path)
     names = header_of(path, next(lines))
-    cells = [line.cells for line in itertools.islice(sound(path, lines), rows)]
-    return pl.DataFrame(cells, schema=dict.fromkeys(names, pl.String), orient="row")
+    rest = itertools.islice(sound(path, lines), rows)
+    frames = []
+    while cells := [line.cells for line in itertools.islice(rest, _AT_ONCE)]:
+        columns = zip(*cells, strict=True)
+        frames.append(
+            pl.DataFrame({name: pl.Series(c, dtype=pl.String) for name, c in zip(names, columns, strict=True)})
+        )
+    frame = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    nameless = [name for name in names if not name or name.startswith(_NAMELESS)]
+    return frame.drop(name for name in nameless if not (frame[name] != "").any())
 
 
 def sound(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
@@ -201,15 +259,17 @@ def sound(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def header_of(path: Path, line: Line) -> list[str]:
-    """The names of a table's columns, by its first row.
+    """The names of a table's columns, by its first row; of several without a name all but the first are numbered.
 
     Raises:
         ValueError: the row cannot be read, or a column stands twice.
     """
     (line,) = sound(path, [line])
-    if twice := [name for name, count in Counter(line.cells).items() if count > 1]:
+    nameless = [place for place, name in enumerate(line.cells) if not name][1:]
+    names = [f"{_NAMELESS}{place + 1}" if place in nameless else name for place, name in enumerate(line.cells)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{path} has the column {twice[0]!r} twice")
-    return line.cells
+    return names
 
 
 @dataclass(frozen=True)
@@ -228,11 +288,11 @@ class CellTypes:
         if not isinstance(value, str) or name not in self.columns:
             return value
         column = self.columns[name]
+        text = value.strip()
         if column.kind == "boolean":
-            return value.strip().lower() == "true"
-        if column.kind == "number" and not column.unit:
-            number = to_number(value, column.notation)
-            return value if number is None else number if column.whole else float(number)
+            return text.lower() == "true" if text.lower() in ("true", "false") else value
+        if column.kind == "number" and not column.unit and (number := to_number(text, column.notation)) is not None:
+            return None if is_missing(number, name, self.codes) else number if column.whole else float(number)
         return value
 
     def row(self, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +301,7 @@ class CellTypes:
 
     def written(self, name: str, value: Any) -> str:
         """A cell as text, as it is written; empty where it is missing."""
-        return "" if is_missing(value, name, self.codes) else str(value)
+        return "" if self.cell(name, value) is None else str(value)
 
     def numeric(self, name: str) -> bool:
         """Whether a column holds numbers."""
@@ -285,28 +345,53 @@ def cell_types(
     codes: what means missing, by column. text: columns whose cells stay as they are written. kinds: what columns must
     be, as a model learned it. typed: the frames' types are their file's own, so that text is text.
     """
+    texts, words, others = _count_cells(frames, codes or {})
+    codes = {**{name: WITHOUT_MINUS for name, counts in texts.items() if "+" in counts}, **(codes or {})}
+    for name in texts.keys() & words.keys():
+        if codes.get(name) == WITHOUT_MINUS and "-" in words[name]:
+            texts[name]["-"] = words[name].pop("-")
+
+    def find(name: str, decimal: str | None = None) -> Column:
+        kind = "text" if name in text else (kinds or {}).get(name)
+        by_file = typed or name in others
+        return column_of(texts[name], others.get(name, 0), typed=by_file, kind=kind, decimal=decimal)
+
+    columns = {name: find(name) for name in texts}
+    numeric = {name for name, column in columns.items() if column.kind == "number" and name not in others}
+    marks = {mark for name in numeric if (mark := decimal_of(texts[name]))}
+    for name, counts in texts.items():
+        unsure = (name in numeric or columns[name].unclear) and not decimal_of(counts)
+        if len(marks) == 1 and unsure and any("," in cell or "." in cell for cell in counts):
+            columns[name] = find(name, *marks)
+        if (notation := columns[name].notation) != PLAIN and name in codes and columns[name].kind == "number":
+            numbers = {cell: number for cell in counts if (number := to_number(cell, notation)) is not None}
+            for cell in (cell for cell, number in numbers.items() if is_missing(number, name, codes)):
+                words.setdefault(name, Counter())[cell] += counts.pop(cell)
+            columns[name] = find(name, notation.decimal)
+    return CellTypes(columns, codes, words)
+
+
+def _count_cells(
+    frames: Iterable[pl.DataFrame], codes: Codes
+) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]], dict[str, int]]:
+    """By column: how often each text stands in it, how often each that means missing, how many cells are no text."""
     texts: dict[str, Counter[str]] = {}
-    others: dict[str, int] = {}
     words: dict[str, Counter[str]] = {}
+    others: dict[str, int] = {}
     for frame in frames:
         for name, dtype in frame.schema.items():
-            if dtype != pl.String:
-                others[name] = others.get(name, 0) + len(frame) - frame[name].null_count()
-                if name in (codes or {}) and not dtype.is_nested() and dtype != pl.Binary:
-                    values = (value for value in frame[name].drop_nulls().to_list() if is_missing(value, name, codes))
-                    words.setdefault(name, Counter()).update(map(str, values))
+            cells = frame[name].drop_nulls().alias("cell")
+            if dtype == pl.String:
+                for cell, times in cells.value_counts(name="times").iter_rows():
+                    if text := cell.strip():
+                        counts = words if is_missing(text, name, codes) else texts
+                        counts.setdefault(name, Counter())[text] += times
                 continue
-            for value, times in frame[name].drop_nulls().value_counts().iter_rows():
-                stripped = value.strip()
-                if not is_missing(stripped, name, codes):
-                    texts.setdefault(name, Counter())[stripped] += times
-                elif stripped:
-                    words.setdefault(name, Counter())[stripped] += times
-    columns = {}
-    for name, counts in texts.items():
-        kind = "text" if name in text else (kinds or {}).get(name)
-        columns[name] = column_of(counts, others.get(name, 0), typed=typed or name in others, kind=kind)
-    return CellTypes(columns, codes or {}, words)
+            others[name] = others.get(name, 0) + len(cells)
+            if name in codes and not dtype.is_nested() and dtype != pl.Binary:
+                missing = Counter(str(cell) for cell in cells.to_list() if is_missing(cell, name, codes))
+                words.setdefault(name, Counter()).update(missing)
+    return texts, words, others
 
 
 def is_typed(path: Path) -> bool:
@@ -325,6 +410,9 @@ def read_rows(
         ValueError: see `read_written`.
     """
     frame = read_written(path)
+    for name in codes or {}:
+        if name not in frame.columns:
+            raise ValueError(f"data.source.missing names {name!r}, but {path} has no such column")
     types = cell_types([frame], codes, text=text, typed=is_typed(path))
     types.count(frame.columns if used is None else used)
     return frame.columns, [types.row(row) for row in frame.iter_rows(named=True)]

@@ -518,7 +518,9 @@ def test_cells_that_are_no_numbers_are_refused_if_the_recipe_says_so() -> None:
     table = strict.fit(rows[:97])
     with pytest.raises(ContentError, match="table cell of 'lead' that is no number"):
         table.tokenize({"lead": "<0.01"})
-    assert Table(odd={"other": "error"}).fit(rows).knows("lead")
+    assert Table(odd={"clean": "error"}).fit(rows).knows("lead")
+    with pytest.raises(ValueError, match="table `odd` names 'laed', which is no column of it"):
+        Table(odd={"laed": "error"}).fit(rows)
 
 
 def test_one_partial_date_among_dates_is_missing() -> None:
@@ -609,3 +611,44 @@ def test_numbers_are_shown_without_exponents(number: float, text: str) -> None:
     table = Table().fit([{"n": number * share} for share in (0.5, 1, 1.5)])
     tokens = table.tokenize({"n": number})
     assert f">{text}</td>" in table.show(tokens, np.array([False]), tokens)["original"]
+
+
+def test_advice_on_codes_can_be_copied() -> None:
+    rows = mixed("v", [-99999999.0] * 3) + [{"day": f"2019-05-{n % 28 + 1:02}"} for n in range(60)]
+    rows += [{"day": "9999-12-31"}] * 3 + [{"size": f"{n} mm"} for n in range(60)] + [{"size": "-999 mm"}] * 3
+    lines = Table().survey(rows)
+    assert [line.partition("`")[2].partition("`")[0] for line in lines] == [
+        'missing: {day: ["9999-12-31"]}',
+        'missing: {size: ["-999 mm"]}',
+        "missing: {v: [-99999999]}",
+    ]
+    advised = Table(missing={"day": ("9999-12-31",), "size": (-999,), "v": (-99999999,)})
+    assert advised.survey(rows) == []
+    assert advised.fit(rows).scales["size"] == (29.5, pytest.approx(np.std(range(60))))
+    assert len(Table(missing={"v": (-1,)}).survey(rows)) == 3, "a code that is not there hides no other"
+
+
+def test_bounds_in_a_unit_and_with_decimal_commas() -> None:
+    rows: list[Row] = [{"size": f"{n},5 mm"} for n in range(40)] + [{"size": "<0,5 mm"}]
+    table = Table(odd="bound").fit(rows)
+    assert table.units == (("size", "mm"),)
+    assert content(table, "size", "<0,5 mm") == content(table, "size", "0.5 mm")
+
+
+def test_dates_in_other_orders_are_told() -> None:
+    rows: list[Row] = [{"day": f"{n:02}.11.2019"} for n in range(1, 30)] * 2
+    (line,) = Table().survey(rows)
+    assert line == "day: text, for 01.11.2019 is no date of ISO 8601: write the year first, as 2019-11-05"
+
+
+def test_minus_is_a_value_where_plus_is() -> None:
+    rows: list[Row] = [{"strand": "+"}, {"strand": "-"}] * 2 + [{"dose": "-"}, {"dose": 1.0}]
+    table = Table().fit(rows)
+    assert table.categories == (("strand", ("+", "-")),)
+    assert content(table, "strand", "-") == (category(table, "strand", "-"), 0)
+    assert content(table, "dose", "-") == (0, 0)
+
+
+def test_a_column_that_its_source_calls_numbers_stays_one_in_a_part_of_the_rows() -> None:
+    rows = mixed("x", ["ND"] * 29, 221)
+    assert Table().fit(rows).scales["x"][0] == 110

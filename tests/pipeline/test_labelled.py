@@ -402,3 +402,22 @@ def test_codes_for_missing_values_hold_for_new_files_and_labels(tmp_path: Path) 
     assert [samples.tokens(n)["table"].ids[:, 0].tolist() for n in range(2)] == [[0, 2], [2, 0]]
     path.write_text("iron,age\n6,40\n5,300\n")
     assert load(path, {"table": table}, label="age", recipe=recipe).labels == (40, None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[f"{4 + n / 10:.1f}" for n in range(40)] * 5 + ["ND"] * 36, [f"{n / 10:.1f} mg" for n in range(40)] * 5],
+    ids=["more than a tenth no numbers", "units"],
+)
+def test_labels_that_are_numbers_save_many_are_refused(values: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"label 'y': \d+ of \d+ cells are numbers, \d+ are not \("):
+        task_of("y", values)
+    assert task_of("y", [f"{n:03}" for n in range(40)] * 5).kind == "classification", "codes with leading zeros"
+
+
+def test_codes_among_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table().fit([{"iron": 1.0}, {"iron": 2.0}])
+    path = tmp_path / "new.csv"
+    path.write_text("iron,y\n" + "".join(f"1,{7 + n / 100}\n" for n in range(100)) + "1,-999\n" * 9)
+    load(path, {"table": table}, label="y")
+    assert f"{path}: label y: 9 of 109 cells are -999, far from all others" in capsys.readouterr().err

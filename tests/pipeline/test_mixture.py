@@ -164,7 +164,7 @@ def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, dra
     samples = len(Split(shards, "train"))
     sets = plan(recipe)["data"]["sets"]
     assert sets == [
-        {"path": str(path), "samples_a_pass": samples, "passes": passes / samples, "imbalance": 0}
+        {"path": str(path), "notes": [], "samples_a_pass": samples, "passes": passes / samples, "imbalance": 0}
         for path, passes in ((shards, 48), (drawings, 16))
     ]
 

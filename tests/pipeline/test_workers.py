@@ -230,4 +230,4 @@ def test_workers_end_with_a_receiver_that_is_killed() -> None:
 
 def test_a_program_ends_although_it_still_holds_items() -> None:
     with consumer("ends") as process:
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0

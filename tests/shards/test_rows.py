@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import Modality
+from modalities.base import Modality, counted_changes
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
@@ -259,3 +259,18 @@ def test_files_that_may_not_be_read_are_counted(raw: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "read_bytes", refused)
     assert "image file that cannot be read" in made(Rows(columns=COLUMNS), raw)
+
+
+def test_a_row_that_cannot_be_read_is_named_in_one_of_several_files_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x\n1\n2\n")
+    (tmp_path / "b.csv").write_text("x\n1\n2,3\n")
+    with pytest.raises(ValueError, match=r"b\.csv cannot be read: line 3, 2 cells under a header of 1"):
+        made(Rows(columns={"table": ("x",)}), tmp_path)
+
+
+def test_words_for_missing_keys_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,x\nNA,1\nb,2\n")
+    with counted_changes() as changes:
+        first, second = made(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
+    assert (first, isinstance(second, Sample)) == ("row without id", True)
+    assert changes == {"id: 'NA' is missing": 1}

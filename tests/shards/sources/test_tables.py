@@ -200,3 +200,86 @@ def test_a_single_cell_is_a_number_if_nothing_is_lost_by_that(text: str, value: 
     cell = single_cell(text)
     assert cell == value
     assert type(cell) is type(value)
+
+
+# What a review of many tables met
+
+
+def test_quotes_far_apart_swallow_no_rows(tmp_path: Path) -> None:
+    notes = [f"note {n}" for n in range(100)]
+    notes[10], notes[70] = '"see note', 'trap 5"'
+    path = written(tmp_path, "n\tnote\n" + "".join(f"{n}\t{note}\n" for n, note in enumerate(notes)), "a.tsv")
+    assert read_written(path)["note"].to_list() == notes
+
+
+def test_quotes_as_r_writes_them(tmp_path: Path) -> None:
+    path = written(tmp_path, '"trap"\t"n"\n"5 \\" trap"\t1\n"a"\t2\n', "a.txt")
+    assert read_rows(path)[1] == [{"trap": '5 " trap', "n": 1}, {"trap": "a", "n": 2}]
+
+
+def test_a_row_of_empty_cells_is_a_row(tmp_path: Path) -> None:
+    assert column(written(tmp_path, "a\tb\n1\t2\n\t\n3\t4\n", "a.tsv"), "a") == [1, None, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "row"),
+    [
+        ("a.tsv", "length, min, max\tmass, g\n1,5\t2\n", {"length, min, max": 1.5, "mass, g": 2}),
+        ("a.csv", '"Länge, mm";"Masse, g"\n12,5;3,25\n', {"Länge, mm": 12.5, "Masse, g": 3.25}),
+        ("a.csv", "a;b;;\n1;x;;\n", {"a": 1, "b": "x"}),
+        ("a.csv", ",b\nx,1\n", {"": "x", "b": 1}),
+    ],
+)
+def test_headers_as_spreadsheets_write_them(tmp_path: Path, name: str, text: str, row: dict[str, Any]) -> None:
+    assert read_rows(written(tmp_path, text, name))[1] == [row]
+
+
+def test_a_truth_column_that_meets_other_words_keeps_them() -> None:
+    frame = pl.DataFrame({"x": ["True", "FALSE", "unknown"]})
+    types = cell_types([frame], kinds={"x": "boolean"})
+    assert [types.cell("x", cell) for cell in frame["x"]] == [True, False, "unknown"]
+
+
+def test_the_decimal_mark_is_that_of_the_files_other_columns(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass;count;depth\n1,5;1.234;1,234\n2,25;12.300;2,500\n")
+    assert [tuple(row.values()) for row in read_rows(path)[1]] == [(1.5, 1234, 1.234), (2.25, 12300, 2.5)]
+    path = written(tmp_path, 'mass,count\n1.5,"1,234"\n2.25,"2,500"\n')
+    assert column(path, "count") == [1234, 2500]
+
+
+def test_codes_in_decimal_commas_are_missing(tmp_path: Path) -> None:
+    path = written(tmp_path, "y;z\n-999,0;1\n7,5;2\n")
+    with counted_changes() as changes:
+        assert column(path, "y", codes={"y": (-999,)}) == [None, 7.5]
+    assert changes == {"y: '-999,0' is missing": 1, "y: numbers with decimal commas": 1}
+
+
+def test_whole_numbers_with_exponents_among_others_are_identifiers(tmp_path: Path) -> None:
+    assert column(written(tmp_path, "id\n1023\n1e5\n4711\n"), "id") == ["1023", "1e5", "4711"]
+    assert column(written(tmp_path, "n\n1e5\n2.5e6\n"), "n") == [1e5, 2.5e6]
+
+
+def test_minus_is_a_value_where_plus_is(tmp_path: Path) -> None:
+    path = written(tmp_path, "gram,strand,dose\n+,+,-\n-,-,1\n-,,2\n")
+    with counted_changes() as changes:
+        _, rows = read_rows(path)
+    assert [row["gram"] for row in rows] == ["+", "-", "-"]
+    assert [row["strand"] for row in rows] == ["+", "-", None]
+    assert [row["dose"] for row in rows] == [None, 1, 2]
+    assert changes == {"dose: '-' is missing": 1}
+
+
+def test_codes_of_columns_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.source\.missing names 'irn', but .*a\.csv has no such column"):
+        read_rows(written(tmp_path, "iron\n1\n"), {"irn": (-999,)})
+
+
+def test_very_long_cells_are_text_at_once(tmp_path: Path) -> None:
+    cells = ["1" * 20_000 + "x!", "01" * 1024, "7" * 5000]
+    assert column(written(tmp_path, "bits\n" + "\n".join(cells)), "bits") == cells
+
+
+def test_words_of_typed_categories_are_texts(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"site": pl.Series(["NA", "x"], dtype=pl.Categorical)})
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert column(tmp_path / "a.parquet", "site") == [None, "x"]
