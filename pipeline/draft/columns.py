@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from modalities.base import ContentError
+from modalities.cells import is_identifier
 from pipeline.draft.survey import ROWS, kind_of, spread
 from shards.sources.chemistry import canonical
 from shards.sources.tables import cell_types, is_typed, read_written
@@ -157,7 +158,7 @@ def _role(column: str, cells: pl.Series, rows: int) -> str:
         return "dna"
     if _are_smiles(some, "smiles" in named):
         return "smiles"
-    if all(_DATE.fullmatch(text) or _QUANTITY.fullmatch(text) for text in some):
+    if all(_DATE.fullmatch(text) or (_QUANTITY.fullmatch(text) and not is_identifier(text)) for text in some):
         return "content"
     if named & (_LABELS | _TAXA) and not named & {"id", "ids", "uuid", "accession"}:
         return "label"

@@ -516,11 +516,11 @@ def test_frames_of_one_film_stay_together(raw: Path, make: Make) -> None:
 
 
 def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
-    lines = ["lead,iron,element,country"]
+    lines = ["probe,lead,iron,element,country"]
     for n in range(120):
         lead = "<0.01" if n % 40 == 7 else f"{n % 37 + 0.25}"
         iron = -999 if n % 20 == 3 else f"{n % 50 + 0.5}"
-        lines.append(f"{lead},{iron},{('Na', 'K')[n % 2]},{('NA', 'DE', 'FR')[n % 3]}")
+        lines.append(f"{n:04},{lead},{iron},{('Na', 'K')[n % 2]},{('NA', 'DE', 'FR')[n % 3]}")
     (raw / "soil.csv").write_text("\n".join(lines))
     state, said, manifest = make()
     assert state["data"]["source"]["columns"] == {"table": ["lead", "iron", "element", "country"]}
