@@ -48,7 +48,7 @@ def by_seeking(path: Path, window_s: float) -> list[bytes]:
             file.seek(start)
             samples = file.read(stop - start, dtype="float32", always_2d=True)
         buffer = io.BytesIO()
-        soundfile.write(buffer, samples, RATE_HZ, format="FLAC", subtype="PCM_16")
+        soundfile.write(buffer, samples, RATE_HZ, format="FLAC", subtype="PCM_24")
         cut.append(buffer.getvalue())
     return cut
 

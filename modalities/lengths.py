@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
-from modalities.base import ContentError, count_change
+from modalities.base import ContentError, count_change, parser
 from modalities.kinds import is_kind
 from modalities.mpeg import Data, after_id3, before_tags, frames, table_frame
 
-_UNKNOWN_WAV = 0x7FFFFC00
-"""Sizes from here on stand in WAV files that were written to a pipe."""
+_UNKNOWN_WAV = 0x7FFFF000 - 0xFFFF
+"""Sizes from here on stand in WAV files that were written to a pipe. SoX writes as many whole blocks, of 65,535 bytes
+at most, as 0x7FFFF000 bytes hold."""
 _FLAC_OVERHEAD = 1024
 """Bytes that a FLAC frame takes at most beyond its samples."""
-
+_BLOCK = 1 << 20
+"""Samples of each channel that are decoded at a time."""
 _FLAC_HEADERS = 8
 """Places at a file's end that are tried as headers: other bytes rarely look like one."""
 
@@ -100,13 +103,24 @@ def length_splice(data: Data, extension: str) -> Splice | None:
     return _CHECKS[extension](data)
 
 
+def seeks(data: Data, extension: str) -> bool:
+    """Whether libsndfile finds places in a sound file that `length_splice` took.
+
+    In FLAC it fails, or gives samples of another place, where blocks have other sizes or frames other numbers than the
+    header says.
+    """
+    return extension != "flac" or _flac_stream(data).seeks
+
+
 def _mp3(data: Data) -> Splice | None:
     """A table of the frames that there are, where a file has none or another: decoders then guess by the bit rate."""
     mp3 = frames(data)
     if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):  # some count the table's frame
         raise ContentError("truncated mp3 audio")
     if mp3.table_count == mp3.total and mp3.xing:
-        return None
+        if mp3.start == mp3.table:
+            return None
+        return Splice(mp3.start, mp3.table, b"", "mp3 audio behind bytes that are no frame: these bytes left out")
     if mp3.partial:
         reason = "mp3 audio that ends inside a frame: that frame left out, the others counted"
     elif mp3.table_count is None:
@@ -202,6 +216,42 @@ def _ogg(data: Data) -> Splice | None:
 
 def _flac(data: Data) -> Splice | None:
     """The number of samples, where STREAMINFO says 0 (unknown, as recorders and pipes write) or too few."""
+    stream = _flac_stream(data)
+    if stream.counts is None:
+        if stream.total == 0:
+            raise ContentError("unreadable flac audio", "no whole frame")
+        return None  # the decoder finds what is wrong
+    count, reach = stream.counts
+    if reach < stream.total:
+        if _decoded(data) < stream.total:
+            raise ContentError("truncated flac audio")
+        return None  # frames of joined files are numbered anew
+    if count == stream.total or count < stream.total == reach:
+        return None  # the last frame is cut, or has bytes behind it: the decoder knows
+    size = (stream.packed >> 36 << 36 | count).to_bytes(8, "big")
+    reason = "flac audio that does not state its length: samples counted"
+    if count < reach:
+        reason = "flac audio that ends inside a frame: that frame left out, the samples of the others counted"
+    elif stream.total:
+        reason = "flac audio longer than its header states: all samples read"
+    return Splice(stream.place, stream.place + 8, size, reason)
+
+
+class _Stream(NamedTuple):
+    """What a FLAC file's header says, and its frames.
+
+    place: of the eight bytes that end with its number of samples. packed: these bytes. total: that number. counts: as
+    `_flac_samples` gives them, None without a frame. seeks: as `seeks` has it.
+    """
+
+    place: int
+    packed: int
+    total: int
+    counts: tuple[int, int] | None
+    seeks: bool
+
+
+def _flac_stream(data: Data) -> _Stream:
     start = after_id3(data)
     info = data[start + 8 : start + 42]
     if data[start : start + 4] != b"fLaC" or len(info) < 34:
@@ -210,24 +260,15 @@ def _flac(data: Data) -> Splice | None:
     total, (shortest, longest) = packed & (1 << 36) - 1, struct.unpack_from(">HH", info)
     channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
     largest = longest * channels * -(-(bits + 1) // 8) + _FLAC_OVERHEAD
-    block = longest if shortest == longest else 0
-    counts = _flac_samples(data, _flac_audio(data, start + 4), block, largest)
-    if counts is None:
-        if total == 0:
-            raise ContentError("unreadable flac audio", "no whole frame")
-        return None  # the decoder finds what is wrong
-    count, reach = counts
-    if reach < total:
-        raise ContentError("truncated flac audio")
-    if count == total or count < total == reach:  # the last frame is cut, or has bytes behind it: the decoder knows
-        return None
-    size = (packed >> 36 << 36 | count).to_bytes(8, "big")
-    reason = "flac audio that does not state its length: samples counted"
-    if count < reach:
-        reason = "flac audio that ends inside a frame: that frame left out, the samples of the others counted"
-    elif total:
-        reason = "flac audio longer than its header states: all samples read"
-    return Splice(start + 18, start + 26, size, reason)
+    first = _flac_audio(data, start + 4)
+    beginning = _flac_frame(data[first : first + 32])
+    if beginning is None:
+        return _Stream(start + 18, packed, total, None, False)
+    unit = _flac_unit(data, first, beginning, shortest == longest, largest)
+    counts = _flac_samples(data, first, beginning.number, unit, largest)
+    expected = 1 if beginning.by_sample or shortest < longest else longest  # by libFLAC
+    seeks = counts is not None and counts[1] >= total and beginning.number == 0 and unit == expected
+    return _Stream(start + 18, packed, total, counts, seeks)
 
 
 def _flac_audio(data: Data, at: int) -> int:
@@ -240,33 +281,63 @@ def _flac_audio(data: Data, at: int) -> int:
     return at
 
 
-def _flac_samples(data: Data, first: int, block: int, largest: int) -> tuple[int, int] | None:
+def _decoded(data: Data) -> int:
+    """Samples of a channel that the decoder gives until it ends or fails."""
+    count = 0
+    with suppress(RuntimeError):  # libsndfile's own errors
+        raw = io.BufferedReader(SplicedFile(data, Splice(0, 0, b"", "")))
+        with parser("soundfile", "soundfile").SoundFile(raw) as file:
+            file.seekable = lambda: False  # `soundfile` seeks after each read of a file that can
+            while size := len(file.read(_BLOCK, dtype="int16", always_2d=True)):
+                count += size
+    return count
+
+
+class _Frame(NamedTuple):
+    """A FLAC frame's number, its samples of a channel, and whether the number is that of its first sample."""
+
+    number: int
+    size: int
+    by_sample: bool
+
+
+def _flac_samples(data: Data, first: int, number: int, unit: int, largest: int) -> tuple[int, int] | None:
     """Number of samples of all whole frames, and the same with a frame that is cut, by the last frames' headers.
 
-    A frame has a checksum over its header and one over itself. block: samples of a frame where all have the same
-    number, else 0. largest: bytes that a frame has at most.
+    A frame has a checksum over its header and one over itself. number, unit: of the first frame, and samples for each
+    step from it. largest: bytes that a frame has at most.
     """
     sync, end = data[first : first + 2], before_tags(data)
-    beginning = _flac_frame(data[first : first + 32], block)
-    if beginning is None:
-        return None
     stops, at = {end: 0}, end
     while len(stops) < _FLAC_HEADERS and (at := data.rfind(sync, max(first, end - 2 * largest), at + 1)) >= 0:
-        frame = _flac_frame(data[at : at + 32], block)
-        if frame is not None:
+        if frame := _flac_frame(data[at : at + 32]):
+            samples = (frame.number - number) * unit + frame.size
             for stop, reach in stops.items():
                 if _crc(data[at:stop], 0x8005, 16) == 0:
-                    return frame[1] - beginning[0], max(frame[1], reach) - beginning[0]
-            stops[at] = frame[1]
+                    return samples, max(samples, reach)
+            stops[at] = samples
         at -= 1
     return None
 
 
-def _flac_frame(header: bytes, block: int) -> tuple[int, int] | None:
-    """First and one past the last sample of a FLAC frame, None where the bytes are no frame's header.
+def _flac_unit(data: Data, first: int, beginning: _Frame, one_size: bool, largest: int) -> int:
+    """Samples that a step in the numbers of frames stands for: 1 where they are those of samples.
 
-    The number in it counts frames where all have as many samples, samples where they do not.
+    A frame's header says so by a bit. Encoders from before that bit said it by the sizes of the shortest and longest
+    block in the file's header; there the second frame's number decides, as others write the last block's size too.
     """
+    if beginning.by_sample:
+        return 1
+    at = first
+    while not one_size and (at := data.find(data[first : first + 2], at + 1, first + largest)) >= 0:
+        second = _flac_frame(data[at : at + 32])
+        if second and _crc(data[first:at], 0x8005, 16) == 0:
+            return 1 if second.number == beginning.number + beginning.size else beginning.size
+    return beginning.size
+
+
+def _flac_frame(header: bytes) -> _Frame | None:
+    """The FLAC frame that a header begins, None where the bytes are no frame's header."""
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
     size_code, rate_code = header[2] >> 4, header[2] & 15
@@ -284,8 +355,7 @@ def _flac_frame(header: bytes, block: int) -> tuple[int, int] | None:
     at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     if _crc(header[: at + 1], 0x07, 8):
         return None
-    start = number if header[1] & 1 or not block else number * block
-    return start, start + size
+    return _Frame(number, size, bool(header[1] & 1))
 
 
 def _crc(data: bytes, polynomial: int, bits: int) -> int:

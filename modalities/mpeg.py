@@ -26,12 +26,14 @@ _TABLE_BIT_RATE = 5
 class Frames(NamedTuple):
     """What the frames of an MP3 file are.
 
-    start: where tags at its beginning end. first: where the first frame with sound lies. total: frames with sound.
+    start: where tags at its beginning end. table: where its first frame lies, of a table if there is one. first: where
+    the first frame with sound lies. total: frames with sound.
     header: the four bytes that the first frame begins with. table_count: number of frames by the table in front,
     None without one. xing: whether that is a table that decoders read. partial: whether the last frame is cut.
     """
 
     start: int
+    table: int
     first: int
     total: int
     header: bytes
@@ -106,7 +108,7 @@ def frames(data: Data) -> Frames:
     header = data[first : first + 4]
     beginning = first + _size(header) if table else first
     count, partial = _count(data, beginning, end, header)
-    return Frames(start, beginning, count, header, table_count, xing, partial)
+    return Frames(start, first, beginning, count, header, table_count, xing, partial)
 
 
 def _count(data: Data, at: int, end: int, first: bytes) -> tuple[int, bool]:

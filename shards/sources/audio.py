@@ -14,17 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modalities.base import ContentError, count_change, once_a_file, parser
-from modalities.lengths import Splice, SplicedFile, length_splice, unreadable, with_length
+from modalities.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
 from shards.sources.recordings import check_windows, windows
 
-_FLAC = {
-    **{"PCM_U8": "PCM_S8", "PCM_S8": "PCM_S8", "PCM_16": "PCM_16", "PCM_24": "PCM_24"},
-    **dict.fromkeys(("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"), "PCM_16"),
+_FLAC_BITS = {
+    **{"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24},
+    **dict.fromkeys(("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"), 24),
 }
-"""How FLAC holds samples of each kind; of other kinds, floats above all, windows become WAV files of floats."""
+"""Bits of a sample in FLAC by the kind of a file's samples; windows of other kinds, floats above all, become WAV."""
 _FLAC_CHANNELS, _FLAC_HZ = 8, 655_350
+_FLAC_LOSS = 2**-16
+"""Largest error in FLAC of what a lossy decoder gives, over the highest sample of its channel; beyond it, WAV."""
 _BLOCK = 1 << 20
 """Samples of each channel that are decoded at a time on the way to a window."""
 
@@ -36,7 +38,8 @@ class AudioFolder(Folder):
 
     window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
     overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and
-    last sample in their identity. Windows of whole numbers become FLAC without a loss, those of floats WAV.
+    last sample in their identity. Windows of whole numbers become FLAC without a loss, those of lossy formats
+    FLAC of 24 bits where it holds them to 16 bits of each channel's highest sample, all others WAV of floats.
 
     A file whose header does not say its length, or less than there is, becomes one whose header does, counted as a
     change; one whose header says more than there is is left out.
@@ -78,15 +81,12 @@ class AudioFolder(Folder):
             extension, data = super().content(item)
             return extension, with_length(data, extension)
         start, stop = item.part
-        samples, rate_hz, flac, count = _window(item.path, start, stop)
+        samples, rate_hz, bits, count = _window(item.path, start, stop)
         if splice := _splice(item.path):
             count_change(splice.reason)
         if stop < count and self._is_last(start, count, rate_hz):
             count_change("end of a recording, shorter than a window, left out")
-        buffer = io.BytesIO()
-        form = {"format": "FLAC", "subtype": flac} if flac else {"format": "WAV", "subtype": "FLOAT"}
-        parser("soundfile", "soundfile").write(buffer, samples, rate_hz, **form)
-        return "flac" if flac else "wav", buffer.getvalue()
+        return _encoded(samples, rate_hz, bits)
 
     def _is_last(self, start: int, count: int, rate_hz: float) -> bool:
         """Whether no window of a file of `count` samples follows one."""
@@ -94,25 +94,45 @@ class AudioFolder(Folder):
         return next(following, None) is None
 
 
-def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, str | None, int]:
-    """Samples `(T, C)` of a part of a file, their rate in Hz, as what FLAC holds them, None where it cannot, and how
-    many samples of a channel the file has.
+def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | None, int]:
+    """Samples `(T, C)` float32 of a part of a file, their rate in Hz, with how many bits FLAC may hold them, None where
+    it cannot, and how many samples of a channel the file has.
 
     Raises:
         ContentError: the file cannot be read, or not so far.
     """
     with _opened(path) as file:
-        rate_hz, subtype = file.samplerate, file.subtype
-        flac = _FLAC.get(subtype) if file.channels <= _FLAC_CHANNELS and rate_hz <= _FLAC_HZ else None
-        if subtype.startswith("MPEG") or not file.seekable():
-            samples = _decoder(path).samples(start, stop)
-        else:
+        rate_hz = file.samplerate
+        bits = _FLAC_BITS.get(file.subtype) if file.channels <= _FLAC_CHANNELS and rate_hz <= _FLAC_HZ else None
+        if file.seekable() and not file.subtype.startswith("MPEG") and _seeks(path):
             file.seek(start)
-            dtype = "int32" if flac and subtype.startswith("PCM") else "float32"
-            samples = file.read(stop - start, dtype=dtype, always_2d=True)
+            samples = file.read(stop - start, dtype="float32", always_2d=True)
+        else:
+            samples = _decoder(path).samples(start, stop)
     if len(samples) < stop - start:
         raise ContentError(f"truncated {_extension(path)} audio")
-    return samples, rate_hz, flac, int(file.frames)
+    return samples, rate_hz, bits, int(file.frames)
+
+
+def _encoded(samples: np.ndarray, rate_hz: int, bits: int | None) -> tuple[str, bytes]:
+    """Extension and bytes of a file of samples `(T, C)` float32: FLAC of so many bits where it holds them, else WAV."""
+    buffer = io.BytesIO()
+    if bits and _holds(samples, bits):
+        subtype = "PCM_S8" if bits == 8 else f"PCM_{bits}"
+        parser("soundfile", "soundfile").write(buffer, samples, rate_hz, format="FLAC", subtype=subtype)
+        return "flac", buffer.getvalue()
+    # libsndfile writes the time of day into WAV files of floats, and builds are the same byte by byte
+    parser("scipy.io.wavfile", "scipy").write(buffer, rate_hz, samples)
+    return "wav", buffer.getvalue()
+
+
+def _holds(samples: np.ndarray, bits: int) -> bool:
+    """Whether whole numbers of some bits hold samples `(T, C)`: none is beyond them, and the error is small."""
+    limit = 2 ** (bits - 1)
+    whole = np.rint(samples * np.float32(limit))
+    error = np.abs(whole / limit - samples).max(0)
+    fits = -limit <= whole.min() and whole.max() < limit
+    return bool(fits and (error <= _FLAC_LOSS * np.abs(samples).max(0)).all())
 
 
 class _Decoder:
@@ -175,6 +195,12 @@ def _splice(path: Path) -> Splice | None:
     """
     with _mapped(path) as data:
         return length_splice(data, _extension(path))
+
+
+@once_a_file(64)
+def _seeks(path: Path) -> bool:
+    with _mapped(path) as data:
+        return seeks(data, _extension(path))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from modalities.base import ContentError, counted_changes
-from modalities.lengths import length_splice, with_length
+from modalities.lengths import length_splice, seeks, with_length
 from modalities.mpeg import after_id3, before_tags, frames, table_frame
 
 SECONDS = 3
@@ -129,6 +129,18 @@ def test_cut_mp3_files() -> None:
     assert changes == {"mp3 audio that ends inside a frame: that frame left out, the others counted": 1}
 
 
+def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
+    data = encoded("MP3", 44_100)
+    whole, _ = read(data, "mp3")
+    padded = ID3 + bytes(3000) + data
+    with pytest.raises(RuntimeError):
+        soundfile.info(io.BytesIO(padded))
+    samples, changes = read(padded, "mp3")
+    np.testing.assert_array_equal(samples, whole)
+    assert changes == {"mp3 audio behind bytes that are no frame: these bytes left out": 1}
+    assert length_splice(ID3 + data, "mp3") is None
+
+
 def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
     data = bare(encoded("MP3", 44_100))
     turns = "mp3 audio whose sample rate or number of channels changes"
@@ -189,6 +201,93 @@ def test_a_flac_file_of_unknown_length_that_ends_within_a_frame() -> None:
     assert refusal(flac(total=0)[:200], "flac") == "unreadable flac audio"
 
 
+def crc(data: bytes, polynomial: int, bits: int) -> bytes:
+    """A cyclic redundancy check, most significant bit first: the remainder of a division of polynomials."""
+    value = 0
+    for byte in data:
+        value ^= byte << bits - 8
+        for _ in range(8):
+            value = value << 1 ^ (polynomial | 1 << bits if value >> bits - 1 else 0)
+    return value.to_bytes(bits // 8, "big")
+
+
+def flac_frames(data: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """Where the frames of a FLAC file begin, and each one's place and length of header, less the checksum.
+
+    Blocks have 4,096 samples but for the last one, whose number of samples takes two bytes of its header.
+    """
+    places = []
+    at = -1
+    while (at := data.find(b"\xff\xf8", at + 1)) >= 0:
+        size = 5 + (2 if data[at + 2] >> 4 == 7 else 0)
+        if data[at + size : at + size + 1] == crc(data[at : at + size], 0x07, 8):
+            places.append((at, size))
+    return places[0][0], places
+
+
+def numbered_by_sample(data: bytes) -> bytes:
+    """A FLAC file as encoders wrote it before a bit said what numbers are: each frame has its first sample's."""
+    first, places = flac_frames(data)
+    assert len(places) == -(-SECONDS * 16_000 // 4096)
+    new = data[:first]
+    for number, ((at, size), (stop, _)) in enumerate(zip(places, [*places[1:], (len(data), 0)], strict=True)):
+        header = data[at : at + 4] + chr(4096 * number).encode() + data[at + 5 : at + size]
+        frame = header + crc(header, 0x07, 8) + data[at + size + 1 : stop - 2]
+        new += frame + crc(frame, 0x8005, 16)
+    return patch(new, 8, struct.pack(">H", 256))
+
+
+@pytest.mark.parametrize("shortest", [16, 256, 2944])
+def test_flac_files_whose_last_block_counts_as_the_shortest(shortest: int) -> None:
+    whole, _ = read(flac(), "flac")
+    place, size = 8, struct.pack(">H", shortest)
+    samples, changes = read(patch(flac(), place, size), "flac")
+    np.testing.assert_array_equal(samples, whole)
+    assert changes == {}
+    samples, changes = read(patch(flac(total=0), place, size), "flac")
+    np.testing.assert_array_equal(samples, whole)
+    assert changes == {"flac audio that does not state its length: samples counted": 1}
+    assert refusal(patch(flac()[:-9000], place, size), "flac") == "truncated flac audio"
+
+
+def test_flac_files_whose_frames_have_the_numbers_of_their_samples() -> None:
+    whole, _ = read(flac(), "flac")
+    for data, changed in (
+        (flac(), {}),
+        (flac(total=0), {"flac audio that does not state its length: samples counted": 1}),
+        (flac(total=16_000), {"flac audio longer than its header states: all samples read": 1}),
+    ):
+        samples, changes = read(numbered_by_sample(data), "flac")
+        np.testing.assert_array_equal(samples, whole)
+        assert changes == changed
+
+
+def test_flac_frames_that_are_numbered_anew_are_believed_where_the_decoder_has_them() -> None:
+    data = flac()
+    first, _ = flac_frames(data)
+    joined = patch(data + data[first:], 22, struct.pack(">I", 2 * SECONDS * 16_000))
+    whole, _ = read(data, "flac")
+    samples, changes = read(joined, "flac")
+    np.testing.assert_array_equal(samples, np.concatenate([whole, whole]))
+    assert changes == {}
+    assert refusal(joined[:-9000], "flac") == "truncated flac audio"
+
+
+def test_flac_files_in_which_the_decoder_finds_places() -> None:
+    data = flac()
+    first, places = flac_frames(data)
+    for ordinary in (data, flac(total=0), ID3 + data, numbered_by_sample(data), flac()[:-3000]):
+        assert seeks(ordinary, "flac")
+    for other in (
+        patch(data, 8, struct.pack(">H", 256)),
+        patch(data, 8, struct.pack(">HH", 4608, 4608)),
+        patch(data + data[first:], 22, struct.pack(">I", 2 * SECONDS * 16_000)),
+        patch(data[:first] + data[places[3][0] :], 22, struct.pack(">I", SECONDS * 16_000 - 3 * 4096)),
+    ):
+        assert not seeks(other, "flac")
+    assert seeks(encoded("WAV"), "wav")
+
+
 # WAV
 
 
@@ -210,6 +309,18 @@ def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
     behind = b"LIST" + struct.pack(f"{order}I", 4) + b"INFO"
     assert read(data + behind, "wav")[1] == {}
     assert len(read(patch(data[:44], 40, bytes(4)) + behind, "wav")[0]) == 0
+
+
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 5), ("FLOAT", 2)])
+def test_wav_files_that_sox_wrote_to_a_pipe(subtype: str, channels: int) -> None:
+    data = encoded("WAV", channels=channels, subtype=subtype)
+    whole, _ = read(data, "wav")
+    place, block = data.find(b"data") + 4, int.from_bytes(data[32:34], "little")
+    size = 0x7FFFF000 // block * block
+    piped = patch(patch(data, place, struct.pack("<I", size)), 4, struct.pack("<I", size + place - 4))
+    samples, changes = read(piped, "wav")
+    np.testing.assert_array_equal(samples, whole)
+    assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
 def test_wav_files_of_64_bits() -> None:

@@ -279,64 +279,6 @@ def test_mp3_files_are_read_and_cut(tmp_path: Path) -> None:
     assert len(made(AudioFolder(window_s=1), tmp_path)) == 2
 
 
-def calls(path: Path, seconds: float = 9.5) -> np.ndarray:
-    """Samples `(T,)` of an MP3 file of calls and pauses, whose frames borrow bits from those before them."""
-    time_s = np.arange(round(seconds * 16_000)) / 16_000
-    tone = 0.3 * np.sin(2 * np.pi * (880 * time_s + 50 * np.sin(time_s))) * (np.sin(8 * time_s) > 0)
-    soundfile.write(path, tone, 16_000, format="MP3")
-    return soundfile.read(path, dtype="float32")[0]
-
-
-def cut(path: Path, source: AudioFolder) -> list[tuple[int, np.ndarray]]:
-    """First sample and samples of each window of a file."""
-    parts = []
-    for item in source.items(path):
-        assert item.part is not None
-        [data] = source.content(item)[1:]
-        parts.append((item.part[0], soundfile.read(io.BytesIO(data), dtype="float32")[0]))
-    return parts
-
-
-@pytest.mark.parametrize("stride_s", [1.0, 0.4, 1.7])
-def test_windows_of_mp3_files_are_what_the_file_holds_there(tmp_path: Path, stride_s: float) -> None:
-    whole = calls(tmp_path / "a.mp3")
-    parts = cut(tmp_path / "a.mp3", AudioFolder(window_s=1, stride_s=stride_s))
-    assert len(parts) == 1 + int(8.5 / stride_s)
-    for start, samples in parts:
-        np.testing.assert_allclose(samples, whole[start : start + 16_000], atol=2**-14)
-
-
-def test_windows_of_mp3_files_are_the_same_in_any_order(tmp_path: Path) -> None:
-    calls(tmp_path / "a.mp3")
-    source = AudioFolder(window_s=1, stride_s=0.6)
-    items = list(source.items(tmp_path / "a.mp3"))
-    forwards = [source.content(item) for item in items]
-    assert [source.content(item) for item in reversed(items)] == forwards[::-1]
-    assert [source.content(item) for item in items[5:]] == forwards[5:]
-
-
-def test_a_long_mp3_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = calls(tmp_path / "a.mp3", 30.5)
-    count = 0
-    read = soundfile.SoundFile.read
-
-    def count_read(self: soundfile.SoundFile, frames: int = -1, *args: Any, **keywords: Any) -> np.ndarray:
-        nonlocal count
-        samples = read(self, frames, *args, **keywords)
-        count += len(samples)
-        return samples
-
-    def refuse(*_: Any) -> int:
-        raise AssertionError("a seek reads all frames before its place")
-
-    monkeypatch.setattr(soundfile.SoundFile, "read", count_read)
-    monkeypatch.setattr(soundfile.SoundFile, "seek", refuse)
-    source = AudioFolder(window_s=1)
-    parts = [source.content(item) for item in source.items(tmp_path / "a.mp3")]
-    assert len(parts) == 30
-    assert count <= len(whole)
-
-
 def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -377,20 +319,6 @@ def test_a_recording_that_does_not_say_its_length_ends(tmp_path: Path, suffix: s
     np.testing.assert_array_equal(samples, LONG)
 
 
-def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    soundfile.write(raw / "a.wav", LONG, 8000)
-    soundfile.write(raw / "b.wav", LONG[:16_000], 8000)
-    calls(raw / "c.mp3")
-    manifest = build(AudioFolder(window_s=1), MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "out")
-    assert manifest.fields == {"audio.flac": 2 + 2 + 9}
-    assert manifest.changed == {"end of a recording, shorter than a window, left out": 2}
-    overlapping = AudioFolder(window_s=1, stride_s=0.5)
-    manifest = build(overlapping, MODALITIES, SplitBy(validation=0, test=0), raw, tmp_path / "overlapping")
-    assert manifest.changed == {}
-
-
 def test_telephone_recordings_are_cut(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", LONG[:, 0], 8000, subtype="GSM610")
     with soundfile.SoundFile(tmp_path / "a.wav") as file:
@@ -399,20 +327,6 @@ def test_telephone_recordings_are_cut(tmp_path: Path) -> None:
         assert isinstance(sample, Sample)
         samples, _ = soundfile.read(io.BytesIO(sample.members["audio.wav"]), dtype="float32")
         np.testing.assert_array_equal(samples, whole[number * 8000 : (number + 1) * 8000])
-
-
-def test_a_damaged_mp3_file_gives_the_windows_before_the_damage(tmp_path: Path) -> None:
-    whole = calls(tmp_path / "a.mp3")
-    data = (tmp_path / "a.mp3").read_bytes()
-    (tmp_path / "a.mp3").write_bytes(data[: len(data) // 2] + bytes(5000) + data[len(data) // 2 :])
-    source = AudioFolder(window_s=1)
-    parts = made(source, tmp_path)
-    assert [isinstance(part, Sample) for part in parts] == sorted((isinstance(p, Sample) for p in parts), reverse=True)
-    assert set(parts[-3:]) == {"truncated mp3 audio"}
-    first = parts[0]
-    assert isinstance(first, Sample)
-    samples, _ = soundfile.read(io.BytesIO(first.members["audio.flac"]), dtype="float32")
-    np.testing.assert_allclose(samples, whole[:16_000], atol=2**-14)
 
 
 @pytest.mark.parametrize(
