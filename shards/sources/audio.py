@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ class _Decoder:
 
     def _restart(self) -> None:
         self._file = _sound(self._path)
+        weakref.finalize(self, self._file.close)  # at the latest when Python ends, before soundfile is gone
         self._file.seekable = lambda: False
         self._last = np.zeros((0, self._file.channels), np.float32)
         self._at = 0
