@@ -22,6 +22,8 @@ _ORIENTATION = 0x0112
 _PNG_DEPTH = 24
 """Where a PNG's header says its bits a band; the next byte is 0 where it is grey."""
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
+_PADDED = ("RGBA", "LA", "PA", "RGBX")
+"""Modes whose last band is no color."""
 
 
 def read(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
@@ -71,10 +73,12 @@ def _is_constant(picture: Picture) -> bool:
     return bool(first and (pixels == pixels[0, 0]).all())
 
 
-def from_pillow(picture: Any, nodata: Nodata = "file") -> Picture:
+def from_pillow(picture: Any, nodata: Nodata = "file", samples: np.ndarray | None = None) -> Picture:
     """A Pillow image, upright; what is transparent becomes white, palettes become colors.
 
-    Pixels of 16 bit are scaled to 1, those of 32 bit (modes I and F) stay as they are, as in an array.
+    Pixels of 16 bit are scaled to 1, those of 32 bit (modes I and F) stay as they are, as in an array. A number of
+    `nodata` is compared with `samples` `(H, W)` or `(H, W, B)`, by default those of the image's mode without alpha:
+    indices of palettes, and colors before they are on white.
 
     Raises:
         ContentError: a mode that Pillow cannot convert to RGB (LAB), or whatever `from_array` refuses.
@@ -82,6 +86,10 @@ def from_pillow(picture: Any, nodata: Nodata = "file") -> Picture:
     orientation = _orientation(picture)
     if picture.mode in _PREMULTIPLIED:
         picture = picture.convert(_PREMULTIPLIED[picture.mode])
+    if not isinstance(nodata, str):
+        if samples is None:
+            samples = np.asarray(picture)[..., :-1] if picture.mode in _PADDED else np.asarray(picture)
+        samples = turn_upright(samples, orientation)
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layers = picture.convert("RGBA")
         if layers.getextrema()[3][0] < 255:
@@ -97,7 +105,7 @@ def from_pillow(picture: Any, nodata: Nodata = "file") -> Picture:
         if picture.mode == "CMYK":
             count_change("CMYK image converted to RGB without its color profile")
         picture = picture.convert("RGB")
-    return from_array(turn_upright(np.asarray(picture), orientation), nodata)
+    return from_array(turn_upright(np.asarray(picture), orientation), nodata, samples)
 
 
 def _orientation(picture: Any) -> int:
@@ -114,13 +122,26 @@ def _pillow(data: bytes, nodata: Nodata) -> Picture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format not in ("JPEG", "MPO"):  # whose further frames are previews
             count_change("image frames after the first, left out", frames - 1)
-        if picture.format == "PNG" and _is_beyond_pillow(data, picture):
-            return _wide_png(data, _orientation(picture), nodata)
-        if picture.format == "PPM" and picture.mode == "I":  # grey of more than 8 bits, which Pillow scales to 16
-            return from_array(np.asarray(picture).astype(np.uint16), nodata)
         if picture.format == "PPM" and picture.mode == "RGB" and _ppm_top(picture) > 255:
             raise ContentError("PPM of more than 8 bits", "Pillow reads 8 bits of it: save it as PNG or TIFF")
-        return from_pillow(picture, nodata)
+        samples = None if isinstance(nodata, str) else _written(data, picture)
+        if picture.format == "PNG" and _is_beyond_pillow(data, picture):
+            return _wide_png(data, _orientation(picture), nodata, samples)
+        if picture.format == "PPM" and picture.mode == "I":  # grey of more than 8 bits, which Pillow scales to 16
+            return from_array(np.asarray(picture).astype(np.uint16), nodata, samples)
+        return from_pillow(picture, nodata, samples)
+
+
+def _written(data: bytes, picture: Any) -> np.ndarray | None:
+    """Samples `(H, W)` or `(H, W, B)` as the file has them, None where Pillow gives these."""
+    if picture.format == "PPM":
+        scale = _ppm_top(picture) / (65535 if picture.mode == "I" else 255)
+        return np.rint(np.asarray(picture) * scale).astype(np.uint16)
+    if picture.mode == "CMYK":  # of JPEG, which Pillow inverts
+        return 255 - np.asarray(picture)
+    if picture.format == "PNG" and data[_PNG_DEPTH] in (2, 4) and not data[_PNG_DEPTH + 1]:
+        return np.asarray(picture) // (255 // (2 ** data[_PNG_DEPTH] - 1))
+    return None
 
 
 def _is_beyond_pillow(data: bytes, picture: Any) -> bool:
@@ -134,16 +155,17 @@ def _is_beyond_pillow(data: bytes, picture: Any) -> bool:
 def _ppm_top(picture: Any) -> int:
     """Full scale of a PPM, as Pillow's decoder is told."""
     arguments = picture.tile[0].args
-    return int(arguments[-1]) if isinstance(arguments, tuple) else 255
+    return int(arguments[-1]) if isinstance(arguments, tuple) else 65535 if picture.mode == "I" else 255
 
 
-def _wide_png(data: bytes, orientation: int, nodata: Nodata) -> Picture:
-    """By libpng, which gives all bits, and transparent colors as alpha."""
+def _wide_png(data: bytes, orientation: int, nodata: Nodata, samples: np.ndarray | None) -> Picture:
+    """By libpng, which gives all bits, and transparent colors as alpha; `samples` are those of fewer than 8 bits."""
     pixels = turn_upright(parser("imagecodecs", "imagecodecs").png_decode(data), orientation)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         top = int(np.iinfo(pixels.dtype).max)
+        samples = pixels[..., :-1] if samples is None else turn_upright(samples, orientation)
         pixels = on_white(pixels[..., :-1], top, pixels[..., -1:] / top)
-    return from_array(pixels, nodata)
+    return from_array(pixels, nodata, samples)
 
 
 def _jpeg(data: bytes, nodata: Nodata) -> Picture:

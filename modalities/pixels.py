@@ -30,8 +30,11 @@ class Picture(NamedTuple):
     incomplete: bool = False
 
 
-def from_array(pixels: np.ndarray, nodata: Nodata = "file") -> Picture:
+def from_array(pixels: np.ndarray, nodata: Nodata = "file", samples: np.ndarray | None = None) -> Picture:
     """An array `(H, W)` or `(H, W, B)`: unsigned integers are scaled to 1 by their depth, others stay as they are.
+
+    samples: `(H, W)` or `(H, W, C)` as the file has them, which `nodata` is compared with, where `pixels` are colors
+    or a scale made of these.
 
     Raises:
         ContentError: another shape or type, too many pixels or none, infinite pixels, or none with data.
@@ -44,8 +47,10 @@ def from_array(pixels: np.ndarray, nodata: Nodata = "file") -> Picture:
     if not pixels.shape[2]:
         raise ContentError("image without bands")
     values, bands = scale_samples(pixels), band_names(pixels.shape[2])
-    missing = None if isinstance(nodata, str) else equals(pixels, nodata)
-    if missing is not None and bands == RGB:  # a color may have no red, a measurement lack one of its bands
+    written = pixels if samples is None else samples.reshape(*pixels.shape[:2], -1)
+    missing = None if isinstance(nodata, str) else equals(written, nodata)
+    if missing is not None and (samples is not None or bands == RGB):
+        # a color may have no red, a measurement lack one of its bands
         missing = np.asarray(missing.all(2, keepdims=True))
     return make_picture(values, bands, missing, nodata, floating=pixels.dtype.kind == "f")
 
@@ -87,9 +92,14 @@ def scale_samples(pixels: np.ndarray, top: int = 0) -> np.ndarray:
 def equals(samples: np.ndarray, number: float) -> np.ndarray | None:
     """Which samples equal a number within the rounding of their type (GDAL's ARE_REAL_EQUAL); None if none can."""
     if samples.dtype.kind == "f":
+        if not np.isfinite(number):
+            return samples == number
+        limit, rounding = float(np.finfo(samples.dtype).max), 4 * np.finfo(samples.dtype).eps
+        if abs(number) > limit * (1 + float(rounding)):
+            return None
         with np.errstate(over="ignore", invalid="ignore"):
-            value = samples.dtype.type(number)
-            tolerance = 4 * np.finfo(samples.dtype).eps * np.abs(value)
+            value = samples.dtype.type(np.clip(number, -limit, limit))  # the text of the largest float may exceed it
+            tolerance = rounding * np.abs(value)
             return (samples == value) | (np.abs(samples - value) <= tolerance)
     if samples.dtype.kind not in "iub":
         return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,28 +52,38 @@ _JPEG = (6, 7, 33007, 34892)
 _APERIO_YCBCR = 33003
 
 
+@cache
+def _tifffile() -> Any:
+    """`tifffile`, its own messages silenced: what cannot be read is refused, and counted, here."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    return parser("tifffile", "tifffile")
+
+
 def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
     """A TIFF of one image. Pages that its metadata calls channels are bands; previews are passed over.
 
     YCbCr, CMYK and palettes become RGB. Grey or RGB with an alpha channel is set on white; beside other bands or in
-    samples that are no share of a full scale, alpha 0 means no data. Samples of a GDAL no-data value, and pixels
-    outside the image's mask page, are without data.
+    samples that are no share of a full scale, alpha 0 means no data. Samples of a GDAL no-data value, strips and tiles
+    that a file with such a value leaves out, and pixels outside the image's mask page are without data.
 
     Raises:
         ContentError: several pages, another color space, other files that are absent, or what `make_picture` refuses.
     """
-    with parser("tifffile", "tifffile").TiffFile(io.BytesIO(data)) as file:
+    with _tifffile().TiffFile(io.BytesIO(data)) as file:
         image, masks = _find_series(file)
         page = image.keyframe
         _check_color(page)
         for series in (image, *masks):
             _check_data(data, series)
         samples = _read_samples(image)
+        absent = _find_absent(image)
         outside = _read_masks(masks, samples.shape[:2])
         orientation = page.tags.valueof(_ORIENTATION, default=1)
         samples, alpha, extras, associated = _split_alpha(page, samples)
+        if absent is not None:
+            absent = _split_alpha(page, absent)[0]
         top = _full_scale(page, samples)
-        missing = _find_missing(page, samples, nodata, extras)
+        missing = _find_missing(page, samples, absent, nodata, extras)
         values, scale = _convert(page, samples, top, extras)
     if alpha is not None and top and values.shape[2] in (1, 3) and not extras:
         values = on_white(values, scale, alpha / top, associated=associated)
@@ -140,6 +152,8 @@ def _check_data(data: bytes, image: Any) -> None:
     if compression not in (*_LOSSLESS, *_CCITT, *_JPEG, *_PACKED):
         raise ContentError(f"TIFF compressed as {_name(page)}")
     for part in image.pages:
+        if page.is_contiguous and not part.dataoffsets[0]:  # tifffile gives the file's header for it
+            raise ContentError("TIFF without pixel data")
         for offset, count in zip(part.dataoffsets, part.databytecounts, strict=False):
             if offset + count > len(data) and compression != 1:  # without compression, tifffile compares the sizes
                 raise ContentError("truncated TIFF")
@@ -171,16 +185,49 @@ def _read_samples(image: Any) -> np.ndarray:
     axes = _axis_sizes(image)
     check_size(axes["Y"], axes["X"], math.prod(axes.values()) // max(axes["Y"] * axes["X"], 1))
     try:
-        samples = image.asarray().reshape(tuple(axes.values()))
+        return _by_pixel(image, image.asarray())
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
             parser("imagecodecs", "imagecodecs")  # names the package if it is absent
         raise
+
+
+def _by_pixel(image: Any, samples: np.ndarray) -> np.ndarray:
+    """Samples of a series, in its order, as `(H, W, B)`.
+
+    Raises:
+        ContentError: of several pages.
+    """
+    axes = _axis_sizes(image)
+    samples = samples.reshape(tuple(axes.values()))
     if samples.ndim == 2:
         return samples[..., None]
     if samples.ndim != 3:
         raise ContentError("TIFF of several pages")
     return np.moveaxis(samples, 0, 2) if next(iter(axes)) in "SC" else samples
+
+
+def _find_absent(image: Any) -> np.ndarray | None:
+    """Which samples `(H, W, B)` lie in strips and tiles that are not in the file (GDAL's SPARSE_OK); None if none do.
+
+    Without a no-data value they are 0 (GDAL), as tifffile gives them.
+    """
+    page = image.keyframe
+    if page.tags.valueof(_GDAL_NODATA, default=None) is None or page.is_contiguous:
+        return None
+    numbers = range(math.prod(page.chunked))
+    empty = [
+        [i for i, *extent in zip(numbers, part.dataoffsets, part.databytecounts, strict=False) if not all(extent)]
+        for part in image.pages
+    ]
+    if not any(empty):
+        return None
+    absent = np.zeros((len(empty), *page.shaped), bool)
+    for part, segments in zip(absent, empty, strict=True):
+        for segment in segments:
+            _, (plane, z, y, x, _), (depth, height, width, _) = page.decode(None, segment)
+            part[plane, z : z + depth, y : y + height, x : x + width] = True
+    return _by_pixel(image, absent)
 
 
 def _read_masks(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -225,9 +272,14 @@ def _full_scale(page: Any, samples: np.ndarray) -> int:
     return int((1 << (bits if isinstance(bits, int) else 8 * samples.dtype.itemsize)) - 1)
 
 
-def _find_missing(page: Any, samples: np.ndarray, nodata: Nodata, extras: int) -> np.ndarray | None:
-    """Which samples `(H, W, B)`, of colors which pixels `(H, W, 1)`, equal the file's or the recipe's no-data value."""
-    missing = None
+def _find_missing(
+    page: Any, samples: np.ndarray, absent: np.ndarray | None, nodata: Nodata, extras: int
+) -> np.ndarray | None:
+    """Which samples `(H, W, B)`, of colors which pixels `(H, W, 1)`, are without data.
+
+    That is those of which the file has none, and those that equal its or the recipe's no-data value.
+    """
+    missing = absent
     for number in (_gdal_nodata(page), None if isinstance(nodata, str) else nodata):
         if number is not None:
             missing = _union(missing, equals(samples, number))

@@ -16,8 +16,12 @@ PACKAGES = ("rdkit", "chembl_structure_pipeline")
 
 _POLYMERS = frozenset({"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA"})
 """Types of brackets in CTfiles (BIOVIA 2020, S-groups) that say what repeats."""
+_CENTER = "racemic or unknown configuration of a center left out of a SMILES"
 _LINE = re.compile(r"\s*(\S+)([ \t]+\|[^|]*\|)?")
 _POINTS = "_MolFileBondEndPts"
+_WAVY = re.compile(r"[|,](w[UD]?|ctu):")
+"""Fields of CXSMILES that may take the configuration of a center or a double bond back."""
+_MAP = re.compile(r":\d+(?=])")
 
 
 class Structure(NamedTuple):
@@ -51,7 +55,8 @@ def structure(smiles: str) -> Structure:
 
     Atom-map numbers are left out, but for those of `*`, which are labels of attachment points. A racemic (`&`) or
     unknown (`o`) configuration of a single center is left out of `smiles`; of centers whose configuration relative to
-    each other is known it has one of the two enantiomers, always the same. All of that is counted.
+    each other is known it has one of the two enantiomers, always the same. All of that is counted, and configurations
+    that a wavy bond takes back. A racemate of a meso compound is that compound.
 
     Raises:
         ContentError: RDKit cannot read it, or it is no one molecule.
@@ -63,6 +68,7 @@ def structure(smiles: str) -> Structure:
             raise ContentError("CXSMILES extension that RDKit cannot read", repr(smiles[:80]))
         raise ContentError("invalid SMILES", repr(smiles[:80]))
     if "|" in smiles:
+        _count_wavy(smiles, molecule)
         molecule = _resolved(molecule)
     if ":" in smiles:
         molecule = _without_maps(molecule)
@@ -96,9 +102,9 @@ def smiles_of(block: str) -> str:
     molecule = chemistry().MolFromMolBlock(block)
     if molecule is None:
         raise ContentError("invalid SDF record", repr(block[:80]))
-    atoms = (a.GetSmarts() for a in molecule.GetAtoms() if a.HasQuery() and not a.GetAtomicNum())
+    atoms = (_MAP.sub("", a.GetSmarts()) for a in molecule.GetAtoms() if a.HasQuery() and not a.GetAtomicNum())
     bonds = (b.GetSmarts() for b in molecule.GetBonds() if b.HasQuery())
-    if set(atoms) - {"*", "[#0]"} or set(bonds) - {"~"}:  # R groups are such, and bonds of any order, as of metals
+    if set(atoms) - {"*", "[*]", "[#0]"} or set(bonds) - {"~"}:  # R groups, and bonds of any order, as of metals
         raise ContentError("SDF record of a query (such as an atom list, A, Q, X or M), not of a molecule")
     if any("ATROP" in str(bond.GetStereo()) for bond in molecule.GetBonds()):
         count_change("axial chirality (atropisomer) left out: SMILES cannot say it")
@@ -167,10 +173,44 @@ def _without_maps(molecule: Any) -> Any:
     return _reread(molecule)
 
 
+def _count_wavy(smiles: str, molecule: Any) -> None:
+    """Count the configurations of a SMILES that wavy bonds in its extension leave out of the molecule."""
+    if not _WAVY.search(smiles):
+        return
+    chem = chemistry()
+    written = chem.MolFromSmiles(smiles.split()[0])
+
+    def centers(form: Any) -> int:
+        return sum(atom.GetChiralTag() != chem.ChiralType.CHI_UNSPECIFIED for atom in form.GetAtoms())
+
+    def double_bonds(form: Any) -> int:
+        unknown = (chem.BondStereo.STEREONONE, chem.BondStereo.STEREOANY)
+        return sum(bond.GetStereo() not in unknown for bond in form.GetBonds())
+
+    if centers(written) > centers(molecule):
+        count_change(_CENTER)
+    if double_bonds(written) > double_bonds(molecule):
+        count_change("unknown configuration of a double bond left out of a SMILES")
+
+
 def _groups(molecule: Any) -> list[Any]:
-    """Stereochemical groups of centers that are racemic or relative to each other."""
+    """Stereochemical groups of centers that are racemic or relative to each other, but for those of meso compounds."""
     absolute = chemistry().StereoGroupType.STEREO_ABSOLUTE
-    return [group for group in molecule.GetStereoGroups() if group.GetGroupType() != absolute]
+    groups = [group for group in molecule.GetStereoGroups() if group.GetGroupType() != absolute]
+    return [] if len(groups) == 1 and _is_meso(molecule, groups[0]) else groups
+
+
+def _is_meso(molecule: Any, group: Any) -> bool:
+    """Whether a molecule is the same with all centers of a group inverted, so that the group says nothing."""
+    if len(group.GetAtoms()) < 2 or len(group.GetBonds()):
+        return False
+    chem = chemistry()
+    forms = [chem.RWMol(molecule), chem.RWMol(molecule)]
+    for form in forms:
+        form.SetStereoGroups([])
+    for atom in group.GetAtoms():
+        forms[1].GetAtomWithIdx(atom.GetIdx()).InvertChirality()
+    return len({chem.MolToSmiles(_reread(form)) for form in forms}) == 1
 
 
 def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
@@ -194,7 +234,7 @@ def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
     if relative:
         count_change("relative configuration of a racemate or unknown enantiomer written as one enantiomer")
     if len(relative) < len(groups):
-        count_change("racemic or unknown configuration of a center left out of a SMILES")
+        count_change(_CENTER)
     chem.AssignStereochemistry(plain, cleanIt=True, force=True)
     return _text(grouped(groups)), _reread(plain)  # of two enantiomers CXSMILES writes always the same
 

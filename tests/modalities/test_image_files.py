@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from modalities.base import ContentError, counted_changes
 from modalities.image import Image
 from modalities.pixels import MAX_NUMBERS, MAX_PIXELS
-from pictures import RGB, encoded, picture, ramp
+from pictures import RGB, encoded, packed_png, picture, ramp
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -90,22 +90,6 @@ def test_modes_of_png(mode: str, options: dict[str, Any], bands: tuple[str, ...]
     assert raw.pixels.max() <= 1
 
 
-def png(samples: np.ndarray, bits: int, transparent: bytes = b"") -> bytes:
-    """A PNG of integers `(H, W, B)` of any depth, rows without gaps; Pillow writes none of 2, 4 or 3 times 16 bits."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, bands = samples.shape
-    rows = ["".join(f"{value:0{bits}b}" for value in row.ravel()) for row in samples]
-    data = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
-    color = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))]
-    parts += [chunk(b"tRNS", transparent)] if transparent else []
-    parts += [chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 def test_png_of_16_bit_lose_none(bands: int) -> None:
     samples = np.random.default_rng(0).integers(0, 65536, (4, 5, bands))
@@ -113,7 +97,7 @@ def test_png_of_16_bit_lose_none(bands: int) -> None:
     if bands in (2, 4):
         alpha = colors[..., -1:]
         colors = colors[..., :-1] * alpha + 1 - alpha
-    picture = Image().decode({"png": png(samples, 16)})
+    picture = Image().decode({"png": packed_png(samples, 16)})
     assert picture.bands == (("grey",) if bands < 3 else RGB)
     np.testing.assert_allclose(picture.pixels, colors, atol=1e-5)
 
@@ -126,7 +110,7 @@ def test_the_transparent_grey_of_a_png_is_white_at_any_depth(bits: int) -> None:
     samples[0, 1:] = samples[0, 0]
     expected[0, 1:] = 1
     with counted_changes() as changes:
-        picture = Image().decode({"png": png(samples, bits, struct.pack(">H", samples[0, 0, 0]))})
+        picture = Image().decode({"png": packed_png(samples, bits, struct.pack(">H", samples[0, 0, 0]))})
     assert picture.bands == ("grey",)
     np.testing.assert_allclose(picture.pixels, expected, atol=1e-6)
     assert changes == {"image with transparent pixels, set on white": 1}

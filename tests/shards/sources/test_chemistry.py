@@ -29,6 +29,7 @@ LONE = "racemic or unknown configuration of a center left out of a SMILES"
 RELATIVE = "relative configuration of a racemate or unknown enantiomer written as one enantiomer"
 AXIAL = "axial chirality (atropisomer) left out: SMILES cannot say it"
 HAPTIC = "haptic bond written as a dative bond of each atom"
+DOUBLE = "unknown configuration of a double bond left out of a SMILES"
 QUERY = "SDF record of a query (such as an atom list, A, Q, X or M), not of a molecule"
 
 
@@ -121,6 +122,52 @@ def test_the_smiles_of_a_racemate_claims_no_configuration() -> None:
     assert diastereomer.smiles != relative[0][0].smiles
     assert relative[0][0].smiles in (canonical("C[C@H](N)[C@@H](O)F"), canonical("C[C@@H](N)[C@H](O)F"))
     assert " " not in relative[0][0].smiles
+
+
+def test_configurations_that_wavy_bonds_take_back_are_counted() -> None:
+    coordinates = "(0,0,;1,0,;1,1,;2,0,;3,0,)"
+    for extension in ("|w:1.0|", f"|{coordinates},w:1.1|", "|w:1.0,&1:1|", "|$;x;;;$,w:1.0|"):
+        for center in ("[C@H]", "[C@@H]"):
+            flat, changes = read(f"C{center}(O)CC {extension}")
+            assert (flat.identity, changes) == ("CCC(C)O", {LONE: 1})
+    one, changes = read("C[C@H](O)C[C@H](F)C |w:1.0|")
+    assert (one.smiles, changes) == (canonical("CC(O)C[C@H](F)C"), {LONE: 1})
+    assert read("CC(O)CC |w:1.0|")[1] == read("C[C@H](O)CC |wU:1.0|")[1] == {}, "nothing is lost"
+    for extension in ("|w:1.1|", "|ctu:1|"):
+        bond, changes = read(f"C/C=C/C {extension}")
+        assert (bond.smiles, changes) == ("CC=CC", {DOUBLE: 1})
+
+
+@pytest.mark.parametrize(
+    ("meso", "centers", "chiral"),
+    [
+        ("OC(=O)[C@H](O)[C@H](O)C(=O)O", "3,5", "OC(=O)[C@H](O)[C@@H](O)C(=O)O"),
+        ("C[C@H]1CC[C@@H](O)CC1", "1,4", ""),
+        ("C[C@H]1CCCC[C@H]1C", "1,6", "C[C@H]1CCCC[C@@H]1C"),
+    ],
+)
+def test_a_racemate_of_a_meso_compound_is_that_compound(meso: str, centers: str, chiral: str) -> None:
+    pure = structure(meso)
+    for kind in ("&1", "o1"):
+        racemate, changes = read(f"{meso} |{kind}:{centers}|")
+        assert racemate[:2] == pure[:2] == (pure.smiles, pure.smiles)
+        assert changes == {}
+        if chiral:
+            racemate, changes = read(f"{chiral} |{kind}:{centers}|")
+            assert racemate.identity != structure(chiral).identity
+            assert changes == {RELATIVE: 1}
+    first, second = centers.split(",")
+    mixtures = [f"{meso} |&1:{first},&2:{second}|", f"{meso} |&1:{first}|"]
+    assert len({pure.identity, *(structure(mixture).identity for mixture in mixtures)}) == 3
+
+
+def test_mirrored_branches_are_meso_where_nothing_else_tells_them_apart() -> None:
+    """Centers 1 and 9 of an oxime: of unknown geometry either is cis, of known geometry one is."""
+    unknown, known = "C[C@H](F)C(=NO[C@H](C)Cl)[C@@H](C)F", "C[C@H](F)/C(=N/O[C@H](C)Cl)[C@@H](C)F"
+    assert Chem.MolFromSmiles(known).GetAtomWithIdx(9).GetDegree() == 3
+    assert structure(f"{unknown} |&1:1,9|").identity == structure(unknown).identity
+    assert structure(f"{known} |&1:1,9|").identity != structure(known).identity
+    assert read(f"{known} |&1:1,9|")[1] == {RELATIVE: 1}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +304,8 @@ def block_v2000(third: str, extra: str = "", bond: int = 1) -> str:
         (block_v2000("R1"), "[1*]CC"),
         (block_v2000("Pol"), "*CC"),
         (block_v2000("O", bond=8), "CC~O"),
+        (Chem.MolToMolBlock(Chem.MolFromSmiles("[*:1]CC")), "CC[*:1]"),
+        (Chem.MolToV3KMolBlock(Chem.MolFromSmiles("[*:12]CC")), "CC[*:12]"),
     ],
 )
 def test_r_groups_and_attachment_points_are_counted(block: str, expected: str) -> None:
@@ -271,6 +320,7 @@ def test_r_groups_and_attachment_points_are_counted(block: str, expected: str) -
         *map(block_v2000, ("A", "Q", "X", "M")),
         block_v2000("L", "M  ALS   3  2 F N   O   \n"),
         block_v2000("O", bond=5),
+        block_v2000("A").replace(" A   0  0", " A   0  0  0  0  0  0  0  0  0  7  0  0"),
     ],
 )
 def test_queries_are_no_molecules(block: str) -> None:
