@@ -284,7 +284,7 @@ def _lowpass(top: int) -> np.ndarray:
 def _response() -> np.ndarray:
     """The same at 8,193 frequencies: of a sinc of `_CROSSINGS` zeros on each side under a Kaiser window.
 
-    It is flat to within 1e-4 up to 0.82 of the highest, where scipy's own filter has lost 0.4 dB.
+    It is flat to within 1e-4 up to 0.82 of the highest and down by 86 dB there.
     """
     signal, fine = parser("scipy.signal", "scipy"), 16
     taps = signal.firwin(2 * _CROSSINGS * fine + 1, 0.911 / fine, window=("kaiser", 9.0))

@@ -200,10 +200,8 @@ def read_wfdb(
     numbers = sorted({number for rows in taken.values() for number in rows})
     first, last = math.floor(start), math.ceil(stop)
     bounded(sum(channels[number].samples for number in numbers) * (last - first))
-    samples = {
-        number: _cut(row, channels[number].samples, start - first, stop - start)
-        for number, row in zip(numbers, _wfdb_samples(path, header, numbers, first, last), strict=True)
-    }
+    rows = _wfdb_samples(path, header, numbers, first, last)
+    samples = {n: _cut(row, channels[n].samples, first, start, stop) for n, row in zip(numbers, rows, strict=True)}
     if header.skew and last == header.frames:
         count_change("last samples of a skewed WFDB record left out: not all channels have them")
     recordings = {
@@ -218,10 +216,10 @@ def read_wfdb(
     return recordings, list(header.comments)
 
 
-def _cut(row: np.ndarray, samples: int, start: Fraction | int, size: Fraction | int) -> np.ndarray:
-    """`size` frames from `start` on of a channel that has so many `samples` in each."""
-    count = round(size * samples)
-    begin = min(round(start * samples), len(row) - count)
+def _cut(row: np.ndarray, samples: int, first: int, start: Fraction | int, stop: Fraction | int) -> np.ndarray:
+    """Frames `start` to `stop` of a channel of so many `samples` in each, of those from the whole frame `first` on."""
+    count = round((stop - start) * samples)
+    begin = min(round(start * samples) - first * samples, len(row) - count)
     return row[begin : begin + count]
 
 
