@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,9 +64,9 @@ class EdfHeader(NamedTuple):
         return tuple(channel for channel in self.channels if channel.label not in _ANNOTATIONS)
 
     @property
-    def length_s(self) -> float:
-        """Length of the recording."""
-        return self.records * self.record_s
+    def length_s(self) -> Fraction:
+        """Length of the recording, exactly as the digits of the header say."""
+        return self.records * Fraction(str(self.record_s))
 
     def rate_hz(self, channel: EdfChannel) -> float:
         """A channel's sample rate, 0 where the records have no length."""
@@ -82,11 +83,12 @@ def edf_header(path: Path) -> EdfHeader:
     try:
         with path.open("rb") as file:
             fixed = file.read(256)
-            count = int(fixed[252:256])
+            count = _integer(fixed[252:256])
             cells = file.read(256 * count) if 0 < count < 10_000 else b""
-        if fixed[:8] not in (b"0       ", b"\xffBIOSEMI") or not cells or int(fixed[184:192]) != 256 * (count + 1):
+        known = fixed[:8] == b"\xffBIOSEMI" or fixed[:8].strip(b" \0") == b"0"
+        if not known or not cells or _integer(fixed[184:192]) != 256 * (count + 1):
             raise ValueError("no EDF or BDF header")
-        records, record_s, reserved = int(fixed[236:244]), _number(fixed[244:252]), _text(fixed[192:236])
+        records, record_s, reserved = _integer(fixed[236:244]), _number(fixed[244:252]), _text(fixed[192:236])
         channels = _channels(cells, count)
     except (OSError, ValueError) as error:
         raise unreadable_edf(error) from error
@@ -140,6 +142,13 @@ def _number(cell: bytes) -> float:
     return number
 
 
+def _integer(cell: bytes) -> int:
+    number = _number(cell)
+    if not number.is_integer():
+        raise ValueError(f"{cell!r} is not a whole number")
+    return int(number)
+
+
 def _text(cell: bytes) -> str:
     try:
         return cell.decode().strip(" \0")
@@ -163,8 +172,8 @@ def _record_size(channels: tuple[EdfChannel, ...]) -> int:
     return sum(channel.samples for channel in channels)
 
 
-def edf_length_s(path: Path) -> float:
-    """The length of an EDF or BDF file.
+def edf_length_s(path: Path) -> Fraction:
+    """The exact length of an EDF or BDF file.
 
     Raises:
         ContentError: the file cannot be read or is empty.
@@ -175,14 +184,19 @@ def edf_length_s(path: Path) -> float:
     return header.length_s
 
 
-def read_edf(path: Path, pick: Pick, start_s: float, stop_s: float) -> dict[str, Recording]:
-    """The recordings picked between two times of a file.
+def read_edf(
+    path: Path, pick: Pick, start_s: Fraction | int = 0, stop_s: Fraction | None = None
+) -> dict[str, Recording]:
+    """The recordings picked between two times of a file, the second of which is its end by default.
+
+    Each channel is cut to the nearest of its samples.
 
     Raises:
         ContentError: the file cannot be read, time passes between its records, it is too large for memory, or the
             channels of one recording differ in rate.
     """
     header = edf_header(path)
+    stop_s = edf_length_s(path) if stop_s is None else stop_s
     if header.discontinuous and (gap_s := _gap_s(path)) is not None:
         raise ContentError("discontinuous EDF+ file", f"its records are not one after the other at {gap_s:g} s")
     signals = header.signals
@@ -195,15 +209,24 @@ def read_edf(path: Path, pick: Pick, start_s: float, stop_s: float) -> dict[str,
             rate_hz = rates.pop()
             if not rate_hz > 0:
                 raise ContentError("signal with a sample rate of 0 or less")
-            start, count = round(start_s * rate_hz), round((stop_s - start_s) * rate_hz)
+            first, count = _samples_between(header, signals[rows[0]], start_s, stop_s)
             bounded(len(rows) * count)
             try:
-                samples = np.stack([read(row, start, count) for row in rows])
+                samples = np.stack([read(row, first, count) for row in rows])
             except (OSError, ValueError) as error:
                 raise unreadable_edf(error) from error
             labels, units = zip(*((signals[row].label, signals[row].unit) for row in rows), strict=True)
             recordings[name] = Recording(samples.astype(np.float32), labels, units, rate_hz)
     return recordings
+
+
+def _samples_between(
+    header: EdfHeader, channel: EdfChannel, start_s: Fraction | int, stop_s: Fraction
+) -> tuple[int, int]:
+    """The first sample of a channel between two times, and how many there are."""
+    rate_hz = channel.samples / Fraction(str(header.record_s))
+    count = round((stop_s - start_s) * rate_hz)
+    return min(round(start_s * rate_hz), header.records * channel.samples - count), count
 
 
 Read = Callable[[int, int, int], np.ndarray]
@@ -269,8 +292,29 @@ def _gap_s(path: Path) -> float | None:
     return float(wrong[0] * header.record_s) if len(wrong) else None
 
 
+def edf_offset_s(path: Path) -> float:
+    """By how much a file's first data record begins after the time in its header, 0 where the record does not say.
+
+    Onsets of annotations count from the beginning of that record.
+
+    Raises:
+        ContentError: the file cannot be read.
+    """
+    header = edf_header(path)
+    texts = next((channel for channel in header.channels if channel.label in _ANNOTATIONS), None)
+    if texts is None or not header.records:
+        return 0.0
+    try:
+        with path.open("rb") as file:
+            file.seek(header.size + header.width * texts.first)
+            match = _ONSET.match(file.read(header.width * texts.samples))
+    except OSError as error:
+        raise unreadable_edf(error) from error
+    return float(match[1]) if match else 0.0
+
+
 class Annotation(NamedTuple):
-    """What an EDF+ or BDF+ file says of a time; `length_s` is 0 where it says none."""
+    """What an EDF+ or BDF+ file says of a time after its beginning, in units of 100 ns; `length_s` is 0 for none."""
 
     onset_s: float
     length_s: float
@@ -294,7 +338,7 @@ def edf_annotations(path: Path) -> list[Annotation]:
     except Exception:  # as for samples, and UnicodeDecodeError for texts in Latin-1
         onsets, lengths, texts = _annotations_by_mne(path)
     return [
-        Annotation(float(onset), max(float(length), 0.0), str(text).strip())
+        Annotation(round(float(onset), 7), round(max(float(length), 0.0), 7), str(text).strip())
         for onset, length, text in zip(onsets, lengths, texts, strict=True)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -20,6 +21,8 @@ UNCALIBRATED = "adu"
 _VOLTS = {"v": 1.0, "mv": 1e-3, "uv": 1e-6, "nv": 1e-9, "volt": 1.0, "millivolt": 1e-3, "microvolt": 1e-6}
 _TESLA = {"t": 1.0, "nt": 1e-9, "pt": 1e-12, "ft": 1e-15}
 _NOTCH_QUALITY = 30.0
+_CROSSINGS = 32
+"""Zeros on each side of the sinc that signals are resampled with."""
 
 Normalise = Literal["channel", "recording", "fixed", "percentile", "mad"]
 
@@ -122,16 +125,6 @@ def _samples(samples: Any) -> np.ndarray:
     return samples
 
 
-def longest_stretch(usable: np.ndarray) -> slice:
-    """Where the longest run of true values in `(T,)` lies, the first of equal ones."""
-    edges = np.flatnonzero(np.diff(usable, prepend=False, append=False))
-    starts, stops = edges[::2], edges[1::2]
-    if not len(starts):
-        return slice(0, 0)
-    longest = int(np.argmax(stops - starts))
-    return slice(int(starts[longest]), int(stops[longest]))
-
-
 def _number(value: Any, what: str) -> float:
     largest = float(np.finfo(np.float64).max)  # JSON has integers beyond it
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= largest:
@@ -152,35 +145,66 @@ def _times(times: Any, count: int) -> np.ndarray:
 
 
 def without_gaps(raw: Recording, subjects: Sequence[str], leave_out: bool) -> Recording:
-    """The recording without missing samples (nan).
+    """The recording without missing samples (nan): the most that channels and time hold together.
 
-    Channels that lack some are left out, or where all do, what lies beside the longest stretch in which those that
-    have any lack none; both are counted. subjects: the channel that each row is about, which errors share with values.
+    Channels that lack samples are left out, or what lies beside a stretch in which those that stay lack none, whatever
+    keeps most; both are counted. subjects: the channel that each row is about, which errors share with values.
 
     Raises:
         ContentError: a sample is missing and nothing may be left out, or nothing would be left.
     """
     missing = np.isnan(raw.samples)
-    gaps = missing.any(1)
-    if not gaps.any():
+    if not missing.any():
         return raw
-    if not leave_out:
+    names = list(dict.fromkeys(subjects))
+    stays, stretch = _fullest(np.array([missing[[each == name for each in subjects]].any(0) for name in names]))
+    if not leave_out or stretch.start == stretch.stop:
         raise ContentError("signal with samples that are not numbers")
-    lacking = {name for name, gap in zip(subjects, gaps, strict=True) if gap}
-    rows = [row for row, name in enumerate(subjects) if name not in lacking]
-    if not rows:
-        rows = [row for row, absent in enumerate(missing.all(1)) if not absent]
-        whole = longest_stretch(~missing[rows].any(0))
-        if not rows or whole.start == whole.stop:
-            raise ContentError("signal with samples that are not numbers")
-        lacking = set(subjects) - {subjects[row] for row in rows}
+    if stretch != slice(0, missing.shape[1]):
         count_change("recording cut to its longest stretch without missing samples")
-        begin_s = 0.0 if raw.times is not None else whole.start / raw.rate_hz
-        times = None if raw.times is None else raw.times[whole]
-        raw = raw._replace(samples=raw.samples[:, whole], start_s=raw.start_s + begin_s, times=times)
-    for name in sorted(lacking):
-        count_change(f"channel {name} left out: missing samples")
-    return raw.only(rows)
+    for number in sorted(set(range(len(names))) - set(stays), key=names.__getitem__):
+        count_change(f"channel {names[number]} left out: missing samples")
+    begin_s = 0.0 if raw.times is not None else stretch.start / raw.rate_hz
+    times = None if raw.times is None else raw.times[stretch]
+    cut = raw._replace(samples=raw.samples[:, stretch], start_s=raw.start_s + begin_s, times=times)
+    kept = {names[number] for number in stays}
+    return cut.only([row for row, name in enumerate(subjects) if name in kept])
+
+
+def _fullest(missing: np.ndarray) -> tuple[list[int], slice]:
+    """The rows of `(channels, T)` and a stretch in which none of them is missing, whose product is as large as can be.
+
+    Rows are dropped one by one, each time the one without which the stretch is longest, of equal ones the one that
+    lacks most, and the best on that way is taken.
+    """
+    edges = np.flatnonzero((missing[:, 1:] != missing[:, :-1]).any(0)) + 1
+    edges = np.concatenate([[0], edges, [missing.shape[1]]])
+    gaps, lengths = missing[:, edges[:-1]], np.diff(edges)  # each part alike throughout
+    lacking = gaps @ lengths
+    rows = list(range(len(missing)))
+    best, best_stretch, most = rows, slice(0, 0), 0
+    while rows:
+        stretch = _longest(np.any(gaps[rows], axis=0), edges)
+        if (size := len(rows) * (stretch.stop - stretch.start)) >= most:
+            best, best_stretch, most = list(rows), stretch, size
+        times = gaps[rows].sum(0)
+
+        def without(row: int, times: np.ndarray = times) -> tuple[int, int]:
+            left = _longest(times > gaps[row], edges)
+            return left.stop - left.start, int(lacking[row])
+
+        rows.remove(max(rows, key=without))
+    return best, best_stretch
+
+
+def _longest(gaps: np.ndarray, edges: np.ndarray) -> slice:
+    """The longest run of parts without a gap, the first of equal ones, between the edges of the parts."""
+    changes = np.flatnonzero(np.diff(~gaps, prepend=False, append=False))
+    starts, stops = edges[changes[::2]], edges[changes[1::2]]
+    if not len(starts):
+        return slice(0, 0)
+    longest = int(np.argmax(stops - starts))
+    return slice(int(starts[longest]), int(stops[longest]))
 
 
 def factor(unit: str, wanted: str) -> float:
@@ -229,19 +253,42 @@ def ratio(rate_hz: float, wanted_hz: float) -> Fraction:
 
 
 def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarray:
-    """Samples `(channels, T)` at another rate by a polyphase filter, whose aliases are at -90 dB or below."""
+    """Samples `(channels, T)` at another rate, filtered and without aliases, by their spectra.
+
+    The ends are continued by the line through the first and last sample.
+    """
     up, down = ratio(rate_hz, wanted_hz).as_integer_ratio()
     if up == down:
         return samples
-    poly = parser("scipy.signal", "scipy").resample_poly
-    made = poly(samples, up, down, axis=1, padtype="line", window=_lowpass(max(up, down)))
-    return made.astype(np.float32)
+    fft, count = parser("scipy.fft", "scipy"), samples.shape[1]
+    reach = math.ceil(_CROSSINGS * max(down / up, 1))  # of the filter, beyond which the ends do not meet
+    parts = fft.next_fast_len(-(-(count + reach) // down), real=True)
+    old, new, made = parts * down, parts * up, -(-count * up // down)
+    first = samples[:, :1]
+    slope = (samples[:, -1:] - first) / np.float32(max(count - 1, 1))
+    spectra = fft.rfft(samples - (first + slope * np.arange(count, dtype=np.float32)), old)
+    low = min(old, new) // 2 + 1
+    spectra = spectra[:, :low] * _lowpass(low - 1)
+    made_samples = fft.irfft(spectra, new)[:, :made] * np.float32(up / down)
+    return made_samples + first + slope * (np.arange(made, dtype=np.float32) * np.float32(down / up))
 
 
-@lru_cache(maxsize=16)
-def _lowpass(factor: int) -> np.ndarray:
-    """A lowpass at 1 / `factor` of the highest frequency: scipy's own lets a tone 6% above it through at -14 dB."""
-    return parser("scipy.signal", "scipy").firwin(64 * factor + 1, 0.911 / factor, window=("kaiser", 9.0))
+def _lowpass(top: int) -> np.ndarray:
+    """What is kept of `top` + 1 frequencies from 0 to the highest that both rates hold, float32."""
+    response = _response()
+    shares = np.linspace(0, len(response) - 1, top + 1)
+    return np.interp(shares, np.arange(len(response)), response).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _response() -> np.ndarray:
+    """The same at 8,193 frequencies: of a sinc of `_CROSSINGS` zeros on each side under a Kaiser window.
+
+    It is flat to within 1e-4 up to 0.82 of the highest and down by 86 dB there.
+    """
+    signal, fine = parser("scipy.signal", "scipy"), 16
+    taps = signal.firwin(2 * _CROSSINGS * fine + 1, 0.911 / fine, window=("kaiser", 9.0))
+    return np.abs(signal.freqz(taps, worN=np.linspace(0, np.pi / fine, 8193))[1])
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, count_change, fitted, register
 from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
-from modalities.edf import edf_length_s, read_edf
+from modalities.edf import read_edf
 from modalities.masking import Axes, Masking
 from modalities.patches import (
     SpectralStem,
@@ -69,8 +69,8 @@ class Signal(Modality):
     `high_hz` and at `notch_hz`, and scaled over its whole length by `normalise` (`recording.normalise`; `scale` is in
     `unit`). A window of `window_s` is cut out at random in training and in the middle elsewhere; a rest shorter than
     a patch is left out. `clipped`: share of a channel that may stand at an extreme. `faulty`: whether a channel that is
-    constant, clipped or has missing samples (nan) condemns its recording or is left out like a missing one; a recording
-    whose channels all have missing samples is then cut to its longest stretch without any.
+    constant, clipped or has missing samples (nan) condemns its recording or is left out like a missing one; where more
+    is left so, a recording with missing samples is cut to its longest stretch without any.
 
     `uneven` is for light curves and the like, whose times are part of the data: nothing is interpolated, a token is
     `patch_points` observations of one channel, `window_points` of a recording are used; with `errors` a channel
@@ -208,6 +208,10 @@ class Signal(Modality):
     def _error(self, name: str) -> bool:
         return self.errors and name.endswith(ERROR)
 
+    def _subject(self, name: str) -> str:
+        """The channel that a row is about, which errors share with values."""
+        return name.removesuffix(ERROR) if self._error(name) else name
+
     def members(self, path: Path) -> dict[str, bytes]:
         """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
 
@@ -219,7 +223,7 @@ class Signal(Modality):
         if kind == ".csv":
             return to_members(read_csv(path))
         if kind in (".edf", ".bdf") and path.is_file():
-            return to_members(read_edf(path, self._known, 0.0, edf_length_s(path))[self.type])
+            return to_members(read_edf(path, self._known)[self.type])
         header = next((each for each in (Path(f"{path}.hea"), path.with_suffix(".hea")) if each.is_file()), None)
         if header is None:
             raise ContentError(
@@ -263,20 +267,32 @@ class Signal(Modality):
             for name, unit in zip(raw.channels, raw.units, strict=True):
                 if unit == UNCALIBRATED:
                     count_change(f"channel {name} is uncalibrated: its numbers are those of the converter")
-        subjects = [name.removesuffix(ERROR) if self._error(name) else name for name in raw.channels]
-        raw = without_gaps(raw, subjects, self.faulty == "leave_out")
-        checked = zip(raw.channels, raw.samples, strict=True)
-        faults = [None if self._error(name) else fault(channel, self.clipped) for name, channel in checked]
-        sound = [row for row, found in enumerate(faults) if found is None]
-        wrong = sorted({found for found in faults if found})
-        if wrong and (self.faulty == "refuse" or not sound):
-            raise ContentError(f"signal with a {wrong[0]} channel", raw.channels[faults.index(wrong[0])])
-        for name, found in zip(raw.channels, faults, strict=True):
-            if found:
-                count_change(f"channel {name} left out: {found}")
-        raw = self._timed(raw.only(sound))
+        lenient = self.faulty == "leave_out"
+        if lenient and np.isnan(raw.samples).any():
+            raw = self._sound(raw)  # for gaps of a channel that is left out cost the others nothing
+        raw = self._sound(without_gaps(raw, [self._subject(name) for name in raw.channels], lenient))
+        raw = self._timed(raw)
         self._check(raw)
         return raw
+
+    def _sound(self, raw: Recording) -> Recording:
+        """The recording without channels that are constant or clipped as far as there are samples of them.
+
+        Raises:
+            ContentError: there are some and they may not be left out, or nothing else is there.
+        """
+        faults: dict[str, str] = {}
+        for name, channel in zip(raw.channels, raw.samples, strict=True):
+            seen = channel[~np.isnan(channel)]
+            if not self._error(name) and len(seen) and (wrong := fault(seen, self.clipped)):
+                faults[name] = wrong
+        rows = [row for row, name in enumerate(raw.channels) if self._subject(name) not in faults]
+        if faults and (self.faulty == "refuse" or not rows):
+            first = min(faults.values())
+            raise ContentError(f"signal with a {first} channel", next(n for n, f in faults.items() if f == first))
+        for name, wrong in faults.items():
+            count_change(f"channel {name} left out: {wrong}")
+        return raw.only(rows)
 
     def _pick(self, raw: Recording) -> Recording:
         names = [self._name(label) for label in raw.channels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,11 @@ class WfdbHeader(NamedTuple):
     def skew(self) -> int:
         """By how many frames the latest channel is late in its file."""
         return max((channel.skew for channel in self.channels), default=0)
+
+    @property
+    def ticks(self) -> int:
+        """Samples of the fastest channel in a frame, the finest parts of one that there are."""
+        return max((channel.samples for channel in self.channels), default=1)
 
     def extent(self) -> tuple[float, int]:
         """Frames a second and number of frames.
@@ -171,11 +177,14 @@ def wfdb_extent(path: Path) -> tuple[float, int]:
     return wfdb_header(path).extent()
 
 
-def read_wfdb(path: Path, pick: Pick, start: int, stop: int) -> tuple[dict[str, Recording], list[str]]:
+def read_wfdb(
+    path: Path, pick: Pick, start: Fraction | int, stop: Fraction | int
+) -> tuple[dict[str, Recording], list[str]]:
     """The recordings picked of frames `start` to `stop` of a record, given its header, and the lines of comment.
 
-    Each channel has its own rate, that of the frames times its samples in a frame. A channel without a gain, or of
-    gain 0, is in units of the converter (`recording.UNCALIBRATED`).
+    Each channel has its own rate, that of the frames times its samples in a frame, and is cut to the nearest of its
+    samples where parts of frames are asked for. A channel without a gain, or of gain 0, is in units of the converter
+    (`recording.UNCALIBRATED`).
 
     Raises:
         ContentError: the record cannot be read, is too large for memory, or the channels of one recording differ in
@@ -189,9 +198,11 @@ def read_wfdb(path: Path, pick: Pick, start: int, stop: int) -> tuple[dict[str, 
         if len({channels[row].samples for row in rows}) > 1:
             raise ContentError("signal whose channels differ in sample rate")
     numbers = sorted({number for rows in taken.values() for number in rows})
-    bounded(sum(channels[number].samples for number in numbers) * (stop - start))
-    samples = dict(zip(numbers, _wfdb_samples(path, header, numbers, start, stop), strict=True))
-    if header.skew and stop == header.frames:
+    first, last = math.floor(start), math.ceil(stop)
+    bounded(sum(channels[number].samples for number in numbers) * (last - first))
+    rows = _wfdb_samples(path, header, numbers, first, last)
+    samples = {n: _cut(row, channels[n].samples, first, start, stop) for n, row in zip(numbers, rows, strict=True)}
+    if header.skew and last == header.frames:
         count_change("last samples of a skewed WFDB record left out: not all channels have them")
     recordings = {
         name: Recording(
@@ -203,6 +214,13 @@ def read_wfdb(path: Path, pick: Pick, start: int, stop: int) -> tuple[dict[str, 
         for name, rows in taken.items()
     }
     return recordings, list(header.comments)
+
+
+def _cut(row: np.ndarray, samples: int, first: int, start: Fraction | int, stop: Fraction | int) -> np.ndarray:
+    """Frames `start` to `stop` of a channel of so many `samples` in each, of those from the whole frame `first` on."""
+    count = round((stop - start) * samples)
+    begin = min(round(start * samples) - first * samples, len(row) - count)
+    return row[begin : begin + count]
 
 
 def _wfdb_samples(path: Path, header: WfdbHeader, numbers: list[int], start: int, stop: int) -> Iterator[np.ndarray]:

@@ -155,7 +155,8 @@ def text(made: Draft, name: str, folder: Path, out: Path) -> str:
     size = "size: tiny" if "size" in state else "model"
     lines = [
         f"Drafted by `sensorium init` from {folder}: {', '.join(made.found)}; about {made.samples:,} samples.",
-        f"At most {survey.FILES:,} file names, {OPENED} files of a kind and {ROWS:,} rows of a table were looked at.",
+        f"At most {survey.FILES:,} file names, {OPENED} files of a kind and {ROWS:,} rows of a table were looked at, "
+        "and all headers of WFDB.",
         "",
         "Guessed, so check:",
         *(f"- {guess}." for guess in made.guesses),

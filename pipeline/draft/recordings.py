@@ -22,7 +22,7 @@ from pipeline.draft.settings import TABLE, Heard, State
 from pipeline.draft.survey import Survey, spread
 from shards.sources.edf import SUFFIXES as EDF_SUFFIXES
 from shards.sources.fields import fields_of
-from shards.sources.wfdb import SUFFIXES, comments_of
+from shards.sources.wfdb import SUFFIXES, comments_of, headers_by_folder
 
 
 def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
@@ -87,7 +87,7 @@ def _edf_heard(path: Path) -> Heard | None:
     except ContentError:
         return None
     channels = tuple((channel.label, channel.unit, header.rate_hz(channel)) for channel in header.signals)
-    return Heard(channels, header.length_s) if channels and header.length_s > 0 else None
+    return Heard(channels, float(header.length_s)) if channels and header.length_s > 0 else None
 
 
 def _joined_records(
@@ -115,12 +115,13 @@ def _joined_records(
 def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     """WFDB records, with the comments of their headers or else with a table."""
     paths = seen.kinds.get("wfdb", [])
+    samples, records = _samples_and_records(paths)
     heard, comments = [], []
-    for path in spread(paths):
+    for path in spread(samples):
         try:
             header = wfdb_header(path)
             rate_hz, count = header.extent()
-        except ContentError:
+        except ContentError:  # it has changed since
             continue
         if header.channels:
             channels = tuple(
@@ -169,20 +170,30 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
         fields = [*((name, sheet.distinct(name)) for name in columns.groups if name != column), *fields]
         used.add(sheet.path)
         guesses.append(f"{seen.name(sheet.path)} names records in its column {column}")
-    split = grouped(fields or [("record", len(paths))], ALONE)
+    split = grouped(fields or [("record", records)], ALONE)
     return [
         Draft.of(
             split,
             columns,
             source=source,
             modalities=modalities,
-            samples=round(len(paths) * signals.windows),
+            samples=round(len(samples) * signals.windows),
             used=used,
             labels=labels,
             guesses=guesses,
             linked=joined is not None,
         )
     ]
+
+
+def _samples_and_records(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """The headers of what becomes samples, records of one segment or segments, and how many records they make up."""
+    records: dict[Path, str] = {}
+    for _, folder in headers_by_folder(dict.fromkeys(path.parent for path in paths)):
+        for path in folder.extents:
+            records[path] = folder.parts[path.stem].record if path.stem in folder.parts else path.stem
+    samples = [path for path in paths if path in records]
+    return samples, len({records[path] for path in samples})
 
 
 def _joined_stems(paths: Sequence[Path], sheets: Sequence[Sheet]) -> tuple[Sheet, str, list[str]] | None:

@@ -6,10 +6,11 @@ import fnmatch
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modalities.base import ContentError, Modality
+from modalities.base import ContentError, Modality, count_change
 from modalities.channels import suggest
 from modalities.recording import Recording, to_members
 from modalities.signal import Signal
@@ -65,24 +66,34 @@ def windows(count: int, rate_hz: float, window_s: float | None, stride_s: float 
 
     Without `window_s` the whole recording is one window; so is a recording that is shorter than one.
     """
+    size, step = _size_and_step(count, rate_hz, window_s, stride_s)
+    for start in range(0, max(count - size, 0) + 1, step):
+        yield start, min(start + size, count)
+
+
+def count_rest(count: int, rate_hz: float, window_s: float | None, stride_s: float | None) -> None:
+    """Count as a change that the last of `windows` is followed by a rest of its recording, shorter than a window."""
+    size, step = _size_and_step(count, rate_hz, window_s, stride_s)
+    last = max(count - size, 0) // step * step
+    if last + max(size, step) < count:
+        count_change("end of a recording, shorter than a window, left out")
+
+
+def _size_and_step(count: int, rate_hz: float, window_s: float | None, stride_s: float | None) -> tuple[int, int]:
+    """Samples of a window, and from one's beginning to that of the next."""
     size = count if window_s is None else max(round(window_s * rate_hz), 1)
-    if size >= count:
-        yield 0, count
-        return
-    step = size if stride_s is None else max(round(stride_s * rate_hz), 1)
-    for start in range(0, count - size + 1, step):
-        yield start, start + size
+    return size, max(size if stride_s is None else round(stride_s * rate_hz), 1)
 
 
 def around(at: Iterable[int], count: int, rate_hz: float, window_s: float) -> Iterator[tuple[int, int, int]]:
     """(number, first, one past the last) of a window centred on each sample, 0 and 0 where it is too near an end."""
-    size = round(window_s * rate_hz)
+    size = max(round(window_s * rate_hz), 1)
     for number, sample in enumerate(at):
-        start = int(sample) - size // 2
+        start = sample - size // 2
         yield (number, start, start + size) if 0 <= start <= count - size else (number, 0, 0)
 
 
-def check_inside(annotation: int, start: int, stop: int) -> None:
+def check_inside(annotation: int, start: Fraction | int, stop: Fraction | int) -> None:
     """Check a window that `around` gave.
 
     Raises:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -23,6 +25,7 @@ from shards.sources.recordings import (
     assigned,
     check_inside,
     check_windows,
+    count_rest,
     groups_of,
     members_of,
     read_ahead,
@@ -42,10 +45,10 @@ class Part(NamedTuple):
 
 
 class Excerpt(NamedTuple):
-    """Frames `start` to `stop` of a record, and the number of the annotation they lie around, -1 for none.
+    """Ticks `start` to `stop` of a record, and the number of the annotation they lie around, -1 for none.
 
-    A record that cannot be read, and an annotation too near an end for a window, have no frames. part: of which record
-    of several segments this is one.
+    A tick is the time of a sample of the record's fastest channel. A record that cannot be read, and an annotation too
+    near an end for a window, have no ticks. part: of which record of several segments this is one.
     """
 
     raw: Path
@@ -71,7 +74,8 @@ class Wfdb(Source):
     form `Age: 74`, and with `annotations` (the extension of a file of annotations, `atr`) those of a window: `symbol`
     (the most frequent one of them), `symbols` (all, by commas) and `annotations` (how many). With `centred` there is a
     window around every annotation, whose `symbol` it is; those too near the ends are left out. Annotations lie where
-    their file's own clock (`time resolution`) says.
+    their file's own clock (`time resolution`) says, and windows begin at any sample of the fastest channel. The rest of
+    a record that is shorter than a window is left out and counted.
 
     Each segment of a record of several is a sample or cut to windows, with the `record`, comments and, if it has none
     itself, annotations of the whole; `start_s` counts from the beginning of the whole, and `segment` is the name of
@@ -120,21 +124,24 @@ class Wfdb(Source):
             try:
                 if self.centred:
                     assert self.window_s is not None
-                    at, _ = self._annotated(path, part)
+                    at = self._annotated(path, part).ticks()
                     for number, start, stop in around(at, count, rate_hz, self.window_s):
                         yield Excerpt(raw, path, start, stop, number, part)
                 else:
                     for start, stop in windows(count, rate_hz, self.window_s, self.stride_s):
                         yield Excerpt(raw, path, start, stop, part=part)
+                    count_rest(count, rate_hz, self.window_s, self.stride_s)
             except ContentError:
                 yield Excerpt(raw, path, 0, 0, part=part)
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
         rate_hz, _ = wfdb_extent(item.path)
+        ticks = wfdb_header(item.path).ticks
+        begins, ends = Fraction(item.start, ticks), Fraction(item.stop, ticks)
         check_inside(item.annotation, item.start, item.stop)
         labels = self._annotations(item) if self.annotations is not None else {}
         pick = partial(assigned, modalities=modalities, leave_out=self.leave_out)
-        recordings, comments = read_wfdb(item.path, pick, item.start, item.stop)
+        recordings, comments = read_wfdb(item.path, pick, begins, ends)
         fields = comments_of(comments, self.missing)
         begin, record = 0, item.path.stem
         if item.part is not None:
@@ -144,41 +151,68 @@ class Wfdb(Source):
             fields["segment"] = item.path.stem
         fields["record"] = record
         if item.part is not None or self.window_s is not None:
-            fields["start_s"] = (begin + item.start) / rate_hz
+            fields["start_s"] = float(begin + begins) / rate_hz
         fields |= fields_of(self.pattern, item.path, SUFFIXES) | labels
         name = item.path.relative_to(item.raw) if item.raw.is_dir() else item.path.name
         of = f":{item.annotation}" if item.annotation >= 0 else ""
         return Sample(
-            f"{name}:{item.start}:{item.stop}{of}",
+            f"{name}:{_written(begins)}:{_written(ends)}{of}",
             members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
             groups_of(fields),
         )
 
     def _annotations(self, item: Excerpt) -> Fields:
-        at, symbols = self._annotated(item.path, item.part)
+        annotated = self._annotated(item.path, item.part)
         if item.annotation >= 0:
-            return {"symbol": symbols[item.annotation]}
-        inside = [symbol for when, symbol in zip(at, symbols, strict=True) if item.start <= when < item.stop]
+            return {"symbol": annotated.symbols[item.annotation]}
+        inside = annotated.between(item.start, item.stop).symbols
         most = max(sorted(set(inside)), key=inside.count, default=None)
         return {"symbol": most, "symbols": sorted(set(inside)), "annotations": len(inside)}
 
-    def _annotated(self, path: Path, part: Part | None) -> tuple[np.ndarray, list[str]]:
-        """Frames and symbols of a record's annotations; those of the whole lie before or after a segment too.
+    def _annotated(self, path: Path, part: Part | None) -> Placed:
+        """A record's annotations; those of the whole lie before or after a segment too, and are left out.
 
         Raises:
             ContentError: there are none, or they cannot be read.
         """
-        rate_hz, count = wfdb_extent(path)
-        file, begin = path.with_suffix(f".{self.annotations}"), 0
+        header, file = wfdb_header(path), path.with_suffix(f".{self.annotations}")
         of_whole = part is not None and not file.is_file()
         if part is not None and of_whole:
-            file, begin = whole_of(path, part).with_suffix(f".{self.annotations}"), part.begin
+            file = whole_of(path, part).with_suffix(f".{self.annotations}")
         samples, symbols, clock_hz = annotated(file)
-        frames = np.floor(samples * (rate_hz / (clock_hz or rate_hz)) + 0.5).astype(np.int64) - begin
-        if not of_whole:
-            return frames, symbols
-        inside = (frames >= 0) & (frames < count)
-        return frames[inside], [symbol for symbol, within in zip(symbols, inside, strict=True) if within]
+        frames = 1 if clock_hz is None else Fraction(str(header.rate_hz)) / Fraction(str(clock_hz))
+        if part is None or not of_whole:
+            return Placed(samples, symbols, Fraction(frames * header.ticks))
+        placed = Placed(samples, symbols, Fraction(frames * header.ticks), part.begin * header.ticks)
+        return placed.between(0, header.frames * header.ticks)
+
+
+class Placed(NamedTuple):
+    """Annotations in the ticks of a record, in order of time.
+
+    samples: counted by the clock of their file, each of which is `step` ticks, that of tick `begin` being tick 0 of the
+    record.
+    """
+
+    samples: np.ndarray
+    symbols: list[str]
+    step: Fraction
+    begin: int = 0
+
+    def ticks(self) -> Iterator[int]:
+        """The tick nearest to each."""
+        up, down = self.step.as_integer_ratio()
+        return ((2 * sample * up + down) // (2 * down) - self.begin for sample in self.samples.tolist())
+
+    def between(self, start: int, stop: int) -> Placed:
+        """Those from one tick on and before another, exactly."""
+        edges = [math.ceil((self.begin + tick) / self.step) for tick in (start, stop)]
+        first, last = np.searchsorted(self.samples, edges)
+        return self._replace(samples=self.samples[first:last], symbols=self.symbols[first:last])
+
+
+def _written(frames: Fraction) -> str:
+    return str(frames.numerator if frames.denominator == 1 else float(frames))
 
 
 def whole_of(path: Path, part: Part) -> Path:
@@ -187,7 +221,7 @@ def whole_of(path: Path, part: Part) -> Path:
 
 
 class Folder(NamedTuple):
-    """Frames a second and number of frames of the records in a folder, and the segments there by name."""
+    """Ticks a second and number of ticks of the records in a folder, and the segments there by name."""
 
     extents: dict[Path, tuple[float, int]]
     parts: dict[str, Part]
@@ -208,17 +242,18 @@ def headers_by_folder(folders: Iterable[Path]) -> Iterator[tuple[Path, Folder]]:
             if isinstance(header, ContentError):
                 continue
             with suppress(ContentError):
-                extents[path] = header.extent()
+                rate_hz, frames = header.extent()
+                extents[path] = rate_hz * header.ticks, frames * header.ticks
             begin = 0
-            for name, frames in header.segments:
+            for name, length in header.segments:
                 if name != "~":
                     parts.setdefault(name, Part(path.stem, begin))
-                begin += frames
+                begin += length
         yield folder, Folder(extents, parts)
 
 
 class Annotations(NamedTuple):
-    """A file of annotations: their samples at `clock_hz`, None where neither it nor its record says, and symbols."""
+    """A file of annotations in order of time: samples at `clock_hz`, None where nothing says it, and symbols."""
 
     samples: np.ndarray
     symbols: list[str]
@@ -238,7 +273,9 @@ def annotated(path: Path) -> Annotations:
     try:
         content = wfdb.rdann(str(path.with_suffix("")), path.suffix.removeprefix("."))
         clock_hz = float(content.fs) if content.fs else None
-        return Annotations(np.asarray(content.sample, np.int64), list(content.symbol), clock_hz)
+        samples = np.asarray(content.sample, np.int64)
+        order = np.argsort(samples, kind="stable")
+        return Annotations(samples[order], [content.symbol[n] for n in order], clock_hz)
     except Exception as error:
         raise unreadable_wfdb(error, "annotations") from error
 

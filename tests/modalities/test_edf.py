@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,53 +11,13 @@ import numpy as np
 import pyedflib
 import pytest
 
+from edf_files import edf
 from modalities.base import ContentError
 from modalities.edf import _decoded, edf_annotations, edf_header, edf_length_s, read_edf
 from modalities.recording import Recording
 from modalities.signal import Signal
 
 EEG = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.1)
-
-
-def cell(text: object, width: int) -> bytes:
-    return (text if isinstance(text, bytes) else str(text).encode()).ljust(width)[:width]
-
-
-def edf(
-    path: Path,
-    digital: Sequence[np.ndarray],
-    labels: Sequence[str | bytes] = ("EEG Fp1", "EEG Cz"),
-    units: Sequence[str | bytes] = ("uV", "uV"),
-    samples: Sequence[int] = (200, 200),
-    record_s: float = 1,
-    reserved: str = "",
-    start: bytes = b"01.01.2000.00.00",
-    records: int | None = None,
-    texts: Sequence[bytes] = (),
-) -> None:
-    """A file written byte by byte, each number of EDF a tenth of its unit, each of BDF one.
-
-    texts: what each record has for annotations.
-    """
-    bdf, width = path.suffix == ".bdf", 60 if texts else 0
-    labels, units = [*labels, *(["EDF Annotations"] if texts else [])], [*units, *([""] if texts else [])]
-    n, limit, count = len(labels), 8388607 if bdf else 32767, len(digital[0]) // samples[0]
-    fixed = (b"\xffBIOSEMI" if bdf else cell("0", 8)) + cell("X X X X", 80) + cell("Startdate X X X X", 80) + start
-    fixed += cell(256 * (n + 1), 8) + cell(reserved, 44) + cell(count if records is None else records, 8)
-    fixed += cell(f"{record_s:g}", 8) + cell(n, 4)
-    lengths = [*samples, *([width // 2] if texts else [])]
-    physical, lowest = limit if bdf else limit / 10, [-limit] * len(samples) + [-limit - 1] * bool(texts)
-    columns = (
-        (labels, 16), ([""] * n, 80), (units, 8), ([-physical] * n, 8), ([physical] * n, 8), (lowest, 8),
-        ([limit] * n, 8), ([""] * n, 80), (lengths, 8), ([""] * n, 32),
-    )  # fmt: skip
-    data = fixed + b"".join(cell(value, size) for values, size in columns for value in values)
-    for record in range(count):
-        for values, each in zip(digital, samples, strict=True):
-            part = values[record * each : (record + 1) * each]
-            data += b"".join(struct.pack("<i", v)[:3] for v in part) if bdf else np.asarray(part, "<i2").tobytes()
-        data += texts[record].ljust(width, b"\0") if texts else b""
-    path.write_bytes(data)
 
 
 def noise(count: int = 2000, channels: int = 2, scale: float = 300) -> list[np.ndarray]:
@@ -125,6 +84,23 @@ def test_an_unknown_number_of_records_is_that_of_the_file(tmp_path: Path) -> Non
     edf(tmp_path / "a.edf", digital := noise(), records=-1)
     assert edf_length_s(tmp_path / "a.edf") == 10
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital) / 10, atol=1e-4)
+
+
+def test_numbers_padded_with_nul(tmp_path: Path) -> None:
+    import mne
+
+    edf(tmp_path / "a.edf", digital := noise())
+    data = bytearray((tmp_path / "a.edf").read_bytes())
+    for start, stop in ((0, 8), (184, 192), (236, 244), (244, 252), (252, 256)):
+        data[start:stop] = data[start:stop].replace(b" ", b"\0")
+    (tmp_path / "a.edf").write_bytes(data)
+    assert edf_header(tmp_path / "a.edf").records == 10
+    raw = read(tmp_path / "a.edf")
+    np.testing.assert_allclose(raw.samples, np.stack(digital) / 10, atol=1e-4)
+    data[0:8] = b"0       "
+    (tmp_path / "a.edf").write_bytes(data)
+    theirs = mne.io.read_raw_edf(tmp_path / "a.edf", verbose="error")
+    np.testing.assert_allclose(read(tmp_path / "a.edf").samples, 1e6 * theirs.get_data(), atol=1e-3)
 
 
 def onsets(times: Sequence[float], more: dict[int, bytes] | None = None) -> list[bytes]:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from modalities.base import ContentError, counted_changes, from_json
 from modalities.masking import Masking, Rules, mask
 from modalities.patches import log_amplitudes, restored_spectra
-from modalities.recording import Recording, band, factor, fault, from_members, normalise, resample, to_members
+from modalities.recording import (
+    Recording,
+    _fullest,
+    band,
+    factor,
+    fault,
+    from_members,
+    normalise,
+    resample,
+    to_members,
+)
 from modalities.signal import Signal
 
 ECG: dict[str, Any] = {"montage": "ecg", "unit": "mV", "sample_rate_hz": 100, "patch_s": 0.2}
@@ -192,24 +202,82 @@ def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
         "channel V1 left out: missing samples": 1,
     }
     np.testing.assert_allclose(lenient.fit([left]).tokenize(left).coords[:4, 3], [3.3, 3.5, 3.7, 3.9], atol=0.101)
-    raw.samples[0, ::10] = np.nan
+    raw.samples[:2, ::10] = np.nan
     assert reason(lenient, members(raw)) == "signal shorter than a patch"
-    raw.samples[1, :50] = np.nan
-    raw.samples[0, :] = np.nan
-    raw.samples[0, 20] = 1
-    assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
     raw.samples[:] = np.nan
     assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
     raw.samples[:] = np.inf
     assert reason(lenient, members(raw)) == "signal with samples that are not numbers"
 
 
+def lenient_of(raw: Recording) -> tuple[tuple[str, ...], float, int, dict[str, int]]:
+    """The channels left, the start in s, the samples of each, and what is counted."""
+    with counted_changes() as changes:
+        left = Signal(**ECG, faulty="leave_out").decode(members(raw))
+    assert not np.isnan(left.samples).any()
+    return left.channels, left.start_s, left.samples.shape[1], dict(changes)
+
+
+@pytest.mark.parametrize("since", [100, 5])
+def test_a_lead_that_fell_off_costs_the_others_nothing(since: int) -> None:
+    raw = noise(("I", "II", "V1"), seconds=60)
+    raw.samples[:, 0] = np.nan
+    raw.samples[2, since:] = np.nan
+    cut = "recording cut to its longest stretch without missing samples"
+    off = "channel V1 left out: missing samples"
+    assert lenient_of(raw) == (("I", "II"), pytest.approx(0.01), 5999, {cut: 1, off: 1})
+    raw = noise(("I", "II", "III", "V1", "V2"), seconds=60)
+    raw.samples[:, 0] = np.nan
+    raw.samples[3:, since:] = np.nan
+    assert lenient_of(raw)[:3] == (("I", "II", "III"), pytest.approx(0.01), 5999), "two at the same time"
+
+
+def test_most_of_channels_and_time_stays() -> None:
+    raw = noise(("I", "II", "III", "V1"), seconds=10)
+    raw.samples[:3, 0] = np.nan
+    channels, _, count, _ = lenient_of(raw)
+    assert (channels, count) == (("I", "II", "III", "V1"), 999), "one sample of three leads, not three leads"
+    raw.samples[3, 500] = np.nan
+    assert lenient_of(raw)[:3] == (("I", "II", "III"), pytest.approx(0.01), 999)
+    raw.samples[:3, 0] = 0.1
+    raw.samples[3, [400, 500]] = np.nan
+    assert lenient_of(raw) == (("I", "II", "III"), 0.0, 1000, {"channel V1 left out: missing samples": 1})
+
+
+@given(st.integers(0, 10_000))
+def test_gaps_leave_nearly_the_most_that_any_choice_leaves(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    missing = rng.random((4, 30)) < rng.choice([0.02, 0.1, 0.3])
+    rows, stretch = _fullest(missing)
+    assert not missing[rows, stretch].any()
+    taken = len(rows) * (stretch.stop - stretch.start)
+    whole = [int((~missing[:, a:b].any(1)).sum()) * (b - a) for a in range(30) for b in range(a + 1, 31)]
+    assert 0.6 * max(whole) <= taken <= max(whole)
+
+
+def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
+    raw = noise(("I", "II"))
+    raw.samples[0, 40] = np.nan
+    raw.samples[1] = 0.25
+    flat = "channel II left out: constant"
+    cut = "recording cut to its longest stretch without missing samples"
+    assert lenient_of(raw) == (("I",), pytest.approx(0.41), 159, {cut: 1, flat: 1})
+    raw.samples[1, 3] = np.nan
+    assert lenient_of(raw) == (("I",), pytest.approx(0.41), 159, {cut: 1, flat: 1}), "flat as far as it is there"
+    raw = noise(("I", "II", "V1"))
+    raw.samples[:, 150] = np.nan
+    raw.samples[2, :150] = 0.5
+    assert lenient_of(raw)[0] == ("I", "II"), "flat where the others are cut to"
+    raw.samples[:2, :150] = 0.5
+    assert reason(Signal(**ECG, faulty="leave_out"), members(raw)) == "signal with a constant channel"
+
+
 def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
     raw = noise(("g", "g_error", "r", "r_error"), times=np.cumsum(np.random.default_rng(0).random(200) + 0.1))
-    raw.samples[1, 5] = np.nan
+    raw.samples[1, [60, 130]] = np.nan
     curve = Signal(channels="any", uneven=True, errors=True, faulty="leave_out", patch_points=4)
     assert curve.decode(members(raw._replace(rate_hz=0.0))).channels == ("r", "r_error")
-    raw.samples[3, 150:] = np.nan
+    raw.samples[1, [60, 130]], raw.samples[1, 5], raw.samples[3, 150:] = 1, np.nan, np.nan
     cut = curve.decode(members(raw._replace(rate_hz=0.0)))
     assert cut.channels == ("g", "g_error", "r", "r_error")
     assert raw.times is not None

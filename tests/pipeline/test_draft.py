@@ -202,6 +202,18 @@ def test_wfdb_records_with_comments(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (10, {})
 
 
+def test_segments_of_a_wfdb_record_are_one_record(raw: Path, make: Make) -> None:
+    for master in ("p", "q"):
+        for number in range(3):
+            record(raw, f"{master}{'abc'[number]}", ("I", "II"))
+        (raw / f"{master}.hea").write_text(f"{master}/3 2 200 2400\n{master}a 800\n{master}b 800\n{master}c 800\n")
+    state, said, manifest = make()
+    assert state["data"]["split"]["by"] == "record"
+    assert "split by record (2 values)" in said
+    assert "about 6 samples" in said
+    assert (total(manifest), manifest.skipped) == (6, {"WFDB record of several segments": 2})
+
+
 def test_wfdb_records_that_a_table_names(raw: Path, make: Make) -> None:
     for number in range(8):
         record(raw, f"r{number}")

@@ -13,7 +13,9 @@ import numpy as np
 import pyedflib
 import pytest
 
+from edf_files import edf as written
 from modalities.base import Modality, counted_changes
+from modalities.edf import Annotation
 from modalities.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.table import Table
@@ -21,7 +23,7 @@ from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
-from shards.sources.edf import Edf
+from shards.sources.edf import Edf, Timeline
 
 MODALITIES: dict[str, Modality] = {
     "eeg": Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.5),
@@ -351,6 +353,31 @@ def test_stages_of_a_second_file_are_joined(night: Path) -> None:
     assert said(Edf(**SLEEP), night) == ["recording with several files of annotations"] * 3
 
 
+@pytest.mark.parametrize(
+    ("late_s", "stages_late_s", "starts_s"),
+    [(0, 0, [2.0, 4.0]), (0.5, 0, [1.5, 3.5]), (0, 0.5, [2.5, 4.5]), (0.25, 0.75, [2.5, 4.5])],
+)
+def test_both_files_say_when_their_first_records_begin(
+    tmp_path: Path, late_s: float, stages_late_s: float, starts_s: list[float]
+) -> None:
+    """Headers say whole seconds; the first annotation of the first record says the rest."""
+    texts = [f"+{n + late_s:g}\x14\x14\0".encode() for n in range(10)]
+    digital = np.random.default_rng(0).integers(-900, 900, 2000)
+    channel: Any = (("EEG Fp1",), ("uV",), (200,))
+    written(tmp_path / "SC4001E0-PSG.edf", [digital], *channel, reserved="EDF+C", texts=texts)
+    notes = f"+{stages_late_s:g}\x14\x14\0+{2 + stages_late_s:g}\x152\x14W\x14\0+{4 + stages_late_s:g}\x152\x141\x14\0"
+    silent = [np.zeros(1, int)]
+    written(
+        tmp_path / "SC4001EC-Hypnogram.edf", silent, ("Marker",), ("",), (1,), reserved="EDF+C", texts=[notes.encode()]
+    )
+    source = Edf(**{**SLEEP, "annotations": "onset", "window_s": 1, "labels": ("start_s", "symbol")})
+    assert [list(row.values()) for row in said(source, tmp_path)] == [[starts_s[0], "W"], [starts_s[1], "1"]]
+    overlap = Edf(**{**SLEEP, "window_s": 0.5, "labels": ("symbol",)})
+    stages = [row["symbol"] for row in said(overlap, tmp_path)]
+    assert stages.index("W") == starts_s[0] / 0.5
+    assert stages.index("1") == starts_s[1] / 0.5
+
+
 def test_a_second_file_without_a_date_cannot_be_placed(night: Path) -> None:
     path = night / "SC4001EC-Hypnogram.edf"
     hypnogram(path, STAGES, datetime(1989, 4, 24, 16, 13))
@@ -371,7 +398,7 @@ def test_a_second_file_is_named_by_fields_there_are(night: Path) -> None:
 
 
 def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> None:
-    annotated(tmp_path / "raw" / "a.edf", [(2.5, 0.2, "BAD_acq_skip"), (5.9, 0.0, "bad"), (0.5, 1.0, "badminton")])
+    annotated(tmp_path / "raw" / "a.edf", [(2.5, 0.2, "BAD_acq_skip"), (5.9, 0.0, "bad"), (0.5, 0.2, "no BAD")])
     split = SplitBy(validation=0, test=0)
     manifest = build(Edf(window_s=1), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "cut")
     assert manifest.fields["eeg.npy"] == 4
@@ -379,6 +406,102 @@ def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> 
     whole = build(Edf(), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "whole")
     assert (whole.fields["eeg.npy"], whole.skipped) == (1, {})
     assert whole.changed == {"recording taken whole, over annotations that begin with 'bad'": 1}
+
+
+@pytest.mark.parametrize("text", ["BADTRIAL", "badchannel Fp1", "Bad: cough"])
+def test_what_begins_with_bad_is_what_mne_rejects(tmp_path: Path, text: str) -> None:
+    import mne
+
+    annotated(tmp_path / "a.edf", [(2.0, 1.0, text)])
+    raw = mne.io.read_raw_edf(tmp_path / "a.edf", preload=True, verbose="error")
+    windows = mne.make_fixed_length_epochs(raw, 1.0, reject_by_annotation=True, verbose="error").drop_bad(
+        verbose="error"
+    )
+    outcome = made(Edf(window_s=1), tmp_path, {"eeg": MODALITIES["eeg"]})
+    assert [n for n, each in enumerate(outcome) if isinstance(each, Sample)] == windows.selection.tolist()
+    assert outcome[2] == "window over an annotation that begins with 'bad'"
+
+
+def test_a_timeline_finds_what_a_search_of_all_annotations_finds() -> None:
+    rng = np.random.default_rng(0)
+    onsets, lengths = rng.integers(0, 200, 300) / 10, rng.choice([0, 0.1, 0.3, 2, 15], 300)
+    texts = rng.choice(["rest", "bad", "Bad_2"], 300, p=[0.9, 0.05, 0.05])
+    notes = [Annotation(*each) for each in zip(onsets.tolist(), lengths.tolist(), texts.tolist(), strict=True)]
+    for some in (notes, notes[:20], notes[:1], []):
+        timeline = Timeline(some)
+        for tenths in range(-10, 380):
+            start, stop = tenths / 10, (tenths + 7) / 10
+            inside = [
+                note
+                for note in some
+                if round(10 * note.onset_s) < tenths + 7
+                and (round(10 * (note.onset_s + note.length_s)) > tenths or round(10 * note.onset_s) >= tenths)
+            ]
+            assert sorted(timeline.within(start, stop)) == sorted(inside)
+            assert timeline.bad(start, stop) == any(note.text != "rest" for note in inside)
+
+
+def test_annotations_are_walked_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shards.sources import edf
+
+    annotated(tmp_path / "a.edf", [(n, 0.005, "click") for n in range(6)])
+    walked: list[int] = []
+
+    class Counted(Timeline):
+        def __init__(self, annotations: Any):
+            walked.append(len(annotations))
+            super().__init__(annotations)
+
+    monkeypatch.setattr(edf, "Timeline", Counted)
+    assert len(made(Edf(window_s=0.5), tmp_path)) == 12
+    assert walked == [6]
+    annotated(tmp_path / "a.edf", [(1.0, 0.5, "bad")])
+    assert made(Edf(window_s=0.5), tmp_path)[2] == "window over an annotation that begins with 'bad'", "read again"
+
+
+def test_no_sample_is_lost_between_whole_milliseconds(tmp_path: Path) -> None:
+    digital = np.random.default_rng(0).integers(-900, 900, 3 * 1111)
+    written(tmp_path / "a.edf", [digital], ("EEG Fp1",), ("uV",), (1111,), 0.5555)  # 2 kHz
+    eeg: dict[str, Modality] = {"eeg": Signal(montage="eeg", unit="uV", sample_rate_hz=1000, patch_s=0.005)}
+    [whole] = made(Edf(), tmp_path, eeg)
+    assert isinstance(whole, Sample)
+    assert whole.identity == "a.edf:0:1666.5"
+    np.testing.assert_allclose(held(whole, "eeg").samples[0], digital / 10, atol=1e-4)
+    samples = eeg["eeg"].parse(tmp_path / "a.edf").samples
+    assert samples.shape == (1, 3333)
+    with counted_changes() as changes:
+        windows = made(Edf(window_s=0.0105), tmp_path, eeg)
+    assert [held(each, "eeg").samples.shape[1] for each in windows] == [21] * 158
+    assert [each.identity for each in windows[:3] if isinstance(each, Sample)] == [
+        "a.edf:0:10.5", "a.edf:10.5:21", "a.edf:21:31.5",
+    ]  # fmt: skip
+    joined = np.concatenate([held(each, "eeg").samples[0] for each in windows])
+    np.testing.assert_allclose(joined, digital[: 158 * 21] / 10, atol=1e-4)
+    assert changes == {"end of a recording, shorter than a window, left out": 1}
+
+
+def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
+    annotated(tmp_path / "raw" / "a.edf", [(3.5, 0.1, "bad")])
+    annotated(tmp_path / "raw" / "b.edf")
+    reason = "end of a recording, shorter than a window, left out"
+    for settings, rests in (
+        ({"window_s": 4}, {reason: 2}),
+        ({"window_s": 2}, {}),
+        ({"window_s": 7}, {}),
+        ({"window_s": 4, "stride_s": 1}, {}),
+        ({"window_s": 4, "stride_s": 1.5}, {reason: 2}),
+        ({"window_s": 1, "stride_s": 2}, {}),
+        ({"window_s": 1, "stride_s": 5.5}, {reason: 2}),
+        ({"window_s": 4, "annotations": "onset"}, {}),
+    ):
+        with counted_changes() as changes:
+            made(Edf(**settings), tmp_path / "raw")  # type: ignore[arg-type]
+        assert changes == rests, settings
+    split = SplitBy(validation=0, test=0)
+    eeg = {"eeg": MODALITIES["eeg"]}
+    manifest = build(Edf(window_s=4), eeg, split, tmp_path / "raw", tmp_path / "out", workers=2)
+    assert manifest.skipped == {"window over an annotation that begins with 'bad'": 1}
+    assert manifest.changed == {reason: 2}, "also where the last window is left out"
 
 
 def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import wfdb
 
-from modalities.base import Modality
+from modalities.base import Modality, counted_changes
 from modalities.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.smiles import Smiles
@@ -194,6 +194,88 @@ def test_annotations_of_a_record_with_several_samples_a_frame(tmp_path: Path) ->
         raw = held(sample)
         assert (raw.rate_hz, raw.samples.shape, int(raw.samples.argmax())) == (400, (1, 400), 200)
         assert labels(sample) == {"symbol": symbol}
+
+
+def framed(folder: Path, samples: np.ndarray, rate_hz: float, each: int, **beats: Any) -> None:
+    """A record of one lead, `each` samples a frame, with annotations at `at` of a clock of `clock_hz`."""
+    folder.mkdir(exist_ok=True)
+    samples.astype("<i2").tofile(folder / "r.dat")
+    lead = f"r.dat 16x{each} 200(0)/mV 16 0 0 0 0 II"
+    (folder / "r.hea").write_text(f"r 1 {rate_hz:g} {len(samples) // each}\n{lead}\n")
+    if beats:
+        at = np.asarray(beats["at"])
+        symbols = beats.get("symbols", "N" * len(at))
+        wfdb.wrann("r", "atr", at, symbol=list(symbols), fs=beats["clock_hz"], write_dir=str(folder))
+
+
+def test_annotations_are_not_rounded_to_frames(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-900, 900, 600)
+    framed(tmp_path, samples, 10, 10, at=[96, 97, 100, 196, 399, 599], symbols="NVALRN", clock_hz=100)
+    source = Wfdb(window_s=1, annotations="atr", labels=("symbols", "start_s"))
+    assert [tuple(labels(sample).values()) for sample in made(source, tmp_path)] == [
+        ("N,V", 0), ("A,L", 1), ("", 2), ("R", 3), ("", 4), ("N", 5),
+    ]  # fmt: skip
+    [whole] = made(Wfdb(annotations="atr", labels=("annotations",)), tmp_path)
+    assert labels(whole) == {"annotations": 6}, "the last lies in the last half of the last frame"
+
+
+@pytest.mark.parametrize("clock_hz", [250, 1000, 360])
+def test_centred_windows_begin_at_any_sample(tmp_path: Path, clock_hz: int) -> None:
+    samples = np.random.default_rng(0).integers(-5, 5, 250 * 60)
+    beats = np.arange(300, len(samples) - 500, 333)
+    samples[beats] = 1000
+    framed(tmp_path, samples, 1, 250, at=np.round(beats * clock_hz / 250).astype(int), clock_hz=clock_hz)
+    found = made(Wfdb(window_s=2, annotations="atr", centred=True), tmp_path)
+    assert len(found) == len(beats)
+    for sample, beat in zip(found, beats, strict=True):
+        raw = held(sample)
+        assert (raw.rate_hz, raw.samples.shape) == (250, (1, 500))
+        assert abs(int(raw.samples.argmax()) - 250) <= (clock_hz == 360)
+        assert isinstance(sample, Sample)
+        assert float(sample.groups["start_s"]) == pytest.approx(beat / 250 - 1, abs=1 / 250 + 1e-9)
+    assert found[0].identity == "r.hea:0.2:2.2:0" or clock_hz == 360  # type: ignore[union-attr]
+
+
+def test_windows_are_no_whole_number_of_frames(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-900, 900, 250 * 60)
+    framed(tmp_path, samples, 1, 250)
+    half = made(Wfdb(window_s=0.5), tmp_path)
+    assert [s.identity for s in half[:3] if isinstance(s, Sample)] == ["r.hea:0:0.5", "r.hea:0.5:1", "r.hea:1:1.5"]
+    joined = np.concatenate([held(sample).samples[0] for sample in half])
+    assert [held(sample).samples.shape[1] for sample in half] == [125] * 120
+    np.testing.assert_allclose(joined, samples / 200, atol=1e-6)
+    assert [held(sample).samples.shape[1] for sample in made(Wfdb(window_s=2.5), tmp_path)] == [625] * 24
+    strided = made(Wfdb(window_s=1, stride_s=0.1, labels=("start_s",)), tmp_path)
+    assert [labels(sample)["start_s"] for sample in strided] == pytest.approx(np.arange(591) / 10)
+    np.testing.assert_allclose(held(strided[3]).samples[0], samples[75:325] / 200, atol=1e-6)
+
+
+def test_slow_channels_are_cut_to_their_nearest_samples(tmp_path: Path) -> None:
+    slow, fast = np.arange(400), np.arange(1600) % 777
+    np.hstack([slow[:, None], fast.reshape(-1, 4)]).astype("<i2").tofile(tmp_path / "r.dat")
+    lines = ["r 2 100 400", "r.dat 16 100/mV 16 0 0 0 0 EEG C3-A2", "r.dat 16x4 100/mV 16 0 0 0 0 II"]
+    (tmp_path / "r.hea").write_text("\n".join(lines) + "\n")
+    eeg = Signal(montage="eeg", unit="mV", sample_rate_hz=100, patch_s=0.1)
+    windows = made(Wfdb(window_s=0.5025, stride_s=0.4975), tmp_path, {"ecg": ECG, "eeg": eeg})
+    assert len(windows) == 8
+    for number, sample in enumerate(windows):
+        start = number * 199
+        np.testing.assert_allclose(held(sample).samples[0], fast[start : start + 201] / 100, atol=1e-6)
+        first = round(start / 4)
+        np.testing.assert_allclose(held(sample, "eeg").samples[0], slow[first : first + 50] / 100, atol=1e-6)
+
+
+def test_rests_of_records_are_counted(tmp_path: Path) -> None:
+    record(tmp_path / "raw", "a", seconds=5)
+    record(tmp_path / "raw", "long", seconds=5.004)
+    reason = "end of a recording, shorter than a window, left out"
+    for window_s, stride_s, rests in ((2, None, 2), (2.5, None, 1), (2, 1, 1), (6, None, 0), (None, None, 0)):
+        with counted_changes() as changes:
+            made(Wfdb(window_s=window_s, stride_s=stride_s), tmp_path / "raw")
+        assert changes == ({reason: rests} if rests else {}), (window_s, stride_s)
+    split = SplitBy(validation=0, test=0)
+    manifest = build(Wfdb(window_s=2), MODALITIES, split, tmp_path / "raw", tmp_path / "out", workers=2)
+    assert manifest.changed == {reason: 2}
 
 
 def segmented(folder: Path) -> dict[str, np.ndarray]:
