@@ -200,8 +200,8 @@ def read_wfdb(
     numbers = sorted({number for rows in taken.values() for number in rows})
     first, last = math.floor(start), math.ceil(stop)
     bounded(sum(channels[number].samples for number in numbers) * (last - first))
-    rows = _wfdb_samples(path, header, numbers, first, last)
-    samples = {n: _cut(row, channels[n].samples, first, start, stop) for n, row in zip(numbers, rows, strict=True)}
+    frames = zip(numbers, _wfdb_samples(path, header, numbers, first, last), strict=True)
+    samples = {number: _cut(row, channels[number].samples, first, start, stop) for number, row in frames}
     if header.skew and last == header.frames:
         count_change("last samples of a skewed WFDB record left out: not all channels have them")
     recordings = {
