@@ -24,6 +24,8 @@ Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
 
 LONGEST = 1_000_000_000
 """Frames a WFDB record may have, eleven days at 1 kHz; a header that says more is not believed."""
+LONGEST_HEADER = 100_000
+"""Characters of a CSV file's first line."""
 TIMES = "time_s"
 """The column of a CSV file that says when its samples were taken."""
 _UNIT = re.compile(r"(.*\S)\s*[\[(]([^\[\]()]+)[\])]")
@@ -200,8 +202,8 @@ def read_wfdb(
     numbers = sorted({number for rows in taken.values() for number in rows})
     first, last = math.floor(start), math.ceil(stop)
     bounded(sum(channels[number].samples for number in numbers) * (last - first))
-    read = _wfdb_samples(path, header, numbers, first, last)
-    samples = {n: _cut(row, channels[n].samples, first, start, stop) for n, row in zip(numbers, read, strict=True)}
+    frames = zip(numbers, _wfdb_samples(path, header, numbers, first, last), strict=True)
+    samples = {number: _cut(row, channels[number].samples, first, start, stop) for number, row in frames}
     if header.skew and last == header.frames:
         count_change("last samples of a skewed WFDB record left out: not all channels have them")
     recordings = {
@@ -319,6 +321,8 @@ def read_csv(path: Path) -> Recording:
     header, _, rest = text.removeprefix("\ufeff").partition("\n")
     if not rest.strip():
         raise ContentError("empty signal")
+    if len(header) > LONGEST_HEADER:
+        raise ContentError("unreadable CSV signal", f"a header of {len(header):,} characters")
     try:
         columns = [name.strip() for name in next(csv.reader([header]), [])]
         table = np.loadtxt(io.StringIO(rest), delimiter=",", ndmin=2, dtype=np.float64)
