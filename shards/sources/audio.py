@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import mmap
 import weakref
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from modalities.base import ContentError, count_change, once_a_file, parser
 from modalities.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
-from shards.sources.recordings import check_windows, windows
+from shards.sources.recordings import check_windows, count_rest, windows
 
 _FLAC_BITS = {
     **{"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24},
@@ -74,6 +73,7 @@ class AudioFolder(Folder):
                 for start, stop in windows(count, rate_hz, self.window_s, self.stride_s):
                     row = {**item.row, "start_s": start / rate_hz}
                     yield item._replace(row=row, part=None if stop - start == count else (start, stop))
+                count_rest(count, rate_hz, self.window_s, self.stride_s)
             except ContentError as error:
                 yield item._replace(fault=error.reason)
 
@@ -82,22 +82,14 @@ class AudioFolder(Folder):
             extension, data = super().content(item)
             return extension, with_length(data, extension)
         start, stop = item.part
-        samples, rate_hz, bits, count = _window(item.path, start, stop)
+        samples, rate_hz, bits = _window(item.path, start, stop)
         if splice := _splice(item.path):
             count_change(splice.reason)
-        if stop < count and self._is_last(start, count, rate_hz):
-            count_change("end of a recording, shorter than a window, left out")
         return _encoded(samples, rate_hz, bits)
 
-    def _is_last(self, start: int, count: int, rate_hz: float) -> bool:
-        """Whether no window of a file of `count` samples follows one."""
-        following = itertools.islice(windows(count - start, rate_hz, self.window_s, self.stride_s), 1, 2)
-        return next(following, None) is None
 
-
-def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | None, int]:
-    """Samples `(T, C)` float32 of a part of a file, their rate in Hz, with how many bits FLAC may hold them, None where
-    it cannot, and how many samples of a channel the file has.
+def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | None]:
+    """Samples `(T, C)` float32 of a part of a file, their rate in Hz, and how many bits FLAC needs, None if it cannot.
 
     Raises:
         ContentError: the file cannot be read, or not so far.
@@ -112,7 +104,7 @@ def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | N
             samples = _decoder(path).samples(start, stop)
     if len(samples) < stop - start:
         raise ContentError(f"truncated {_extension(path)} audio")
-    return samples, rate_hz, bits, int(file.frames)
+    return samples, rate_hz, bits
 
 
 def _encoded(samples: np.ndarray, rate_hz: int, bits: int | None) -> tuple[str, bytes]:
