@@ -13,8 +13,9 @@ import polars as pl
 from modalities.base import ContentError, Modality, file_bytes
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
+from shards.sources.delimited import header_of, rows_of
 from shards.sources.rows import as_json, cells
-from shards.sources.tables import CellTypes, cell_types, header_of, rows_of
+from shards.sources.tables import CellTypes, cell_types
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_barcode", "split", "chunk", *RANKS})

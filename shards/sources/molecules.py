@@ -28,7 +28,8 @@ from shards.sources.chemistry import (
     smiles_of,
     structure,
 )
-from shards.sources.tables import BrokenFileError, CellTypes, cell_types, header_of, rows_of, sound
+from shards.sources.delimited import BrokenFileError, header_of, rows_of, sound
+from shards.sources.tables import CellTypes, cell_types
 
 BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
 """What reading raises of a file that is cut or damaged."""

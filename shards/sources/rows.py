@@ -18,7 +18,8 @@ from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.chemistry import scaffold, structure
-from shards.sources.tables import BrokenFileError, CellTypes, cell_types, is_typed, read_written
+from shards.sources.delimited import BrokenFileError
+from shards.sources.tables import CellTypes, cell_types, is_typed, read_written
 
 
 class Item(NamedTuple):

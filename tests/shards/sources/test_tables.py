@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from modalities.base import counted_changes
-from shards.sources.tables import Line, cell_types, read_rows, read_written, rows_of, single_cell
+from shards.sources.delimited import Line, rows_of
+from shards.sources.tables import cell_types, read_rows, read_written, single_cell
 
 
 def written(tmp_path: Path, text: str | bytes, name: str = "a.csv") -> Path:

@@ -1,0 +1,217 @@
+"""CSV and TSV files as rows of cells, as they are written."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+MAX_CELL = 10_000_000
+"""Characters of a cell; what is longer is a quote without an end."""
+NAMELESS = "column "
+"""How the names of columns begin that have none, as where a spreadsheet ends in empty columns."""
+_SEPARATORS = (",", "\t", ";")
+_SNIFFED = 50
+"""Lines by which the separator is found."""
+
+
+class BrokenFileError(ValueError):
+    """A file that ends before its end, or that the disk does not give."""
+
+
+class Line(NamedTuple):
+    """A row of a table by the number of its first line, and why it cannot be read, if so."""
+
+    number: int
+    cells: list[str]
+    fault: str = ""
+
+
+def rows_of(path: Path) -> Iterator[Line]:
+    """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
+
+    Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if that
+    alone gives the first rows one length. Between tabs a quote is a character like any other, as databases write it,
+    unless each cell that begins with one ends with one too, as R and spreadsheets quote. After a row with a fault the
+    next line is a row again.
+
+    Raises:
+        ValueError: the file cannot be read, is not UTF-8 or UTF-16, or is empty.
+    """
+    with _text_lines(path) as lines:
+        first = list(itertools.islice(lines, _SNIFFED))
+    if not any(line.strip() for line in first):
+        raise ValueError(f"{path} cannot be read: it is empty")
+    if "\0" in first[0]:
+        raise ValueError(f"{path} cannot be read: it is not text in UTF-8")
+    usual = "," if ".csv" in [suffix.lower() for suffix in path.suffixes[-2:]] else "\t"
+    mark = _separator(first, usual)
+    parse = _parsed_csv if mark != "\t" or _has_line_breaks(path) else _parsed_tabs
+    unquote = parse is _parsed_tabs and _is_quoted(path)
+    with _text_lines(path) as lines:
+        width = 0
+        feed = _Feed(lines)
+        for line in parse(feed, mark):
+            width = width or len(line.cells)
+            if not line.fault and len(line.cells) != width:
+                feed.take_back()
+                line = line._replace(fault=f"{len(line.cells)} cells under a header of {width}")
+            yield line._replace(cells=[_unquoted(cell) for cell in line.cells]) if unquote else line
+
+
+def _separator(lines: Sequence[str], usual: str) -> str:
+    """The mark that gives a file's first lines rows of one length, the usual one if it does."""
+    rows = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in (usual, *_SEPARATORS)}
+    if len(lines) == _SNIFFED:  # the last row may go on
+        rows = {mark: cells[:-1] or cells for mark, cells in rows.items()}
+    even = [mark for mark, cells in rows.items() if len(cells[0]) > 1 and len(set(map(len, cells))) == 1]
+    return even[0] if even else max(rows, key=lambda mark: len(rows[mark][0]))
+
+
+def _has_line_breaks(path: Path) -> bool:
+    """Whether a tab-separated file has cells with tabs or line breaks in quotes: parsed so, all its rows are sound."""
+    with _text_lines(path) as lines:
+        if len({line.count("\t") for line in lines if line.strip("\r\n")}) == 1:
+            return False
+    with _text_lines(path) as lines:
+        rows = list(_parsed_csv(_Feed(lines), "\t"))
+        return len({len(row.cells) for row in rows}) == 1 and not any(row.fault for row in rows)
+
+
+def _is_quoted(path: Path) -> bool:
+    """Whether a tab-separated file of one row a line quotes cells: each that begins with a quote ends with one."""
+    with _text_lines(path) as lines:
+        cells = (cell for line in lines if '"' in line for cell in line.rstrip("\r\n").split("\t"))
+        return all(len(cell) > 1 and cell.endswith('"') for cell in cells if cell.startswith('"'))
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without its quotes; those within it are doubled or, by R, follow a backslash."""
+    return cell[1:-1].replace('""', '"').replace('\\"', '"') if cell.startswith('"') else cell
+
+
+def _parsed_tabs(feed: _Feed, mark: str) -> Iterator[Line]:
+    """Rows of one line each; blank lines are passed over."""
+    while True:
+        feed.begin()
+        line = next(feed, None)
+        if line is None:
+            return
+        if text := line.rstrip("\r\n"):
+            yield Line(feed.first, text.split(mark))
+
+
+def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
+    """Rows as Python's csv reads them; blank lines are passed over."""
+    csv.field_size_limit(MAX_CELL)
+    while True:
+        feed.begin()
+        try:
+            cells = next(csv.reader(feed, delimiter=mark, strict=True), None)
+        except csv.Error as error:
+            feed.take_back()
+            yield Line(feed.first, [""], f"a quoted cell without its end ({error})")
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield Line(feed.first, cells)
+
+
+class _Feed:
+    """Lines for a parser, which can be taken back but for the first one of a row."""
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines = lines
+        self._waiting = deque[str]()
+        self._read: list[str] = []
+        self.first = 1
+
+    def begin(self) -> None:
+        """A row begins with the next line."""
+        self.first += len(self._read)
+        self._read = []
+
+    def take_back(self) -> None:
+        """Only the first line of the row counts as read."""
+        self._waiting.extendleft(reversed(self._read[1:]))
+        del self._read[1:]
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._lines)
+        self._read.append(line)
+        return line
+
+
+@contextmanager
+def _text_lines(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a text file of UTF-8, or of UTF-16 with its mark.
+
+    Raises:
+        BrokenFileError: it cannot be read.
+        ValueError: there is none, or it is in another encoding; the message names the line.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    try:
+        with cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
+            yield decoded_lines(file, path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BrokenFileError(f"{path} cannot be read: {error}") from error
+
+
+def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The lines of an open file of UTF-8, or of UTF-16 with its mark.
+
+    Raises:
+        ValueError: it is in another encoding; the message names the line.
+    """
+    first = file.readline(MAX_CELL)
+    try:
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            yield from io.StringIO((first + file.read()).decode("utf-16"), newline="")
+            return
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: it is no whole text in UTF-16") from error
+    for number, line in enumerate(itertools.chain([first.removeprefix(codecs.BOM_UTF8)], file), 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} cannot be read: line {number} is not UTF-8, save it as UTF-8 text") from error
+
+
+def sound(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
+    """Rows without a fault.
+
+    Raises:
+        ValueError: a row has one; the message names it.
+    """
+    for line in lines:
+        if line.fault:
+            raise ValueError(f"{path} cannot be read: line {line.number}, {line.fault}")
+        yield line
+
+
+def header_of(path: Path, line: Line) -> list[str]:
+    """The names of a table's columns, by its first row; of several without a name all but the first are numbered.
+
+    Raises:
+        ValueError: the row cannot be read, or a column stands twice.
+    """
+    (line,) = sound(path, [line])
+    nameless = [place for place, name in enumerate(line.cells) if not name][1:]
+    names = [f"{NAMELESS}{place + 1}" if place in nameless else name for place, name in enumerate(line.cells)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} has the column {twice[0]!r} twice")
+    return names
