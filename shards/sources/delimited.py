@@ -69,6 +69,7 @@ def rows_of(path: Path) -> Iterator[Line]:
 
 def _separator(lines: Sequence[str], usual: str) -> str:
     """The mark that gives a file's first lines rows of one length, the usual one if it does."""
+    csv.field_size_limit(MAX_CELL)
     rows = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in (usual, *_SEPARATORS)}
     if len(lines) == _SNIFFED:  # the last row may go on
         rows = {mark: cells[:-1] or cells for mark, cells in rows.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,11 @@ def test_minus_is_a_value_where_plus_is(tmp_path: Path) -> None:
 def test_codes_of_columns_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.source\.missing names 'irn', but .*a\.csv has no such column"):
         read_rows(written(tmp_path, "iron\n1\n"), {"irn": (-999,)})
+
+
+def test_cells_may_be_longer_than_csv_has_them_by_default(tmp_path: Path) -> None:
+    csv.field_size_limit(131_072)
+    assert column(written(tmp_path, f"dna,n\n{'ACGT' * 50_000},1\n"), "n") == [1]
 
 
 def test_very_long_cells_are_text_at_once(tmp_path: Path) -> None:
