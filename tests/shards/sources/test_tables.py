@@ -204,7 +204,7 @@ def test_a_single_cell_is_a_number_if_nothing_is_lost_by_that(text: str, value: 
     assert type(cell) is type(value)
 
 
-# What a review of many tables met
+# As many programs write tables
 
 
 def test_quotes_far_apart_swallow_no_rows(tmp_path: Path) -> None:
