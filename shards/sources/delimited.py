@@ -83,8 +83,9 @@ def _has_line_breaks(path: Path) -> bool:
         if len({line.count("\t") for line in lines if line.strip("\r\n")}) == 1:
             return False
     with _text_lines(path) as lines:
-        rows = list(_parsed_csv(_Feed(lines), "\t"))
-        return len({len(row.cells) for row in rows}) == 1 and not any(row.fault for row in rows)
+        rows = _parsed_csv(_Feed(lines), "\t")
+        width = len(next(rows).cells)
+        return all(not row.fault and len(row.cells) == width for row in rows)
 
 
 def _is_quoted(path: Path) -> bool:
