@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def line(script: str, *words: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    (printed,) = done.stdout.splitlines()
-    return json.loads(printed)
+from benchmark import line
 
 
 @pytest.mark.slow
