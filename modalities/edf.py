@@ -85,8 +85,8 @@ def edf_header(path: Path) -> EdfHeader:
             fixed = file.read(256)
             count = _integer(fixed[252:256])
             cells = file.read(256 * count) if 0 < count < 10_000 else b""
-        known = fixed[:8] == b"\xffBIOSEMI" or fixed[:8].strip(b" \0") == b"0"
-        if not known or not cells or _integer(fixed[184:192]) != 256 * (count + 1):
+        is_edf = fixed[:8] == b"\xffBIOSEMI" or fixed[:8].strip(b" \0") == b"0"
+        if not is_edf or not cells or _integer(fixed[184:192]) != 256 * (count + 1):
             raise ValueError("no EDF or BDF header")
         records, record_s, reserved = _integer(fixed[236:244]), _number(fixed[244:252]), _text(fixed[192:236])
         channels = _channels(cells, count)

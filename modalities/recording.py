@@ -167,8 +167,8 @@ def without_gaps(raw: Recording, subjects: Sequence[str], leave_out: bool) -> Re
     begin_s = 0.0 if raw.times is not None else stretch.start / raw.rate_hz
     times = None if raw.times is None else raw.times[stretch]
     cut = raw._replace(samples=raw.samples[:, stretch], start_s=raw.start_s + begin_s, times=times)
-    kept = {names[number] for number in stays}
-    return cut.only([row for row, name in enumerate(subjects) if name in kept])
+    whole = {names[number] for number in stays}
+    return cut.only([row for row, name in enumerate(subjects) if name in whole])
 
 
 def _fullest(missing: np.ndarray) -> tuple[list[int], slice]:
@@ -263,14 +263,14 @@ def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarra
     fft, count = parser("scipy.fft", "scipy"), samples.shape[1]
     reach = math.ceil(_CROSSINGS * max(down / up, 1))  # of the filter, beyond which the ends do not meet
     parts = fft.next_fast_len(-(-(count + reach) // down), real=True)
-    old, new, made = parts * down, parts * up, -(-count * up // down)
+    old, new, length = parts * down, parts * up, -(-count * up // down)
     first = samples[:, :1]
     slope = (samples[:, -1:] - first) / np.float32(max(count - 1, 1))
     spectra = fft.rfft(samples - (first + slope * np.arange(count, dtype=np.float32)), old)
     low = min(old, new) // 2 + 1
     spectra = spectra[:, :low] * _lowpass(low - 1)
-    made_samples = fft.irfft(spectra, new)[:, :made] * np.float32(up / down)
-    return made_samples + first + slope * (np.arange(made, dtype=np.float32) * np.float32(down / up))
+    resampled = fft.irfft(spectra, new)[:, :length] * np.float32(up / down)
+    return resampled + first + slope * (np.arange(length, dtype=np.float32) * np.float32(down / up))
 
 
 def _lowpass(top: int) -> np.ndarray:

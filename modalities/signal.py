@@ -283,8 +283,8 @@ class Signal(Modality):
         """
         faults: dict[str, str] = {}
         for name, channel in zip(raw.channels, raw.samples, strict=True):
-            seen = channel[~np.isnan(channel)]
-            if not self._error(name) and len(seen) and (wrong := fault(seen, self.clipped)):
+            there = channel[~np.isnan(channel)]
+            if not self._error(name) and len(there) and (wrong := fault(there, self.clipped)):
                 faults[name] = wrong
         rows = [row for row, name in enumerate(raw.channels) if self._subject(name) not in faults]
         if faults and (self.faulty == "refuse" or not rows):

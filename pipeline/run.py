@@ -201,11 +201,11 @@ class Run:
 
     def compare_versions(self, data: str | Path, *versions: Mapping[str, str]) -> None:
         """Warn in one line on standard error where data is read by other versions of parsers than the training data."""
-        known = self.versions()
-        if found := sorted({row for each in versions for row in differences(each, known)}):
-            told = ", ".join(f"{name} {here}, not {there}" for name, here, there in found)
+        own = self.versions()
+        if rows := sorted({row for each in versions for row in differences(each, own)}):
+            packages = ", ".join(f"{name} {version}, not {trained}" for name, version, trained in rows)
             print(
-                f"warning: {data} is read with other versions than what {self.folder} trained on: {told}",
+                f"warning: {data} is read with other versions than what {self.folder} trained on: {packages}",
                 file=sys.stderr,
             )
 

@@ -248,8 +248,8 @@ def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]]
                 if members:
                     raw = modality.decode(members)
                     if name in job.kinds:
-                        said = sample.canonical.get(name)
-                        prints[name] = fingerprint(job.kinds[name], modality, members, raw, said)
+                        canonical = sample.canonical.get(name)
+                        prints[name] = fingerprint(job.kinds[name], modality, members, raw, canonical)
         return sample, prints, dict(changes)
     except ContentError as error:
         return error.reason
