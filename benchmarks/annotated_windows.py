@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyedflib
 
-from modalities.edf import edf_annotations
+from modalities.files.edf import edf_annotations
 from modalities.signal import Signal
 from shards.sources.edf import Edf, Excerpt
 

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from modalities.base import Modality
 from modalities.image import Image
-from pipeline.evaluate import evaluate, ranked
-from pipeline.launch import keep_freed_memory
-from pipeline.loader import tokenize
-from pipeline.measures import retrieval
-from pipeline.pretrain import pretrain
+from pipeline.commands.evaluate import evaluate, ranked
+from pipeline.commands.pretrain import pretrain
+from pipeline.data.loader import tokenize
+from pipeline.evaluation.measures import retrieval
 from pipeline.run import Run
+from pipeline.training.launch import keep_freed_memory
 from shards.read import Split
 
 WIDTH = 128

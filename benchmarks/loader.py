@@ -114,7 +114,7 @@ def molecules(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes]]:
 
 def heartbeats(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
     """Twelve channels of 10 s at 500 Hz, as a source writes them: a pulse a beat, and noise."""
-    from modalities.recording import Recording, to_members
+    from modalities.files.recording import Recording, to_members
 
     leads = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
     time_s = np.arange(5000) / 500
@@ -188,8 +188,8 @@ class Ours:
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
-        from pipeline.loader import Samples
-        from pipeline.workers import made_ahead
+        from pipeline.data.loader import Samples
+        from pipeline.data.workers import made_ahead
         from shards.read import Split
 
         dataset = Samples(

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import verbs
-from pipeline.finetune import Mode, Settings
+import sensorium as sm
+from pipeline.commands.finetune import Mode, Settings
 from shards.manifest import write_json, write_text
 
 SEEDS = 5
@@ -116,11 +116,11 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
     shards, run = work / "shards", work / "pretrain"
     overrides = [*chosen.overrides, f"data.shards=[{{path: {json.dumps(str(shards))}}}]"]
     started = time.perf_counter()
-    manifest = verbs.build_shards(chosen.recipe, data / chosen.folder, shards, overrides)
-    verbs.pretrain(chosen.recipe, overrides, run)
-    evaluated = verbs.evaluate(run)
+    manifest = sm.build_shards(chosen.recipe, data / chosen.folder, shards, overrides)
+    sm.pretrain(chosen.recipe, overrides, run)
+    evaluated = sm.evaluate(run)
     settings = Settings(labels=chosen.labels, mode=chosen.mode)
-    tuned = verbs.finetune(
+    tuned = sm.finetune(
         run,
         shards,
         chosen.label,

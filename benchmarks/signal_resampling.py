@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import firwin, resample_poly
 
-from modalities.recording import ratio, resample
+from modalities.files.recording import ratio, resample
 
 RECORDINGS = (
     (12, 5000, 500, 100),

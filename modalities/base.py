@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.context import Context
-from modalities.masking import Axes, Masking
+from modalities.layers.context import Context
+from modalities.masks.masking import Axes, Masking
 
 T = TypeVar("T")
 

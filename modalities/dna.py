@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from modalities.base import UNKNOWN, ContentError, Tokens, fitted, register
-from modalities.sequence import TokenSequence, in_a_row, text_member
-from modalities.subwords import load, train
-from modalities.vocabulary import Vocabulary
+from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.subwords import load, train
+from modalities.strings.vocabulary import Vocabulary
 
 BASES = "ACGT"
 UNCERTAIN = "RYSWKMBDHVN"

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
-from modalities.context import Context, Width
-from modalities.image_files import FORMATS, from_pillow, read
-from modalities.kinds import kind_of
-from modalities.patches import Stem, patch_embedding, restored, squared_error
-from modalities.pixels import RGB, Nodata, Picture, from_array
+from modalities.files.images import FORMATS, from_pillow, read
+from modalities.files.magic import kind_of
+from modalities.files.pixels import RGB, Nodata, Picture, from_array
+from modalities.layers.context import Context, Width
+from modalities.layers.patches import Stem, patch_embedding, restored, squared_error
 
 _FLAT = 1e-6
 """Least variance of an image that is standardised by its own."""

@@ -16,19 +16,9 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, count_change, fitted, register
-from modalities.channels import Montage, Position, position, positions, ranked, resolve, suggest
-from modalities.edf import read_edf
-from modalities.masking import Axes, Masking
-from modalities.patches import (
-    SpectralStem,
-    Stem,
-    log_amplitudes,
-    patch_embedding,
-    restored,
-    restored_spectra,
-    squared_error,
-)
-from modalities.recording import (
+from modalities.files.channels import Montage, Position, position, positions, ranked, resolve, suggest
+from modalities.files.edf import read_edf
+from modalities.files.recording import (
     MAX_SAMPLES,
     UNCALIBRATED,
     Normalise,
@@ -44,9 +34,19 @@ from modalities.recording import (
     to_members,
     without_gaps,
 )
+from modalities.files.waveforms import read_csv, read_wfdb, wfdb_extent
+from modalities.layers.patches import (
+    SpectralStem,
+    Stem,
+    log_amplitudes,
+    patch_embedding,
+    restored,
+    restored_spectra,
+    squared_error,
+)
+from modalities.masks.masking import Axes, Masking
+from modalities.strings.vocabulary import Vocabulary
 from modalities.traces import draw
-from modalities.vocabulary import Vocabulary
-from modalities.waveforms import read_csv, read_wfdb, wfdb_extent
 
 MAX_TOKENS = 16_384
 """Tokens a recording may have; a longer one wants a `window_s`."""

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modalities.base import ContentError, Tokens, fitted, parser, register
-from modalities.sequence import TokenSequence, in_a_row, text_member
-from modalities.vocabulary import Vocabulary, common
+from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.vocabulary import Vocabulary, common
 
 _TWO_LETTERS = """
 He Li Be Ne Na Mg Al Si Cl Ar Ca Sc Ti Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, json_of, parser, register
-from modalities.kinds import is_kind, kind_of
-from modalities.lengths import unreadable, with_length
-from modalities.patches import restored, squared_error
+from modalities.files.lengths import unreadable, with_length
+from modalities.files.magic import is_kind, kind_of
+from modalities.layers.patches import restored, squared_error
 
 MAX_SAMPLES = 100_000_000
 """Longer recordings, all channels together, are refused before they are decoded."""
@@ -150,7 +150,7 @@ class Spectrogram(Modality):
         )
 
     def members(self, path: Path) -> dict[str, bytes]:
-        """As for all modalities; a sound file's header says its length (`modalities.lengths`)."""
+        """As for all modalities; a sound file's header says its length (`modalities.files.lengths`)."""
         return {extension: self.member(extension, data) for extension, data in super().members(path).items()}
 
     def member(self, extension: str, data: bytes) -> bytes:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import MISSING, UNKNOWN, ContentError, Modality, Tokens, count_change, fitted, register
-from modalities.cells import (
+from modalities.strings.cells import (
     Cell,
     Column,
     Kind,
@@ -32,7 +32,7 @@ from modalities.cells import (
     to_number,
     to_quantity,
 )
-from modalities.vocabulary import Vocabulary, common, words
+from modalities.strings.vocabulary import Vocabulary, common, words
 
 NUMBER = 2
 """Content id of every number; categories follow."""

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from modalities.base import ContentError, Tokens, fitted, register
-from modalities.sequence import TokenSequence, in_a_row, text_member
-from modalities.subwords import SPACE, load, train
-from modalities.vocabulary import Vocabulary
+from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.subwords import SPACE, load, train
+from modalities.strings.vocabulary import Vocabulary
 
 SMALLEST = 300
 """Every byte is a piece, so that nothing is lost; fewer pieces than this leave none for words."""

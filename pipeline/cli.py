@@ -70,7 +70,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole way on real molecules that come with the packages."""
-    from pipeline.demo import demo as run
+    from pipeline.commands.demo import demo as run
 
     result = run(out)
     _tell(
@@ -118,7 +118,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Dry run: parameters, tokens a sample, memory by ZeRO stage, passes over the data, data check."""
-    from pipeline.plan import plan
+    from pipeline.commands.plan import plan
 
     made = plan(recipe, overrides or (), ranks)
     data = made["data"]
@@ -184,10 +184,10 @@ def pretrain_command(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
-    from pipeline.launch import share
-    from pipeline.pretrain import open_sets, pretrain
-    from pipeline.recipe import load
+    from pipeline.commands.pretrain import open_sets, pretrain
+    from pipeline.recipe.schema import load
     from pipeline.run import Run
+    from pipeline.training.launch import share
 
     if devices > 1 and "RANK" not in os.environ:
         checked = load(recipe, overrides or ())  # what is wrong is said once here, not by every rank
@@ -217,7 +217,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Retrieval between modalities, probes on frozen features, RankMe."""
-    from pipeline.evaluate import evaluate
+    from pipeline.commands.evaluate import evaluate
 
     result = evaluate(run, shards, label=label, split=split)
 
@@ -257,7 +257,7 @@ def finetune_command(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on your own labels, beside the same model from scratch and a classical baseline."""
-    from pipeline.finetune import Settings, finetune
+    from pipeline.commands.finetune import Settings, finetune
 
     for name, value, known in (
         ("mode", mode, ("full", "linear", "lora")),
@@ -302,7 +302,7 @@ def embed_command(
     as_json: AsJson = False,
 ) -> None:
     """Embed your own data."""
-    from pipeline.predict import embed_file
+    from pipeline.commands.predict import embed_file
 
     result = embed_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
     _tell(result, as_json, lambda: _rows_lines(result, "embedded"))
@@ -318,7 +318,7 @@ def predict_command(
     as_json: AsJson = False,
 ) -> None:
     """Predict a fine-tuned label for your own data."""
-    from pipeline.predict import predict_file
+    from pipeline.commands.predict import predict_file
 
     result = predict_file(run, data, out, columns=_pairs(columns), skip_invalid=skip_invalid)
     _tell(result, as_json, lambda: _rows_lines(result, "predicted"))
@@ -332,7 +332,7 @@ def export_command(
     as_json: AsJson = False,
 ) -> None:
     """Export to a Hugging Face folder, checked in a fresh process."""
-    from pipeline.export import export
+    from pipeline.commands.export import export
 
     result = export(run, to, push)
     _tell(
@@ -351,7 +351,7 @@ def report_command(
     as_json: AsJson = False,
 ) -> None:
     """One HTML file with the curves, reconstructions, maps and tables."""
-    from pipeline.report import report
+    from pipeline.commands.report import report
 
     path = report(run, finetuned)
     _tell({"path": str(path)}, as_json, lambda: [f"report: {path}"])
@@ -360,7 +360,7 @@ def report_command(
 @app.command("doctor")
 def doctor_command(as_json: AsJson = False) -> None:
     """What this machine has, what is missing, how to get it."""
-    from pipeline.doctor import doctor
+    from pipeline.commands.doctor import doctor
 
     found = doctor()
 
@@ -385,7 +385,7 @@ def shards_build(
     as_json: AsJson = False,
 ) -> None:
     """Raw files to shards, as the recipe's data.source says; goes on where a killed build stood."""
-    from pipeline.verbs import build_shards
+    from pipeline.commands.build import build_shards
 
     manifest = build_shards(recipe, raw, out, overrides or (), workers, engine)
     _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {out}"])

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
-from pipeline.recipe import Recipe, load
+from pipeline.recipe.schema import Recipe, load
 from shards.manifest import Manifest, write_json, write_text
 from shards.versions import differences, installed, packages, used
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from modalities.base import ContentError, Modality, parser
 from modalities.dna import Dna, reverse_complement
+from modalities.files.pixels import RGB
 from modalities.image import Image, Picture
-from modalities.pixels import RGB
 from modalities.smiles import Smiles
 from modalities.text import Text
 from shards.sources.chemistry import canonical

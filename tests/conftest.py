@@ -67,7 +67,7 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
 
 def molecule_shards(folder: Path, samples_per_shard: int) -> Path:
     """Shards of the first 160 molecules."""
-    from pipeline.verbs import build_shards
+    from pipeline.commands.build import build_shards
 
     (folder / "raw").mkdir()
     (folder / "raw" / "molecules.smi").write_text("\n".join(smi_lines(160)))
@@ -98,7 +98,7 @@ def recipe(shards: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the small recipe. Tests must not change it."""
-    from pipeline.pretrain import pretrain
+    from pipeline.commands.pretrain import pretrain
 
     return pretrain(small_recipe(shards), out=tmp_path_factory.mktemp("runs") / "small")
 

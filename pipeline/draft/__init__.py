@@ -21,7 +21,7 @@ from pipeline.draft.sequences import fasta
 from pipeline.draft.settings import State
 from pipeline.draft.survey import OPENED, ROWS, Survey
 from pipeline.draft.tables import tables
-from pipeline.recipe import dump, load
+from pipeline.recipe.schema import dump, load
 
 NOUNS = {
     "image": ("image", "images"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from modalities.base import ContentError
-from modalities.cells import is_identifier
+from modalities.strings.cells import is_identifier
 from pipeline.draft.survey import ROWS, kind_of, spread
 from shards.sources.chemistry import canonical
 from shards.sources.tables import cell_types, is_typed, read_written

@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from modalities.base import ContentError
-from modalities.edf import edf_header
-from modalities.recording import UNCALIBRATED
-from modalities.waveforms import wfdb_header
+from modalities.files.edf import edf_header
+from modalities.files.recording import UNCALIBRATED
+from modalities.files.waveforms import wfdb_header
 from pipeline.draft import settings
 from pipeline.draft.base import ALONE, Draft, Sheet, grouped, values_of
 from pipeline.draft.columns import Columns, columns_of, typed

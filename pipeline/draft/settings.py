@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from modalities.base import ContentError, parser
-from modalities.channels import Montage, ranked, resolve
 from modalities.dna import Dna
+from modalities.files.channels import Montage, ranked, resolve
+from modalities.files.recording import factor
 from modalities.image import Image
-from modalities.recording import factor
 from pipeline.draft.survey import spread
 
 State = dict[str, Any]

@@ -13,7 +13,7 @@ from pipeline.draft.columns import Columns
 from pipeline.draft.molecules import SCAFFOLD, drawn
 from pipeline.draft.settings import MASKS, OF_FILES, SMILES, TABLE, State
 from pipeline.draft.survey import Survey, spread
-from pipeline.recipe import can_name
+from pipeline.recipe.schema import can_name
 
 
 def tables(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:

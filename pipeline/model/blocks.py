@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.batch import Layout, layout
+from pipeline.model.batch import Layout, layout
 
 
 class Attention(nn.Module):

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from modalities.base import Modality, Tokens, from_json
-from modalities.masking import Action
-from pipeline.batch import Batch, Pack, kept, pack
+from modalities.masks.masking import Action
+from pipeline.model.batch import Batch, Pack, kept, pack
 from pipeline.model.blocks import Blocks, segment_mean
 from pipeline.model.configuration import SensoriumConfig
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import BatchFeature, ProcessorMixin
 
 from modalities.base import from_json
-from pipeline.batch import pack
+from pipeline.model.batch import pack
 
 
 class SensoriumProcessor(ProcessorMixin):

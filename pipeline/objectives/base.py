@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from modalities.base import Modality
-from pipeline.batch import Batch
+from pipeline.model.batch import Batch
 from pipeline.model.modeling import Encoding
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import Modality
-from pipeline.batch import Batch
+from pipeline.model.batch import Batch
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 

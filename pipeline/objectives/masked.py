@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modalities.base import Modality
-from pipeline.batch import Batch
+from pipeline.model.batch import Batch
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 

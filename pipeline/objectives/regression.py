@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modalities.base import MISSING, Modality
-from pipeline.batch import Batch, kept
+from pipeline.model.batch import Batch, kept
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 

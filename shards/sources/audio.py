@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modalities.base import ContentError, count_change, once_a_file, parser
-from modalities.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
+from modalities.files.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
 from shards.sources.recordings import check_windows, count_rest, windows

@@ -66,7 +66,7 @@ class Source(ABC):
     """One raw format. Fields are the keys of a recipe's `data.source`.
 
     missing: by column, the cells that mean a missing value there, in place of the words that do so elsewhere
-    (`modalities.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It holds for cells, labels and groups.
+    (`modalities.strings.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It holds for cells, labels and groups.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

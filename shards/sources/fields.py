@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from modalities.base import ContentError, count_change
-from modalities.cells import Codes
+from modalities.strings.cells import Codes
 from shards.names import need_columns
 from shards.sources.tables import read_rows
 

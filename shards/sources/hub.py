@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from modalities.base import MAX_BYTES, ContentError, Modality, count_change, file_bytes, parser
-from modalities.cells import is_missing
-from modalities.kinds import kind_of
+from modalities.files.magic import kind_of
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
+from modalities.strings.cells import is_missing
 from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
@@ -45,8 +45,8 @@ class Hub(Source):
     kept apart. signals: for each modality of signals what its columns of lists are (`SignalColumns`), such as
     `ecg: {sample_rate_hz: 500, unit: mV, channels: {column: leads}}`; a list of columns is one for each channel.
 
-    Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.lengths` tells of
-    sounds that do not say their length); lists of numbers become arrays;
+    Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.files.lengths` tells
+    of sounds that do not say their length); lists of numbers become arrays;
     numbered classes become their names. A split can be made by any column of text or numbers that is used here or
     named in `groups`, or by `scaffold` of a SMILES. Rows are streamed, so that nothing is downloaded but what is read;
     limit: how many rows are read at most. No code of a data set is run.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import ContentError, Modality
-from modalities.waveforms import read_wfdb, wfdb_extent
+from modalities.files.waveforms import read_wfdb, wfdb_extent
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.recordings import Fields, assigned, groups_of, members_of, table_members

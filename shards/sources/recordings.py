@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modalities.base import ContentError, Modality, count_change
-from modalities.channels import suggest
-from modalities.recording import Recording, to_members
+from modalities.files.channels import suggest
+from modalities.files.recording import Recording, to_members
 from modalities.signal import Signal
 from shards.sources.rows import as_groups, as_json, table_member
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modalities.base import ContentError, count_change
-from modalities.recording import Recording, to_members
+from modalities.files.recording import Recording, to_members
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from modalities.base import count_change
-from modalities.cells import (
+from modalities.strings.cells import (
     MISSING_WORDS,
     PLAIN,
     Codes,

@@ -15,8 +15,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from modalities.base import ContentError, Modality, once_a_file, parser
-from modalities.cells import Codes
-from modalities.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent, wfdb_header
+from modalities.files.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent, wfdb_header
+from modalities.strings.cells import Codes
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in
 from shards.sources.recordings import (

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from modalities import base
 from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, from_json, parser, registry
 from modalities.dna import Dna
+from modalities.files.recording import Recording
 from modalities.image import Image, Picture
-from modalities.masking import MODES, Masking
-from modalities.recording import Recording
+from modalities.masks.masking import MODES, Masking
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Audio, Spectrogram

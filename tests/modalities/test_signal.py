@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import ContentError, counted_changes, from_json
-from modalities.masking import Masking, Rules, mask
-from modalities.patches import log_amplitudes, restored_spectra
-from modalities.recording import (
+from modalities.files.recording import (
     Recording,
     _fullest,
     band,
@@ -26,6 +24,8 @@ from modalities.recording import (
     resample,
     to_members,
 )
+from modalities.layers.patches import log_amplitudes, restored_spectra
+from modalities.masks.masking import Masking, Rules, mask
 from modalities.signal import Signal
 
 ECG: dict[str, Any] = {"montage": "ecg", "unit": "mV", "sample_rate_hz": 100, "patch_s": 0.2}
@@ -141,7 +141,7 @@ def test_a_member_that_is_absent_is_named(absent: str) -> None:
 
 
 def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalities.recording.MAX_SAMPLES", 100)
+    monkeypatch.setattr("modalities.files.recording.MAX_SAMPLES", 100)
     assert "more than 100 numbers" in reason(Signal(**ECG), members(noise()))
     monkeypatch.setattr("modalities.signal.MAX_TOKENS", 19)
     with pytest.raises(ContentError, match=r"more than 19 tokens \(cut it with window_s\)"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.base import ContentError, counted_changes
-from modalities.masking import Masking, Rules, mask, maskable
+from modalities.masks.masking import Masking, Rules, mask, maskable
 from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, codes_in, compress, expand, scale
 
 ROWS: list[Row] = [

@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from pipeline import cli
-from pipeline.engine import read_checkpoint
 from pipeline.run import Run
+from pipeline.training.engine import read_checkpoint
 from shards.index import index_path
 from shards.manifest import Manifest, sha256
 
@@ -164,7 +164,7 @@ def test_a_file_that_ends_too_soon_is_one_line(call: Call, monkeypatch: pytest.M
     def cut(*_: Any, **__: Any) -> None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
 
-    monkeypatch.setattr(importlib.import_module("pipeline.plan"), "plan", cut)
+    monkeypatch.setattr(importlib.import_module("pipeline.commands.plan"), "plan", cut)
     assert "a file ends too soon (Compressed file ended" in call("plan", "molecules").refusal()
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import evaluate, finetune, pretrain
-from pipeline.finetune import Settings
-from pipeline.predict import embed_file, predict_file
+from pipeline.commands.finetune import Settings
+from pipeline.commands.predict import embed_file, predict_file
 from pipeline.run import Run
+from sensorium import evaluate, finetune, pretrain
 
 Reads = Callable[[], Any]
 

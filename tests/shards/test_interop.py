@@ -20,8 +20,8 @@ from PIL import ImageOps
 
 from modalities.base import Modality, registry
 from modalities.dna import Dna
+from modalities.files.recording import Recording, to_members
 from modalities.image import Image
-from modalities.recording import Recording, to_members
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from modalities.base import ContentError, Modality
-from modalities.mpeg import frames
+from modalities.files.mpeg import frames
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from shards.build import SplitBy, build

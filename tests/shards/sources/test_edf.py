@@ -15,8 +15,8 @@ import pytest
 
 from edf_files import edf as written
 from modalities.base import Modality, counted_changes
-from modalities.edf import Annotation
-from modalities.recording import Recording, from_members
+from modalities.files.edf import Annotation
+from modalities.files.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.table import Table
 from outcomes import outcomes
@@ -196,7 +196,7 @@ def test_no_file_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
 def test_the_arithmetic_recipe_reads_the_real_files() -> None:
-    from pipeline.recipe import load
+    from pipeline.recipe.schema import load
 
     recipe = load("arithmetic")
     assert isinstance(recipe.data.source, Edf)

@@ -15,7 +15,7 @@ from modalities.dna import Dna
 from modalities.table import Table
 from modalities.text import Text
 from outcomes import outcomes
-from pipeline.recipe import load
+from pipeline.recipe.schema import load
 from shards.build import SplitBy, build
 from shards.sources.base import Sample
 from shards.sources.fasta import Fasta, derived, records

@@ -12,7 +12,7 @@ import pytest
 import wfdb
 
 from modalities.base import ContentError, Modality
-from modalities.recording import from_members
+from modalities.files.recording import from_members
 from modalities.signal import Signal
 from modalities.table import Table
 from outcomes import outcomes

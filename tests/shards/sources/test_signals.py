@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from modalities.base import ContentError, Modality, counted_changes
-from modalities.recording import Recording
+from modalities.files.recording import Recording
 from modalities.signal import Signal
 from modalities.table import Table
-from pipeline.recipe import load
+from pipeline.recipe.schema import load
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.hub import Hub, Row

@@ -15,7 +15,7 @@ import pytest
 import wfdb
 
 from modalities.base import Modality, counted_changes
-from modalities.recording import Recording, from_members
+from modalities.files.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.table import Table

@@ -1,0 +1,1 @@
+"""Readers of files: what kind a file is, pixels, waveforms and recordings."""

@@ -1,0 +1,379 @@
+"""Lengths in the headers of sound files, checked against what is there and mended where a header has none."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
+
+from modalities.base import ContentError, count_change, parser
+from modalities.files.magic import is_kind
+from modalities.files.mpeg import Data, after_id3, before_tags, frames, table_frame
+
+_UNKNOWN_WAV = 0x7FFFF000 - 0xFFFF
+"""Sizes from here on stand in WAV files that were written to a pipe. SoX writes as many whole blocks, of 65,535 bytes
+at most, as 0x7FFFF000 bytes hold."""
+_FLAC_OVERHEAD = 1024
+"""Bytes that a FLAC frame takes at most beyond its samples."""
+_BLOCK = 1 << 20
+"""Samples of each channel that are decoded at a time."""
+_FLAC_HEADERS = 8
+"""Places at a file's end that are tried as headers: other bytes rarely look like one."""
+
+
+class Splice(NamedTuple):
+    """Bytes that take the place of `[start, stop)` of a file, so that its header says its length, and why."""
+
+    start: int
+    stop: int
+    data: bytes
+    reason: str
+
+
+class SplicedFile(io.RawIOBase):
+    """A file in memory with a splice, for readers that seek."""
+
+    def __init__(self, data: Data, splice: Splice):
+        self._parts = [(0, data, 0, splice.start), (splice.start, splice.data, 0, len(splice.data))]
+        behind = splice.start + len(splice.data)
+        self._parts.append((behind, data, splice.stop, len(data) - splice.stop))
+        self._size = behind + len(data) - splice.stop
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(offset + (0, self._at, self._size)[whence], 0)
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        for place, data, start, size in self._parts:
+            if place <= self._at < place + size:
+                offset = self._at - place
+                count = min(len(buffer), size - offset)
+                buffer[:count] = data[start + offset : start + offset + count]
+                self._at += count
+                return count
+        return 0
+
+
+def with_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
+    """A sound file's bytes with a header that says its length; other bytes than those given are counted as a change.
+
+    built: a FLAC header that says a length is believed, as a build has checked it: that takes half as long as decoding.
+
+    Raises:
+        ContentError: as `length_splice` does.
+    """
+    if built and extension == "flac" and data[:4] == b"fLaC" and int.from_bytes(data[18:26], "big") & (1 << 36) - 1:
+        return data
+    splice = length_splice(data, extension)
+    if splice is None:
+        return data
+    count_change(splice.reason)
+    return data[: splice.start] + splice.data + data[splice.stop :]
+
+
+def unreadable(extension: str, error: Exception) -> str:
+    """The reason for a file that libsndfile gave up."""
+    return "truncated flac audio" if "lost sync" in str(error) else f"unreadable {extension} audio"
+
+
+def length_splice(data: Data, extension: str) -> Splice | None:
+    """Compare the length in a sound file's header with its content; the splice that makes them agree, if they do not.
+
+    libsndfile does not: it takes a size of 0 for no samples, and reads no further than a header states.
+
+    Raises:
+        ContentError: the file is not of the kind that its extension says, it is cut, or parts are missing.
+    """
+    if extension not in _CHECKS:
+        raise ContentError(f"audio of the unknown kind {extension}")
+    if not len(data):
+        raise ContentError("empty audio file")
+    if not is_kind(data, extension):
+        raise ContentError(f"audio file is not {extension}")
+    return _CHECKS[extension](data)
+
+
+def seeks(data: Data, extension: str) -> bool:
+    """Whether libsndfile finds places in a sound file that `length_splice` took.
+
+    In FLAC it fails, or gives samples of another place, where blocks have other sizes or frames other numbers than the
+    header says.
+    """
+    return extension != "flac" or _flac_stream(data).seeks
+
+
+def _mp3(data: Data) -> Splice | None:
+    """A table of the frames that there are, where a file has none or another: decoders then guess by the bit rate."""
+    mp3 = frames(data)
+    if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):  # some count the table's frame
+        raise ContentError("truncated mp3 audio")
+    if mp3.table_count == mp3.total and mp3.xing:
+        if mp3.start == mp3.table:
+            return None
+        return Splice(mp3.start, mp3.table, b"", "mp3 audio behind bytes that are no frame: these bytes left out")
+    if mp3.partial:
+        reason = "mp3 audio that ends inside a frame: that frame left out, the others counted"
+    elif mp3.table_count is None:
+        reason = "mp3 audio that does not state its length: frames counted"
+    elif mp3.table_count != mp3.total:
+        reason = "mp3 audio whose table has a wrong number of frames: frames counted"
+    else:
+        reason = "mp3 audio with a VBRI table, which the decoder ignores: frames counted"
+    table = table_frame(mp3.header, mp3.total, len(data) - mp3.first)
+    return Splice(mp3.start, mp3.first, table, reason)
+
+
+def _wav(data: Data) -> Splice | None:
+    """The size of the samples, where their chunk says 0 or that it was not known."""
+    order = ">" if data[:4] == b"RIFX" else "<"
+    place, wide = 12, None
+    while place + 8 <= len(data):
+        name, size = struct.unpack_from(f"{order}4sI", data, place)
+        if name == b"fmt " and data[place + 12 : place + 16] == bytes(4):
+            raise ContentError("audio with a sample rate of 0")
+        if name == b"ds64" and data[:4] == b"RF64" and place + 24 <= len(data):
+            wide = place + 16
+        if name == b"data":
+            if wide is not None and size == 0xFFFFFFFF:
+                return _wav_samples(data, place + 8, wide, "<Q")
+            return _wav_samples(data, place + 8, place + 4, f"{order}I")
+        place += 8 + size + size % 2
+    raise ContentError("unreadable wav audio", "no data chunk")
+
+
+def _wav_samples(data: Data, start: int, field: int, form: str) -> Splice | None:
+    """The splice of the size at `field`, of samples that begin at `start`."""
+    [size_in_header] = struct.unpack_from(form, data, field)
+    available = len(data) - start
+    missing = size_in_header == 0 and not _are_chunks(data, start)
+    if missing or (form[1] == "I" and available < size_in_header and size_in_header >= _UNKNOWN_WAV):
+        field_data = struct.pack(form, available if form[1] == "Q" else min(available, 0xFFFFFFFF))
+        return Splice(
+            field,
+            field + len(field_data),
+            field_data,
+            "wav audio that does not state its length: read to the end of the file",
+        )
+    if size_in_header > available:
+        raise ContentError("truncated wav audio")
+    stop = start + size_in_header + size_in_header % 2
+    if not _are_chunks(data, stop):
+        reason = "wav audio followed by bytes that are not a chunk: these bytes left out"
+        return Splice(stop, len(data), b"", reason)
+    return None
+
+
+def _are_chunks(data: Data, at: int) -> bool:
+    """Whether what is left of a file from `at` on are chunks, or nothing."""
+    while at + 8 <= len(data):
+        name, size = (
+            data[at : at + 4],
+            int.from_bytes(data[at + 4 : at + 8], "big" if data[:4] == b"RIFX" else "little"),
+        )
+        if not all(32 <= byte < 127 for byte in name) or at + 8 + size > len(data):
+            return False
+        at += 8 + size + size % 2
+    return True
+
+
+def _ogg(data: Data) -> Splice | None:
+    """Walk the pages: libsndfile reads the first of several streams, and less than there is behind a missing page.
+
+    Raises:
+        ContentError: the last page is absent or cut, pages are missing, or streams follow each other.
+    """
+    numbers: dict[int, int] = {}
+    ended: set[int] = set()
+    at, beginning = 0, True
+    while (at := data.find(b"OggS", at)) >= 0 and at + 27 <= len(data):
+        kind, serial, number, count = struct.unpack_from("<5xB8xII4xB", data, at)
+        size = 27 + count + sum(data[at + 27 : at + 27 + count])
+        if at + size > len(data):
+            break
+        beginning = beginning and bool(kind & 2)
+        if kind & 2 and not beginning:
+            raise ContentError("ogg audio of several chained streams")
+        if number != numbers.get(serial, number - 1) + 1:
+            raise ContentError("ogg audio with missing pages")
+        numbers[serial] = number
+        if kind & 4:
+            ended.add(serial)
+        at += size
+    if not numbers.keys() == ended:
+        raise ContentError("truncated ogg audio")
+    return None
+
+
+def _flac(data: Data) -> Splice | None:
+    """The number of samples, where STREAMINFO says 0 (unknown, as recorders and pipes write) or too few."""
+    stream = _flac_stream(data)
+    if stream.counts is None:
+        if stream.total == 0:
+            raise ContentError("unreadable flac audio", "no whole frame")
+        return None  # the decoder finds what is wrong
+    count, reach = stream.counts
+    if reach < stream.total:
+        if _decoded(data) < stream.total:
+            raise ContentError("truncated flac audio")
+        return None  # frames of joined files are numbered anew
+    if count == stream.total or count < stream.total == reach:
+        return None  # the last frame is cut, or has bytes behind it: the decoder knows
+    size = (stream.packed >> 36 << 36 | count).to_bytes(8, "big")
+    reason = "flac audio that does not state its length: samples counted"
+    if count < reach:
+        reason = "flac audio that ends inside a frame: that frame left out, the samples of the others counted"
+    elif stream.total:
+        reason = "flac audio longer than its header states: all samples read"
+    return Splice(stream.place, stream.place + 8, size, reason)
+
+
+class _Stream(NamedTuple):
+    """What a FLAC file's header says, and its frames.
+
+    place: of the eight bytes that end with its number of samples. packed: these bytes. total: that number. counts: as
+    `_flac_samples` gives them, None without a frame. seeks: as `seeks` has it.
+    """
+
+    place: int
+    packed: int
+    total: int
+    counts: tuple[int, int] | None
+    seeks: bool
+
+
+def _flac_stream(data: Data) -> _Stream:
+    start = after_id3(data)
+    info = data[start + 8 : start + 42]
+    if data[start : start + 4] != b"fLaC" or len(info) < 34:
+        raise ContentError("unreadable flac audio", "no STREAMINFO")
+    packed = int.from_bytes(info[10:18], "big")
+    total, (shortest, longest) = packed & (1 << 36) - 1, struct.unpack_from(">HH", info)
+    channels, bits = (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
+    largest = longest * channels * -(-(bits + 1) // 8) + _FLAC_OVERHEAD
+    first = _flac_audio(data, start + 4)
+    beginning = _flac_frame(data[first : first + 32])
+    if beginning is None:
+        return _Stream(start + 18, packed, total, None, False)
+    unit = _flac_unit(data, first, beginning, shortest == longest, largest)
+    counts = _flac_samples(data, first, beginning.number, unit, largest)
+    expected = 1 if beginning.by_sample or shortest < longest else longest  # by libFLAC
+    seeks = counts is not None and counts[1] >= total and beginning.number == 0 and unit == expected
+    return _Stream(start + 18, packed, total, counts, seeks)
+
+
+def _flac_audio(data: Data, at: int) -> int:
+    """Where the frames of a FLAC file begin: behind its metadata blocks, of which the first stands at `at`."""
+    while at + 4 <= len(data):
+        last, size = data[at] >> 7, int.from_bytes(data[at + 1 : at + 4], "big")
+        at += 4 + size
+        if last:
+            break
+    return at
+
+
+def _decoded(data: Data) -> int:
+    """Samples of a channel that the decoder gives until it ends or fails."""
+    count = 0
+    with suppress(RuntimeError):  # libsndfile's own errors
+        raw = io.BufferedReader(SplicedFile(data, Splice(0, 0, b"", "")))
+        with parser("soundfile", "soundfile").SoundFile(raw) as file:
+            file.seekable = lambda: False  # `soundfile` seeks after each read of a file that can
+            while size := len(file.read(_BLOCK, dtype="int16", always_2d=True)):
+                count += size
+    return count
+
+
+class _Frame(NamedTuple):
+    """A FLAC frame's number, its samples of a channel, and whether the number is that of its first sample."""
+
+    number: int
+    size: int
+    by_sample: bool
+
+
+def _flac_samples(data: Data, first: int, number: int, unit: int, largest: int) -> tuple[int, int] | None:
+    """Number of samples of all whole frames, and the same with a frame that is cut, by the last frames' headers.
+
+    A frame has a checksum over its header and one over itself. number, unit: of the first frame, and samples for each
+    step from it. largest: bytes that a frame has at most.
+    """
+    sync, end = data[first : first + 2], before_tags(data)
+    stops, at = {end: 0}, end
+    while len(stops) < _FLAC_HEADERS and (at := data.rfind(sync, max(first, end - 2 * largest), at + 1)) >= 0:
+        if frame := _flac_frame(data[at : at + 32]):
+            samples = (frame.number - number) * unit + frame.size
+            for stop, reach in stops.items():
+                if _crc(data[at:stop], 0x8005, 16) == 0:
+                    return samples, max(samples, reach)
+            stops[at] = samples
+        at -= 1
+    return None
+
+
+def _flac_unit(data: Data, first: int, beginning: _Frame, one_size: bool, largest: int) -> int:
+    """Samples that a step in the numbers of frames stands for: 1 where they are those of samples.
+
+    A frame's header says so by a bit. Encoders from before that bit said it by the sizes of the shortest and longest
+    block in the file's header; there the second frame's number decides, as others write the last block's size too.
+    """
+    if beginning.by_sample:
+        return 1
+    at = first
+    while not one_size and (at := data.find(data[first : first + 2], at + 1, first + largest)) >= 0:
+        second = _flac_frame(data[at : at + 32])
+        if second and _crc(data[first:at], 0x8005, 16) == 0:
+            return 1 if second.number == beginning.number + beginning.size else beginning.size
+    return beginning.size
+
+
+def _flac_frame(header: bytes) -> _Frame | None:
+    """The FLAC frame that a header begins, None where the bytes are no frame's header."""
+    if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
+        return None
+    size_code, rate_code = header[2] >> 4, header[2] & 15
+    ones = next((i for i in range(8) if not header[4] >> (7 - i) & 1), 8)
+    if not size_code or ones in (1, 8):
+        return None
+    number, at = header[4] & 0x7F >> ones, 5
+    for byte in header[5 : 4 + ones]:
+        number, at = number << 6 | byte & 0x3F, at + 1
+    if size_code in (6, 7):
+        size = int.from_bytes(header[at : at + size_code - 5], "big") + 1
+        at += size_code - 5
+    else:
+        size = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
+    at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if _crc(header[: at + 1], 0x07, 8):
+        return None
+    return _Frame(number, size, bool(header[1] & 1))
+
+
+def _crc(data: bytes, polynomial: int, bits: int) -> int:
+    """Cyclic redundancy check, most significant bit first; 0 where the data end with their own."""
+    table, mask, value = _crc_table(polynomial, bits), (1 << bits) - 1, 0
+    for byte in data:
+        value = table[value >> (bits - 8) ^ byte] ^ value << 8 & mask
+    return value
+
+
+@lru_cache(maxsize=2)
+def _crc_table(polynomial: int, bits: int) -> tuple[int, ...]:
+    def remainder(value: int) -> int:
+        for _ in range(8):
+            value = (value << 1) ^ (polynomial if value >> (bits - 1) & 1 else 0)
+        return value & (1 << bits) - 1
+
+    return tuple(remainder(byte << (bits - 8)) for byte in range(256))
+
+
+_CHECKS: dict[str, Callable[[Data], Splice | None]] = {"wav": _wav, "flac": _flac, "ogg": _ogg, "mp3": _mp3}

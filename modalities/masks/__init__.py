@@ -1,0 +1,1 @@
+"""Masks: which tokens are hidden, and how masks of one sample go together."""

@@ -1,0 +1,1 @@
+"""Strings: vocabularies, subwords, sequences and cells of tables."""

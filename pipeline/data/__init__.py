@@ -1,0 +1,1 @@
+"""Batches from shards, and labelled data."""

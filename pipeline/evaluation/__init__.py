@@ -1,0 +1,1 @@
+"""Embeddings, measures and baselines."""

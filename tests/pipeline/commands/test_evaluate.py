@@ -1,0 +1,231 @@
+"""Retrieval, probes and the report of a finished run."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as Pillow
+
+from modalities.image import Image
+from modalities.masks.plan import Plan
+from modalities.signal import Signal
+from modalities.smiles import Smiles
+from modalities.spectrogram import Spectrogram
+from modalities.text import Text
+from pipeline.commands.doctor import doctor
+from pipeline.commands.evaluate import labels_of, neighbours, probe, ranked
+from pipeline.commands.plan import memory
+from pipeline.commands.report import reconstructions, thumbnail
+from pipeline.data.labelled import Task
+from pipeline.evaluation.embed import Embedded
+from pipeline.model.modeling import SensoriumModel
+from pipeline.run import Run
+from sensorium import evaluate, plan, report
+from shards.read import Split
+from shards.split import key_of
+
+
+@pytest.fixture
+def own(run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may write to."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) -> None:
+    split = Split(shards, "test")
+    smiles = [split.read(*place)["smiles"]["txt"].decode() for place in ranked(split)]
+    assert [key_of(text) for text in smiles] == sorted(key_of(text) for text in smiles)
+    assert len(smiles) == len(split)
+
+
+def test_six_directions_with_chance_beside(own: Path) -> None:
+    result = evaluate(own)
+    assert len(result["retrieval"]) == 6
+    for row in result["retrieval"].values():
+        assert row["n"] == 20
+        assert row["chance_r10"] == 0.5
+        assert 0 <= row["r1"] <= row["r10"] <= 1
+    assert set(result["rankme"]) == {"smiles", "image", "table"}
+    assert all(1 <= value <= 32 for value in result["rankme"].values())
+    assert Run(own).result()["evaluate"] == json.loads(json.dumps(result))
+
+
+def test_probe_of_a_label(own: Path, shards: Path) -> None:
+    result = evaluate(own, shards, label="qed")
+    for name in ("smiles", "image", "table"):
+        assert {"rmse", "spearman", "r2"} == set(result["probe"][name]["linear"])
+    with pytest.raises(ValueError, match="no label 'colour'; it has qed"):
+        evaluate(own, shards, label="colour")
+
+
+def test_an_empty_split_is_named(own: Path, shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    state = json.loads((copy / "manifest.json").read_text())
+    state["shards"] = [shard for shard in state["shards"] if shard["split"] != "test"]
+    (copy / "manifest.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"the test split of .* is empty"):
+        evaluate(own, copy)
+
+
+def test_labels_that_are_not_finite_are_missing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(shards, "test")
+    cells = iter([b'{"y": Infinity}', b'{"y": 1.5}', b'{"y": NaN}'])
+    monkeypatch.setattr(Split, "read", lambda self, *place: {"labels": {"json": next(cells)}})
+    assert labels_of(split, [(0, 0)] * 3, "y") == [None, 1.5, None]
+
+
+def test_labels_are_read_in_order(shards: Path) -> None:
+    split = Split(shards, "test")
+    places = ranked(split)[:5]
+    values = labels_of(split, places, "qed")
+    assert values == [json.loads(split.read(*place)["labels"]["json"])["qed"] for place in places]
+
+
+def test_nearest_neighbours_of_two_clusters() -> None:
+    x = np.concatenate([np.tile([1.0, 0.0], (30, 1)), np.tile([0.0, 1.0], (30, 1))])
+    y = np.repeat([0.0, 1.0], 30)
+    found = neighbours(Task("y", "regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
+    assert found.tolist() == [0.0, 1.0]
+
+
+def test_a_modality_of_one_class_alone_predicts_that(own: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def encoded(count: int) -> Embedded:
+        values = {name: rng.standard_normal((count, 4)).astype(np.float32) for name in "mn"}
+        here = {"m": np.ones(count, bool), "n": np.arange(count) % 2 == 0}
+        return Embedded([""] * count, values, values, here, values["m"], [])
+
+    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(6), ["a", "b"] * 3))
+    assert found["n"]["linear"]["accuracy"] == 1
+
+
+def test_a_label_that_does_not_vary_leaves_the_other_figures(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "labels_of", lambda split, places, name: [1.5] * len(places))
+    with pytest.raises(ValueError, match="'qed' has one value only"):
+        evaluate(own)
+    assert Run(own).result()["evaluate"].keys() > {"retrieval", "rankme"}
+
+
+def test_classes_that_training_has_not_are_counted() -> None:
+    rng = np.random.default_rng(0)
+
+    def encoded(count: int) -> Embedded:
+        values = {"m": rng.standard_normal((count, 4)).astype(np.float32)}
+        return Embedded([""] * count, values, values, {"m": np.ones(count, bool)}, values["m"], [])
+
+    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(5), ["a", "b", "c", None, "c"]))
+    assert (found["unseen"], found["unseen_classes"], found["m"]["linear"].keys() > set()) == (2, ["c"], True)
+    assert found["m"]["n"] == 2
+    nothing = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(2), ["c", "d"]))
+    assert (nothing["unseen"], nothing["unseen_classes"]) == (2, ["c", "d"])
+    assert "m" not in nothing
+    assert "unseen" not in probe("mass", (encoded(4), [0.5, 1.5, 2.5, 3.5]), (encoded(2), [0.1, 9.0]))
+
+
+def test_report_is_one_file_with_everything(own: Path) -> None:
+    evaluate(own)
+    page = report(own).read_text()
+    assert "http" not in re.sub(
+        r'https?://www\.w3\.org/[^"\']*|http://purl\.org[^"\']*|https?://matplotlib[^"\'<]*', "", page
+    )
+    assert page.count("<svg") >= 2
+    assert page.count("data:image/png;base64,") > 20
+    for word in ("smiles", "image", "table", "contrastive", "masked", "Retrieval", "qed"):
+        assert word in page
+    assert not list(own.glob("*.writing"))
+    assert Smiles.type in page
+
+
+def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
+    recipe = yaml.safe_load((own / "recipe.yaml").read_text())
+    recipe["masking"] = {"kind": "hide", "share": 1.0, "modality": "image"}
+    recipe["objectives"]["contrastive"]["reads"] = "full"
+    (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plans = []
+
+    def seen(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+        plans.append(masking)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[reconstructions.__module__], "reconstructions", seen)
+        report(own)
+    assert plans == [Plan(kind="hide", share=1.0, modality="image")]
+    hidden = reconstructions(Run(own).load_model(), 0, Split(shards, "test"), plans[0])
+    assert len({row["original"] for row in hidden["image"]}) > 1
+    assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"
+
+
+def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
+    made = plan(recipe)
+    parameters = sum(p.numel() for p in Run(run).load_model().parameters())
+    assert made["parameters"]["total"] == parameters + 1  # the logit scale
+    assert made["tokens_a_sample"]["table"] == 6
+    assert made["tokens_a_sample"]["image"] == 9
+    assert made["data"]["training_samples"] == len(Split(shards, "train"))
+    assert made["memory_gib_by_zero_stage"]["0"] == pytest.approx(16 * made["parameters"]["total"] / 2**30)
+
+
+def test_plan_says_of_how_many_samples_it_looked_at(shards: Path, recipe: dict) -> None:
+    assert plan(recipe)["data"]["unusable_of_sampled"] == [0, len(Split(shards, "train"))]
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "npy"])
+def test_thumbnails_are_of_formats_that_browsers_show(extension: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    if extension == "npy":
+        np.save(file, pixels)
+    else:
+        Pillow.fromarray(pixels).save(file, {"jpg": "jpeg", "tif": "tiff"}.get(extension, extension))
+    members = {"image": {extension: file.getvalue()}, "name": {"txt": b"finch"}}
+    image = Image(size=32, patch=8).fit([Image().decode(members["image"])])
+    fitted = {"image": image, "name": Text(vocabulary=300).fit(["finch"])}
+    shown = "jpeg" if extension == "jpg" else "png"
+    for name in fitted:
+        found = re.findall(r'src="data:image/(\w+);base64,([^"]+)"', thumbnail(members, name, fitted))
+        assert [kind for kind, _ in found] == [shown]
+        assert Pillow.open(io.BytesIO(base64.b64decode(found[0][1]))).format == shown.upper()
+
+
+def test_memory_falls_with_the_stage() -> None:
+    by_stage = memory(10**9, 8)
+    assert by_stage["1"] > by_stage["2"] > by_stage["3"]
+    assert by_stage["3"] == pytest.approx(20 * 10**9 / 8 / 2**30)
+
+
+def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "pyedflib":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    [line] = [line for line in doctor()["missing"] if "pyedflib" in line]
+    assert line.startswith("pyedflib is not installed (edf: ")
+    assert line.endswith("pip install pyedflib")
+
+
+def test_doctor_finds_what_the_tests_need() -> None:
+    found = doctor()
+    assert all(found["packages"][name] for name in ("torch", "deepspeed"))
+    parsers = found["parsers"]
+    assert parsers.keys() >= {"rdkit", "pillow", "wfdb", "pyedflib", "soundfile", "mne", "biopython", "datasets"}
+    assert parsers.keys() >= {name for kind in (Image, Signal, Spectrogram, Text) for name in kind.requires}
+    assert all(held["version"] and held["for"] for held in parsers.values())
+    assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"]["for"])
+    assert found["cores"] >= 1
+    assert isinstance(found["missing"], list)
