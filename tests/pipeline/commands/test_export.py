@@ -133,7 +133,7 @@ def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_pat
     result = export_run(pretrain(recipe, out=tmp_path / "run"), tmp_path / "model")
     assert result["max_difference"] <= 1e-5
     names = {path.name for path in (tmp_path / "model").glob("*.py")}
-    assert {"dna.py", "text.py", "sequence.py", "subwords.py"} <= names
+    assert {"dna.py", "text.py", "strings_sequence.py", "strings_subwords.py"} <= names
     assert (tmp_path / "model" / "requirements.txt").read_text() == "sentencepiece\n"
     processor = AutoProcessor.from_pretrained(tmp_path / "model", trust_remote_code=True)
     model = AutoModel.from_pretrained(tmp_path / "model", trust_remote_code=True).eval()
