@@ -1,4 +1,4 @@
-"""Does a change keep every value? Shards, indexes, manifests and training losses of a source tree, recorded or compared.
+"""Does a change keep every value? Records or compares the shards, manifests and losses that a source tree gives.
 
 Builds one shard set of each recipe that has raw data in DIR (and the molecules that come with RDKit), pretrains 20
 steps of the demo size of most, and writes the SHA-256 of every tar and index, the manifests and every loss to a JSON
