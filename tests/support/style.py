@@ -1,0 +1,100 @@
+"""Style rules that ruff does not know: sizes of files and functions, names that are not nouns or verbs.
+
+`python tests/support/style.py` writes how far each file still is from the rules to `tests/leftovers.json`. The style
+test fails if a file exceeds its entry, and if an entry is larger than needed, so the table can only shrink.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LEFTOVERS = ROOT / "tests" / "leftovers.json"
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 50
+BANNED_NAMES = frozenset(
+    [
+        "held",
+        "told",
+        "made",
+        "found",
+        "here",
+        "wanted",
+        "known",
+        "kept",
+        "seen",
+        "said",
+        "given",
+        "chosen",
+        "shown",
+        "left",
+        "taken",
+        "drawn",
+        "fits",
+        "each",
+        "much",
+        "most",
+        "many",
+        "others",
+        "own",
+        "whole",
+        "there",
+    ]
+)
+"""Participles, adverbs and pronouns that say nothing about a value: use the noun (`names`, `indices`, `reason`)."""
+Node = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def python_files() -> list[Path]:
+    """Python files under version control, relative to the root."""
+    output = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(line) for line in output.splitlines() if (ROOT / line).exists()]
+
+
+def bound_names(tree: ast.AST) -> Iterator[str]:
+    """Names that code binds: variables, parameters, attributes, functions, classes, import aliases."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.arg(arg=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+            case ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)):
+                yield name
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                yield name
+
+
+def violations(path: Path, source: str) -> dict[str, int]:
+    """Counts by rule: lines of the file, lines of each long function, uses of banned names; empty if all is well."""
+    tree = ast.parse(source)
+    sizes: dict[str, int] = {}
+    lines = len(source.splitlines())
+    if lines > MAX_FILE_LINES and path.parts[0] != "tests":
+        sizes["file"] = lines
+    for node in ast.walk(tree):
+        if isinstance(node, Node):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                sizes[f"function {node.name}"] = length
+    names = Counter(f"name {name}" for name in bound_names(tree) if name.strip("_") in BANNED_NAMES)
+    return sizes | dict(sorted(names.items()))
+
+
+def all_violations() -> dict[str, dict[str, int]]:
+    """Counts by file and rule."""
+    counts = {path.as_posix(): violations(path, (ROOT / path).read_text(encoding="utf-8")) for path in python_files()}
+    return {name: rules for name, rules in counts.items() if rules}
+
+
+if __name__ == "__main__":
+    counts = all_violations()
+    LEFTOVERS.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    print(sum(len(rules) for rules in counts.values()), "leftovers in", len(counts), "files")
