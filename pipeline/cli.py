@@ -15,6 +15,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipeline.recipe.renamed import OPTIONS
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 shards_app = typer.Typer(no_args_is_help=True, help="Raw files to shards, and what shards hold.")
 app.add_typer(shards_app, name="shards")
@@ -250,7 +252,9 @@ def finetune_command(
     seeds: Annotated[int, typer.Option(min=1, help="Splits and starts to average over.")] = 1,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     learning_rate: Annotated[float, typer.Option(min=0)] = 5e-4,
-    keep: Annotated[float, typer.Option(min=0, max=1, help="Share of the pretrained weights in the tuned ones.")] = 0.5,
+    pretrained_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the pretrained weights in the tuned ones.")
+    ] = 0.5,
     compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -273,7 +277,7 @@ def finetune_command(
         test=test,
         epochs=epochs,
         learning_rate=learning_rate,
-        keep=keep,
+        pretrained_share=pretrained_share,
     )
     result = finetune(
         run,
@@ -327,14 +331,14 @@ def predict_command(
 @app.command("export")
 def export_command(
     run: RunFolder,
-    to: Annotated[Path | None, typer.Option(help="Folder to write; RUN-export by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-export by default.")] = None,
     push: Annotated[str | None, typer.Option(help="Hub repository, as USER/NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export to a Hugging Face folder, checked in a fresh process."""
     from pipeline.commands.export import export
 
-    result = export(run, to, push)
+    result = export(run, out, push)
     _tell(
         result,
         as_json,
@@ -533,7 +537,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
-        text = error.format_message()
+        text = _renamed(error) or error.format_message()
         # Without a command there is no text, but its help has been printed.
         _fail(f"{text.rstrip('.')}{'' if text.endswith('?') else ':'} see --help" if text else "")
     except typer.Abort as error:  # typer's word for an EOFError
@@ -549,6 +553,13 @@ def main() -> None:
         _fail(text)
     finally:
         sys.stdout = stdout
+
+
+def _renamed(error: typer.TyperException) -> str | None:
+    """The error for an option of an earlier version, None for other errors."""
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    new = OPTIONS.get((context.info_name, option)) if context else None
+    return new and f"{option} is now {new}"
 
 
 def _fail(text: str) -> NoReturn:

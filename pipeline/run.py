@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe.renamed import RenamedKeyError
 from pipeline.recipe.schema import Recipe, load
 from shards.manifest import Manifest, write_json, write_text
 from shards.versions import differences, installed, packages, used
@@ -35,10 +36,10 @@ RESUMABLE = {
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.trackers",
-    "train.max_bad_steps",
+    "train.max_nonfinite_steps",
     "evaluate.gallery",
     "evaluate.probe",
-    "evaluate.samples",
+    "evaluate.probe_samples",
     "data.samples_per_shard",
     "data.verify",
     "data.max_skipped",
@@ -83,8 +84,18 @@ class Run:
         return (self.folder / "head.json").is_file()
 
     def recipe(self) -> Recipe:
-        """The run's resolved recipe."""
-        return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
+        """The run's resolved recipe.
+
+        Raises:
+            ValueError: an earlier version of sensorium wrote it, with other keys.
+        """
+        try:
+            return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
+        except RenamedKeyError as error:
+            raise ValueError(
+                f"an earlier version of sensorium made the run {self.folder} (in its recipe.yaml {error}): "
+                "use it with that version, or pretrain again"
+            ) from error
 
     def claim(self, recipe: Recipe) -> None:
         """Write the resolved recipe, or check that the one already there is the same.

@@ -61,7 +61,7 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
             "checkpoint_every": 2,
             **train,
         },
-        "evaluate": {"gallery": 20, "probe": "qed", "samples": 50},
+        "evaluate": {"gallery": 20, "probe": "qed", "probe_samples": 50},
     }
 
 

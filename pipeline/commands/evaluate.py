@@ -75,7 +75,7 @@ def evaluate(
         held.add_result(evaluate=result)
         return result
     training = Split(where, "train", cache=recipe.data.cache)
-    places = ranked(training)[: recipe.evaluate.samples]
+    places = ranked(training)[: recipe.evaluate.probe_samples]
     known, true = labels_of(training, places, name), labels_of(unseen, gallery, name)
     held.add_result(evaluate=result)  # so that a label that nothing can be learned from leaves this much
     result["probe"] = probe(name, (encode(model, training, places, workers), known), (encoded, true))

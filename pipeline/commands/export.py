@@ -58,7 +58,7 @@ WRITTEN = (".py", ".json", ".safetensors")
 """How names of files of an export end."""
 
 
-def export(run: str | Path, to: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
+def export(run: str | Path, out: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
     """Write a run's model as a Hugging Face folder, check it in a fresh process, push it if asked.
 
     The folder holds the weights, of a fine-tuned run with its head, a processor, a model card with the run's figures,
@@ -71,7 +71,7 @@ def export(run: str | Path, to: str | Path | None = None, push: str | None = Non
         RuntimeError: the exported folder does not reproduce the run's embeddings or predictions.
     """
     held = Run.existing(Path(run))
-    target = Path(to) if to is not None else held.folder.with_name(held.folder.name + "-export")
+    target = Path(out) if out is not None else held.folder.with_name(held.folder.name + "-export")
     if others := _others(target):
         raise ValueError(f"{target} holds what is no exported model ({listed(others)}): choose another folder")
     fitted = held.modalities()

@@ -42,15 +42,15 @@ class Settings:
     """How to fine-tune: a ridge probe on frozen features first, then gradient steps from it (LP-FT, Kumar et al. 2022).
 
     features: what the head reads, the pooled tokens after the trunk or those of every layer, for what a task needs
-    often stands in earlier layers (Peters et al. 2018). keep: share of the pretrained weights in those after gradient
-    steps, for the mean of both serves groups better that training has not seen (WiSE-FT, Wortsman et al. 2022); from
-    scratch nothing is kept. labels: number of training labels used, all by default.
+    often stands in earlier layers (Peters et al. 2018). pretrained_share: weight of the
+    pretrained weights in their mean with the tuned ones, because the mean does better on groups that training has not
+    seen (WiSE-FT, Wortsman et al. 2022); 0 from scratch. labels: number of training labels used, all by default.
     test: share of samples held out by group.
     """
 
     mode: Mode = "full"
     features: Features = "layers"
-    keep: float = 0.5
+    pretrained_share: float = 0.5
     labels: int | None = None
     test: float = 0.3
     epochs: int = 30
@@ -117,7 +117,14 @@ def finetune(
         here = posed.fitted([samples.labels[i] for i in train])
         for start in ("pretrained", "scratch") if compare else ("pretrained",):
             predictor = Predictor(_model(source, start, seed), tuple(chosen), here.outputs, settings.features)
-            fit(predictor, samples, train, here, settings if start == "pretrained" else replace(settings, keep=0), seed)
+            fit(
+                predictor,
+                samples,
+                train,
+                here,
+                settings if start == "pretrained" else replace(settings, pretrained_share=0),
+                seed,
+            )
             scores.setdefault(start, []).append(score(here, predict(predictor, samples, test), samples, test))
             if start == "pretrained" and seed == 0:
                 save(predictor, here, source, target)
@@ -269,7 +276,7 @@ def fit(
         predictor.load_state_dict(trained.merge_and_unload().state_dict())
     with torch.no_grad():  # after the merge: the mean of weights is not that of their factors
         for name, parameter in predictor.named_parameters():
-            parameter.lerp_(before[name], settings.keep)
+            parameter.lerp_(before[name], settings.pretrained_share)
     predictor.eval()
 
 

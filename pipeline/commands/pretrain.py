@@ -240,9 +240,9 @@ class Trainer:
             sets,
             fitted,
             train.seed,
-            recipe.data.block,
+            recipe.data.shuffle_block,
             train.batch_size,
-            train.a_pass,
+            train.micro_batch,
             engine.rank,
             engine.world,
             recipe.masking,
@@ -260,8 +260,8 @@ class Trainer:
     def train(self) -> signal.Signals | None:
         """Train to the last step, or to the one in which a rank was asked to end; returns the signal of the latter."""
         train = self.recipe.train
-        per_step = train.batch_size // train.a_pass
-        first = self.cursor.position // train.a_pass
+        per_step = train.batch_size // train.micro_batch
+        first = self.cursor.position // train.micro_batch
         last = first + (train.steps - self.step) * per_step
         batches = made_ahead(self.stream, range(first, last), train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
@@ -298,7 +298,7 @@ class Trainer:
         self.bad = 0 if report.applied else self.bad + 1
         if not report.applied and self.leads:
             tqdm.write(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
-        if self.bad >= self.recipe.train.max_bad_steps:
+        if self.bad >= self.recipe.train.max_nonfinite_steps:
             raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
 
     @property

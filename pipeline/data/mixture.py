@@ -50,8 +50,8 @@ def mixture(recipe: Recipe, sets: Sequence[Split]) -> Mixture:
                 f"{data.canonical_nodes}: build it with smaller data.samples_per_shard or lower the nodes"
             )
     stages = [(step * train.batch_size, parts) for step, parts in shares(recipe, [sum(held.slots) for held in sets])]
-    length = train.a_pass // data.canonical_nodes
-    order = Mixture([held.slots for held in sets], train.seed, data.block, stages, data.canonical_nodes, length)
+    length = train.micro_batch // data.canonical_nodes
+    order = Mixture([held.slots for held in sets], train.seed, data.shuffle_block, stages, data.canonical_nodes, length)
     for held, imbalance in zip(sets, order.imbalance, strict=True):
         if imbalance > IMBALANCE:
             raise ValueError(

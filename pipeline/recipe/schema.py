@@ -26,6 +26,7 @@ from modalities.masks.plan import check as check_masks
 from modalities.table import Table
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
+from pipeline.recipe.renamed import refuse_renamed
 from shards.configs import configured, explain, refuse_bool_key, refuse_bools, typed
 from shards.dedupe import resolve
 from shards.names import nearest
@@ -175,7 +176,7 @@ class Data(Strict):
     dedupe: str | dict[str, str] | None = None
     fit_samples: int = Field(20_000, ge=1)
     samples_per_shard: int = Field(1000, ge=1)
-    block: int = Field(16_384, ge=1)
+    shuffle_block: int = Field(16_384, ge=1)
     verify: bool = True
     max_skipped: float = Field(0.05, ge=0, le=1)
     cache: Cache = Cache()
@@ -235,7 +236,7 @@ class Schedule(Strict):
 
 
 class Train(Strict):
-    """The training run. `batch_size` and `pass_size` (samples a forward) are totals over all ranks.
+    """The training run. `batch_size` and `micro_batch_size` (samples a forward) are totals over all ranks.
 
     precision: bf16 is fp32 weights under autocast; auto is bf16 where the hardware has it. zero: auto is ZeRO stage 2
     among several ranks and no DeepSpeed in one process.
@@ -243,11 +244,11 @@ class Train(Strict):
 
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(256, ge=1)
-    pass_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
-    clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, gt=0)
     schedule: Schedule = Schedule()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     zero: Literal["auto", 0, 1, 2, 3] = "auto"
@@ -256,18 +257,20 @@ class Train(Strict):
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
-    max_bad_steps: int = Field(10, ge=1)
+    max_nonfinite_steps: int = Field(10, ge=1)
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     @property
-    def a_pass(self) -> int:
+    def micro_batch(self) -> int:
         """Samples of one forward pass over all ranks."""
-        return self.pass_size or self.batch_size
+        return self.micro_batch_size or self.batch_size
 
     @model_validator(mode="after")
     def _passes(self) -> Train:
-        if self.pass_size and self.batch_size % self.pass_size:
-            raise ValueError(f"train.batch_size {self.batch_size} is not a multiple of pass_size {self.pass_size}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"train.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         return self
 
 
@@ -276,7 +279,7 @@ class Evaluate(Strict):
 
     gallery: int = Field(1000, ge=2)
     probe: str | None = None
-    samples: int = Field(2000, ge=2)
+    probe_samples: int = Field(2000, ge=2)
 
 
 class Recipe(Strict):
@@ -342,9 +345,9 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _dealt(self) -> Recipe:
-        size, nodes = self.train.a_pass, self.data.canonical_nodes
+        size, nodes = self.train.micro_batch, self.data.canonical_nodes
         if size % nodes:
-            name = "pass_size" if self.train.pass_size else "batch_size"
+            name = "micro_batch_size" if self.train.micro_batch_size else "batch_size"
             raise ValueError(f"train.{name} {size} is not a multiple of data.canonical_nodes {nodes}")
         return self
 
@@ -536,6 +539,7 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     elif size is not None:
         raise ValueError(f"size is {size!r}{nearest(str(size), [*sizes, *SIZES])}")
     state = merge(state, {key: value for key, value in changes.items() if key != "size"})
+    refuse_renamed(state)
     try:
         return Recipe.model_validate(state)
     except pydantic.ValidationError as error:

@@ -198,7 +198,7 @@ class Engine:
             norm = torch.nn.utils.get_total_norm(self._gradients()) if self.stage == 0 else None
             self.deepspeed.step()
             return float(norm if norm is not None else self.deepspeed.get_global_grad_norm())
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.train.clip)
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.train.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(norm)

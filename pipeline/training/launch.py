@@ -96,10 +96,12 @@ def share(train: Train, ranks: int) -> int:
     """
     if ranks < 1:
         raise ValueError(f"{ranks} ranks train nothing: name at least 1")
-    if train.a_pass % ranks:
-        key = "pass_size" if train.pass_size else "batch_size"
-        raise ValueError(f"a pass of {train.a_pass} samples cannot be divided among {ranks} ranks: change train.{key}")
-    return train.a_pass // ranks
+    if train.micro_batch % ranks:
+        key = "micro_batch_size" if train.micro_batch_size else "batch_size"
+        raise ValueError(
+            f"a micro-batch of {train.micro_batch} samples cannot be divided among {ranks} ranks: change train.{key}"
+        )
+    return train.micro_batch // ranks
 
 
 def accelerate(train: Train, run: Path) -> Any:
@@ -130,8 +132,8 @@ def accelerate(train: Train, run: Path) -> Any:
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": a_rank,
-        "gradient_accumulation_steps": train.batch_size // train.a_pass,
-        "gradient_clipping": train.clip,
+        "gradient_accumulation_steps": train.batch_size // train.micro_batch,
+        "gradient_clipping": train.gradient_clip,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": False},
         "steps_per_print": 10**9,

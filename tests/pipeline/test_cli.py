@@ -335,7 +335,7 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
         "embed --data x.csv --out o.parquet",
         "predict --data x.csv --out o.parquet",
         "finetune --data x.csv --label y",
-        "export --to o",
+        "export --out o",
         "report",
     ],
 )
@@ -343,6 +343,17 @@ def test_a_run_that_is_not_there(call: Call, tmp_path: Path, words: str) -> None
     verb, *options = words.split()
     assert "nowhere is not a run directory" in call(verb, "nowhere", *options).refusal()
     nothing_new(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("finetune x --data x --label y --keep 0.5", "--keep is now --pretrained-share"),
+        ("export x --to y", "--to is now --out"),
+    ],
+)
+def test_an_option_of_an_earlier_version_names_the_new_one(call: Call, words: str, line: str) -> None:
+    assert line in call(*words.split()).refusal()
 
 
 def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: Path, tmp_path: Path) -> None:
@@ -381,8 +392,8 @@ def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_
 def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> None:
     said = call("plan", file, "--ranks", "7").refusal()
     assert said.endswith("cannot be divided among 7 ranks: change train.batch_size")
-    said = call("plan", file, "train.pass_size=8", "--ranks", "7").refusal()
-    assert said.endswith("cannot be divided among 7 ranks: change train.pass_size")
+    said = call("plan", file, "train.micro_batch_size=8", "--ranks", "7").refusal()
+    assert said.endswith("cannot be divided among 7 ranks: change train.micro_batch_size")
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])

@@ -134,7 +134,7 @@ def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
     for keep in (0.0, 0.25, 1.0):
-        settings = Settings(mode=mode, keep=keep, labels=24, epochs=2, batch_size=8)  # type: ignore[arg-type]
+        settings = Settings(mode=mode, pretrained_share=keep, labels=24, epochs=2, batch_size=8)  # type: ignore[arg-type]
         tuned(run, table, tmp_path / f"{keep}", compare=False, settings=settings)
     after, between, before = (Run(tmp_path / f"{keep}").load_model().state_dict() for keep in (0.0, 0.25, 1.0))
     started = Run(run).load_model().state_dict()

@@ -236,7 +236,7 @@ def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Pa
 def test_passes_are_parts_of_a_step(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe = {**recipe, "objectives": {"masked": {}}}
     whole = rows(pretrain(recipe, out=tmp_path / "whole"))
-    parts = rows(pretrain(recipe, ["train.pass_size=4"], tmp_path / "parts"))
+    parts = rows(pretrain(recipe, ["train.micro_batch_size=4"], tmp_path / "parts"))
     for ours, theirs in zip(parts, whole, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 

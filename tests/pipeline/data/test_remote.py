@@ -111,7 +111,7 @@ def many(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
 
 def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many: Any, tmp_path: Path) -> None:
     """What a run notes of its training data comes from the indexes: a step of few samples needs few of the tars."""
-    data = {**remote["data"], "shards": [{"path": many.url}], "split": None, "block": 1, "fit_samples": 1}
+    data = {**remote["data"], "shards": [{"path": many.url}], "split": None, "shuffle_block": 1, "fit_samples": 1}
     pretrain({**remote, "data": data}, ["train.steps=1", "train.batch_size=2"], tmp_path / "run")
     assert 1 <= sum(name.endswith(".tar") for name in many.requests) <= 3
     assert len(Run(tmp_path / "run").trained_on()) > 300

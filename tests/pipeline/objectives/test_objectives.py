@@ -40,7 +40,7 @@ def prepared(recipe: dict[str, Any], **changes: Any) -> tuple[Pretraining, Strea
     fitted = fit(checked, sets)
     torch.manual_seed(0)
     size = checked.train.batch_size
-    return build(checked, fitted), Stream(sets, fitted, 0, checked.data.block, size, size)
+    return build(checked, fitted), Stream(sets, fitted, 0, checked.data.shuffle_block, size, size)
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
         ("train.steps=0", "'train.steps' is 0"),
         ("train.steps=many", "'train.steps' is 'many'"),
         ("train.learning_rate=0", "'train.learning_rate' is 0"),
-        ("train.pass_size=5", "not a multiple of pass_size 5"),
+        ("train.micro_batch_size=5", "not a multiple of micro_batch_size 5"),
         ("train.precision=fp8", "'train.precision' is 'fp8'"),
         ("train.trackers=[tb]", "train.trackers"),
         ("train=3", "'train'"),

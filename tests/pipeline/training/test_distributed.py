@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(recipe_file: Path, alone: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_gradient_accumulation_on_two_ranks(recipe: dict[str, Any], tmp_path: Path, stage: int) -> None:
-    recipe = {**recipe, "train": {**recipe["train"], "pass_size": 8}}
+    recipe = {**recipe, "train": {**recipe["train"], "micro_batch_size": 8}}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     alone = pretrain(recipe, out=tmp_path / "alone")
@@ -199,7 +199,7 @@ fitted = fit(recipe, sets)
 torch.manual_seed(0)
 accelerator = accelerate(recipe.train, Path(sys.argv[3]))
 engine = Engine(build(recipe, fitted), recipe.train, accelerator)
-stream = Stream(sets, fitted, 0, recipe.data.block, 16, 16, engine.rank, engine.world)
+stream = Stream(sets, fitted, 0, recipe.data.shuffle_block, 16, 16, engine.rank, engine.world)
 reports = []
 for number in (0, 1, 2):
     batch = stream[number]
@@ -252,6 +252,6 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     fitted = fit(checked, sets)
     t.manual_seed(0)
     engine = Engine(build(checked, fitted), checked.train, accelerate(checked.train, tmp_path))
-    stream = Stream(sets, fitted, 0, checked.data.block, 16, 16)
+    stream = Stream(sets, fitted, 0, checked.data.shuffle_block, 16, 16)
     assert engine.step([stream[0]], 1e-3).loss == pytest.approx(one, rel=1e-5)
     assert engine.step([stream[2]], 1e-3).loss == pytest.approx(three, rel=1e-4)

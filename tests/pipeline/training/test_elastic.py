@@ -29,8 +29,8 @@ checked = load(recipe)
 sets = open_sets(checked, "train", verify=False)
 fitted = {name: from_json(state) for name, state in json.loads(Path(kinds).read_text()).items()}
 train, data = checked.train, checked.data
-stream = Stream(sets, fitted, train.seed, data.block, train.batch_size, train.pass_size, int(rank), int(world),
-                checked.masking, mixture(checked, sets))
+stream = Stream(sets, fitted, train.seed, data.shuffle_block, train.batch_size, train.micro_batch_size,
+                int(rank), int(world), checked.masking, mixture(checked, sets))
 
 
 def digest(batch, slot):
@@ -86,7 +86,7 @@ def folder(recipe: dict[str, Any], many_shards: Path, tmp_path: Path) -> Path:
     recipe["data"]["shards"] = [{"path": path, "weight": [[0, 1], [3, 4]]}, {"path": path, "weight": 2}]
     recipe["modalities"]["image"] |= {"flip": True, "mask": {"kind": "block", "ratio": 0.5, "mode": "corrupt"}}
     recipe["modalities"]["smiles"]["mask"] = {"kind": "span", "ratio": 0.2, "mode": "bert"}
-    recipe["train"] |= {"pass_size": 8}
+    recipe["train"] |= {"micro_batch_size": 8}
     checked = load(recipe)
     fitted = fit(checked, open_sets(checked, "train", verify=False))
     (tmp_path / "kinds.json").write_text(json.dumps({name: kind.to_json() for name, kind in fitted.items()}))

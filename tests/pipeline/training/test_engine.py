@@ -29,8 +29,8 @@ def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, 
     torch.manual_seed(0)
     module = build(checked, fitted)
     engine = Engine(module, checked.train, accelerate(checked.train, tmp_path))
-    size = checked.train.pass_size or checked.train.batch_size
-    stream = Stream(sets, fitted, checked.train.seed, checked.data.block, checked.train.batch_size, size)
+    size = checked.train.micro_batch_size or checked.train.batch_size
+    stream = Stream(sets, fitted, checked.train.seed, checked.data.shuffle_block, checked.train.batch_size, size)
     return checked, engine, stream
 
 
@@ -45,7 +45,7 @@ def plain_gradients(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
 
 
 def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_path: Path) -> None:
-    checked, engine, stream = made(recipe, tmp_path, clip=1e9)
+    checked, engine, stream = made(recipe, tmp_path, gradient_clip=1e9)
     batch = stream[0]
     gradients = plain_gradients(engine, batch)
     assert all(gradient is not None for gradient in gradients.values())
@@ -68,7 +68,7 @@ def test_two_passes_of_masked_modelling_equal_one(recipe: dict[str, Any], tmp_pa
     """Sums are divided by the count of the whole step, so cutting a batch changes nothing."""
     recipe = {**recipe, "objectives": {"masked": {}}}
     _, whole, stream = made(recipe, tmp_path)
-    _, halves, cut = made(recipe, tmp_path, pass_size=8)
+    _, halves, cut = made(recipe, tmp_path, micro_batch_size=8)
     one = whole.step([stream[0]], 1e-3)
     two = halves.step([cut[0], cut[1]], 1e-3)
     assert two.loss == pytest.approx(one.loss, rel=1e-6)
