@@ -24,7 +24,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -145,7 +144,6 @@ def make_tars(modality: str, count: int, folder: Path) -> None:
     """Shards that ours and webdataset read, indexed as `sensorium shards index` does."""
     from shards.manifest import index
 
-    folder.mkdir(parents=True)
     samples = MADE[modality](count, np.random.default_rng(SEED))
     size = SHARD[modality]
     for first in range(0, count, size):
@@ -159,12 +157,12 @@ def make_tars(modality: str, count: int, folder: Path) -> None:
 
 
 def written(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder unless it is there, aside and then renamed, so that a run cut short leaves none half made."""
+    """Create a folder atomically unless it exists."""
+    from shards.files import atomic_folder
+
     if not folder.exists():
-        aside = folder.with_name(folder.name + ".writing")
-        shutil.rmtree(aside, ignore_errors=True)
-        make(aside)
-        aside.rename(folder)
+        with atomic_folder(folder) as temporary:
+            make(temporary)
 
 
 def originals(tars: Path, modality: str) -> Iterator[tuple[bytes, ...]]:
@@ -425,7 +423,12 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+            },
         )
 
         self.version = self.answer("its start")

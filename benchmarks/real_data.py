@@ -24,7 +24,7 @@ from typing import Any
 
 import sensorium as sm
 from pipeline.commands.finetune import Mode, Settings
-from shards.manifest import write_json, write_text
+from shards.files import write_json, write_text
 
 SEEDS = 5
 

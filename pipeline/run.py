@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,8 @@ from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe.renamed import RenamedKeyError
 from pipeline.recipe.schema import Recipe, load
-from shards.manifest import Manifest, write_json, write_text
+from shards.files import TEMPORARY_SUFFIX, write_json, write_text
+from shards.manifest import Manifest
 from shards.versions import differences, installed, packages, used
 
 RESUMABLE = {
@@ -149,7 +147,7 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != ".writing")
+        found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != TEMPORARY_SUFFIX)
         return sorted(found, key=_step)
 
     def result(self) -> dict[str, Any]:
@@ -232,34 +230,6 @@ class Run:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder to fill beside `folder`, which it replaces once it is whole; where filling fails nothing changes.
-
-    Raises:
-        OSError: the disk is full, whatever a library calls it.
-    """
-    aside = folder.with_name(f"{folder.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise disk_error(error, folder) from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-
-
-def disk_error(error: Exception, path: Path) -> OSError:
-    """What safetensors raises where it cannot write, as an OSError that tells a full disk from other faults."""
-    full = "os error 28" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path))
 
 
 def flatten(state: Any, path: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,10 @@ from modalities.table import Table
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve
 from shards.engines import Run, started
+from shards.files import atomic_file, write_json
 from shards.index import index_path, write_index
 from shards.ledger import Ledger, Row
-from shards.manifest import VERSION, Manifest, Shard, describe, write_json
+from shards.manifest import VERSION, Manifest, Shard, describe
 from shards.sources.base import Made, Sample, Source, Span, walk
 from shards.split import SPLITS, SplitBy
 from shards.versions import differences, installed, packages, used
@@ -129,7 +130,7 @@ def build(
             return Manifest.read(out)
         _prepare(work, versions, report)
         if not (work / "ledger").exists():
-            with _aside(work, work / "ledger") as path, counted_changes() as changes:
+            with _atomic_file(work, work / "ledger") as path, counted_changes() as changes:
                 samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
                 ledger.fill(path, samples, split, job.kinds, changes)
         with Ledger(work / "ledger") as held:
@@ -182,12 +183,9 @@ def _prepare(work: Path, versions: Mapping[str, str], report: Callable[[str], No
     write_json(work / _VERSIONS, versions)
 
 
-@contextmanager
-def _aside(work: Path, path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the context ends well."""
-    written = work / "aside" / f"{uuid.uuid4().hex}{path.suffix}"
-    yield written
-    written.replace(path)
+def _atomic_file(work: Path, path: Path) -> AbstractContextManager[Path]:
+    """`atomic_file` with a name that no other worker uses: a cluster may run the same task twice."""
+    return atomic_file(path, work / "aside" / f"{uuid.uuid4().hex}{path.suffix}")
 
 
 def _made(job: _Job, raw: Path, work: Path, run: Run) -> Iterator[Made | str]:
@@ -216,7 +214,7 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
         return number
     name = f"made/{number:08d}"
     entries: list[Any] = []
-    with _aside(work, work / name) as path, path.open("wb") as file:
+    with _atomic_file(work, work / name) as path, path.open("wb") as file:
         for item in items:
             made = _make(job, item)
             if isinstance(made, str):
@@ -228,7 +226,7 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
                 spans[member] = Span(name, file.tell(), len(data))
                 file.write(data)
             entries.append(asdict(Made(sample.identity, spans, sample.groups, prints, sample.source, changes)))
-    with _aside(work, work / f"{name}.json") as path:
+    with _atomic_file(work, work / f"{name}.json") as path:
         path.write_text(json.dumps(entries))
     return number
 
@@ -335,7 +333,7 @@ def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -
     rows = []
     arrays: dict[str, set[tuple[str, int]]] = {}
     tar = work / "shards" / name
-    with _aside(work, tar) as path:
+    with _atomic_file(work, tar) as path:
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as file:
             for sample in samples:
                 for member, span in sample.members.items():
@@ -350,6 +348,6 @@ def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -
         index_path(path).replace(index_path(tar))
     shard = describe(tar.parent, name, split, len({key for key, *_ in rows}))
     entry = {"shard": asdict(shard), "arrays": {m: sorted(k) for m, k in arrays.items()}}
-    with _aside(work, work / "written" / name) as path:
+    with _atomic_file(work, work / "written" / name) as path:
         path.write_text(json.dumps(entry))
     return name

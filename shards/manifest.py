@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.engines import started
+from shards.files import temporary_path, write_json
 from shards.index import SLACK_BYTES, SUFFIX, index_path, read_index, write_index
 from shards.remote import Cache, File, ShardError, Store, open_store
 from shards.split import SPLITS
@@ -143,22 +144,6 @@ class Manifest:
             raise ShardError(f"{path} is not a manifest of shards ({error}): build the shards again") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text aside, then rename, so that a reader never sees half of it and a full disk costs nothing."""
-    aside = path.with_name(path.name + ".writing")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     with path.open("rb") as file:
@@ -251,19 +236,18 @@ def index(
                 report(f"{shard.name}: {shard.samples:,} samples, {sum(found.values()):,} members")
         _check_names(tars, names, fields)
         for tar in tars:
-            _aside(tar).replace(index_path(tar))
+            _temporary_index(tar).replace(index_path(tar))
     finally:
         for tar in tars:
-            _aside(tar).unlink(missing_ok=True)
+            _temporary_index(tar).unlink(missing_ok=True)
     manifest = Manifest(tuple(shards), dict(sorted(fields.items())), source={"type": "tars"})
     manifest.write(folder)
     return manifest
 
 
-def _aside(tar: Path) -> Path:
-    """Where the index of a tar is written until all tars are read, so that a mistake leaves older indexes alone."""
-    path = index_path(tar)
-    return path.with_name(path.name + ".writing")
+def _temporary_index(tar: Path) -> Path:
+    """The path of a tar's index until all tars have been read, so that a mistake leaves existing indexes alone."""
+    return temporary_path(index_path(tar))
 
 
 def _check_names(tars: Iterable[Path], names: Mapping[str, str], fields: Iterable[str]) -> None:
@@ -295,12 +279,14 @@ def _index(names: Mapping[str, str], tar: Path) -> tuple[Shard, dict[str, int]]:
         if samples.setdefault(key, {}).setdefault(member, (offset, size)) != (offset, size):
             raise ValueError(f"{tar} holds the member {member!r} of {key!r} twice: name one of them otherwise by --as")
     write_index(
-        tar, [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()], _aside(tar)
+        tar,
+        [(key, member, *at, key) for key, held in samples.items() for member, at in held.items()],
+        _temporary_index(tar),
     )
     word = re.match(r"(train|val|valid|validation|test)(?![^\W\d_])", tar.name.lower())
     split = next(split for split in SPLITS if split.startswith(word[1] if word else "train"))
     found = Counter(member for held in samples.values() for member in held)
-    return describe(tar.parent, tar.name, split, len(samples), _aside(tar)), found
+    return describe(tar.parent, tar.name, split, len(samples), _temporary_index(tar)), found
 
 
 def verify(where: Path | str, report: Callable[[str], None] = lambda _: None, cache: Cache | None = None) -> Manifest:

@@ -19,7 +19,7 @@ from pipeline.commands.finetune import Settings, finetune
 from pipeline.commands.pretrain import pretrain
 from pipeline.commands.report import report
 from pipeline.run import Run
-from shards.manifest import write_json
+from shards.files import write_json
 
 RECIPE = "molecules"
 

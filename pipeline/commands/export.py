@@ -37,8 +37,8 @@ from pipeline.data.labelled import Task
 from pipeline.data.loader import tokenize
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
-from pipeline.run import Run, written_aside
-from shards.manifest import write_json
+from pipeline.run import Run
+from shards.files import atomic_folder, write_json
 from shards.names import listed
 from shards.read import Split
 
@@ -78,7 +78,7 @@ def export(run: str | Path, out: str | Path | None = None, push: str | None = No
     assert fitted is not None
     tuned = load_predictor(held) if held.fine_tuned else None
     model = tuned[0].model if tuned else held.load_model()
-    with written_aside(target) as aside:
+    with atomic_folder(target) as aside:
         _write_examples(shown(held.recipe()), model, tuned, aside)
         _write_weights(held, model, tuned, aside)
         write_code(aside, list(fitted.values()))

@@ -26,9 +26,9 @@ from pipeline.data.labelled import Labelled, Task, task_of
 from pipeline.evaluation import baseline
 from pipeline.evaluation.measures import classification, paired_difference, regression
 from pipeline.model.modeling import SensoriumModel
-from pipeline.run import VERSIONS, Run, environment, written_aside
+from pipeline.run import VERSIONS, Run, environment
 from pipeline.training.launch import keep_freed_memory
-from shards.manifest import write_json
+from shards.files import atomic_folder, write_json
 from shards.split import assign
 
 Mode = Literal["full", "linear", "lora"]
@@ -346,7 +346,7 @@ def summarise(scores: Mapping[str, list[dict[str, float]]], metric: str) -> dict
 
 def save(predictor: Predictor, task: Task, source: Run, target: Path) -> None:
     """Write a fine-tuned run: model, head, modalities, recipe."""
-    with written_aside(target) as aside:
+    with atomic_folder(target) as aside:
         predictor.model.save_pretrained(aside / "model")
         head = {name: value.contiguous() for name, value in predictor.head.state_dict().items()}
         save_file(head, aside / "head.safetensors")

@@ -17,6 +17,7 @@ from pipeline.data.labelled import Labelled, first_of
 from pipeline.evaluation.embed import embed
 from pipeline.model.batch import Batch, pack
 from pipeline.run import Run
+from shards.files import atomic_file
 
 BATCH = 64
 
@@ -116,9 +117,8 @@ def _parts(samples: Labelled) -> Iterator[list[int]]:
 
 def _write(frame: Mapping[str, Sequence[Any]], out: Path, skipped: Mapping[str, str]) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(out.name + ".writing")
-    pl.DataFrame(frame).write_parquet(aside)
-    aside.replace(out)
+    with atomic_file(out) as temporary:
+        pl.DataFrame(frame).write_parquet(temporary)
     return {
         "path": str(out),
         "rows": len(frame["key"]),

@@ -30,9 +30,10 @@ from pipeline.model.batch import Batch, Fault
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe.schema import Recipe, load
-from pipeline.run import SKIPPED, Run, group_hash, joint_hash, written_aside
+from pipeline.run import SKIPPED, Run, group_hash, joint_hash
 from pipeline.training.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.training.launch import Ending, accelerate, finish, led
+from shards.files import atomic_folder
 from shards.order import Mixture
 from shards.read import Split
 from shards.versions import installed
@@ -379,7 +380,7 @@ def save_model(run: Run, engine: Engine, recipe: Recipe, fitted: dict[str, Modal
     model = build(recipe.model_copy(update={"init": None}), fitted).model
     own = {name.removeprefix("model."): value for name, value in parameters.items() if name.startswith("model.")}
     model.load_state_dict(own)
-    with written_aside(run.model) as aside:
+    with atomic_folder(run.model) as aside:
         model.save_pretrained(aside)
 
 

@@ -27,6 +27,7 @@ from pipeline.evaluation.embed import Embedded
 from pipeline.model.batch import pack
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
+from shards.files import write_text
 from shards.read import Members, Split
 
 Kind = Literal["numbers", "classes", "none"]
@@ -81,9 +82,7 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
         retrieval=retrieval_examples(encoded, split, gallery, fitted),
     )
     path = held.folder / "report.html"
-    aside = path.with_suffix(".html.writing")
-    aside.write_text(page)
-    aside.rename(path)
+    write_text(path, page)
     return path
 
 

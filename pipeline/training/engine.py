@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from pipeline.model.batch import Batch
 from pipeline.model.modeling import SensoriumModel
 from pipeline.objectives.base import Objective, Term
 from pipeline.recipe.schema import Schedule, Train
-from pipeline.run import disk_error
 from pipeline.training.launch import keep_freed_memory, zero_stage
+from shards.files import atomic_folder, temporary_path, write_error
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -227,11 +228,17 @@ class Engine:
         Raises:
             OSError: the disk is full; nothing that stood before is touched.
         """
-        aside = folder.with_name(folder.name + ".writing")
-        if self.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+        with atomic_folder(folder) if self.rank == 0 else nullcontext(temporary_path(folder)) as temporary:
+            self.barrier()
+            self._write(temporary, state)
         self.barrier()
+
+    def _write(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write this rank's part of a checkpoint.
+
+        Raises:
+            OSError: on every rank, if one of them cannot write its part.
+        """
         mine: dict[str, torch.Tensor] = {}
         if self.updates:
             self._link()
@@ -244,19 +251,13 @@ class Engine:
             mine |= {f"buffer:{name}": buffer.detach().cpu() for name, buffer in self.bare.named_buffers()}
         fault: OSError | None = None
         try:
-            _save(mine, aside / f"state-{self.rank:05d}-of-{self.world:05d}.safetensors")
+            _save(mine, folder / f"state-{self.rank:05d}-of-{self.world:05d}.safetensors")
             if self.rank == 0:
-                (aside / "state.json").write_text(json.dumps({**state, "updates": self.updates}, indent=1))
+                (folder / "state.json").write_text(json.dumps({**state, "updates": self.updates}, indent=1))
         except OSError as error:
             fault = error
         if self._any(fault is not None):
-            if self.rank == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-            raise fault or OSError("another rank could not write its part of the checkpoint")
-        if self.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-        self.barrier()
+            raise fault or OSError(errno.EIO, "another rank could not write its part of the checkpoint", str(folder))
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take up a checkpoint; returns the state it was saved with. Every rank calls this."""
@@ -358,7 +359,7 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        raise disk_error(error, path) from error
+        raise write_error(error, path) from error
 
 
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
