@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check setup clean
+.PHONY: demo test test-all check setup dist same-loss clean
 
 demo: setup
 	$(BIN)/sensorium demo
@@ -19,6 +19,21 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The wheel and the source archive, then the demo from the wheel in an empty environment, which pip fills from the registry.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/pytest -q tests/packaging/test_dist.py
+	$(PYTHON) -m venv dist/venv
+	dist/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	dist/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[molecules,report]"
+	cd dist && venv/bin/sensorium demo
+	rm -rf dist/venv dist/runs
+
+# Whether this tree computes the same values as another commit: make same-loss BASE=main DATA=folder [SETS="tables birds"]
+same-loss: setup
+	$(BIN)/python benchmarks/same_loss.py versus $(BASE) --data $(DATA) $(if $(SETS),--sets $(SETS))
+
 setup: $(VENV)/installed
 
 # torch comes first and pinned: a looser range, or one asked for by another package, may take a build with CUDA.
@@ -27,9 +42,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sensorium needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,dev]'
 	$(BIN)/python -c 'import importlib.util, pathlib, torch; torch.version.cuda or [f.unlink() for f in (pathlib.Path(importlib.util.find_spec("torchaudio").origin).parent / "lib").glob("*.so")]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
