@@ -23,12 +23,16 @@ from filelock import FileLock, Timeout
 from fsspec.callbacks import NoOpCallback
 from fsspec.core import url_to_fs
 
+from modalities.extras import install_command
+
 GIB = 2**30
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between attempts double from the first to the longest, each shortened at random lest ranks fall in step."""
 POLL_S = 0.1
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 """Errors of botocore and google-auth, which may not be installed."""
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+"""Packages that fsspec needs, by the protocol of a URL."""
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -277,8 +281,9 @@ class Remote:
                 _transfer(url, path, limit, self.cache.timeout_s)
                 return path
             except ImportError as error:
-                protocol = url.partition("://")[0]
-                raise ShardError(f"{url} needs a package: pip install 'sensorium[{protocol}]' ({error})") from error
+                package = PACKAGES.get(url.partition("://")[0])
+                remedy = f"the package '{package}': {install_command(package)}" if package else f"a package: {error}"
+                raise ShardError(f"{url} needs {remedy}") from error
             except (FileNotFoundError, ShardError):
                 raise
             except Exception as error:

@@ -325,7 +325,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("shards.remote.url_to_fs", absent)
-    assert "pip install 'sensorium[s3]'" in refused(lambda: Split("s3://bucket/data", "train"))
+    assert refused(lambda: Split("s3://bucket/data", "train")).endswith(
+        "needs the package 's3fs': pip install 'sensorium[remote]' or pip install s3fs"
+    )
+    assert refused(lambda: Split("abfs://bucket/data", "train")).endswith("needs a package: Install s3fs to access S3")
 
 
 @pytest.mark.parametrize("key", ["size_gib", "timeout_s", "give_up_s"])
