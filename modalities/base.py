@@ -4,150 +4,21 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import importlib
-import json
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import nn
 
+from modalities.files.reading import read_file
 from modalities.layers.context import Context
-from modalities.masks.masking import Axes, Masking
-
-T = TypeVar("T")
-
-MISSING, UNKNOWN = 0, 1
-"""Ids every modality shares: what is not there, and what was not seen while fitting."""
-MAX_JSON_BYTES = 1 << 26
-"""Of a text of JSON, whose objects take some ten times its size."""
-MAX_BYTES = 1 << 30
-"""Larger files are left out unread."""
-
-
-class ContentError(ValueError):
-    """One sample's content cannot be used; loaders leave it out and count it by `reason`, which quotes no content."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(f"{reason} ({detail})" if detail else reason)
-        self.reason = reason
-
-
-_changes: ContextVar[Counter[str] | None] = ContextVar("changes", default=None)
-
-
-def count_change(reason: str, times: int = 1) -> None:
-    """Count something that a sample's content lost, or that was read otherwise than it is written.
-
-    Call it wherever that happens; `counted_changes` around the reading collects it, and without one it is lost.
-    reason: what happened to what (`lead V3 left out: missing samples`), the same text for all such samples.
-    """
-    changes = _changes.get()
-    if changes is not None:
-        changes[reason] += times
-
-
-@contextmanager
-def counted_changes() -> Iterator[Counter[str]]:
-    """Collect what `count_change` counts while the context is open, by reason."""
-    changes = Counter[str]()
-    token = _changes.set(changes)
-    try:
-        yield changes
-    finally:
-        _changes.reset(token)
-
-
-class Tokens(NamedTuple):
-    """What every modality becomes.
-
-    values: `(N, P)` float32, content that is a number (pixels, cells).
-    ids: `(N, K)` int64, identity (vocabulary entry, band, column); the first is the content's own id.
-    coords: `(N, C)` float32, geometry only (row and column, index, time in s).
-    """
-
-    values: np.ndarray
-    ids: np.ndarray
-    coords: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """Number of tokens N."""
-        return len(self.ids)
-
-
-def parser(module: str, package: str) -> Any:
-    """Import a file parser when it is first needed.
-
-    A model that runs on Tokens must load where no parser is installed, so modalities never import one at the top.
-
-    Raises:
-        ValueError: the package is absent or cannot be loaded; the message names it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"reading this data needs the package '{package}': pip install {package}") from error
-    except OSError as error:  # a wheel's compiled parts that do not fit, as torchaudio's for CUDA beside a CPU torch
-        raise ValueError(f"the package '{package}' cannot be loaded: {error}") from error
-
-
-def file_bytes(path: Path, noun: str) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        ContentError: there is none, it is too large, or it cannot be read; reasons call it `noun`.
-    """
-    try:
-        if not path.is_file():
-            raise ContentError(f"{noun} is missing", str(path))
-        if path.stat().st_size > MAX_BYTES:
-            raise ContentError(f"{noun} of more than {MAX_BYTES:,} bytes", str(path))
-        return path.read_bytes()
-    except OSError as error:
-        raise ContentError(f"{noun} that cannot be read", error.strerror or "") from error
-
-
-def json_of(data: bytes, noun: str) -> Any:
-    """What a JSON text says.
-
-    Raises:
-        ContentError: it is longer than `MAX_JSON_BYTES`, or no JSON.
-    """
-    if len(data) > MAX_JSON_BYTES:
-        raise ContentError(f"{noun} of more than {MAX_JSON_BYTES:,} bytes of JSON")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ContentError(f"{noun} is not JSON") from error
-
-
-def once_a_file(held: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Decorator of what reads a file: the results for the last `held` files are kept while these stay as they are."""
-
-    def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
-        @lru_cache(maxsize=held)
-        def kept(path: Path, size: int, time_ns: int) -> T:
-            return read(path)
-
-        @wraps(read)
-        def wrapped(path: Path) -> T:
-            if not path.is_file():
-                return read(path)
-            state = path.stat()
-            return kept(path, state.st_size, state.st_mtime_ns)
-
-        return wrapped
-
-    return decorate
+from modalities.masks.masking import Masking
+from modalities.registry import Registry
+from modalities.tokens import Axes, Tokens
 
 
 def fitted(default: Any) -> Any:
@@ -214,9 +85,9 @@ class Modality(ABC):
             ContentError: the file is missing, too large or cannot be read.
         """
         extension, beside = path.suffix.lower().lstrip("."), path.with_suffix(".json")
-        members = {extension: file_bytes(path, f"{self.type} file")}
+        members = {extension: read_file(path, f"{self.type} file")}
         if extension == "npy" and "json" in self.extensions and beside.is_file():
-            members["json"] = file_bytes(beside, f"{self.type} file")
+            members["json"] = read_file(beside, f"{self.type} file")
         return members
 
     @abstractmethod
@@ -303,19 +174,9 @@ def _thaw(value: Any) -> Any:
     return value
 
 
-M = TypeVar("M", bound=Modality)
-_registry: dict[str, type[Modality]] = {}
-
-
-def register(cls: type[M]) -> type[M]:
-    """Class decorator: makes a modality known to recipes by its `type`."""
-    _registry[cls.type] = cls
-    return cls
-
-
-def registry() -> dict[str, type[Modality]]:
-    """All registered modalities by type."""
-    return dict(_registry)
+MODALITY_TYPES: Registry[Modality] = Registry("sensorium.modalities")
+"""All modality classes by the `type` that recipes give."""
+register = MODALITY_TYPES.register
 
 
 def from_json(state: dict[str, Any]) -> Modality:
@@ -324,9 +185,7 @@ def from_json(state: dict[str, Any]) -> Modality:
     Raises:
         ValueError: an unknown type or field.
     """
-    if state.get("type") not in _registry:
-        raise ValueError(f"unknown modality type {state.get('type')!r}; known: {', '.join(sorted(_registry))}")
-    return _registry[state["type"]].from_json(state)
+    return MODALITY_TYPES.find(state.get("type"), "type of a modality").from_json(state)
 
 
 class SineCosine(nn.Module):

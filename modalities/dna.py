@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from modalities.base import UNKNOWN, ContentError, Tokens, fitted, register
+from modalities.base import fitted, register
+from modalities.files.reading import ContentError
 from modalities.strings.sequence import TokenSequence, in_a_row, text_member
 from modalities.strings.subwords import load, train
 from modalities.strings.vocabulary import Vocabulary
+from modalities.tokens import UNKNOWN, Tokens
 
 BASES = "ACGT"
 UNCERTAIN = "RYSWKMBDHVN"

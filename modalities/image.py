@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, parser, register
+from modalities.base import Modality, SineCosine, fitted, register
 from modalities.files.images import FORMATS, from_pillow, read
 from modalities.files.magic import kind_of
 from modalities.files.pixels import RGB, Nodata, Picture, from_array
+from modalities.files.reading import ContentError, lazy_import
 from modalities.layers.context import Context, Width
 from modalities.layers.patches import Stem, patch_embedding, restored, squared_error
+from modalities.tokens import Tokens
 
 _FLAT = 1e-6
 """Least variance of an image that is standardised by its own."""
@@ -264,7 +266,7 @@ class Image(Modality):
             pixels = np.repeat(pixels[..., :1], 3, axis=2)
         pixels = np.where(np.isnan(pixels), np.array([0.75, 0.8, 0.88]), pixels)
         buffer = io.BytesIO()
-        pillow = parser("PIL.Image", "pillow")
+        pillow = lazy_import("PIL.Image", "pillow")
         pillow.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(buffer, "png")
         return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
@@ -294,7 +296,7 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Bicubic with antialiasing, band by band `(H, W, B)`."""
     if pixels.shape[:2] == shape:
         return pixels
-    pillow = parser("PIL.Image", "pillow")
+    pillow = lazy_import("PIL.Image", "pillow")
     planes = [
         np.asarray(pillow.fromarray(np.ascontiguousarray(plane)).resize(shape[::-1], pillow.Resampling.BICUBIC))
         for plane in np.moveaxis(pixels, 2, 0)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, count_change, fitted, register
+from modalities.base import Modality, SineCosine, fitted, register
 from modalities.files.channels import Montage, Position, position, positions, ranked, resolve, suggest
 from modalities.files.edf import read_edf
+from modalities.files.reading import ContentError, count_change
 from modalities.files.recording import (
     MAX_SAMPLES,
     UNCALIBRATED,
@@ -44,8 +45,9 @@ from modalities.layers.patches import (
     restored_spectra,
     squared_error,
 )
-from modalities.masks.masking import Axes, Masking
+from modalities.masks.masking import Masking
 from modalities.strings.vocabulary import Vocabulary
+from modalities.tokens import Axes, Tokens
 from modalities.traces import draw
 
 MAX_TOKENS = 16_384

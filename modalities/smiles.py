@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modalities.base import ContentError, Tokens, fitted, parser, register
+from modalities.base import fitted, register
+from modalities.files.reading import ContentError, lazy_import
 from modalities.strings.sequence import TokenSequence, in_a_row, text_member
 from modalities.strings.vocabulary import Vocabulary, common
+from modalities.tokens import Tokens
 
 _TWO_LETTERS = """
 He Li Be Ne Na Mg Al Si Cl Ar Ca Sc Ti Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn
@@ -107,8 +109,8 @@ def respell(smiles: str, rng: np.random.Generator) -> str:
     Raises:
         ContentError: RDKit cannot read the molecule.
     """
-    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
-    chem = parser("rdkit.Chem", "rdkit")
+    lazy_import("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
+    chem = lazy_import("rdkit.Chem", "rdkit")
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ContentError("invalid SMILES", repr(smiles[:80]))

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens, fitted, json_of, parser, register
+from modalities.base import Modality, SineCosine, fitted, register
 from modalities.files.lengths import unreadable, with_length
 from modalities.files.magic import is_kind, kind_of
+from modalities.files.reading import ContentError, lazy_import, parse_json
 from modalities.layers.patches import restored, squared_error
+from modalities.tokens import Tokens
 
 MAX_SAMPLES = 100_000_000
 """Longer recordings, all channels together, are refused before they are decoded."""
@@ -206,7 +208,7 @@ class Spectrogram(Modality):
 
     def log_mel(self, raw: Audio) -> np.ndarray:
         """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, as kaldi's compute-fbank-feats gives them."""
-        kaldi = parser("torchaudio.compliance.kaldi", "torchaudio")
+        kaldi = lazy_import("torchaudio.compliance.kaldi", "torchaudio")
         samples = resample(torch.from_numpy(np.ascontiguousarray(raw.samples)), raw.rate_hz, self.rate_hz)
         samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # a rate's ratio is rounded
         energies = [
@@ -291,7 +293,7 @@ class Spectrogram(Modality):
         colours = [np.interp(np.where(hidden, 0, share), np.arange(len(_SCALE)), _SCALE[:, i]) for i in range(3)]
         pixels = np.where(hidden[..., None], np.array([191, 204, 224]), np.stack(colours, -1)).astype(np.uint8)
         buffer = io.BytesIO()
-        parser("PIL.Image", "pillow").fromarray(pixels).save(buffer, "png")
+        lazy_import("PIL.Image", "pillow").fromarray(pixels).save(buffer, "png")
         data = base64.b64encode(buffer.getvalue()).decode()
         return f'<img alt="" style="width:auto;max-width:100%;height:96px" src="data:image/png;base64,{data}">'
 
@@ -333,7 +335,7 @@ def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
     torchaudio's `Resample` makes `new` samples at a time, for most pairs of rates one or two; a convolution of as many
     channels takes several times longer for the same sums.
     """
-    resampler = parser("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
+    resampler = lazy_import("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
     taps = resampler.kernel.shape[2]
     count = max(min(_BLOCK // new, _KERNEL // (new * taps)), 1)
     kernel = resampler.kernel.new_zeros(count * new, 1, taps + (count - 1) * old)
@@ -381,7 +383,7 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
     """Samples and rate of an `.npy` file and its JSON."""
     if not is_kind(data, "npy"):
         raise ContentError("audio file is not npy")
-    state = json_of(description or b"{}", "description of a sound")
+    state = parse_json(description or b"{}", "description of a sound")
     try:
         samples = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # numpy raises anything from EOFError to SyntaxError on hostile bytes
@@ -393,7 +395,7 @@ def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
     """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
     data = with_length(data, extension, built=True)
     try:
-        with parser("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
+        with lazy_import("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, _rate(file.samplerate)
             if not frames * file.channels <= MAX_SAMPLES or file.channels > MAX_CHANNELS:
                 raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")

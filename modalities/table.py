@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import MISSING, UNKNOWN, ContentError, Modality, Tokens, count_change, fitted, register
+from modalities.base import Modality, fitted, register
+from modalities.files.reading import ContentError, count_change
 from modalities.strings.cells import (
     Cell,
     Column,
@@ -33,6 +34,7 @@ from modalities.strings.cells import (
     to_quantity,
 )
 from modalities.strings.vocabulary import Vocabulary, common, words
+from modalities.tokens import MISSING, UNKNOWN, Tokens
 
 NUMBER = 2
 """Content id of every number; categories follow."""

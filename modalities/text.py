@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from modalities.base import ContentError, Tokens, fitted, register
+from modalities.base import fitted, register
+from modalities.files.reading import ContentError
 from modalities.strings.sequence import TokenSequence, in_a_row, text_member
 from modalities.strings.subwords import SPACE, load, train
 from modalities.strings.vocabulary import Vocabulary
+from modalities.tokens import Tokens
 
 SMALLEST = 300
 """Every byte is a piece, so that nothing is lost; fewer pieces than this leave none for words."""

@@ -28,7 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modalities.base import ContentError, Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
 from modalities.table import Table
 from shards import features, ledger
 from shards.dedupe import fingerprint, resolve

@@ -10,7 +10,8 @@ from typing import Any
 
 import pydantic
 
-from shards.names import nearest
+from modalities.names import did_you_mean
+from modalities.registry import Registry
 
 _TEXT_FAULTS = ("string_type", "literal_error", "invalid_key")
 """What pydantic calls faults of values and keys that should be text."""
@@ -56,7 +57,7 @@ def _is_text(field: dataclasses.Field[Any]) -> bool:
     return "str" in named and named <= {"str", "int", "float", "tuple", "dict", "list", "None"}
 
 
-def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
+def typed(value: Any, registry: Registry[Any], where: str) -> Any:
     """The dataclass that `value["type"]` names; what is no mapping is passed on.
 
     Raises:
@@ -66,9 +67,8 @@ def typed(value: Any, known: Mapping[str, type], where: str) -> Any:
         return value
     if isinstance(value.get("type"), bool):
         refuse_bools(value["type"], f"{where}.type")
-    if (kind := value.get("type")) is None or kind not in known:
-        raise ValueError(f"{where}.type is {kind!r}{nearest(str(kind), known)}")
-    return configured(known[kind], {key: item for key, item in value.items() if key != "type"}, where)
+    cls = registry.find(value.get("type"), f"{where}.type")
+    return configured(cls, {key: item for key, item in value.items() if key != "type"}, where)
 
 
 def configured(cls: type, config: Any, where: str) -> Any:
@@ -84,7 +84,7 @@ def configured(cls: type, config: Any, where: str) -> Any:
     for key, value in config.items():
         refuse_bool_key(key, where)
         if key not in known:
-            raise ValueError(f"unknown key '{where}.{key}'{nearest(str(key), known)}")
+            raise ValueError(f"unknown key '{where}.{key}'{did_you_mean(str(key), known)}")
         if _is_text(known[key]):
             refuse_bools(value, f"{where}.{key}")
         default = known[key].default
@@ -111,7 +111,7 @@ def explain(
     path = ".".join(str(part) for part in ([where] if where else []) + list(fault["loc"]))
     value, message = fault["input"], fault["msg"].removeprefix("Value error, ")
     if fault["type"] in unknown:
-        hint = nearest(str(fault["loc"][-1]), keys_at(fault["loc"][:-1])) if keys_at else ""
+        hint = did_you_mean(str(fault["loc"][-1]), keys_at(fault["loc"][:-1])) if keys_at else ""
         return f"unknown key '{path}'{hint}"
     if fault["type"] in _TEXT_FAULTS and isinstance(value, bool):
         return _bool_for_text(value, "a key" if fault["type"] == "invalid_key" else f"'{path}'")

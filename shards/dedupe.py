@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, parser
+from modalities.base import Modality
 from modalities.dna import Dna, reverse_complement
 from modalities.files.pixels import RGB
+from modalities.files.reading import ContentError, lazy_import
 from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.text import Text
@@ -106,8 +107,8 @@ def phash(picture: Picture) -> str:
     if picture.incomplete:
         grey = np.where(np.isnan(grey), np.nanmean(grey), grey)
     grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
-    image = parser("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
-    return str(parser("imagehash", "imagehash").phash(image))
+    image = lazy_import("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
+    return str(lazy_import("imagehash", "imagehash").phash(image))
 
 
 def _written(modality: Modality, sequence: str) -> str:

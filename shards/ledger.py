@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from modalities.names import format_names
 from shards.dedupe import Seen
-from shards.names import listed
 from shards.sources.base import Made, Span
 from shards.split import SplitBy, divide, key_of, rank
 
@@ -78,7 +78,7 @@ def fill(
                 fields.update(sample.members.keys())
                 changed.update(sample.changes)
         if offered and split.by is not None and split.by not in offered:
-            raise ValueError(f"data.split.by is {split.by!r}, but samples can be grouped by {listed(offered)}")
+            raise ValueError(f"data.split.by is {split.by!r}, but samples can be grouped by {format_names(offered)}")
         changed.update(changes or {})
         _assign(database, split)
         for what, counts in (("skipped", skipped), ("fields", fields), ("changed", changed)):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as compute
 
-from modalities.base import ContentError
+from modalities.files.reading import ContentError
 from shards.index import read_index
 from shards.manifest import Manifest, Shard, check
 from shards.remote import Cache, ShardError, Store, open_store

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 
-from modalities.base import Modality, parser
+from modalities.base import Modality
+from modalities.files.reading import lazy_import
 from modalities.smiles import Smiles
 from shards.sources.base import Source
 from shards.sources.chemistry import PACKAGES
@@ -47,7 +48,7 @@ def installed(names: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
         if name == "soundfile":
-            found["libsndfile"] = parser("soundfile", "soundfile").__libsndfile_version__
+            found["libsndfile"] = lazy_import("soundfile", "soundfile").__libsndfile_version__
     return found
 
 

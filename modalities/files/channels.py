@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from modalities.base import parser
+from modalities.files.reading import lazy_import
 
 Montage = Literal["eeg", "ecg", "any"]
 Position = tuple[float, float, float]
@@ -86,7 +86,7 @@ def positions() -> dict[str, Position]:
 
     They are read from mne once, when a modality is fitted.
     """
-    montage = parser("mne.channels", "mne").make_standard_montage("colin27_1005")
+    montage = lazy_import("mne.channels", "mne").make_standard_montage("colin27_1005")
     held = montage.get_positions()["ch_pos"]
     return {name: tuple(round(100 * float(metres), 2) for metres in held[name]) for name in ELECTRODES}  # type: ignore[misc]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, once_a_file, parser
+from modalities.files.reading import ContentError, cache_by_mtime, lazy_import
 from modalities.files.recording import Recording
 from modalities.files.waveforms import Pick, bounded
 
@@ -73,7 +73,7 @@ class EdfHeader(NamedTuple):
         return channel.samples / self.record_s if self.record_s > 0 else 0.0
 
 
-@once_a_file(16)
+@cache_by_mtime(16)
 def edf_header(path: Path) -> EdfHeader:
     """The header of an EDF or BDF file. Texts may be Latin-1 or UTF-8, and the date any: neither matters to samples.
 
@@ -236,7 +236,7 @@ Read = Callable[[int, int, int], np.ndarray]
 @contextmanager
 def _opened(path: Path, header: EdfHeader) -> Iterator[Read]:
     """What reads channels of a file: EDFlib, or `_decoded` where EDFlib refuses letters or dates of the header."""
-    edf = parser("pyedflib", "pyedflib")
+    edf = lazy_import("pyedflib", "pyedflib")
     try:
         file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
     except Exception:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
@@ -275,7 +275,7 @@ def _column(path: Path, header: EdfHeader, channel: EdfChannel, first: int, last
     return parts[..., 0] | parts[..., 1] << 8 | parts[..., 2].astype(np.int8).astype(np.int32) << 16
 
 
-@once_a_file(16)
+@cache_by_mtime(16)
 def _gap_s(path: Path) -> float | None:
     """When the records of a file first do not follow each other, or say no time; None where all do."""
     header = edf_header(path)
@@ -321,7 +321,7 @@ class Annotation(NamedTuple):
     text: str
 
 
-@once_a_file(16)
+@cache_by_mtime(16)
 def edf_annotations(path: Path) -> list[Annotation]:
     """The annotations of an EDF+ or BDF+ file, in the file's order; none of a file without a channel of them.
 
@@ -331,7 +331,7 @@ def edf_annotations(path: Path) -> list[Annotation]:
     header = edf_header(path)
     if not any(channel.label in _ANNOTATIONS for channel in header.channels):
         return []
-    edf = parser("pyedflib", "pyedflib")
+    edf = lazy_import("pyedflib", "pyedflib")
     try:
         with edf.EdfReader(str(path), annotations_mode=edf.READ_ALL_ANNOTATIONS) as file:
             onsets, lengths, texts = file.readAnnotations()
@@ -349,7 +349,7 @@ def _annotations_by_mne(path: Path) -> tuple[Any, Any, Any]:
     Raises:
         ContentError: mne refuses them too.
     """
-    read = parser("mne", "mne").read_annotations
+    read = lazy_import("mne", "mne").read_annotations
     for encoding in ("utf8", "latin1"):
         try:
             annotations = read(path, encoding=encoding)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from modalities.base import ContentError, count_change, parser
 from modalities.files.magic import is_kind
 from modalities.files.pixels import Nodata, Picture, check_size, from_array, on_white, turn_upright
+from modalities.files.reading import ContentError, count_change, lazy_import
 from modalities.files.tiff import read_tiff
 
 FORMATS = ("png", "jpg", "webp", "tif", "npy", "bmp", "gif", "ppm")
@@ -94,9 +94,9 @@ def from_pillow(picture: Any, nodata: Nodata = "file", samples: np.ndarray | Non
         layers = picture.convert("RGBA")
         if layers.getextrema()[3][0] < 255:
             count_change("image with transparent pixels, set on white")
-        paper = parser("PIL.Image", "pillow").new("RGBA", layers.size, "white")
+        paper = lazy_import("PIL.Image", "pillow").new("RGBA", layers.size, "white")
         grey = picture.mode in ("1", "L", "LA")
-        picture = parser("PIL.Image", "pillow").alpha_composite(paper, layers).convert("L" if grey else "RGB")
+        picture = lazy_import("PIL.Image", "pillow").alpha_composite(paper, layers).convert("L" if grey else "RGB")
     elif picture.mode == "1":
         picture = picture.convert("L")
     elif picture.mode not in ("L", "RGB", "I", "F") and not picture.mode.startswith("I;16"):
@@ -117,7 +117,7 @@ def _orientation(picture: Any) -> int:
 
 
 def _pillow(data: bytes, nodata: Nodata) -> Picture:
-    with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
+    with lazy_import("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
         check_size(picture.height, picture.width)
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format not in ("JPEG", "MPO"):  # whose further frames are previews
@@ -160,7 +160,7 @@ def _ppm_top(picture: Any) -> int:
 
 def _wide_png(data: bytes, orientation: int, nodata: Nodata, samples: np.ndarray | None) -> Picture:
     """By libpng, which gives all bits, and transparent colors as alpha; `samples` are those of fewer than 8 bits."""
-    pixels = turn_upright(parser("imagecodecs", "imagecodecs").png_decode(data), orientation)
+    pixels = turn_upright(lazy_import("imagecodecs", "imagecodecs").png_decode(data), orientation)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         top = int(np.iinfo(pixels.dtype).max)
         samples = pixels[..., :-1] if samples is None else turn_upright(samples, orientation)
@@ -174,7 +174,7 @@ def _jpeg(data: bytes, nodata: Nodata) -> Picture:
     Pillow takes what simplejpeg does not decode to grey or RGB: CMYK, and files with faults, of which it reads those
     that lack no pixels.
     """
-    jpeg = parser("simplejpeg", "simplejpeg")
+    jpeg = lazy_import("simplejpeg", "simplejpeg")
     try:
         height, width, colors, _ = jpeg.decode_jpeg_header(data)
         check_size(height, width)
@@ -186,6 +186,6 @@ def _jpeg(data: bytes, nodata: Nodata) -> Picture:
     except ValueError:
         return _pillow(data, nodata)
     if b"Exif\0\0" in data:
-        with parser("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
+        with lazy_import("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
             pixels = turn_upright(pixels, _orientation(picture))
     return from_array(pixels, nodata)

@@ -9,9 +9,9 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
-from modalities.base import ContentError, count_change, parser
 from modalities.files.magic import is_kind
 from modalities.files.mpeg import Data, after_id3, before_tags, frames, table_frame
+from modalities.files.reading import ContentError, count_change, lazy_import
 
 _UNKNOWN_WAV = 0x7FFFF000 - 0xFFFF
 """Sizes from here on stand in WAV files that were written to a pipe. SoX writes as many whole blocks, of 65,535 bytes
@@ -286,7 +286,7 @@ def _decoded(data: Data) -> int:
     count = 0
     with suppress(RuntimeError):  # libsndfile's own errors
         raw = io.BufferedReader(SplicedFile(data, Splice(0, 0, b"", "")))
-        with parser("soundfile", "soundfile").SoundFile(raw) as file:
+        with lazy_import("soundfile", "soundfile").SoundFile(raw) as file:
             file.seekable = lambda: False  # `soundfile` seeks after each read of a file that can
             while size := len(file.read(_BLOCK, dtype="int16", always_2d=True)):
                 count += size

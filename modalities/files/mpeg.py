@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from modalities.base import ContentError
+from modalities.files.reading import ContentError
 
 Data = bytes | mmap.mmap
 

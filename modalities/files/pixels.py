@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, count_change
+from modalities.files.reading import ContentError, count_change
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""

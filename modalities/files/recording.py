@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, count_change, json_of, parser
+from modalities.files.reading import ContentError, count_change, lazy_import, parse_json
 
 MAX_SAMPLES = 100_000_000
 """Numbers a recording may hold over all channels; larger ones are refused, to be cut to windows by a source."""
@@ -64,7 +64,7 @@ def from_members(members: Mapping[str, bytes]) -> Recording:
         samples = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
     except Exception as error:  # hostile headers raise anything from SyntaxError to MemoryError
         raise ContentError("unreadable npy signal", f"{type(error).__name__}: {error}") from error
-    return described(samples, json_of(members["json"], "description of a signal"))
+    return described(samples, parse_json(members["json"], "description of a signal"))
 
 
 def to_members(recording: Recording) -> dict[str, bytes]:
@@ -260,7 +260,7 @@ def resample(samples: np.ndarray, rate_hz: float, wanted_hz: float) -> np.ndarra
     up, down = ratio(rate_hz, wanted_hz).as_integer_ratio()
     if up == down:
         return samples
-    fft, count = parser("scipy.fft", "scipy"), samples.shape[1]
+    fft, count = lazy_import("scipy.fft", "scipy"), samples.shape[1]
     reach = math.ceil(_CROSSINGS * max(down / up, 1))  # of the filter, beyond which the ends do not meet
     parts = fft.next_fast_len(-(-(count + reach) // down), real=True)
     old, new, length = parts * down, parts * up, -(-count * up // down)
@@ -286,7 +286,7 @@ def _response() -> np.ndarray:
 
     It is flat to within 1e-4 up to 0.82 of the highest and down by 86 dB there.
     """
-    signal, fine = parser("scipy.signal", "scipy"), 16
+    signal, fine = lazy_import("scipy.signal", "scipy"), 16
     taps = signal.firwin(2 * _CROSSINGS * fine + 1, 0.911 / fine, window=("kaiser", 9.0))
     return np.abs(signal.freqz(taps, worN=np.linspace(0, np.pi / fine, 8193))[1])
 
@@ -294,7 +294,7 @@ def _response() -> np.ndarray:
 @lru_cache(maxsize=64)
 def _filters(rate_hz: float, low_hz: float | None, high_hz: float | None, notch_hz: tuple[float, ...]) -> np.ndarray:
     """Second-order sections: Butterworth of order 4 on either side, a notch of quality 30 a frequency."""
-    signal = parser("scipy.signal", "scipy")
+    signal = lazy_import("scipy.signal", "scipy")
     parts = []
     if low_hz is not None:
         parts.append(signal.butter(4, low_hz, "highpass", fs=rate_hz, output="sos"))
@@ -316,7 +316,7 @@ def band(
     sections = _filters(rate_hz, low_hz, high_hz, notch_hz)
     reach = max(6 * len(sections) + 3, round(rate_hz / low_hz) if low_hz else 0)
     padding = min(reach, samples.shape[1] - 1)
-    made = parser("scipy.signal", "scipy").sosfiltfilt(sections, samples, axis=1, padlen=padding)
+    made = lazy_import("scipy.signal", "scipy").sosfiltfilt(sections, samples, axis=1, padlen=padding)
     return made.astype(np.float32)
 
 

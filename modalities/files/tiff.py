@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from modalities.base import ContentError, count_change, parser
 from modalities.files.pixels import (
     Nodata,
     Picture,
@@ -24,6 +23,7 @@ from modalities.files.pixels import (
     scale_samples,
     turn_upright,
 )
+from modalities.files.reading import ContentError, count_change, lazy_import
 
 _ORIENTATION, _PHOTOMETRIC, _INK_SET = 274, 262, 332
 _LUMA, _REFERENCE = 529, 532
@@ -56,7 +56,7 @@ _APERIO_YCBCR = 33003
 def _tifffile() -> Any:
     """`tifffile`, its own messages silenced: what cannot be read is refused, and counted, here."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    return parser("tifffile", "tifffile")
+    return lazy_import("tifffile", "tifffile")
 
 
 def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
@@ -161,7 +161,7 @@ def _check_data(data: bytes, image: Any) -> None:
                 for frame in _FRAME.finditer(data, offset, offset + count):
                     check_size(*struct.unpack(">HH", frame[1]))
             elif count and compression in _PACKED:
-                pillow, packed = parser("PIL.Image", "pillow"), io.BytesIO(data[offset : offset + count])
+                pillow, packed = lazy_import("PIL.Image", "pillow"), io.BytesIO(data[offset : offset + count])
                 with pillow.open(packed, formats=(_PACKED[compression],)) as picture:
                     check_size(picture.height, picture.width)
 
@@ -188,7 +188,7 @@ def _read_samples(image: Any) -> np.ndarray:
         return _by_pixel(image, image.asarray())
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
-            parser("imagecodecs", "imagecodecs")  # names the package if it is absent
+            lazy_import("imagecodecs", "imagecodecs")  # names the package if it is absent
         raise
 
 

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modalities.base import MAX_JSON_BYTES, ContentError, count_change, file_bytes, json_of, once_a_file, parser
+from modalities.files.reading import (
+    MAX_JSON_BYTES,
+    ContentError,
+    cache_by_mtime,
+    count_change,
+    lazy_import,
+    parse_json,
+    read_file,
+)
 from modalities.files.recording import MAX_SAMPLES, UNCALIBRATED, Recording, described
 
 Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
@@ -91,7 +99,7 @@ class WfdbHeader(NamedTuple):
         return self.rate_hz, self.frames
 
 
-@once_a_file(16)
+@cache_by_mtime(16)
 def wfdb_header(path: Path) -> WfdbHeader:
     """The header of a WFDB record, of several segments too.
 
@@ -100,7 +108,7 @@ def wfdb_header(path: Path) -> WfdbHeader:
     Raises:
         ContentError: the header cannot be read or says nothing usable.
     """
-    syntax = parser("wfdb.io.header", "wfdb")
+    syntax = lazy_import("wfdb.io.header", "wfdb")
     try:
         with path.open("rb") as file:
             text = _text(file.read(MAX_JSON_BYTES))
@@ -231,7 +239,7 @@ def _wfdb_samples(path: Path, header: WfdbHeader, numbers: list[int], start: int
     try:
         with _lengthened(path, header) as record:
             rows = (
-                parser("wfdb", "wfdb")
+                lazy_import("wfdb", "wfdb")
                 .rdrecord(record, sampfrom=start, sampto=stop, channels=numbers, smooth_frames=False)
                 .e_p_signal
             )
@@ -317,7 +325,7 @@ def read_csv(path: Path) -> Recording:
     Raises:
         ContentError: the file is not of that form, or a cell is not a number.
     """
-    text = file_bytes(path, "signal file").decode(errors="replace")
+    text = read_file(path, "signal file").decode(errors="replace")
     header, _, rest = text.removeprefix("\ufeff").partition("\n")
     if not rest.strip():
         raise ContentError("empty signal")
@@ -348,7 +356,7 @@ def _beside(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
-    said = json_of(file_bytes(beside, "signal file"), "description of a signal")
+    said = parse_json(read_file(beside, "signal file"), "description of a signal")
     if not isinstance(said, dict):
         raise ContentError("signal described by what is not an object")
     return said

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from modalities.base import Tokens
+from modalities.tokens import Axes, Tokens, column, maskable
 
 
 class Action(IntEnum):
@@ -47,8 +45,6 @@ MODES: dict[str, tuple[tuple[Action, float], ...]] = {
 """Shares of the actions among targets. bert: Devlin et al. 2019, 80/10/10; corrupt: GMML, Atito et al. 2021."""
 
 
-Axes = Mapping[str, tuple[Literal["ids", "coords"], int]]
-"""Names of columns of ids or coords: `{"time": ("coords", 3), "channel": ("ids", 1)}`."""
 SHAPES = ("random", "span", "block")
 
 
@@ -110,11 +106,6 @@ class Rules(NamedTuple):
     entries: int = 0
     axes: Axes = MappingProxyType({})
     overlap: int = 0
-
-
-def maskable(tokens: Tokens) -> np.ndarray:
-    """`(N,)` bool: special tokens, those whose content id is MISSING (0), are never masked."""
-    return tokens.ids[:, 0] != 0 if tokens.ids.shape[1] else np.ones(len(tokens.ids), bool)
 
 
 def mask(tokens: Tokens, rng: np.random.Generator, step: int, rules: Rules) -> Mask:
@@ -251,11 +242,6 @@ def _along(
     wanted = int(np.floor(ratio * len(values) + rng.random()))
     picked = _first(_runs(np.zeros(len(values)), masking, rng), wanted) if len(values) else values
     return allowed[np.isin(group, picked)]
-
-
-def column(tokens: Tokens, axis: tuple[Literal["ids", "coords"], int]) -> np.ndarray:
-    """Values `(N,)` of an axis."""
-    return (tokens.ids if axis[0] == "ids" else tokens.coords)[:, axis[1]]
 
 
 def _first(items: np.ndarray, count: int) -> np.ndarray:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from modalities.masks.masking import Action, Mask, Masking, Rules, column, mask, maskable, something_left
-
-if TYPE_CHECKING:
-    from modalities.base import Modality, Tokens
+from modalities.base import Modality
+from modalities.masks.masking import Action, Mask, Masking, Rules, mask, something_left
+from modalities.tokens import Tokens, column, maskable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import ContentError, Modality, SineCosine, Tokens
+from modalities.base import Modality, SineCosine
+from modalities.files.reading import ContentError
 from modalities.layers.context import Context, Width
 from modalities.strings.vocabulary import Vocabulary
+from modalities.tokens import Tokens
 
 MAX_BYTES = 10_000_000
 """Longer strings are refused before they are decoded."""

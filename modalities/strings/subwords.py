@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from modalities.base import parser
+from modalities.files.reading import lazy_import
 
 SPACE = "\u2581"
 """Sentencepiece's sign for a space within a piece."""
@@ -70,4 +70,4 @@ def load(model: bytes) -> Any:
 
 
 def _sentencepiece() -> Any:
-    return parser("sentencepiece", "sentencepiece")
+    return lazy_import("sentencepiece", "sentencepiece")

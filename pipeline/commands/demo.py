@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modalities.base import parser
+from modalities.files.reading import lazy_import
 from pipeline.commands.build import build_shards
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.export import export
@@ -35,7 +35,7 @@ def demo(out: str | Path = "runs/demo") -> dict[str, Any]:
             raise ValueError(f"{folder} is not empty and not an earlier demo: give another --out")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    config = parser("rdkit.RDConfig", "rdkit")
+    config = lazy_import("rdkit.RDConfig", "rdkit")
     seconds: dict[str, float] = {}
 
     def stage(name: str, work: Callable[[], Any]) -> Any:

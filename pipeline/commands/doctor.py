@@ -68,14 +68,14 @@ def doctor() -> dict[str, Any]:
 
 
 def parsers() -> dict[str, list[str]]:
-    """Packages that modalities and sources load when they first need them (`parser`), and what each is for."""
+    """Packages that modalities and sources load when they first need them (`lazy_import`), and what each is for."""
     found: dict[str, list[str]] = {}
     for package in (modalities, shards.sources):
-        for path in sorted(Path(package.__path__[0]).glob("*.py")):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             use = f"{path.stem}: {(ast.get_docstring(tree) or '').partition(chr(10))[0]}"
             for node in ast.walk(tree):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parser":
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy_import":
                     name = str(ast.literal_eval(node.args[1]))
                     if use not in found.setdefault(name, []):
                         found[name].append(use)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from modalities.base import Modality
+from modalities.names import format_names
 from pipeline.data.labelled import Task, finite, hashes_in, task_of
 from pipeline.data.loader import Held
 from pipeline.data.workers import made_ahead
@@ -21,7 +22,6 @@ from pipeline.model.modeling import SensoriumModel
 from pipeline.recipe.schema import Recipe
 from pipeline.run import Run
 from shards.manifest import Manifest
-from shards.names import listed
 from shards.read import Split
 from shards.remote import Store, open_store
 from shards.split import SPLITS, key_of
@@ -141,7 +141,7 @@ def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> lis
     found = [json.loads(split.read(*place).get("labels", {}).get("json", b"{}")) for place in places]
     if not any(name in row for row in found):
         known = sorted({key for row in found for key in row})
-        raise ValueError(f"{split.folder} has no label {name!r}; it has {listed(known, name)}")
+        raise ValueError(f"{split.folder} has no label {name!r}; it has {format_names(known, name)}")
     return [finite(row.get(name)) for row in found]
 
 

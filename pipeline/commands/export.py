@@ -30,7 +30,10 @@ import pipeline.model.blocks
 import pipeline.model.configuration
 import pipeline.model.modeling
 import pipeline.model.processing
-from modalities.base import ContentError, Modality, Tokens
+from modalities.base import Modality
+from modalities.files.reading import ContentError
+from modalities.names import format_names
+from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, ranked, shown
 from pipeline.commands.finetune import Predictor, load_predictor
 from pipeline.data.labelled import Task
@@ -39,7 +42,6 @@ from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from shards.files import atomic_folder, write_json
-from shards.names import listed
 from shards.read import Split
 
 SHARED: tuple[ModuleType, ...] = (
@@ -73,7 +75,7 @@ def export(run: str | Path, out: str | Path | None = None, push: str | None = No
     held = Run.existing(Path(run))
     target = Path(out) if out is not None else held.folder.with_name(held.folder.name + "-export")
     if others := _others(target):
-        raise ValueError(f"{target} holds what is no exported model ({listed(others)}): choose another folder")
+        raise ValueError(f"{target} holds what is no exported model ({format_names(others)}): choose another folder")
     fitted = held.modalities()
     assert fitted is not None
     tuned = load_predictor(held) if held.fine_tuned else None

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from modalities.base import Modality, Tokens
+from modalities.base import Modality
+from modalities.tokens import Tokens
 from pipeline.data import labelled
 from pipeline.data.labelled import Labelled, Task, task_of
 from pipeline.evaluation import baseline

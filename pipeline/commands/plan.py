@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from pipeline.commands.pretrain import build, fit, open_sets
 from pipeline.data.loader import Kept, tokenize
 from pipeline.data.mixture import mixture

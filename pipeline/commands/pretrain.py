@@ -21,8 +21,10 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from modalities.base import UNKNOWN, ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.table import Table
+from modalities.tokens import UNKNOWN
 from pipeline.data.loader import Cursor, Kept, Stream
 from pipeline.data.mixture import fingerprint, keep, mixture
 from pipeline.data.workers import made_ahead

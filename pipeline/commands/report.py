@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from modalities.base import Modality, Tokens
+from modalities.base import Modality
 from modalities.masks.plan import Plan
+from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, labels_of, ranked, shown
 from pipeline.data.labelled import task_of
 from pipeline.data.loader import SampleError, Stream

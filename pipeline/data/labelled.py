@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from modalities.base import ContentError, Modality, Tokens, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
+from modalities.names import did_you_mean, format_names
 from modalities.strings.cells import Kind, is_identifier, to_number, to_quantity
 from modalities.table import Table
 from modalities.text import Text
+from modalities.tokens import Tokens
 from pipeline.data.loader import tokenize, tokens_at
 from pipeline.recipe.schema import Recipe
 from pipeline.run import group_hash, joint_hash, short_hashes
 from shards.manifest import NAME, Manifest
-from shards.names import listed, nearest, need_columns
+from shards.names import need_columns
 from shards.read import Members, Split
 from shards.remote import Store, open_store
 from shards.sources.base import Source
@@ -154,7 +157,7 @@ def _from_rows(
             skipped[f"row {item[1]}"] = error.reason
             continue
         if by is not None and by not in sample.groups:
-            raise ValueError(f"cannot split by {by!r}{nearest(by, sample.groups)}")
+            raise ValueError(f"cannot split by {by!r}{did_you_mean(by, sample.groups)}")
         value = finite(json.loads(members["labels"]["json"])[label]) if label else None
         rows.append((str(item[1]), tokens, members, value, sample.groups[by] if by else f"row {item[1]}"))
     if not rows:
@@ -235,7 +238,7 @@ def _columns(
     """
     for name in given:
         if name not in modalities:
-            raise ValueError(f"--columns names {name!r}, which is not a modality here{nearest(name, modalities)}")
+            raise ValueError(f"--columns names {name!r}, which is not a modality here{did_you_mean(name, modalities)}")
     free = [column for column in frame.columns if column not in labels]
     lower = {column.lower(): column for column in free}
     found: dict[str, str | tuple[str, ...]] = {}
@@ -261,7 +264,7 @@ def _columns(
             found[name] = lower[name.lower()]
     if not found:
         raise ValueError(
-            f"{data} has no column for {', '.join(modalities)}; it has {listed(frame.columns)}: "
+            f"{data} has no column for {', '.join(modalities)}; it has {format_names(frame.columns)}: "
             "name them with --columns modality=column"
         )
     if lacking := [name for name in modalities if name not in found]:
@@ -296,7 +299,7 @@ def _tell_left(
         if left:
             columns = "+".join([*found.get(name, ()), *left])
             told = f"--columns {name}={columns}" if len(columns) < 300 else f"them as --columns {name}=a+b"
-            print(f"left out as new to {name!r}: {listed(left)}; to use them pass {told}", file=sys.stderr)
+            print(f"left out as new to {name!r}: {format_names(left)}; to use them pass {told}", file=sys.stderr)
 
 
 def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> Labelled:
@@ -323,7 +326,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
                 value = finite(held.get(label))
             rows.append((key, group, split, (shard, number), value))
     if label is not None and label not in known:
-        raise ValueError(f"{store.where} has no label {label!r}{nearest(label, known)}")
+        raise ValueError(f"{store.where} has no label {label!r}{did_you_mean(label, known)}")
 
     @cache
     def hashes() -> dict[tuple[str, tuple[int, int]], frozenset[str]]:

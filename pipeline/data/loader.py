@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from modalities.base import ContentError, Modality, Tokens
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.masks.masking import Mask, corrupt
 from modalities.masks.plan import Plan, plan, rules_of
+from modalities.tokens import Tokens
 from pipeline.data.workers import empty
 from pipeline.model.batch import Batch, Fault, pack
 from shards.order import Mixture

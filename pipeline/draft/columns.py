@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from modalities.base import ContentError
+from modalities.files.reading import ContentError
 from modalities.strings.cells import is_identifier
 from pipeline.draft.survey import ROWS, kind_of, spread
 from shards.sources.chemistry import canonical

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 import recipes
-from modalities.base import ContentError
+from modalities.files.reading import ContentError
 from pipeline.draft.base import Draft, Sheet, glob_of, labelled
 from pipeline.draft.columns import Columns, columns_of, typed
 from pipeline.draft.settings import State

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from modalities.base import ContentError
 from modalities.files.edf import edf_header
+from modalities.files.reading import ContentError
 from modalities.files.recording import UNCALIBRATED
 from modalities.files.waveforms import wfdb_header
 from pipeline.draft import settings

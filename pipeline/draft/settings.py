@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from modalities.base import ContentError, parser
 from modalities.dna import Dna
 from modalities.files.channels import Montage, ranked, resolve
+from modalities.files.reading import ContentError, lazy_import
 from modalities.files.recording import factor
 from modalities.image import Image
 from pipeline.draft.survey import spread
@@ -52,7 +52,7 @@ def image(paths: Sequence[Path]) -> State | None:
 
 def sound(paths: Sequence[Path]) -> State | None:
     """Rate and bands of recordings; None where none can be read."""
-    soundfile = parser("soundfile", "soundfile")
+    soundfile = lazy_import("soundfile", "soundfile")
     heard = []
     for path in spread(paths):
         try:

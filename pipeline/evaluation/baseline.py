@@ -7,13 +7,15 @@ from functools import singledispatch
 
 import numpy as np
 
-from modalities.base import Modality, Tokens, parser
+from modalities.base import Modality
+from modalities.files.reading import lazy_import
 from modalities.image import Image
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.strings.sequence import TokenSequence
 from modalities.table import Table
+from modalities.tokens import Tokens
 from pipeline.data.labelled import Task
 from shards.read import Members
 from shards.sources.chemistry import chemistry
@@ -61,7 +63,7 @@ def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) ->
     places = [modality.band_names.index(band) for band in bands]
     if incomplete:  # a pixel without data has its band's mean
         pixels = np.where(np.isnan(pixels), np.array(modality.mean, np.float32)[places], pixels)
-    shrink = parser("PIL.Image", "pillow")
+    shrink = lazy_import("PIL.Image", "pillow")
     planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(pixels, 2, 0)]
     small = np.zeros((len(modality.band_names), THUMBNAIL_PX, THUMBNAIL_PX), np.float32)
     moments = np.zeros((2, len(modality.band_names)), np.float32)
@@ -90,7 +92,9 @@ def _bands(modality: Signal, members: Mapping[str, bytes], tokens: Tokens) -> np
     found = np.zeros((len(modality.vocabulary), len(RHYTHMS_HZ) + 1), np.float32)
     for channel in np.unique(tokens.ids[:, 1]):
         series = tokens.values[tokens.ids[:, 1] == channel].ravel()
-        hz, power = parser("scipy.signal", "scipy").welch(series, rate_hz, nperseg=min(len(series), round(2 * rate_hz)))
+        hz, power = lazy_import("scipy.signal", "scipy").welch(
+            series, rate_hz, nperseg=min(len(series), round(2 * rate_hz))
+        )
         bands = [power[(low <= hz) & (hz < high)] for low, high in RHYTHMS_HZ]
         found[channel] = np.log(np.array([*(band.sum() for band in bands), series.var()]) + 1e-9)
     return found.ravel()
@@ -112,7 +116,7 @@ def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:
     molecule = chemistry().MolFromSmiles(smiles.decode()) if smiles else None
     if molecule is None:
         return np.zeros(bits, np.float32)
-    generator = parser("rdkit.Chem.rdFingerprintGenerator", "rdkit").GetMorganGenerator(radius=2, fpSize=bits)
+    generator = lazy_import("rdkit.Chem.rdFingerprintGenerator", "rdkit").GetMorganGenerator(radius=2, fpSize=bits)
     return generator.GetFingerprintAsNumPy(molecule).astype(np.float32)
 
 

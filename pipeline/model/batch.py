@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from modalities.base import Tokens
 from modalities.masks.masking import Action, Mask
+from modalities.tokens import Tokens
 
 Sample = Mapping[str, Tokens]
 """A sample's tokens by modality; modalities may be absent."""

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from modalities.base import Modality, Tokens, from_json
+from modalities.base import Modality, from_json
 from modalities.masks.masking import Action
+from modalities.tokens import Tokens
 from pipeline.model.batch import Batch, Pack, kept, pack
 from pipeline.model.blocks import Blocks, segment_mean
 from pipeline.model.configuration import SensoriumConfig

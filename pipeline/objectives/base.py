@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from modalities.base import Modality
+from modalities.registry import Registry
 from pipeline.model.batch import Batch
 from pipeline.model.modeling import Encoding
 
@@ -65,16 +66,6 @@ class Objective(nn.Module, ABC):
         """Update running state, alike on all ranks; called after each optimizer step."""
 
 
-_registry: dict[str, type[ObjectiveConfig]] = {}
-C = TypeVar("C", bound=ObjectiveConfig)
-
-
-def register(cls: type[C]) -> type[C]:
-    """Class decorator: makes an objective known to recipes by its `name`."""
-    _registry[cls.name] = cls
-    return cls
-
-
-def registry() -> dict[str, type[ObjectiveConfig]]:
-    """All registered objectives by name."""
-    return dict(_registry)
+OBJECTIVE_TYPES: Registry[ObjectiveConfig] = Registry("sensorium.objectives", attribute="name")
+"""All objective configurations by the `name` that recipes give."""
+register = OBJECTIVE_TYPES.register

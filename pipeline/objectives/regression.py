@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import MISSING, Modality
+from modalities.base import Modality
+from modalities.tokens import MISSING
 from pipeline.model.batch import Batch, kept
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register

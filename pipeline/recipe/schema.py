@@ -19,20 +19,17 @@ import modalities  # noqa: F401  (registers the kinds of data)
 import pipeline.objectives  # noqa: F401
 import recipes
 import shards.sources  # noqa: F401
-from modalities.base import Modality
-from modalities.base import registry as modality_types
+from modalities.base import MODALITY_TYPES, Modality
 from modalities.masks.plan import Plan
 from modalities.masks.plan import check as check_masks
+from modalities.names import did_you_mean
 from modalities.table import Table
-from pipeline.objectives.base import ObjectiveConfig
-from pipeline.objectives.base import registry as objective_types
+from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
 from pipeline.recipe.renamed import refuse_renamed
 from shards.configs import configured, explain, refuse_bool_key, refuse_bools, typed
 from shards.dedupe import resolve
-from shards.names import nearest
 from shards.remote import Cache
-from shards.sources.base import Source
-from shards.sources.base import registry as source_types
+from shards.sources.base import SOURCE_TYPES, Source
 from shards.split import SplitBy
 
 _MODULES = nn.ModuleDict()
@@ -215,7 +212,7 @@ class Data(Strict):
     @field_validator("source", mode="before")
     @classmethod
     def _source(cls, value: Any) -> Any:
-        return typed(value, source_types(), "data.source")
+        return typed(value, SOURCE_TYPES, "data.source")
 
     @field_validator("split", mode="before")
     @classmethod
@@ -306,7 +303,7 @@ class Recipe(Strict):
             refuse_bool_key(name, "modalities")
             if not can_name(str(name)):
                 raise ValueError(f"modality name {name!r} is no plain word, or means something else: choose another")
-        return {name: typed(config, modality_types(), f"modalities.{name}") for name, config in value.items()}
+        return {name: typed(config, MODALITY_TYPES, f"modalities.{name}") for name, config in value.items()}
 
     @field_validator("modalities")
     @classmethod
@@ -334,14 +331,16 @@ class Recipe(Strict):
     @field_validator("objectives", mode="before")
     @classmethod
     def _objectives(cls, value: Any) -> Any:
-        known = objective_types()
         if not isinstance(value, dict) or not value:
             raise ValueError("a recipe needs at least one objective")
         for name in value:
             refuse_bool_key(name, "objectives")
-            if name not in known:
-                raise ValueError(f"unknown objective {name!r}{nearest(str(name), known)}")
-        return {name: configured(known[name], config or {}, f"objectives.{name}") for name, config in value.items()}
+            if name not in OBJECTIVE_TYPES:
+                raise ValueError(f"unknown objective {name!r}{did_you_mean(str(name), OBJECTIVE_TYPES)}")
+        return {
+            name: configured(OBJECTIVE_TYPES[name], config or {}, f"objectives.{name}")
+            for name, config in value.items()
+        }
 
     @model_validator(mode="after")
     def _dealt(self) -> Recipe:
@@ -537,7 +536,7 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         held = state.get("model") or {}
         state["model"] = merge(held, SIZES[size]) if "size" in changes else merge(SIZES[size], held)
     elif size is not None:
-        raise ValueError(f"size is {size!r}{nearest(str(size), [*sizes, *SIZES])}")
+        raise ValueError(f"size is {size!r}{did_you_mean(str(size), [*sizes, *SIZES])}")
     state = merge(state, {key: value for key, value in changes.items() if key != "size"})
     refuse_renamed(state)
     try:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modalities.base import ContentError, count_change, once_a_file, parser
 from modalities.files.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
+from modalities.files.reading import ContentError, cache_by_mtime, count_change, lazy_import
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
 from shards.sources.recordings import check_windows, count_rest, windows
@@ -112,10 +112,10 @@ def _encoded(samples: np.ndarray, rate_hz: int, bits: int | None) -> tuple[str, 
     buffer = io.BytesIO()
     if bits and _holds(samples, bits):
         subtype = "PCM_S8" if bits == 8 else f"PCM_{bits}"
-        parser("soundfile", "soundfile").write(buffer, samples, rate_hz, format="FLAC", subtype=subtype)
+        lazy_import("soundfile", "soundfile").write(buffer, samples, rate_hz, format="FLAC", subtype=subtype)
         return "flac", buffer.getvalue()
     # libsndfile writes the time of day into WAV files of floats, and builds are the same byte by byte
-    parser("scipy.io.wavfile", "scipy").write(buffer, rate_hz, samples)
+    lazy_import("scipy.io.wavfile", "scipy").write(buffer, rate_hz, samples)
     return "wav", buffer.getvalue()
 
 
@@ -175,12 +175,12 @@ class _Decoder:
         return self._last[: stop - start]
 
 
-@once_a_file(4)
+@cache_by_mtime(4)
 def _decoder(path: Path) -> _Decoder:
     return _Decoder(path)
 
 
-@once_a_file(64)
+@cache_by_mtime(64)
 def _splice(path: Path) -> Splice | None:
     """What makes a file's header say its length, None where it does, without reading the file whole.
 
@@ -191,7 +191,7 @@ def _splice(path: Path) -> Splice | None:
         return length_splice(data, _extension(path))
 
 
-@once_a_file(64)
+@cache_by_mtime(64)
 def _seeks(path: Path) -> bool:
     with _mapped(path) as data:
         return seeks(data, _extension(path))
@@ -212,7 +212,7 @@ def _extension(path: Path) -> str:
 
 def _sound(path: Path) -> Any:
     """A sound file, open, its header made to say its length."""
-    soundfile = parser("soundfile", "soundfile")
+    soundfile = lazy_import("soundfile", "soundfile")
     if (splice := _splice(path)) is None:
         return soundfile.SoundFile(path)
     with path.open("rb") as raw:

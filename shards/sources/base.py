@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from modalities.base import Modality
+from modalities.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Made:
     """A `Sample` that was made, its members on disk.
 
     prints: by modality, what its content is compared by. changes: what its content lost, or what was read otherwise
-    than it is written, by reason and how often (`modalities.base.count_change`).
+    than it is written, by reason and how often (`modalities.files.reading.count_change`).
     """
 
     identity: str
@@ -171,16 +172,6 @@ def matching(raw: Path, pattern: str, suffixes: tuple[str, ...] = (), *, anywher
     return found
 
 
-_registry: dict[str, type[Source]] = {}
-S = TypeVar("S", bound=Source)
-
-
-def register(cls: type[S]) -> type[S]:
-    """Class decorator: makes a source known to recipes by its `type`."""
-    _registry[cls.type] = cls
-    return cls
-
-
-def registry() -> dict[str, type[Source]]:
-    """All registered sources by type."""
-    return dict(_registry)
+SOURCE_TYPES: Registry[Source] = Registry("sensorium.sources")
+"""All source classes by the `type` that recipes give."""
+register = SOURCE_TYPES.register

@@ -10,7 +10,8 @@ from typing import ClassVar, NamedTuple
 
 import polars as pl
 
-from modalities.base import ContentError, Modality, file_bytes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, read_file
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.delimited import header_of, rows_of
@@ -80,7 +81,7 @@ class Bioscan(Source):
         members: dict[str, bytes] = {}
         if self.image in modalities:
             path = folder / row["split"] / row["chunk"] / f"{row['processid']}.jpg"
-            members[f"{self.image}.jpg"] = file_bytes(path, "image file")
+            members[f"{self.image}.jpg"] = read_file(path, "image file")
         if self.dna in modalities and (barcode := types.written("dna_barcode", row["dna_barcode"])):
             members[f"{self.dna}.txt"] = barcode.encode()
         if not members:

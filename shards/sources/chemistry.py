@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from modalities.base import ContentError, count_change, counted_changes, parser
+from modalities.files.reading import ContentError, count_change, counted_changes, lazy_import
 
 PACKAGES = ("rdkit", "chembl_structure_pipeline")
 """What SMILES, scaffolds, drawings and descriptors depend on; their releases differ in some."""
@@ -40,8 +40,8 @@ class Structure(NamedTuple):
 @cache
 def chemistry() -> Any:
     """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
-    parser("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
-    return parser("rdkit.Chem", "rdkit")
+    lazy_import("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
+    return lazy_import("rdkit.Chem", "rdkit")
 
 
 def smiles_in(line: str) -> str:
@@ -242,7 +242,7 @@ def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
 @cache
 def _standard() -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """RDKit's choice of the largest fragment, and its neutral form, which are slow to set up."""
-    standard = parser("rdkit.Chem.MolStandardize.rdMolStandardize", "rdkit")
+    standard = lazy_import("rdkit.Chem.MolStandardize.rdMolStandardize", "rdkit")
     return standard.LargestFragmentChooser().choose, standard.Uncharger(True, True).uncharge
 
 
@@ -256,7 +256,9 @@ def parent(molecule: Any) -> Any:
     largest, neutral_of = _standard()
     found = molecule
     if len(chem.GetMolFrags(molecule)) > 1:
-        strip = parser("chembl_structure_pipeline.standardizer", "chembl_structure_pipeline").get_fragment_parent_mol
+        strip = lazy_import(
+            "chembl_structure_pipeline.standardizer", "chembl_structure_pipeline"
+        ).get_fragment_parent_mol
         found = largest(strip(molecule)[0])
     if any(atom.GetFormalCharge() for atom in found.GetAtoms()):
         neutral = neutral_of(found)
@@ -275,12 +277,12 @@ def scaffold(molecule: Any) -> str:
 
     So a drug and its salts, hydrates and labelled forms share one.
     """
-    return parser("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=parent(molecule))
+    return lazy_import("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=parent(molecule))
 
 
 def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
     """PNG of the 2-D structure in one 8-bit band, `side_px` square."""
-    drawing = parser("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
+    drawing = lazy_import("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
     canvas = drawing.MolDraw2DCairo(side_px, side_px)
     options = canvas.drawOptions()
     options.useBWAtomPalette()
@@ -291,7 +293,7 @@ def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
     options.minFontSize = 6
     drawing.PrepareAndDrawMolecule(canvas, molecule)
     canvas.FinishDrawing()
-    pillow = parser("PIL.Image", "pillow")
+    pillow = lazy_import("PIL.Image", "pillow")
     buffer = io.BytesIO()
     pillow.open(io.BytesIO(canvas.GetDrawingText())).convert("L").save(buffer, "png")
     return buffer.getvalue()
@@ -299,7 +301,7 @@ def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
 
 @cache
 def _descriptors() -> dict[str, Callable[[Any], float]]:
-    return dict(parser("rdkit.Chem.Descriptors", "rdkit").descList)
+    return dict(lazy_import("rdkit.Chem.Descriptors", "rdkit").descList)
 
 
 def check_descriptors(names: Sequence[str]) -> None:

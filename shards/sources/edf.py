@@ -14,8 +14,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, count_change
+from modalities.base import Modality
 from modalities.files.edf import Annotation, edf_annotations, edf_header, edf_length_s, edf_offset_s, read_edf
+from modalities.files.reading import ContentError, count_change
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.recordings import (

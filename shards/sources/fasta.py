@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
-from modalities.base import ContentError, Modality, count_change, parser
+from modalities.base import Modality
 from modalities.dna import cleaned
-from shards.names import nearest, need_columns
+from modalities.files.reading import ContentError, count_change, lazy_import
+from modalities.names import did_you_mean
+from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.rows import as_groups, as_json, cells
 from shards.sources.tables import read_rows, single_cell
@@ -161,7 +163,7 @@ def _parsed(file: TextIO) -> Iterator[Record]:
     if not first.startswith(">"):
         yield Record("", fault="file that is not FASTA" if first else "FASTA file that is empty")
         return
-    parse = parser("Bio.SeqIO.FastaIO", "biopython").SimpleFastaParser
+    parse = lazy_import("Bio.SeqIO.FastaIO", "biopython").SimpleFastaParser
     for header, sequence in parse(itertools.chain([first], lines)):
         yield Record(header, sequence)
 
@@ -180,7 +182,7 @@ def check_derived(derive: Mapping[str, Derived]) -> None:
         if not spec.get("column") or len(spec) != 2:
             raise ValueError(f"data.source.derive.{name} needs column and one of word, pattern and date")
         if (part := spec.get("date", "month")) not in _DATES:
-            raise ValueError(f"data.source.derive.{name}.date is {part!r}{nearest(str(part), _DATES)}")
+            raise ValueError(f"data.source.derive.{name}.date is {part!r}{did_you_mean(str(part), _DATES)}")
         word = spec.get("word", 1)
         if not isinstance(word, int) or word < 1:
             raise ValueError(f"data.source.derive.{name}.word is {word!r}: words are counted from 1")

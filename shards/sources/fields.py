@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from modalities.base import ContentError, count_change
+from modalities.files.reading import ContentError, count_change
 from modalities.strings.cells import Codes
 from shards.names import need_columns
 from shards.sources.tables import read_rows

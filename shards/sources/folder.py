@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from modalities.base import ContentError, Modality, file_bytes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, read_file
 from shards.sources.base import Sample, Source, matching
 from shards.sources.fields import fields_of, names_in, rows_by
 from shards.sources.rows import as_groups, as_json, table_member
@@ -120,7 +121,7 @@ class Folder(Source):
         Raises:
             ContentError: it is missing, too large or cannot be read.
         """
-        return item.path.suffix.lower().lstrip("."), file_bytes(item.path, self.noun)
+        return item.path.suffix.lower().lstrip("."), read_file(item.path, self.noun)
 
     def default_labels(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         """The labels of a file where the recipe names none."""

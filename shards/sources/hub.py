@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import MAX_BYTES, ContentError, Modality, count_change, file_bytes, parser
+from modalities.base import Modality
 from modalities.files.magic import kind_of
+from modalities.files.reading import MAX_BYTES, ContentError, count_change, lazy_import, read_file
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
@@ -84,7 +85,7 @@ class Hub(Source):
 
     def items(self, raw: Path) -> Iterator[Row]:
         rows = self._open(raw)
-        faults = (OSError, EOFError, ValueError, parser("datasets.exceptions", "datasets").DatasetsError)
+        faults = (OSError, EOFError, ValueError, lazy_import("datasets.exceptions", "datasets").DatasetsError)
         try:
             for number, row in enumerate(rows, 1):
                 yield Row(number, row)
@@ -99,7 +100,7 @@ class Hub(Source):
         Raises:
             ValueError: no such data set, part, file or column.
         """
-        library = parser("datasets", "datasets")
+        library = lazy_import("datasets", "datasets")
         files = None
         if self.files is not None:
             files = [str(path) for path in matching(raw, self.files)]
@@ -224,7 +225,7 @@ def _contents(path: str, noun: str) -> bytes:
         ShardError: the link is dead.
     """
     if "://" not in path:
-        return file_bytes(Path(path), noun)
+        return read_file(Path(path), noun)
     folder, _, name = path.rpartition("/")
     try:
         return Remote(folder, Cache()).read(name, MAX_BYTES)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
 from shards.configs import typed
-from shards.sources.base import Made, Sample, Source, Span, register, registry
+from shards.sources.base import SOURCE_TYPES, Made, Sample, Source, Span, register
 
 _LABELS = "labels.json"
 
@@ -73,8 +73,7 @@ class Join(Source):
         Raises:
             ValueError: one of them is described wrongly; the message names the key.
         """
-        known = registry()
-        return tuple(typed(config, known, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
+        return tuple(typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
 
     def items(self, raw: Path) -> Iterator[Item]:
         """The items of all sources, those of the first after all others."""

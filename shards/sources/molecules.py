@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple, TextIO, cast
 
 import polars as pl
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, matching, register
 from shards.sources.chemistry import (

@@ -9,7 +9,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.files.waveforms import read_wfdb, wfdb_extent
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register

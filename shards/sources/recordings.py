@@ -10,8 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modalities.base import ContentError, Modality, count_change
+from modalities.base import Modality
 from modalities.files.channels import suggest
+from modalities.files.reading import ContentError, count_change
 from modalities.files.recording import Recording, to_members
 from modalities.signal import Signal
 from shards.sources.rows import as_groups, as_json, table_member

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modalities.base import ContentError, count_change
+from modalities.files.reading import ContentError, count_change
 from modalities.files.recording import Recording, to_members
 
 

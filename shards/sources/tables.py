@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from modalities.base import count_change
+from modalities.files.reading import count_change
 from modalities.strings.cells import (
     MISSING_WORDS,
     PLAIN,

@@ -14,7 +14,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import ContentError, Modality, once_a_file, parser
+from modalities.base import Modality
+from modalities.files.reading import ContentError, cache_by_mtime, lazy_import
 from modalities.files.waveforms import read_wfdb, unreadable_wfdb, wfdb_extent, wfdb_header
 from modalities.strings.cells import Codes
 from shards.sources.base import Sample, Source, matching, register
@@ -260,7 +261,7 @@ class Annotations(NamedTuple):
     clock_hz: float | None
 
 
-@once_a_file(16)
+@cache_by_mtime(16)
 def annotated(path: Path) -> Annotations:
     """The annotations of a file.
 
@@ -269,7 +270,7 @@ def annotated(path: Path) -> Annotations:
     """
     if not path.is_file():
         raise ContentError("record without annotations")
-    wfdb = parser("wfdb", "wfdb")
+    wfdb = lazy_import("wfdb", "wfdb")
     try:
         content = wfdb.rdann(str(path.with_suffix("")), path.suffix.removeprefix("."))
         clock_hz = float(content.fs) if content.fs else None

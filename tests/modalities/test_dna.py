@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import UNKNOWN, ContentError, from_json
+from modalities.base import from_json
 from modalities.dna import LETTERS, UNCERTAIN, Dna, reverse_complement
+from modalities.files.reading import ContentError
+from modalities.tokens import UNKNOWN
 
 DATA = os.environ.get("SENSORIUM_DATA")
 

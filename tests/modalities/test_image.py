@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, Tokens
+from modalities.files.reading import ContentError
 from modalities.image import Image, Picture, cut, grid_size, resize
+from modalities.tokens import Tokens
 from pictures import RGB, picture
 
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, counted_changes, from_json
+from modalities.base import from_json
+from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import (
     Recording,
     _fullest,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import RDConfig
 
-from modalities.base import ContentError
+from modalities.files.reading import ContentError
 from modalities.smiles import ELEMENTS, Smiles, respell
 
 HIV = Path(__file__).parents[3] / "shared" / "data" / "molecules" / "HIV.csv"

@@ -18,8 +18,10 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, Tokens, counted_changes, from_json
+from modalities.base import from_json
+from modalities.files.reading import ContentError, counted_changes
 from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped, resample
+from modalities.tokens import Tokens
 
 SMALL = {"rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "raw"}
 

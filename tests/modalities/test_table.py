@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, counted_changes
-from modalities.masks.masking import Masking, Rules, mask, maskable
+from modalities.files.reading import ContentError, counted_changes
+from modalities.masks.masking import Masking, Rules, mask
 from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, codes_in, compress, expand, scale
+from modalities.tokens import maskable
 
 ROWS: list[Row] = [
     {"MolWt": 100.0, "charge": 1, "colour": "red", "chiral": True, "constant": 0.1},

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import UNKNOWN, ContentError, from_json
+from modalities.base import from_json
+from modalities.files.reading import ContentError
 from modalities.text import SMALLEST, Text
+from modalities.tokens import UNKNOWN
 
 TAXA = [
     f"Arthropoda Insecta {order} {family}"

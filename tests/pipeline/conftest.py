@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from modalities.base import Modality, Tokens
+from modalities.base import Modality
 from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.table import Table
+from modalities.tokens import Tokens
 
 Sample = dict[str, Tokens]
 Draw = Callable[[int], list[Sample]]

@@ -17,8 +17,9 @@ import webdataset
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.dna import Dna
+from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table

@@ -18,7 +18,7 @@ from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import Modality, registry
+from modalities.base import MODALITY_TYPES, Modality
 from modalities.dna import Dna
 from modalities.files.recording import Recording, to_members
 from modalities.image import Image
@@ -205,7 +205,7 @@ class Formats(Source):
 
 def test_members_of_every_kind_load_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's lines as they are: sounds are bytes, for `datasets` decodes none without torchcodec."""
-    extensions = {kind.type: set(kind.extensions) for kind in registry().values()}
+    extensions = {kind.type: set(kind.extensions) for kind in MODALITY_TYPES.values()}
     formats = {(name, end) for name, end in Formats.FORMATS}
     assert extensions["image"] - {"jpeg", "tiff"} <= {end for name, end in formats if name == "image"}
     assert extensions["spectrogram"] - {"json"} <= {end for name, end in formats if name == "sound"}

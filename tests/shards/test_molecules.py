@@ -13,7 +13,8 @@ from PIL import Image as Pillow
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table

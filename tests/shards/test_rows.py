@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import counted_changes
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table

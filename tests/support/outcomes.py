@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from shards.sources.base import Sample, Source
 
 

@@ -12,8 +12,8 @@ import pyedflib
 import pytest
 
 from edf_files import edf
-from modalities.base import ContentError
 from modalities.files.edf import _decoded, edf_annotations, edf_header, edf_length_s, read_edf
+from modalities.files.reading import ContentError
 from modalities.files.recording import Recording
 from modalities.signal import Signal
 

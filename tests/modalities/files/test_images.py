@@ -18,8 +18,8 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, counted_changes
 from modalities.files.pixels import MAX_NUMBERS, MAX_PIXELS
+from modalities.files.reading import ContentError, counted_changes
 from modalities.image import Image
 from pictures import RGB, encoded, packed_png, picture, ramp
 

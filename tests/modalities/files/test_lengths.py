@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modalities.base import ContentError, counted_changes
 from modalities.files.lengths import length_splice, seeks, with_length
 from modalities.files.mpeg import after_id3, before_tags, frames, table_frame
+from modalities.files.reading import ContentError, counted_changes
 
 SECONDS = 3
 ID3 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)

@@ -13,9 +13,9 @@ import PIL.Image
 import pytest
 import tifffile
 
-from modalities.base import ContentError, counted_changes
 from modalities.files.images import from_pillow
 from modalities.files.pixels import equals
+from modalities.files.reading import ContentError, counted_changes
 from modalities.files.tiff import _tifffile as silenced
 from modalities.image import Image, Picture
 from pictures import encoded, packed_png, ramp

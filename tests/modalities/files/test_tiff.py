@@ -15,7 +15,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import ContentError, counted_changes
+from modalities.files.reading import ContentError, counted_changes
 from modalities.image import Image, Picture
 
 RGB = ("red", "green", "blue")

@@ -11,7 +11,8 @@ import pyedflib
 import pytest
 import wfdb
 
-from modalities.base import ContentError, Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording, from_members, to_members
 from modalities.files.waveforms import read_wfdb, wfdb_extent, wfdb_header
 from modalities.signal import Signal

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modalities.base import Tokens
-from modalities.masks.masking import MODES, Action, Mask, Masking, Rules, corrupt, mask, maskable
+from modalities.masks.masking import MODES, Action, Mask, Masking, Rules, corrupt, mask
+from modalities.tokens import Tokens, maskable
 
 KINDS = ("random", "span", "block")
 seeds = st.integers(0, 2**32 - 1)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities.base import Tokens
 from modalities.image import Image
 from modalities.masks.masking import Action, Masking, Rules
 from modalities.masks.plan import Plan, check, plan
 from modalities.table import Table
+from modalities.tokens import Tokens
 
 seeds = st.integers(0, 2**32 - 1)
 TIMED = {"time": ("coords", 0)}

@@ -18,7 +18,8 @@ import polars as pl
 import pytest
 import torch
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.masks.masking import Action, Masking
 from modalities.smiles import Smiles

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modalities.base import Tokens
 from modalities.masks.masking import Action, Mask
+from modalities.tokens import Tokens
 from pipeline.model.batch import Fault, kept, layout, pack, unpack
 
 WIDTHS = {"image": (6, 1, 2), "smiles": (0, 1, 1), "table": (1, 4, 0), "bare": (0, 0, 0)}

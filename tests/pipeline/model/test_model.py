@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from modalities.base import Modality, Tokens
+from modalities.base import Modality
 from modalities.masks.masking import Action, Mask
+from modalities.tokens import Tokens
 from pipeline.model.batch import Batch, layout, pack
 from pipeline.model.blocks import Attention, Blocks, segment_mean
 from pipeline.model.configuration import SensoriumConfig

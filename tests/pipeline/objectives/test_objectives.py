@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import MISSING, Modality, Tokens
+from modalities.base import Modality
 from modalities.masks.masking import Action
+from modalities.tokens import MISSING, Tokens
 from pipeline.commands.pretrain import build, fit, open_sets
 from pipeline.data.loader import Stream
 from pipeline.model.batch import Batch, pack
@@ -197,7 +198,7 @@ def test_the_logit_scale_stays_within_bounds(kinds: dict[str, Modality], draw: D
 
 def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher-less toy: pull the fused features to a learnt point, and count the steps."""
-    monkeypatch.setattr(base, "_registry", dict(base.registry()))
+    monkeypatch.setattr(base.OBJECTIVE_TYPES, "_classes", dict(base.OBJECTIVE_TYPES))
 
     @base.register
     @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
 from modalities.files.mpeg import frames
+from modalities.files.reading import ContentError
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from shards.build import SplitBy, build
@@ -181,7 +182,7 @@ def test_one_file_is_a_folder_of_one(digits: Path) -> None:
 
 
 def test_huge_files_are_left_unread(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalities.base.MAX_BYTES", 2000)
+    monkeypatch.setattr("modalities.files.reading.MAX_BYTES", 2000)
     assert made(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0] == "recording of more than 2,000 bytes"
 
 

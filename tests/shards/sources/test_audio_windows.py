@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.spectrogram import Spectrogram
 from shards.build import SplitBy, build
 from shards.sources.audio import AudioFolder

@@ -11,7 +11,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from modalities.base import ContentError, Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
 from modalities.smiles import Smiles
 from shards.build import SplitBy, build
 from shards.read import Split

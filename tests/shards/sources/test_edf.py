@@ -14,8 +14,9 @@ import pyedflib
 import pytest
 
 from edf_files import edf as written
-from modalities.base import Modality, counted_changes
+from modalities.base import Modality
 from modalities.files.edf import Annotation
+from modalities.files.reading import counted_changes
 from modalities.files.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.table import Table

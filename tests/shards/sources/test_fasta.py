@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from modalities.base import Modality, counted_changes
+from modalities.base import Modality
 from modalities.dna import Dna
+from modalities.files.reading import counted_changes
 from modalities.table import Table
 from modalities.text import Text
 from outcomes import outcomes

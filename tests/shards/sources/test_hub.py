@@ -18,7 +18,8 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import ContentError, Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.table import Table
 from outcomes import outcomes

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import wfdb
 
-from modalities.base import ContentError, Modality
+from modalities.base import Modality
+from modalities.files.reading import ContentError
 from modalities.files.recording import from_members
 from modalities.signal import Signal
 from modalities.table import Table

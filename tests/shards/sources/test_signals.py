@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 import pytest
 
-from modalities.base import ContentError, Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording
 from modalities.signal import Signal
 from modalities.table import Table

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from modalities.base import counted_changes
+from modalities.files.reading import counted_changes
 from shards.sources.delimited import Line, rows_of
 from shards.sources.tables import cell_types, read_rows, read_written, single_cell
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import wfdb
 
-from modalities.base import Modality, counted_changes
+from modalities.base import Modality
+from modalities.files.reading import counted_changes
 from modalities.files.recording import Recording, from_members
 from modalities.signal import Signal
 from modalities.smiles import Smiles
@@ -440,7 +441,7 @@ def test_a_missing_sample_costs_a_lead_or_a_window(tmp_path: Path) -> None:
 
 
 def test_headers_are_read_ahead_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modalities.base import ContentError
+    from modalities.files.reading import ContentError
     from shards.sources import recordings
 
     reading, most, lock = 0, 0, threading.Lock()
