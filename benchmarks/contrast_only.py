@@ -96,7 +96,7 @@ def arrays(split: Split, places: list[tuple[int, int]], modalities: dict[str, Mo
         ids = tokens["smiles"].ids[:LENGTH, 0]
         smiles[i, : len(ids)] = ids
         side, grid = drawing.patch, drawing.size // drawing.patch
-        paper = (drawing.paper - drawing.mean[0]) / drawing.deviation[0] if drawing.paper is not None else 0.0
+        paper = (drawing.background - drawing.mean[0]) / drawing.std[0] if drawing.background is not None else 0.0
         image = np.full((grid, grid, side, side), paper, np.float32)
         row, column = tokens["image"].coords.astype(int).T
         image[row, column] = tokens["image"].values.reshape(-1, side, side)

@@ -51,7 +51,7 @@ def measure(rate_hz: int, seconds: float, repeats: int) -> dict[str, Any]:
         "default": default,
     }
     clip = torch.from_numpy(np.random.default_rng(0).standard_normal((1, round(seconds * rate_hz))).astype(np.float32))
-    modality = Spectrogram(rate_hz=RATE_HZ)
+    modality = Spectrogram(sample_rate_hz=RATE_HZ)
     lower = Audio(default(clip).numpy(), RATE_HZ)
     times: dict[str, list[float]] = {name: [] for name in (*ways, "features")}
     for _ in range(repeats + 1):

@@ -24,9 +24,9 @@ from modalities.layers.patches import Stem, patch_embedding, restored, squared_e
 from modalities.tokens import Tokens
 
 _FLAT = 1e-6
-"""Least variance of an image that is standardised by its own."""
-_TINT = 1 / 128
-"""Pixels nearer to the paper's value than this are paper."""
+"""Least variance of an image that is standardized by its own."""
+_TOLERANCE = 1 / 128
+"""Pixels closer than this to `background` are background."""
 
 
 @register
@@ -37,16 +37,16 @@ class Image(Modality):
     The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
     training images have the same bands a token is a patch with all of them; where they differ a token is one band of
     a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
-    standardised pixels or each patch normalised by its own mean and deviation (MAE). `paper`: the value of an empty
+    standardized pixels or each patch normalized by its own mean and std (MAE). `background`: the value of an empty
     background; patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
     `stem`: how a patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
     `window`: side, in patches, of what a convolution before the trunk reads together.
-    `normalise`: standardised by mean and deviation of all training images or, where light and colour cast say more of
+    `normalize`: standardized by mean and std of all training images or, where light and colour cast say more of
     the day than of the subject, by each image's own.
 
     `nodata`: which pixels hold no data. By default (`file`) those that the file marks: TIFF's GDAL no-data value and
     mask pages, NaN in floats. A number marks those of this value too, as it is written in the file, before it is
-    scaled; `refuse` refuses images with any. Pixels without data count for no mean or deviation; patches without any
+    scaled; `refuse` refuses images with any. Pixels without data count for no mean or std; patches without any
     data become no tokens, in others a pixel without data has the band's mean.
 
     In training alone, and at random: `flip` mirrors and turns images, for data in which no direction is special, or
@@ -62,20 +62,20 @@ class Image(Modality):
     size: int = 224
     patch: int = 16
     bands: Literal["file", "grey", "rgb"] = "file"
-    target: Literal["pixels", "normalised"] = "normalised"
+    target: Literal["values", "normalized"] = "normalized"
     flip: bool | Literal["horizontal"] = False
     crop: tuple[float, float] | None = None
     brightness: float = 0.0
     contrast: float = 0.0
-    paper: float | None = None
+    background: float | None = None
     stem: Stem = "linear"
     window: Width = 0
-    normalise: Literal["data", "image"] = "data"
+    normalize: Literal["data", "image"] = "data"
     nodata: Nodata = "file"
     band_names: tuple[str, ...] = fitted(())
     separate: bool = fitted(False)
     mean: tuple[float, ...] = fitted(())
-    deviation: tuple[float, ...] = fitted(())
+    std: tuple[float, ...] = fitted(())
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.size < self.patch:
@@ -97,7 +97,7 @@ class Image(Modality):
         return self.patch**2 * (1 if self.separate else len(self.band_names)), 2, 2
 
     def fit(self, raws: Iterable[Picture]) -> Image:
-        """Band names, and the mean and deviation of each band over all pixels."""
+        """Band names, and the mean and std of each band over all pixels."""
         sets: set[tuple[str, ...]] = set()
         sums: dict[str, np.ndarray] = {}
         for picture in raws:
@@ -113,7 +113,7 @@ class Image(Modality):
             raise ValueError(f"image band {empty[0]!r} holds no data in any training image")
         first = next(iter(sets)) if len(sets) == 1 else tuple(sorted(sums))
         mean = {band: float(total / count) for band, (count, total, _) in sums.items()}
-        deviation = {
+        std = {
             band: float(max(square / count - mean[band] ** 2, 1e-8 * square / count) ** 0.5) or 1.0
             for band, (count, _, square) in sums.items()
         }
@@ -122,7 +122,7 @@ class Image(Modality):
             band_names=first,
             separate=len(sets) > 1,
             mean=tuple(mean[band] for band in first),
-            deviation=tuple(deviation[band] for band in first),
+            std=tuple(std[band] for band in first),
         )
 
     def decode(self, members: dict[str, bytes]) -> Picture:
@@ -148,15 +148,15 @@ class Image(Modality):
             pixels, bands = np.repeat(pixels, 3, axis=2), RGB
         elif self.bands != "file" and bands != (("grey",) if self.bands == "grey" else RGB):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
-        if self.paper is not None:
+        if self.background is not None:
             low, high = (np.nanmin, np.nanmax) if incomplete else (np.min, np.max)
             if not self._inked(np.array([low(pixels), high(pixels)])).any():
-                raise ContentError("image of nothing but paper")
+                raise ContentError("image of nothing but background")
         return Picture(pixels, bands, incomplete)
 
     def _inked(self, pixels: np.ndarray) -> np.ndarray:
-        """Which numbers are not the paper's; NaN is paper."""
-        return np.abs(pixels - np.float32(self.paper or 0.0)) > _TINT
+        """Which numbers are not background; NaN is background."""
+        return np.abs(pixels - np.float32(self.background or 0.0)) > _TOLERANCE
 
     def tokenize(self, raw: Picture, rng: np.random.Generator | None = None) -> Tokens:
         if unknown := set(raw.bands) - set(self.band_names):
@@ -167,12 +167,12 @@ class Image(Modality):
         patches, coords = self._patches(raw, rng)
         if rng is not None:
             patches = self._jittered(patches, rng, raw.incomplete)
-        mean, deviation = np.array(self.mean, np.float32)[columns], np.array(self.deviation, np.float32)[columns]
-        if self.normalise == "image":
-            least = _FLAT * np.minimum(1, 100 * np.square(deviation))  # float images may be of any unit
+        mean, std = np.array(self.mean, np.float32)[columns], np.array(self.std, np.float32)[columns]
+        if self.normalize == "image":
+            least = _FLAT * np.minimum(1, 100 * np.square(std))  # float images may be of any unit
             mean, variance = _moments(patches) if raw.incomplete else (patches.mean((0, 1)), patches.var((0, 1)))
-            deviation = np.sqrt(variance + least)
-        patches = (patches - mean) / deviation
+            std = np.sqrt(variance + least)
+        patches = (patches - mean) / std
         count, area, bands = patches.shape
         filled = ~np.isnan(patches).all(1) if raw.incomplete and self.separate else None  # of each band
         if raw.incomplete:
@@ -190,7 +190,7 @@ class Image(Modality):
         """Patches `(N, P * P, B)` of an image, cut and turned at random, and their rows and columns `(N, 2)`.
 
         Raises:
-            ContentError: nothing but paper, or no data.
+            ContentError: nothing but background, or no data.
         """
         shape = grid_size(raw.pixels.shape[:2], self.size, self.patch)
         whole = raw.pixels if self.crop is None or rng is None else cut(raw.pixels, self.crop, rng)
@@ -208,10 +208,10 @@ class Image(Modality):
             if not filled.any():
                 raise ContentError("image with less than half of the data at any pixel of this size")
             patches, coords = patches[filled], coords[filled]
-        if self.paper is not None:
+        if self.background is not None:
             inked = self._inked(patches).any((1, 2))
             if not inked.any():
-                raise ContentError("image of nothing but paper")
+                raise ContentError("image of nothing but background")
             patches, coords = patches[inked], coords[inked]
         return patches, coords
 
@@ -235,11 +235,11 @@ class Image(Modality):
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch."""
-        return squared_error(prediction, values, self.target == "normalised")
+        return squared_error(prediction, values, self.target == "normalized")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches in pixel units; normalised ones borrow the true patch's mean and deviation, as MAE shows them."""
-        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalised"))
+        """Patches in pixel units; normalized ones borrow the true patch's mean and std, as MAE shows them."""
+        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalized"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         filled = np.where(target[:, None], reconstructed.values, tokens.values)
@@ -258,9 +258,9 @@ class Image(Modality):
         rows, cols = coords.max(0) + 1
         bands = values.shape[1] // p**2
         chosen = slice(band - 2, band - 1) if self.separate else slice(None)
-        grid = np.full((rows, cols, p, p, bands), self.paper or 0.0)
+        grid = np.full((rows, cols, p, p, bands), self.background or 0.0)
         patches = values[first].reshape(-1, p, p, bands)
-        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.deviation)[chosen] + np.array(self.mean)[chosen]
+        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.std)[chosen] + np.array(self.mean)[chosen]
         pixels = grid.transpose(0, 2, 1, 3, 4).reshape(rows * p, cols * p, bands)
         if bands != 3:
             pixels = np.repeat(pixels[..., :1], 3, axis=2)

@@ -22,14 +22,14 @@ from modalities.files.reading import ContentError, count_change
 from modalities.files.recording import (
     MAX_SAMPLES,
     UNCALIBRATED,
-    Normalise,
+    Normalize,
     Recording,
     band,
     described,
     factor,
     fault,
     from_members,
-    normalise,
+    normalize,
     ratio,
     resample,
     to_members,
@@ -68,11 +68,12 @@ class Signal(Modality):
     `any` admits every name, without a position. A channel that a recording lacks has no tokens.
 
     A recording is brought to `unit` (null: numbers as they are) and `sample_rate_hz`, filtered between `low_hz` and
-    `high_hz` and at `notch_hz`, and scaled over its whole length by `normalise` (`recording.normalise`; `scale` is in
+    `high_hz` and at `notch_hz`, and scaled over its whole length by `normalize` (`recording.normalize`; `scale` is in
     `unit`). A window of `window_s` is cut out at random in training and in the middle elsewhere; a rest shorter than
-    a patch is left out. `clipped`: share of a channel that may stand at an extreme. `faulty`: whether a channel that is
-    constant, clipped or has missing samples (nan) condemns its recording or is left out like a missing one; where more
-    is left so, a recording with missing samples is cut to its longest stretch without any.
+    a patch is left out. `max_clipped`: largest share of a channel's samples that may be at an extreme.
+    `faulty_channels`: whether a constant or clipped channel, or one with missing samples (NaN), makes the recording
+    unusable (`refuse`) or is left out of it (`exclude`); if that keeps more numbers, a recording with missing samples
+    is cut to its longest stretch without any instead.
 
     `uneven` is for light curves and the like, whose times are part of the data: nothing is interpolated, a token is
     `patch_points` observations of one channel, `window_points` of a recording are used; with `errors` a channel
@@ -81,7 +82,7 @@ class Signal(Modality):
     `values`: a patch, then its errors. `ids`: 2 (there is content) and the channel, by what training held.
     `coords`: x, y, z of the electrode in cm, zeros where there is none; time of the patch in s after the sample's
     beginning; with uneven times, those of each observation in s after that. `target`: what masked modelling
-    predicts, values, each patch normalised by its own mean and deviation, or the amplitudes of its spectrum, which
+    predicts, values, each patch normalized by its own mean and std, or the amplitudes of its spectrum, which
     noise and phase leave alone (BrainBERT, Wang et al. 2023). `stem`: a patch is embedded by a linear map, with a
     hidden layer, or so and by its spectrum.
     """
@@ -98,17 +99,17 @@ class Signal(Modality):
     low_hz: float | None = None
     high_hz: float | None = None
     notch_hz: tuple[float, ...] = ()
-    normalise: Normalise = "channel"
+    normalize: Normalize = "channel"
     scale: float = 1.0
     patch_s: float = 1.0
     window_s: float | None = None
-    clipped: float = 0.05
-    faulty: Literal["refuse", "leave_out"] = "refuse"
+    max_clipped: float = 0.05
+    faulty_channels: Literal["refuse", "exclude"] = "refuse"
     uneven: bool = False
     errors: bool = False
     patch_points: int = 8
     window_points: int | None = None
-    target: Literal["values", "normalised", "spectrum"] = "values"
+    target: Literal["values", "normalized", "spectrum"] = "values"
     stem: Stem | Literal["spectral"] = "linear"
     names: tuple[str, ...] = fitted(())
     electrodes: tuple[tuple[str, float, float, float], ...] = fitted(())
@@ -126,8 +127,8 @@ class Signal(Modality):
             raise ValueError("signal filters need an even rate and lie between 0 and half of sample_rate_hz")
         if self.low_hz and self.high_hz and self.low_hz >= self.high_hz:
             raise ValueError(f"signal low_hz {self.low_hz} must be below high_hz {self.high_hz}")
-        if self.normalise == "fixed" and self.unit is None:
-            raise ValueError("signal normalise 'fixed' needs a unit that scale is in")
+        if self.normalize == "fixed" and self.unit is None:
+            raise ValueError("signal normalize 'fixed' needs a unit that scale is in")
         if self.uneven and "spectr" in self.target + self.stem:
             raise ValueError("signals of uneven times have no spectrum: choose another target and stem")
         if self.errors and not self.uneven:
@@ -269,7 +270,7 @@ class Signal(Modality):
             for name, unit in zip(raw.channels, raw.units, strict=True):
                 if unit == UNCALIBRATED:
                     count_change(f"channel {name} is uncalibrated: its numbers are those of the converter")
-        lenient = self.faulty == "leave_out"
+        lenient = self.faulty_channels == "exclude"
         if lenient and np.isnan(raw.samples).any():
             raw = self._sound(raw)  # for gaps of a channel that is left out cost the others nothing
         raw = self._sound(without_gaps(raw, [self._subject(name) for name in raw.channels], lenient))
@@ -286,10 +287,10 @@ class Signal(Modality):
         faults: dict[str, str] = {}
         for name, channel in zip(raw.channels, raw.samples, strict=True):
             there = channel[~np.isnan(channel)]
-            if not self._error(name) and len(there) and (wrong := fault(there, self.clipped)):
+            if not self._error(name) and len(there) and (wrong := fault(there, self.max_clipped)):
                 faults[name] = wrong
         rows = [row for row, name in enumerate(raw.channels) if self._subject(name) not in faults]
-        if faults and (self.faulty == "refuse" or not rows):
+        if faults and (self.faulty_channels == "refuse" or not rows):
             first = min(faults.values())
             raise ContentError(f"signal with a {first} channel", next(n for n, f in faults.items() if f == first))
         for name, wrong in faults.items():
@@ -356,9 +357,9 @@ class Signal(Modality):
         if self.errors and (lacking := [name for name in names if name + ERROR not in raw.channels]):
             raise ContentError("signal without the errors of a channel", lacking[0] + ERROR)
         filtered = self.low_hz or self.high_hz or self.notch_hz
-        if self.normalise in ("percentile", "mad") and step == 1 and not filtered:  # others scale all but constants
+        if self.normalize in ("percentile", "mad") and step == 1 and not filtered:  # others scale all but constants
             rows = [row for row, name in enumerate(raw.channels) if not self._error(name)]
-            normalise(raw.samples[rows], self.normalise, self.scale)
+            normalize(raw.samples[rows], self.normalize, self.scale)
 
     def tokenize(self, raw: Recording, rng: np.random.Generator | None = None) -> Tokens:
         if self.uneven:
@@ -366,7 +367,7 @@ class Signal(Modality):
         else:
             samples = resample(raw.samples, raw.rate_hz, self.sample_rate_hz)
             samples = band(samples, self.sample_rate_hz, self.low_hz, self.high_hz, self.notch_hz)
-            samples, errors = normalise(samples, self.normalise, self.scale), None
+            samples, errors = normalize(samples, self.normalize, self.scale), None
         names = [name for name in raw.channels if not self._error(name)]
         count = min(samples.shape[1], self.window or samples.shape[1]) // self.patch * self.patch
         spare = samples.shape[1] - count
@@ -398,7 +399,7 @@ class Signal(Modality):
         rows = {name: row for row, name in enumerate(raw.channels)}
         names = [name for name in raw.channels if not self._error(name)]
         samples = raw.samples[[rows[name] for name in names]]
-        scaled = normalise(samples, self.normalise, self.scale)
+        scaled = normalize(samples, self.normalize, self.scale)
         if not self.errors:
             return scaled, None
         spread = np.ptp(samples, axis=1, keepdims=True) / np.ptp(scaled, axis=1, keepdims=True)
@@ -415,17 +416,17 @@ class Signal(Modality):
         """Mean squared error over a patch or its spectrum; errors are no part of it."""
         true = values[:, : self.patch]
         return squared_error(
-            prediction, log_amplitudes(true) if self.target == "spectrum" else true, self.target == "normalised"
+            prediction, log_amplitudes(true) if self.target == "spectrum" else true, self.target == "normalized"
         )
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches on the scale of the values; what is not predicted (mean and deviation, phases) is the true one's."""
+        """Patches on the scale of the values; what is not predicted (mean and std, phases) is the true one's."""
         values = tokens.values.copy()
         true = values[:, : self.patch]
         if self.target == "spectrum":
             values[:, : self.patch] = restored_spectra(prediction, true)
         else:
-            values[:, : self.patch] = restored(prediction, true, self.target == "normalised")
+            values[:, : self.patch] = restored(prediction, true, self.target == "normalized")
         return tokens._replace(values=values)
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:

@@ -58,9 +58,9 @@ class Audio(NamedTuple):
 class Spectrogram(Modality):
     """Patches of a kaldi-compatible log-mel spectrogram, with the settings of SSAST (Gong et al. 2022).
 
-    Sound is resampled to `rate_hz`, less its mean, and seen through Hann windows of `window_ms` every `shift_ms` and
-    `mel_bands` triangular filters from `low_hz` to `high_hz` (half the rate by default). A token is a patch of
-    `patch` (mel bands, frames): `[16, 16]` or, as frames, `[128, 2]`. Values are `(x - mean) / (2 * deviation)`, of
+    Sound is resampled to `sample_rate_hz`, less its mean, and seen through Hann windows of `window_ms` every `shift_ms`
+    and `mel_bands` triangular filters from `low_hz` to `high_hz` (half the rate by default). A token is a patch of
+    `patch` (mel bands, frames): `[16, 16]` or, as frames, `[128, 2]`. Values are `(x - mean) / (2 * std)`, of
     training data. `ids` are 2 (there is content) and the channel, from 2 on; `coords` the patch's first frame in s
     since the start of what is seen, and its lowest mel band. A tail shorter than a patch is filled up with silence
     (`FLOOR`), so that no sound is lost and a clip of one window has a token.
@@ -68,7 +68,7 @@ class Spectrogram(Modality):
     channels: mix to mono, or keep them, one token a patch and channel. length_s: longest sound seen, None for all;
     of a longer one a random part in training, else the `crop`. time_mask_s, frequency_mask: longest stretch of time
     in s and number of mel bands that training replaces by the mean (SpecAugment, Park et al. 2019). target: what
-    masked modelling predicts, the values or each patch normalised by its own mean and deviation (MAE). max_clipped:
+    masked modelling predicts, the values or each patch normalized by its own mean and std (MAE). max_clipped:
     share of samples in flat runs at the extremes beyond which a recording is refused.
     """
 
@@ -81,7 +81,7 @@ class Spectrogram(Modality):
         "channel": ("ids", 1),
     }
 
-    rate_hz: int = 16_000
+    sample_rate_hz: int = 16_000
     mel_bands: int = 128
     window_ms: float = 25.0
     shift_ms: float = 10.0
@@ -93,31 +93,33 @@ class Spectrogram(Modality):
     crop: Literal["centre", "first"] = "centre"
     time_mask_s: float = 0.0
     frequency_mask: int = 0
-    target: Literal["raw", "normalised"] = "normalised"
+    target: Literal["values", "normalized"] = "normalized"
     max_clipped: float = 0.1
     channel_count: int = fitted(1)
     mean: float = fitted(0.0)
-    deviation: float = fitted(1.0)
+    std: float = fitted(1.0)
 
     def __post_init__(self) -> None:
-        if self.rate_hz < 1 or min(self._window, self._shift) < 2:
-            raise ValueError(f"spectrogram windows and shifts need 2 samples or more at rate_hz {self.rate_hz}")
+        if self.sample_rate_hz < 1 or min(self._window, self._shift) < 2:
+            raise ValueError(
+                f"spectrogram windows and shifts need 2 samples or more at sample_rate_hz {self.sample_rate_hz}"
+            )
         if self.mel_bands < 4 or min(self.patch) < 1 or self.mel_bands % self.patch[0]:
             raise ValueError(f"spectrogram patch {list(self.patch)} must divide {self.mel_bands} mel_bands (4 or more)")
-        if not 0 <= self.low_hz < (self.high_hz or self.rate_hz / 2) <= self.rate_hz / 2:
-            raise ValueError("spectrogram low_hz and high_hz must lie in order between 0 and half of rate_hz")
-        if self.length_s is not None and self.length_s * self.rate_hz < self._window:
+        if not 0 <= self.low_hz < (self.high_hz or self.sample_rate_hz / 2) <= self.sample_rate_hz / 2:
+            raise ValueError("spectrogram low_hz and high_hz must lie in order between 0 and half of sample_rate_hz")
+        if self.length_s is not None and self.length_s * self.sample_rate_hz < self._window:
             raise ValueError(f"spectrogram length_s {self.length_s} is shorter than a window of {self.window_ms} ms")
         if self.time_mask_s < 0 or not 0 <= self.frequency_mask <= self.mel_bands or not 0 <= self.max_clipped <= 1:
             raise ValueError("spectrogram time_mask_s, frequency_mask or max_clipped is out of its range")
 
     @property
     def _window(self) -> int:
-        return int(self.rate_hz * self.window_ms * 0.001)
+        return int(self.sample_rate_hz * self.window_ms * 0.001)
 
     @property
     def _shift(self) -> int:
-        return int(self.rate_hz * self.shift_ms * 0.001)
+        return int(self.sample_rate_hz * self.shift_ms * 0.001)
 
     @property
     def example(self) -> str:
@@ -128,7 +130,7 @@ class Spectrogram(Modality):
         return self.patch[0] * self.patch[1], 2, 2
 
     def fit(self, raws: Iterable[Audio]) -> Spectrogram:
-        """Mean and deviation over all frames and mel bands, and the largest number of channels."""
+        """Mean and std over all frames and mel bands, and the largest number of channels."""
         count, total, square, channels = 0, 0.0, 0.0, 0
         for raw in raws:
             energies = self.log_mel(self._part(raw, None))
@@ -138,8 +140,8 @@ class Spectrogram(Modality):
             square += float(np.square(energies, dtype=np.float64).sum())
         if not count:
             raise ValueError("no audio to fit on")
-        deviation = max(square / count - (total / count) ** 2, 1e-8) ** 0.5
-        return dataclasses.replace(self, channel_count=channels, mean=total / count, deviation=deviation)
+        std = max(square / count - (total / count) ** 2, 1e-8) ** 0.5
+        return dataclasses.replace(self, channel_count=channels, mean=total / count, std=std)
 
     def decode(self, members: dict[str, bytes]) -> Audio:
         sounds = [extension for extension in members if extension != "json"]
@@ -184,9 +186,9 @@ class Spectrogram(Modality):
             raise ContentError("audio without samples")
         if not np.isfinite(samples).all():
             raise ContentError("audio with samples that are not numbers")
-        if samples.shape[1] * self.rate_hz < self._window * rate_hz:
+        if samples.shape[1] * self.sample_rate_hz < self._window * rate_hz:
             raise ContentError(f"audio shorter than a window of {self.window_ms:g} ms", f"{samples.shape[1]} samples")
-        if self.length_s is None and samples.size * self.rate_hz > MAX_SAMPLES * rate_hz:
+        if self.length_s is None and samples.size * self.sample_rate_hz > MAX_SAMPLES * rate_hz:
             raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples at the recipe's rate")
         if self.channels == "mono":
             samples = samples.mean(0, keepdims=True)
@@ -209,12 +211,12 @@ class Spectrogram(Modality):
     def log_mel(self, raw: Audio) -> np.ndarray:
         """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, as kaldi's compute-fbank-feats gives them."""
         kaldi = lazy_import("torchaudio.compliance.kaldi", "torchaudio")
-        samples = resample(torch.from_numpy(np.ascontiguousarray(raw.samples)), raw.rate_hz, self.rate_hz)
+        samples = resample(torch.from_numpy(np.ascontiguousarray(raw.samples)), raw.rate_hz, self.sample_rate_hz)
         samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # a rate's ratio is rounded
         energies = [
             kaldi.fbank(
                 (channel - channel.mean()).unsqueeze(0),
-                sample_frequency=float(self.rate_hz),
+                sample_frequency=float(self.sample_rate_hz),
                 frame_length=self.window_ms,
                 frame_shift=self.shift_ms,
                 num_mel_bins=self.mel_bands,
@@ -231,25 +233,25 @@ class Spectrogram(Modality):
         if count > self.channel_count:
             raise ContentError(f"audio of more than {self.channel_count} channels, as many as were fitted to")
         energies = self.log_mel(self._part(raw, rng))
-        energies = (energies - np.float32(self.mean)) / np.float32(2 * self.deviation)
+        energies = (energies - np.float32(self.mean)) / np.float32(2 * self.std)
         if rng is not None:
             energies = self._augment(energies, rng)
         height, width = self.patch
-        silence = (FLOOR - self.mean) / (2 * self.deviation)
+        silence = (FLOOR - self.mean) / (2 * self.std)
         energies = np.pad(energies, ((0, 0), (0, 0), (0, -energies.shape[2] % width)), constant_values=silence)
         rows, columns = self.mel_bands // height, energies.shape[2] // width
         patches = energies.reshape(count, rows, height, columns, width).transpose(0, 3, 1, 2, 4)
         size = count * columns * rows
         ids = np.full((size, 2), 2, np.int64)
         ids[:, 1] += np.repeat(np.arange(count), columns * rows)
-        times, bands = np.arange(columns) * width * self._shift / self.rate_hz, np.arange(rows) * height
+        times, bands = np.arange(columns) * width * self._shift / self.sample_rate_hz, np.arange(rows) * height
         coords = np.stack(np.meshgrid(times, bands, indexing="ij"), -1).reshape(-1, 2)
         values = np.ascontiguousarray(patches.reshape(size, height * width), np.float32)
         return Tokens(values, ids, np.tile(coords, (count, 1)).astype(np.float32))
 
     def _augment(self, energies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """SpecAugment: one stretch of time and one of mel bands, of random width and place, become the mean."""
-        longest = min(round(self.time_mask_s * self.rate_hz / self._shift), energies.shape[2])
+        longest = min(round(self.time_mask_s * self.sample_rate_hz / self._shift), energies.shape[2])
         energies = energies.copy()
         for axis, most in ((2, longest), (1, self.frequency_mask)):
             if most:
@@ -259,7 +261,7 @@ class Spectrogram(Modality):
         return energies
 
     def embedding(self, dim: int) -> nn.Module:
-        step = self.patch[1] * self._shift / self.rate_hz
+        step = self.patch[1] * self._shift / self.sample_rate_hz
         return SpectrogramEmbedding(self.widths[0], self.channel_count, dim, (step, float(self.patch[0])))
 
     def head(self, dim: int) -> nn.Module:
@@ -267,11 +269,11 @@ class Spectrogram(Modality):
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Mean squared error over a patch."""
-        return squared_error(prediction, values, self.target == "normalised")
+        return squared_error(prediction, values, self.target == "normalized")
 
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches in the units of values; normalised ones borrow the true patch's mean and deviation (MAE)."""
-        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalised"))
+        """Patches in the units of values; normalized ones borrow the true patch's mean and std (MAE)."""
+        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalized"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         hidden = target[:, None]

@@ -33,7 +33,7 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey image (ITU-R BT.601), so that a colour image is like its grey copy."""
 
 WHITE = 1.0
-"""Value of white paper in an image of line drawings (`modalities.image.Image.paper`)."""
+"""Value of white paper in an image of line drawings (`modalities.image.Image.background`)."""
 _DRAWING = (
     "but line drawings look alike where they are not the same: compare what they show, "
     "as the SMILES of molecules by `data.dedupe: {smiles: sequence}`"
@@ -63,7 +63,7 @@ def resolve(
     drawn = {
         name
         for name, modality in modalities.items()
-        if drawings is not None and (name in drawings or (isinstance(modality, Image) and modality.paper == WHITE))
+        if drawings is not None and (name in drawings or (isinstance(modality, Image) and modality.background == WHITE))
     }
     if isinstance(wanted, str):
         found = {name: wanted for name, modality in modalities.items() if isinstance(modality, KINDS[wanted])}

@@ -44,7 +44,7 @@ def small_recipe(shards: Path, **train: Any) -> dict[str, Any]:
                 "type": "image",
                 "size": 48,
                 "patch": 16,
-                "target": "pixels",
+                "target": "values",
                 "window": 3,
                 "mask": {"ratio": 0.5, "mode": "drop"},
             },

@@ -24,7 +24,7 @@ _NOTCH_QUALITY = 30.0
 _CROSSINGS = 32
 """Zeros on each side of the sinc that signals are resampled with."""
 
-Normalise = Literal["channel", "recording", "fixed", "percentile", "mad"]
+Normalize = Literal["channel", "recording", "fixed", "percentile", "mad"]
 
 
 class Recording(NamedTuple):
@@ -320,7 +320,7 @@ def band(
     return made.astype(np.float32)
 
 
-def normalise(samples: np.ndarray, how: Normalise, scale: float) -> np.ndarray:
+def normalize(samples: np.ndarray, how: Normalize, scale: float) -> np.ndarray:
     """Samples `(channels, T)` on a scale that a model can learn from.
 
     channel: each channel's mean and deviation. recording: each channel's mean, one deviation, so that amplitudes

@@ -1,4 +1,4 @@
-"""What kinds of data that are numbers share: patches embedded, and predicted as they are, normalised or as spectra."""
+"""What kinds of data that are numbers share: patches embedded, and predicted as they are, normalized or as spectra."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def log_amplitudes(values: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft(values.float(), norm="ortho").abs().log1p()
 
 
-def squared_error(prediction: torch.Tensor, values: torch.Tensor, normalised: bool) -> torch.Tensor:
+def squared_error(prediction: torch.Tensor, values: torch.Tensor, normalized: bool) -> torch.Tensor:
     """Mean squared error `(N,)` over each patch `(N, P)` in float32.
 
-    normalised: the target is each patch less its mean, over its deviation (MAE, He et al. 2022).
+    normalized: the target is each patch less its mean, over its deviation (MAE, He et al. 2022).
     """
     values = values.float()
-    if normalised:
+    if normalized:
         values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + _LEAST).sqrt()
     return (prediction.float() - values).square().mean(1)
 
 
-def restored(prediction: np.ndarray, values: np.ndarray, normalised: bool) -> np.ndarray:
-    """Predicted patches `(N, P)` float32 on the scale of the true `values`, whose mean and deviation normalised ones
+def restored(prediction: np.ndarray, values: np.ndarray, normalized: bool) -> np.ndarray:
+    """Predicted patches `(N, P)` float32 on the scale of the true `values`, whose mean and deviation normalized ones
     borrow, as MAE shows them."""
-    if normalised:
+    if normalized:
         spread = np.sqrt(values.var(1, keepdims=True) + _LEAST)
         prediction = prediction * spread + values.mean(1, keepdims=True)
     return prediction.astype(np.float32)

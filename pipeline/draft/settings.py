@@ -67,7 +67,7 @@ def sound(paths: Sequence[Path]) -> State | None:
     bands = 128 if rate_hz >= 16_000 else 64 if rate_hz >= 8000 else 32 if rate_hz >= 4000 else 16
     return {
         "type": "spectrogram",
-        "rate_hz": rate_hz,
+        "sample_rate_hz": rate_hz,
         "mel_bands": bands,
         "patch": [16, 8],
         "mask": MASKS["audio"],
@@ -176,7 +176,7 @@ def signal(montage: Montage, rate_hz: float, units: Iterable[str], channels: Seq
         **({"low_hz": 0.5} if target_hz > 1 else {}),
         **({"high_hz": 40} if montage == "eeg" and target_hz > 80 else {}),
         "patch_s": 0.5 if montage == "eeg" else 0.25,
-        "faulty": "leave_out",
+        "faulty_channels": "exclude",
         "stem": "mlp",
         "mask": MASKS[montage],
     }

@@ -50,12 +50,14 @@ def waves(*channels: str, uneven: bool = False) -> Recording:
 
 MADE: dict[str, Modality] = {
     "image": Image(size=16, patch=8, bands="rgb"),
-    "bands": Image(size=12, patch=4, target="pixels", flip=True, crop=(0.5, 1.0), brightness=0.2),
+    "bands": Image(size=12, patch=4, target="values", flip=True, crop=(0.5, 1.0), brightness=0.2),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
-    "sound": Spectrogram(rate_hz=8000, mel_bands=16, patch=(8, 4), length_s=0.3, time_mask_s=0.1, frequency_mask=4),
-    "frames": Spectrogram(rate_hz=8000, mel_bands=16, patch=(16, 2), channels="keep", target="raw"),
+    "sound": Spectrogram(
+        sample_rate_hz=8000, mel_bands=16, patch=(8, 4), length_s=0.3, time_mask_s=0.1, frequency_mask=4
+    ),
+    "frames": Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(16, 2), channels="keep", target="values"),
     "eeg": Signal(montage="eeg", sample_rate_hz=50, low_hz=1, high_hz=20, notch_hz=(16,), patch_s=0.2, window_s=0.7),
-    "curve": Signal(uneven=True, errors=True, patch_points=5, normalise="mad", target="normalised", stem="mlp"),
+    "curve": Signal(uneven=True, errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
     "table": Table(min_count=1, exclude=("label",)),
     "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),

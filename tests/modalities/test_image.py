@@ -25,7 +25,7 @@ def whole(modality: Image, tokens: Tokens) -> np.ndarray:
     planes = np.full((rows * p, columns * p, len(modality.band_names)), np.nan)
     for values, (_, identity), (row, column) in zip(tokens.values, tokens.ids, tokens.coords.astype(int), strict=True):
         bands = slice(identity - 2, identity - 1) if modality.separate else slice(None)
-        patch = values.reshape(p, p, -1) * np.array(modality.deviation)[bands] + np.array(modality.mean)[bands]
+        patch = values.reshape(p, p, -1) * np.array(modality.std)[bands] + np.array(modality.mean)[bands]
         planes[row * p : (row + 1) * p, column * p : (column + 1) * p, bands] = patch
     return planes
 
@@ -73,7 +73,7 @@ def test_mean_and_deviation_are_of_all_training_pixels() -> None:
     modality = Image().fit(raws)
     pixels = np.concatenate([raw.pixels.reshape(-1, 2) for raw in raws])
     np.testing.assert_allclose(modality.mean, pixels.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(modality.deviation, pixels.std(0), rtol=1e-5)
+    np.testing.assert_allclose(modality.std, pixels.std(0), rtol=1e-5)
     flat = Image(size=16).fit([Picture(np.ones((4, 4, 1), np.float32), ("grey",))])
     assert np.isfinite(flat.tokenize(Picture(np.zeros((4, 4, 1), np.float32), ("grey",))).values).all()
     with pytest.raises(ValueError, match="no images"):
@@ -219,7 +219,7 @@ def test_jitter_leaves_the_paper_empty() -> None:
     pixels = np.ones((8, 8, 1), np.float32)
     pixels[:4, :4] = 0.5
     drawing = Picture(pixels, ("grey",))
-    modality = Image(size=8, patch=4, paper=1.0, brightness=0.5).fit([drawing])
+    modality = Image(size=8, patch=4, background=1.0, brightness=0.5).fit([drawing])
     assert all(modality.tokenize(drawing, np.random.default_rng(seed)).size == 1 for seed in range(9))
 
 
@@ -234,31 +234,31 @@ def test_augmentations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None
 # Loss, reconstruction and pictures
 
 
-def normalised(values: np.ndarray) -> np.ndarray:
+def normalized(values: np.ndarray) -> np.ndarray:
     """Each patch by its own mean and deviation."""
     return np.stack([(row - row.mean()) / np.sqrt(row.var() + 1e-6) for row in values.astype(np.float64)])
 
 
-@pytest.mark.parametrize("target", ["pixels", "normalised"])
+@pytest.mark.parametrize("target", ["values", "normalized"])
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_loss_is_the_squared_error_of_the_target(target: Any, patch: int) -> None:
     raw = picture(8, 8, ("grey",))
     modality = Image(size=8, patch=patch, target=target).fit([raw])
     tokens = modality.tokenize(raw)
     prediction = np.random.default_rng(1).standard_normal(tokens.values.shape).astype(np.float32)
-    wanted = tokens.values if target == "pixels" else normalised(tokens.values)
+    wanted = tokens.values if target == "values" else normalized(tokens.values)
     loss = modality.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
     assert loss.dtype == torch.float32
     np.testing.assert_allclose(loss.numpy(), ((prediction - wanted) ** 2).mean(1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("target", ["pixels", "normalised"])
+@pytest.mark.parametrize("target", ["values", "normalized"])
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_a_perfect_prediction_reconstructs_the_image(target: Any, patch: int) -> None:
     raw = picture(8, 12)
     modality = Image(size=12, patch=patch, target=target).fit([raw])
     tokens = modality.tokenize(raw)
-    prediction = tokens.values if target == "pixels" else normalised(tokens.values)
+    prediction = tokens.values if target == "values" else normalized(tokens.values)
     made = modality.reconstruct(prediction, tokens)
     assert made.values.dtype == np.float32
     np.testing.assert_allclose(whole(modality, made), raw.pixels, atol=1e-4)
@@ -274,7 +274,7 @@ def drawn(html: str) -> np.ndarray:
 @pytest.mark.parametrize("separate", [False, True])
 def test_show_draws_the_image(bands: tuple[str, ...], separate: bool) -> None:
     raw = picture(8, 12, bands)
-    modality = Image(size=12, patch=4, target="pixels").fit([raw, *[picture(4, 4, ("other",))] * separate])
+    modality = Image(size=12, patch=4, target="values").fit([raw, *[picture(4, 4, ("other",))] * separate])
     tokens = modality.tokenize(raw)
     target = (tokens.coords == [1, 2]).all(1)
     shown = modality.show(tokens, target, modality.reconstruct(np.zeros_like(tokens.values), tokens))
@@ -311,7 +311,7 @@ def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int,
     for row, column in inked:
         pixels[row * 4 + 1, column * 4 + 2] = 0.25
     drawing = Picture(pixels, ("grey",))
-    modality = Image(size=4 * max(rows, columns), patch=4, paper=1.0).fit([drawing])
+    modality = Image(size=4 * max(rows, columns), patch=4, background=1.0).fit([drawing])
     tokens = modality.tokenize(drawing)
     assert {tuple(place) for place in tokens.coords.astype(int)} == inked
     full = Image(size=modality.size, patch=4).fit([drawing]).tokenize(drawing)
@@ -325,10 +325,10 @@ def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int,
 
 def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
     drawing = picture(8, 8, ("grey",))
-    modality = Image(size=8, patch=4, paper=1.0).fit([drawing])
-    with pytest.raises(ContentError, match="nothing but paper"):
+    modality = Image(size=8, patch=4, background=1.0).fit([drawing])
+    with pytest.raises(ContentError, match="nothing but background"):
         modality.parse(np.full((8, 8), 254, np.uint8))
-    with pytest.raises(ContentError, match="nothing but paper"):
+    with pytest.raises(ContentError, match="nothing but background"):
         modality.tokenize(Picture(np.ones((8, 8, 1), np.float32), ("grey",)))
 
 
@@ -345,7 +345,7 @@ def test_the_stem_is_one_map_or_two() -> None:
 def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.random((32, 32, 3), np.float32)
-    own = Image(size=32, patch=8, normalise="image").fit([Image().parse(pixels)])
+    own = Image(size=32, patch=8, normalize="image").fit([Image().parse(pixels)])
     plain = own.tokenize(own.parse(pixels)).values
     cast = own.tokenize(own.parse(pixels * np.float32([0.9, 0.5, 0.2]) + np.float32([0.1, 0, 0.3]))).values
     np.testing.assert_allclose(plain, cast, atol=1e-3)
@@ -355,11 +355,11 @@ def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_ma
     assert np.isfinite(flat).all()
 
 
-@pytest.mark.parametrize("normalise", ["data", "image"])
+@pytest.mark.parametrize("normalize", ["data", "image"])
 @pytest.mark.parametrize("unit", [1.0, 1e-9, 1e6])
-def test_pixels_of_any_unit_are_standardised(normalise: str, unit: float) -> None:
+def test_pixels_of_any_unit_are_standardised(normalize: str, unit: float) -> None:
     pixels = np.random.default_rng(0).random((32, 32, 1), np.float32)
-    fitted = Image(size=32, patch=8, normalise=normalise).fit([Picture(pixels * np.float32(unit), ("grey",))])  # type: ignore[arg-type]
+    fitted = Image(size=32, patch=8, normalize=normalize).fit([Picture(pixels * np.float32(unit), ("grey",))])  # type: ignore[arg-type]
     values = fitted.tokenize(Picture(pixels * np.float32(unit), ("grey",))).values
     assert values.std() == pytest.approx(1, rel=1e-3)
     assert values.mean() == pytest.approx(0, abs=1e-3)

@@ -21,7 +21,7 @@ from modalities.files.recording import (
     factor,
     fault,
     from_members,
-    normalise,
+    normalize,
     resample,
     to_members,
 )
@@ -154,7 +154,7 @@ def test_what_has_no_spread_is_refused_before_it_is_tokenized() -> None:
     rng, spiky = np.random.default_rng(0), noise()
     spiky.samples[0] = np.where(rng.random(spiky.samples.shape[1]) < 0.04, spiky.samples[0], 0)
     for how in ("mad", "percentile"):
-        assert reason(Signal(**ECG, normalise=how), members(spiky)) == "signal with a channel that has no spread"  # type: ignore[arg-type]
+        assert reason(Signal(**ECG, normalize=how), members(spiky)) == "signal with a channel that has no spread"  # type: ignore[arg-type]
     assert Signal(**ECG).prepare(spiky).channels == spiky.channels
 
 
@@ -164,10 +164,10 @@ def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -
     clipped.samples[2] = clipped.samples[2].clip(-0.5, 0.5)
     assert reason(Signal(**ECG), members(flat)) == "signal with a constant channel"
     assert reason(Signal(**ECG), members(clipped)) == "signal with a clipped channel"
-    lenient = Signal(**ECG, faulty="leave_out")
+    lenient = Signal(**ECG, faulty_channels="exclude")
     assert lenient.decode(members(flat)).channels == ("I", "V1")
     assert lenient.decode(members(clipped)).channels == ("I", "II")
-    assert Signal(**ECG, clipped=1).decode(members(clipped)).channels == ("I", "II", "V1")
+    assert Signal(**ECG, max_clipped=1).decode(members(clipped)).channels == ("I", "II", "V1")
     flat.samples[:] = 1
     assert reason(lenient, members(flat)) == "signal with a constant channel"
 
@@ -176,7 +176,7 @@ def test_a_channel_with_a_missing_sample_is_left_out_and_counted() -> None:
     raw = noise(("I", "II", "V1"))
     raw.samples[1, 70] = np.nan
     assert reason(Signal(**ECG), members(raw)) == "signal with samples that are not numbers"
-    lenient = Signal(**ECG, faulty="leave_out")
+    lenient = Signal(**ECG, faulty_channels="exclude")
     with counted_changes() as changes:
         left = lenient.decode(members(raw))
     np.testing.assert_array_equal(left.samples, raw.samples[[0, 2]])
@@ -193,7 +193,7 @@ def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
     raw.samples[:, :30] = np.nan
     raw.samples[0, [120, 199]] = np.nan
     raw.samples[2] = np.nan
-    lenient = Signal(**ECG, faulty="leave_out")
+    lenient = Signal(**ECG, faulty_channels="exclude")
     with counted_changes() as changes:
         left = lenient.decode(members(raw))
     assert (left.channels, left.start_s) == (("I", "II"), pytest.approx(3.3))
@@ -214,7 +214,7 @@ def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
 def lenient_of(raw: Recording) -> tuple[tuple[str, ...], float, int, dict[str, int]]:
     """The channels left, the start in s, the samples of each, and what is counted."""
     with counted_changes() as changes:
-        left = Signal(**ECG, faulty="leave_out").decode(members(raw))
+        left = Signal(**ECG, faulty_channels="exclude").decode(members(raw))
     assert not np.isnan(left.samples).any()
     return left.channels, left.start_s, left.samples.shape[1], dict(changes)
 
@@ -270,13 +270,13 @@ def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
     raw.samples[2, :150] = 0.5
     assert lenient_of(raw)[0] == ("I", "II"), "flat where the others are cut to"
     raw.samples[:2, :150] = 0.5
-    assert reason(Signal(**ECG, faulty="leave_out"), members(raw)) == "signal with a constant channel"
+    assert reason(Signal(**ECG, faulty_channels="exclude"), members(raw)) == "signal with a constant channel"
 
 
 def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
     raw = noise(("g", "g_error", "r", "r_error"), times=np.cumsum(np.random.default_rng(0).random(200) + 0.1))
     raw.samples[1, [60, 130]] = np.nan
-    curve = Signal(channels="any", uneven=True, errors=True, faulty="leave_out", patch_points=4)
+    curve = Signal(channels="any", uneven=True, errors=True, faulty_channels="exclude", patch_points=4)
     assert curve.decode(members(raw._replace(rate_hz=0.0))).channels == ("r", "r_error")
     raw.samples[1, [60, 130]], raw.samples[1, 5], raw.samples[3, 150:] = 1, np.nan, np.nan
     cut = curve.decode(members(raw._replace(rate_hz=0.0)))
@@ -349,26 +349,26 @@ def test_filters_pass_the_band_and_stop_the_rest_without_delay() -> None:
 def test_scales_do_not_depend_on_gain_and_offset(gain: float, offset: float) -> None:
     raw = noise().samples.astype(np.float64)
     for how in ("channel", "recording", "mad"):
-        made = normalise((raw * gain + offset * gain).astype(np.float32), how, 1.0)  # type: ignore[arg-type]
-        np.testing.assert_allclose(made, normalise(raw.astype(np.float32), how, 1.0), atol=2e-3)  # type: ignore[arg-type]
+        made = normalize((raw * gain + offset * gain).astype(np.float32), how, 1.0)  # type: ignore[arg-type]
+        np.testing.assert_allclose(made, normalize(raw.astype(np.float32), how, 1.0), atol=2e-3)  # type: ignore[arg-type]
 
 
 def test_scales() -> None:
     samples = np.stack([np.arange(101), 10 * np.arange(101)]).astype(np.float32)
-    by_channel = normalise(samples, "channel", 1)
+    by_channel = normalize(samples, "channel", 1)
     np.testing.assert_allclose(by_channel.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(by_channel.std(1), 1, rtol=1e-6)
-    whole = normalise(samples, "recording", 1)
+    whole = normalize(samples, "recording", 1)
     assert whole[1].std() / whole[0].std() == pytest.approx(10)
-    np.testing.assert_allclose(normalise(samples, "fixed", 100), samples / 100)
-    np.testing.assert_allclose(normalise(samples, "percentile", 1)[:, 95], 1)
-    mad = normalise(samples, "mad", 1)
+    np.testing.assert_allclose(normalize(samples, "fixed", 100), samples / 100)
+    np.testing.assert_allclose(normalize(samples, "percentile", 1)[:, 95], 1)
+    mad = normalize(samples, "mad", 1)
     assert mad[0, 50] == 0
     assert mad[0, 75] == pytest.approx(1 / 1.4826)
     spiky = np.zeros((1, 100), np.float32)
     spiky[0, 0] = 1
     with pytest.raises(ContentError, match="no spread"):
-        normalise(spiky, "mad", 1)
+        normalize(spiky, "mad", 1)
 
 
 # Channels
@@ -455,7 +455,7 @@ def test_tokens_have_the_shapes_of_the_contract(
 
 
 def test_patches_are_consecutive_samples_of_one_channel() -> None:
-    modality = Signal(**{**ECG, "normalise": "fixed", "scale": 2}).fit([noise()])
+    modality = Signal(**{**ECG, "normalize": "fixed", "scale": 2}).fit([noise()])
     raw = noise(seconds=1.19)
     tokens = modality.tokenize(raw)
     np.testing.assert_allclose(tokens.values[:5].ravel(), raw.samples[0, 9:109] / 2)
@@ -481,7 +481,7 @@ def test_uneven_times_are_kept_and_nothing_is_interpolated() -> None:
     times = np.cumsum(np.random.default_rng(0).random(50)) + 5e9
     samples = np.abs(noise(("flux", "flux_error"), 0.5).samples)
     raw = Recording(samples, ("flux", "flux_error"), ("Jy", "Jy"), 0.0, 0.0, times)
-    modality = Signal(uneven=True, errors=True, patch_points=8, normalise="mad", window_points=40)
+    modality = Signal(uneven=True, errors=True, patch_points=8, normalize="mad", window_points=40)
     modality = modality.fit([modality.decode(to_members(raw))])
     assert modality.names == ("flux",)
     assert modality.widths == (16, 2, 12)
@@ -538,7 +538,7 @@ def test_parse_takes_what_users_have(tmp_path: Path) -> None:
         ({"high_hz": 50}, "half of sample_rate_hz"),
         ({"notch_hz": (60,)}, "half of sample_rate_hz"),
         ({"low_hz": 20, "high_hz": 10}, "low_hz 20 must be below"),
-        ({"normalise": "fixed", "unit": None}, "needs a unit"),
+        ({"normalize": "fixed", "unit": None}, "needs a unit"),
         ({"errors": True}, "set uneven"),
         ({"uneven": True, "low_hz": 1}, "even rate"),
         ({"channels": ("I", "V77")}, r"'V77'; nearest in the ecg montage: V7"),
@@ -563,12 +563,12 @@ def test_loss_leaves_errors_out() -> None:
     torch.testing.assert_close(modality.loss(prediction, values, ids), expected)
 
 
-@pytest.mark.parametrize("target", ["values", "normalised"])
+@pytest.mark.parametrize("target", ["values", "normalized"])
 def test_a_perfect_prediction_reconstructs_the_signal(target: Any) -> None:
     modality = Signal(**ECG, target=target).fit([noise()])
     tokens = modality.tokenize(noise())
     values = torch.from_numpy(tokens.values)
-    if target == "normalised":
+    if target == "normalized":
         values = (values - values.mean(1, keepdim=True)) / (values.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
     assert modality.loss(values, torch.from_numpy(tokens.values), torch.from_numpy(tokens.ids)).max() < 1e-6
     np.testing.assert_allclose(modality.reconstruct(values.numpy(), tokens).values, tokens.values, atol=1e-4)
@@ -617,7 +617,7 @@ def test_traces_are_drawn_with_names_and_shaded_targets() -> None:
 def test_real_twelve_lead_records() -> None:
     from shards.sources.wfdb import Wfdb
 
-    modality = Signal(**{**ECG, "faulty": "leave_out"})
+    modality = Signal(**{**ECG, "faulty_channels": "exclude"})
     source = Wfdb()
     raws = []
     for item in source.items(Path(os.environ["SENSORIUM_DATA"]) / "ecg" / "cinc2021"):
@@ -635,7 +635,7 @@ def test_real_twelve_lead_records() -> None:
 def test_a_spectrum_as_target_ignores_phase_and_is_what_the_stem_sees() -> None:
     time_s = np.arange(400) / 100
     waves = np.stack([np.sin(2 * np.pi * 10 * time_s), np.cos(2 * np.pi * 10 * time_s)]).astype(np.float32)
-    signal = Signal(channels="any", sample_rate_hz=100, patch_s=1, target="spectrum", stem="spectral", clipped=1)
+    signal = Signal(channels="any", sample_rate_hz=100, patch_s=1, target="spectrum", stem="spectral", max_clipped=1)
     signal = signal.fit([Recording(waves, ("a", "b"), ("", ""), 100)])
     values = torch.from_numpy(waves[:, :100])
     spectra = log_amplitudes(values)

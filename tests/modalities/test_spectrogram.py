@@ -23,7 +23,7 @@ from modalities.files.reading import ContentError, counted_changes
 from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped, resample
 from modalities.tokens import Tokens
 
-SMALL = {"rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "raw"}
+SMALL = {"sample_rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "values"}
 
 
 def noise(seconds: float = 0.5, rate_hz: int = 8000, channels: int = 1, seed: int = 0) -> Audio:
@@ -54,15 +54,15 @@ def small(**fields: Any) -> Spectrogram:
 def whole(modality: Spectrogram, tokens: Tokens) -> np.ndarray:
     """Energies `(C, mel_bands, frames)` from tokens, one patch at a time."""
     height, width = modality.patch
-    frames = np.rint(tokens.coords[:, 0] * modality.rate_hz / (modality.rate_hz * modality.shift_ms // 1000)).astype(
-        int
-    )
+    frames = np.rint(
+        tokens.coords[:, 0] * modality.sample_rate_hz / (modality.sample_rate_hz * modality.shift_ms // 1000)
+    ).astype(int)
     made = np.full((tokens.ids[:, 1].max() - 1, modality.mel_bands, frames.max() + width), np.nan)
     for values, channel, frame, band in zip(
         tokens.values, tokens.ids[:, 1] - 2, frames, tokens.coords[:, 1].astype(int), strict=True
     ):
         made[channel, band : band + height, frame : frame + width] = values.reshape(height, width)
-    return made * 2 * modality.deviation + modality.mean
+    return made * 2 * modality.std + modality.mean
 
 
 # Kaldi's features
@@ -254,8 +254,8 @@ def test_spec_augment_hides_one_stretch_of_time_and_of_bands() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate_hz": 0}, "2 samples or more"),
-        ({"rate_hz": 100}, "2 samples or more"),
+        ({"sample_rate_hz": 0}, "2 samples or more"),
+        ({"sample_rate_hz": 100}, "2 samples or more"),
         ({"patch": (5, 4)}, "must divide 16 mel_bands"),
         ({"patch": (8, 0)}, "must divide"),
         ({"low_hz": 5000.0}, "low_hz and high_hz"),
@@ -409,7 +409,7 @@ def test_telephone_sound_that_cannot_be_sought_in() -> None:
 )
 def test_files_that_cannot_be_used_have_each_their_reason(members: dict[str, bytes], reason: str) -> None:
     with np.errstate(all="ignore"), pytest.raises(ContentError) as caught:
-        Spectrogram(rate_hz=8000, channels="keep").decode(members)
+        Spectrogram(sample_rate_hz=8000, channels="keep").decode(members)
     assert caught.value.reason == reason
 
 
@@ -459,17 +459,17 @@ def test_clipped_is_the_share_of_samples_in_flat_runs_at_the_extremes() -> None:
 # Loss, reconstruction and pictures
 
 
-def normalised(values: np.ndarray) -> np.ndarray:
+def normalized(values: np.ndarray) -> np.ndarray:
     """Each patch by its own mean and deviation."""
     return np.stack([(row - row.mean()) / np.sqrt(row.var() + 1e-6) for row in values.astype(np.float64)])
 
 
-@pytest.mark.parametrize("target", ["raw", "normalised"])
+@pytest.mark.parametrize("target", ["values", "normalized"])
 def test_loss_is_the_squared_error_of_the_target(target: Any) -> None:
     modality = small(target=target)
     tokens = modality.tokenize(noise(seed=1))
     prediction = np.random.default_rng(1).standard_normal(tokens.values.shape).astype(np.float32)
-    wanted = tokens.values if target == "raw" else normalised(tokens.values)
+    wanted = tokens.values if target == "values" else normalized(tokens.values)
     loss = modality.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
     np.testing.assert_allclose(loss.numpy(), ((prediction - wanted) ** 2).mean(1), rtol=1e-4)
     perfect = modality.reconstruct(wanted.astype(np.float32), tokens)

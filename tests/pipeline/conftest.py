@@ -25,7 +25,7 @@ def kinds() -> dict[str, Modality]:
     rows = [{"weight": float(w), "rings": float(w % 3), "colour": "red" if w % 2 else "blue"} for w in range(8)]
     return {
         "smiles": Smiles(window=3).fit(["CCO"]),
-        "image": Image(size=32, patch=8, target="pixels", window=3).fit(pictures),
+        "image": Image(size=32, patch=8, target="values", window=3).fit(pictures),
         "table": Table().fit(rows),
     }
 

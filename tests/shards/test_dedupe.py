@@ -165,7 +165,7 @@ def test_drawings_are_not_compared_by_their_look(tmp_path: Path, dedupe: Any) ->
 
 
 def test_white_paper_tells_a_drawing_from_a_photo() -> None:
-    modalities: dict[str, Modality] = {"drawing": Image(paper=1.0), "photo": Image(), "cut": Image(paper=0.0)}
+    modalities: dict[str, Modality] = {"drawing": Image(background=1.0), "photo": Image(), "cut": Image(background=0.0)}
     assert resolve("perceptual", modalities, ()) == {"photo": "perceptual", "cut": "perceptual"}
     assert resolve("perceptual", modalities).keys() == modalities.keys(), "recipes of runs are read as they are"
     with pytest.raises(ValueError, match=r"data\.dedupe\.drawing is 'perceptual', but " + DRAWING):

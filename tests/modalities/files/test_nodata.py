@@ -274,7 +274,7 @@ def test_missing_pixels_count_for_no_mean_or_deviation() -> None:
     fitted = Image(size=32, patch=8).fit(pictures)
     values = np.concatenate([p.pixels[~np.isnan(p.pixels)] for p in pictures]).astype(float)
     assert fitted.mean[0] == pytest.approx(values.mean())
-    assert fitted.deviation[0] == pytest.approx(values.std(), rel=1e-5)
+    assert fitted.std[0] == pytest.approx(values.std(), rel=1e-5)
     empty = Picture(np.stack([heights(), np.full((32, 32), np.nan, np.float32)], -1), ("a", "b"), True)
     with pytest.raises(ValueError, match="band 'b' holds no data in any training image"):
         Image().fit([empty])
@@ -288,7 +288,7 @@ def test_patches_without_data_become_no_tokens_and_gaps_in_others_the_mean() -> 
     assert tokens.size == 12
     first = tokens.values[tokens.coords[:, 0] == 1].reshape(-1, 8, 8)
     assert (first[:, :4] == 0).all()
-    expected = (picture.pixels[12:16, :8, 0] - modality.mean[0]) / modality.deviation[0]
+    expected = (picture.pixels[12:16, :8, 0] - modality.mean[0]) / modality.std[0]
     np.testing.assert_allclose(first[0, 4:], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -311,7 +311,7 @@ def test_no_data_does_not_bleed_when_images_are_resized(size: int) -> None:
     picture = Image().parse(flat)
     modality = Image(size=size, patch=4).fit([picture])
     tokens = modality.tokenize(picture)
-    values = tokens.values * modality.deviation[0] + modality.mean[0]
+    values = tokens.values * modality.std[0] + modality.mean[0]
     filled = tokens.values != 0
     assert filled.mean() > 0.5
     assert values[filled].min() > 119.5
@@ -324,8 +324,8 @@ AUGMENTATIONS: list[dict[str, Any]] = [
     {"flip": True},
     {"crop": (0.1, 0.3)},
     {"brightness": 0.5, "contrast": 0.5},
-    {"normalise": "image"},
-    {"normalise": "image", "flip": True, "crop": (0.3, 1.0), "contrast": 0.3},
+    {"normalize": "image"},
+    {"normalize": "image", "flip": True, "crop": (0.3, 1.0), "contrast": 0.3},
 ]
 
 
@@ -339,7 +339,7 @@ def test_augmented_images_with_gaps_are_finite(options: dict[str, Any], bands: i
         assert tokens.size > 0
         assert np.isfinite(tokens.values).all()
         assert np.abs(tokens.values).max() < 10
-    if options == {"normalise": "image"}:
+    if options == {"normalize": "image"}:
         values = modality.tokenize(picture).values
         assert values[values != 0].std() == pytest.approx(1, rel=0.02)
 
@@ -362,11 +362,11 @@ def test_bands_and_paper_keep_the_gaps() -> None:
     np.testing.assert_allclose(back.pixels[..., 0], values, rtol=1e-5)
     drawing = np.ones((16, 16), np.float32)
     drawing[:4, :4], drawing[8:, 8:] = np.nan, 0.2
-    modality = Image(size=16, patch=4, paper=1.0)
+    modality = Image(size=16, patch=4, background=1.0)
     picture = modality.parse(drawing)
     assert modality.fit([picture]).tokenize(picture).size == 4
     drawing[8:, 8:] = 1
-    with pytest.raises(ContentError, match="nothing but paper"):
+    with pytest.raises(ContentError, match="nothing but background"):
         modality.parse(drawing)
 
 

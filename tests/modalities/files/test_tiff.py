@@ -455,7 +455,7 @@ def test_gdal_no_data_values_are_missing_pixels(value: float, text: str) -> None
         assert changes == {"image pixels without data": 64}
         fitted = Image(size=16, patch=4).fit([picture])
         assert fitted.mean[0] == pytest.approx(125)
-        assert fitted.deviation[0] == pytest.approx(heights[4:].std(), rel=1e-5)
+        assert fitted.std[0] == pytest.approx(heights[4:].std(), rel=1e-5)
         with pytest.raises(ContentError, match="image with pixels without data"):
             decode(data, nodata="refuse")
 

@@ -88,7 +88,7 @@ def test_arrays_come_with_the_json_beside_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(held(ECG, tmp_path / "a.npy").samples, raw.samples)
     np.save(tmp_path / "sound.npy", noise(1, 8000) / 8)
     (tmp_path / "sound.json").write_text('{"sample_rate_hz": 8000}')
-    audio = Spectrogram(rate_hz=8000, mel_bands=16)
+    audio = Spectrogram(sample_rate_hz=8000, mel_bands=16)
     assert audio.decode(audio.members(tmp_path / "sound.npy")).rate_hz == 8000
 
 

@@ -89,7 +89,7 @@ def test_images_of_different_bands_stand_side_by_side() -> None:
 def test_sounds_are_levels_of_mel_bands() -> None:
     time_s = np.arange(8000) / 8000
     low, high = (Audio(np.sin(2 * np.pi * hz * time_s)[None].astype(np.float32), 8000) for hz in (200, 3000))
-    spectrogram = Spectrogram(rate_hz=8000, mel_bands=16, patch=(4, 4)).fit([low, high])
+    spectrogram = Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(4, 4)).fit([low, high])
     means = [plain(spectrogram, {}, sound)[:16] for sound in (low, high)]
     assert means[0].argmax() < 4
     assert means[1].argmax() > 12

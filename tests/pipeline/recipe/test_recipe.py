@@ -249,7 +249,7 @@ def test_a_recipe_builds_typed_parts(recipe: dict[str, Any]) -> None:
     assert isinstance(loaded, Recipe)
     assert isinstance(loaded.modalities["smiles"], Smiles)
     masked = loaded.modalities["image"].mask
-    assert loaded.modalities["image"] == Image(size=48, patch=16, target="pixels", window=3, mask=masked)
+    assert loaded.modalities["image"] == Image(size=48, patch=16, target="values", window=3, mask=masked)
     assert list(loaded.modalities) == ["smiles", "image", "table"]
 
 

@@ -28,9 +28,9 @@ from pipeline.model.processing import SensoriumProcessor
 TYPES = [torch.bfloat16, torch.float16]
 KINDS: dict[str, Modality] = {
     "image": Image(size=16, patch=8, window=3),
-    "sound": Spectrogram(rate_hz=8000, mel_bands=16, patch=(8, 4)),
+    "sound": Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(8, 4)),
     "eeg": Signal(montage="eeg", sample_rate_hz=50, patch_s=0.2, stem="spectral", target="spectrum"),
-    "curve": Signal(uneven=True, errors=True, patch_points=5, normalise="mad", target="normalised", stem="mlp"),
+    "curve": Signal(uneven=True, errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
     "smiles": Smiles(min_count=1, window=3),
     "dna": Dna(kmer=3),
     "text": Text(vocabulary=300, kind="bpe", length=20),

@@ -21,7 +21,7 @@ from shards.read import Split
 from shards.sources.audio import AudioFolder
 from shards.sources.base import Sample
 
-MODALITIES: dict[str, Modality] = {"audio": Spectrogram(rate_hz=8000, mel_bands=16), "table": Table()}
+MODALITIES: dict[str, Modality] = {"audio": Spectrogram(sample_rate_hz=8000, mel_bands=16), "table": Table()}
 
 
 def record(path: Path, seed: int = 0) -> None:

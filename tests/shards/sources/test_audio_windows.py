@@ -17,7 +17,7 @@ from modalities.spectrogram import Spectrogram
 from shards.build import SplitBy, build
 from shards.sources.audio import AudioFolder
 
-MODALITIES: dict[str, Modality] = {"audio": Spectrogram(rate_hz=8000, mel_bands=16)}
+MODALITIES: dict[str, Modality] = {"audio": Spectrogram(sample_rate_hz=8000, mel_bands=16)}
 LONG = np.random.default_rng(5).integers(-9000, 9000, (20_000, 2)).astype(np.int16)
 """Two and a half seconds at 8 kHz."""
 
@@ -119,7 +119,7 @@ def test_a_clipped_recording_is_refused_in_windows_as_it_is_whole(tmp_path: Path
     tone = np.sin(2 * np.pi * 441 * np.arange(40_000) / 16_000)
     soundfile.write(tmp_path / "loud.mp3", 1.2 * tone, 16_000, format="MP3")
     soundfile.write(tmp_path / "clipped.wav", 1.2 * tone, 16_000)
-    strict = Spectrogram(rate_hz=8000, mel_bands=16, max_clipped=0.05)
+    strict = Spectrogram(sample_rate_hz=8000, mel_bands=16, max_clipped=0.05)
     for window_s in (None, 1):
         source = AudioFolder(window_s=window_s)
         reasons = {}

@@ -34,7 +34,7 @@ from shards.sources.hub import Hub, Row
 
 MODALITIES: dict[str, Modality] = {
     "image": Image(size=16, patch=16),
-    "audio": Spectrogram(rate_hz=8000, mel_bands=16),
+    "audio": Spectrogram(sample_rate_hz=8000, mel_bands=16),
     "smiles": Smiles(),
     "text": Text(),
     "table": Table(),

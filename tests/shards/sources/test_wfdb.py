@@ -423,7 +423,7 @@ def test_a_missing_sample_costs_a_lead_or_a_window(tmp_path: Path) -> None:
         "a 3 250 2000\n" + "".join(f"a.dat 16 1000/mV 16 0 0 0 0 {n}\n" for n in ("I", "II", "V1"))
     )
     lenient: dict[str, Modality] = {
-        "ecg": Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1, faulty="leave_out")
+        "ecg": Signal(montage="ecg", unit="mV", sample_rate_hz=100, patch_s=0.1, faulty_channels="exclude")
     }
     split = SplitBy(validation=0, test=0)
     strict = build(Wfdb(window_s=2), {"ecg": ECG}, split, raw, tmp_path / "strict")
