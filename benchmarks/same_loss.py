@@ -1,10 +1,11 @@
-"""Does a change keep every value? Records or compares the shards, manifests and losses that a source tree gives.
+"""Compare the shards, manifests and losses of two source trees: does a change keep every value?
 
-Builds one shard set of each recipe that has raw data in DIR (and the molecules that come with RDKit), pretrains 20
-steps of the demo size of most, and writes the SHA-256 of every tar and index, the manifests and every loss to a JSON
-file. Run it on two source trees, then compare the files: anything that differs is printed, and the exit code is 1.
+The script builds one shard set of each recipe that has raw data in DIR (and of the molecules that come with RDKit) and
+pretrains most of them for 20 steps at demo size. It records the SHA-256 of every tar and index, the manifests and all
+losses as JSON. `versus` records a commit and the working tree and compares them; `record` and `compare` do so one at a
+time. Each difference is one line of output, and the exit code is 1 if there are any.
 
-    python benchmarks/same_loss.py record --tree OLD --data DIR --out old.json
+    python benchmarks/same_loss.py versus main --data DIR --sets tables birds
     python benchmarks/same_loss.py record --tree . --data DIR --out new.json
     python benchmarks/same_loss.py compare old.json new.json
 """
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 20
-TIMES = ("seconds", "samples_per_s", "tokens_per_s", "waiting", "wait", "time")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ SETS = (
 )
 
 
-def raw_folder(chosen: Set, data: Path) -> Path:
+def raw_folder(data_set: Set, data: Path) -> Path:
     """The raw data of a set."""
-    if chosen.folder is not None:
-        return data / chosen.folder
+    if data_set.folder is not None:
+        return data / data_set.folder
     from rdkit import RDConfig
 
     return Path(RDConfig.RDDataDir) / "NCI"
@@ -66,25 +66,27 @@ def sensorium(tree: Path, work: Path, *arguments: str) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "pipeline", *arguments]
-    done = subprocess.run(command, cwd=work, env=os.environ | environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    process = subprocess.run(command, cwd=work, env=os.environ | environment, capture_output=True, text=True)
+    if process.returncode:
+        sys.exit(f"{' '.join(arguments)} exited with {process.returncode}:\n{process.stderr[-3000:]}")
 
 
-def record(tree: Path, data: Path, work: Path, chosen: Set) -> dict[str, Any]:
-    """What a source tree makes of one set: hashes by file, the manifest, and rows of losses."""
-    shards, run = work / chosen.recipe, work / f"{chosen.recipe}-run"
-    recipe = str(tree / "recipes" / f"{chosen.recipe}.yaml")
-    raw = str(raw_folder(chosen, data))
+def record(tree: Path, data: Path, work: Path, data_set: Set) -> dict[str, Any]:
+    """Record one set as a source tree builds and trains it: hashes by file, the manifest, rows of losses."""
+    shards, run = work / data_set.recipe, work / f"{data_set.recipe}-run"
+    recipe = str(tree / "recipes" / f"{data_set.recipe}.yaml")
+    raw = str(raw_folder(data_set, data))
     sensorium(tree, work, "shards", "build", recipe, "--raw", raw, "--out", str(shards), "--workers", "1")
     files = sorted(path for path in shards.iterdir() if path.name != "manifest.json")
     values: dict[str, Any] = {
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "manifest": json.loads((shards / "manifest.json").read_text()),
     }
-    if chosen.train:
-        where = f"data.shards=[{{path: {json.dumps(str(shards))}}}]"
-        sensorium(tree, work, "pretrain", recipe, f"train.steps={STEPS}", "train.log_every=1", where, "--out", str(run))
+    if data_set.train:
+        shard_set = f"data.shards=[{{path: {json.dumps(str(shards))}}}]"
+        sensorium(
+            tree, work, "pretrain", recipe, f"train.steps={STEPS}", "train.log_every=1", shard_set, "--out", str(run)
+        )
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         values["losses"] = [
             {
@@ -98,7 +100,7 @@ def record(tree: Path, data: Path, work: Path, chosen: Set) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two records differ, a line each."""
+    """List the differences of two records, a line each."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [
@@ -113,32 +115,67 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {json.dumps(old)[:200]} is now {json.dumps(new)[:200]}"]
 
 
-def main() -> None:
+def record_sets(tree: Path, data: Path, work: Path, recipes: list[str] | None) -> dict[str, Any]:
+    """Record the sets of `recipes` (all by default), with shards and runs in `work`."""
+    values = {}
+    work.mkdir(parents=True, exist_ok=True)
+    for data_set in SETS:
+        if recipes is None or data_set.recipe in recipes:
+            values[data_set.recipe] = record(tree.resolve(), data.resolve(), work, data_set)
+            print(f"{data_set.recipe}: recorded", file=sys.stderr, flush=True)
+    return values
+
+
+def check_out(commit: str, folder: Path) -> Path:
+    """Write the files of a commit of this repository to a folder."""
+    root = Path(__file__).resolve().parents[1]
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", commit], cwd=root, capture_output=True)
+    if archive.returncode:
+        sys.exit(archive.stderr.decode().strip())
+    subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
+    return folder
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Print the differences of two records and exit with 1 if there are any."""
+    lines = differences(old, new)
+    print("\n".join(lines) or f"the same: {', '.join(old)}")
+    sys.exit(bool(lines))
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    versus = commands.add_parser("versus", help="compare the working tree with a commit")
+    versus.add_argument("commit", help="commit, branch or tag to compare with")
     recorder = commands.add_parser("record", help="record the values of a source tree")
     recorder.add_argument("--tree", type=Path, required=True, help="source tree, such as a git worktree")
-    recorder.add_argument("--data", type=Path, required=True, help="folder of the sets' raw folders")
     recorder.add_argument("--out", type=Path, required=True, help="JSON file to write")
     recorder.add_argument("--work", type=Path, help="folder to keep shards and runs in; a temporary one by default")
-    recorder.add_argument("--sets", nargs="+", choices=[each.recipe for each in SETS])
+    for command in (versus, recorder):
+        command.add_argument("--data", type=Path, required=True, help="folder of the sets' raw folders")
+        command.add_argument("--sets", nargs="+", choices=[data_set.recipe for data_set in SETS])
     comparer = commands.add_parser("compare", help="compare two records")
     comparer.add_argument("records", type=Path, nargs=2)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     if options.command == "compare":
         old, new = (json.loads(path.read_text()) for path in options.records)
-        lines = differences(old, new)
-        print("\n".join(lines) or f"the same: {', '.join(old)}")
-        sys.exit(bool(lines))
-    values = {}
+        compare(old, new)
     with tempfile.TemporaryDirectory() as scratch:
-        work = options.work or Path(scratch)
-        work.mkdir(parents=True, exist_ok=True)
-        for chosen in SETS:
-            if options.sets is None or chosen.recipe in options.sets:
-                values[chosen.recipe] = record(options.tree.resolve(), options.data.resolve(), work, chosen)
-                options.out.write_text(json.dumps(values, indent=1))
-                print(f"{chosen.recipe}: recorded", flush=True)
+        work = Path(scratch)
+        if options.command == "record":
+            values = record_sets(options.tree, options.data, options.work or work, options.sets)
+            options.out.write_text(json.dumps(values, indent=1))
+            return
+        tree = check_out(options.commit, work / "tree")
+        old = record_sets(tree, options.data, work / "old", options.sets)
+        new = record_sets(Path(__file__).parents[1], options.data, work / "new", options.sets)
+    compare(old, new)
 
 
 if __name__ == "__main__":
