@@ -33,7 +33,8 @@ from modalities.masks.plan import Plan
 from pipeline.cli import app
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
-from pipeline.recipe.schema import SIZES, Data, Decoder, Evaluate, Model, Recipe, Schedule, Shards, Train
+from pipeline.recipe.load import SIZES
+from pipeline.recipe.schema import Data, Decoder, Evaluate, Model, Recipe, Schedule, Shards, Train
 from shards.remote import Cache
 from shards.sources.base import Source
 from shards.sources.base import registry as source_types

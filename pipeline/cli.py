@@ -187,7 +187,7 @@ def pretrain_command(
 ) -> None:
     """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
     from pipeline.commands.pretrain import open_sets, pretrain
-    from pipeline.recipe.schema import load
+    from pipeline.recipe.load import load
     from pipeline.run import Run
     from pipeline.training.launch import share
 

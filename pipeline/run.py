@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe.load import load
 from pipeline.recipe.renamed import RenamedKeyError
-from pipeline.recipe.schema import Recipe, load
+from pipeline.recipe.schema import Recipe
 from shards.files import TEMPORARY_SUFFIX, write_json, write_text
 from shards.manifest import Manifest
 from shards.versions import differences, installed, packages, used

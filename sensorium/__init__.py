@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.commands.pretrain import pretrain as pretrain
     from pipeline.commands.report import report as report
     from pipeline.draft import draft_recipe as draft_recipe
-    from pipeline.recipe.schema import load as load_recipe
+    from pipeline.recipe.load import load as load_recipe
 
 _PLACES = {
     "build_shards": ("pipeline.commands.build", "build_shards"),
@@ -27,7 +27,7 @@ _PLACES = {
     "evaluate": ("pipeline.commands.evaluate", "evaluate"),
     "export": ("pipeline.commands.export", "export"),
     "finetune": ("pipeline.commands.finetune", "finetune"),
-    "load_recipe": ("pipeline.recipe.schema", "load"),
+    "load_recipe": ("pipeline.recipe.load", "load"),
     "plan": ("pipeline.commands.plan", "plan"),
     "predict": ("pipeline.commands.predict", "predict_file"),
     "pretrain": ("pipeline.commands.pretrain", "pretrain"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.manifest import Manifest
 

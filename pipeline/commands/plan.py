@@ -14,7 +14,8 @@ from modalities.files.reading import ContentError
 from pipeline.commands.pretrain import build, fit, open_sets
 from pipeline.data.loader import Kept, tokenize
 from pipeline.data.mixture import mixture
-from pipeline.recipe.schema import Recipe, load
+from pipeline.recipe.load import load
+from pipeline.recipe.schema import Recipe
 from pipeline.training.launch import bf16, share
 from shards.read import Split
 

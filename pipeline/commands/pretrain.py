@@ -31,7 +31,8 @@ from pipeline.data.workers import made_ahead
 from pipeline.model.batch import Batch, Fault
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
-from pipeline.recipe.schema import Recipe, load
+from pipeline.recipe.load import load
+from pipeline.recipe.schema import Recipe
 from pipeline.run import SKIPPED, Run, group_hash, joint_hash
 from pipeline.training.engine import Engine, Pretraining, Report, learning_rate
 from pipeline.training.launch import Ending, accelerate, finish, led
@@ -137,7 +138,7 @@ def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:
             folders = " and ".join(str(held.folder) for held in sets)
             fields = ", ".join(sorted({field for held in sets for field in held.manifest.fields}))
             raise ValueError(f"{folders} has no members of modality {name!r}; it has {fields}")
-    for held, shards in zip(sets, recipe.data.leaves, strict=True):
+    for held, shards in zip(sets, recipe.data.leaf_sets, strict=True):
         keep(held, shards)
     return sets
 

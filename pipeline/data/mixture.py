@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.recipe.schema import Recipe, Shards
+from pipeline.recipe.schema import DataSet, Recipe
 from shards.order import Mixture
 from shards.read import Split
 from shards.select import read_weights, select
@@ -19,7 +19,7 @@ IMBALANCE = 0.1
 shards keep to it, whatever their number, from ten a node on."""
 
 
-def keep(held: Split, shards: Shards) -> None:
+def keep(held: Split, shards: DataSet) -> None:
     """Restrict a split to the recipe's keep-list, if it names one; reads every index once.
 
     Raises:
@@ -75,7 +75,7 @@ def fingerprint(order: Mixture, sets: Sequence[Split]) -> str:
 def shares(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[int, list[Fraction]]]:
     """Each set's share of the samples from a step on, for every step at which shares change.
 
-    sizes: samples a pass of each set, in the order of `data.leaves`. A set with `epochs` has its share of the whole
+    sizes: samples a pass of each set, in the order of `data.leaf_sets`. A set with `epochs` has its share of the whole
     run; what is left is shared by the others, by weight or as their size to the power of 1 / temperature.
 
     Raises:
@@ -83,7 +83,7 @@ def shares(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[int, list[Fractio
     """
     data, train = recipe.data, recipe.train
     samples = train.steps * train.batch_size
-    passed = [Fraction(str(leaf.epochs or 0)) * size for leaf, size in zip(data.leaves, sizes, strict=True)]
+    passed = [Fraction(str(leaf.epochs or 0)) * size for leaf, size in zip(data.leaf_sets, sizes, strict=True)]
     asked = sum(passed, Fraction(0))
     alone = all(shards.epochs is not None for shards in data.shards)
     fits = abs(asked - samples) < train.batch_size if alone else asked < samples
@@ -98,7 +98,7 @@ def shares(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[int, list[Fractio
 
 
 def _divide(
-    group: Sequence[Shards], temperature: float, step: int, sizes: Iterator[int], samples: int = 1
+    group: Sequence[DataSet], temperature: float, step: int, sizes: Iterator[int], samples: int = 1
 ) -> tuple[int, list[Fraction]]:
     """Samples of a group and the share that each single set in it has, together 1."""
     inner = [
@@ -118,14 +118,14 @@ def _divide(
     ]
 
 
-def _weight(member: Shards, size: int, temperature: float, step: int) -> Fraction:
+def _weight(member: DataSet, size: int, temperature: float, step: int) -> Fraction:
     """Weight of a set or group among its siblings from a step on."""
     if member.weight is not None:
         return Fraction(str(max(point for point in member.weight if point[0] <= step)[1]))
     return Fraction(size) if temperature == 1 else Fraction(size ** (1 / temperature))
 
 
-def _all(group: Sequence[Shards]) -> Iterator[Shards]:
+def _all(group: Sequence[DataSet]) -> Iterator[DataSet]:
     """All sets and groups of sets."""
     for member in group:
         yield member

@@ -21,7 +21,8 @@ from pipeline.draft.sequences import fasta
 from pipeline.draft.settings import State
 from pipeline.draft.survey import OPENED, ROWS, Survey
 from pipeline.draft.tables import tables
-from pipeline.recipe.schema import dump, load
+from pipeline.recipe.load import load
+from pipeline.recipe.yaml import dump
 
 NOUNS = {
     "image": ("image", "images"),

@@ -1,4 +1,4 @@
-"""Recipes: YAML, checked before anything runs."""
+"""The schema of recipes: every section and key, its type, default and checks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import dataclasses
 import keyword
 import math
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 from torch import nn
 
-import modalities  # noqa: F401  (registers the kinds of data)
+import modalities  # noqa: F401  (registers the modalities)
 import pipeline.objectives  # noqa: F401
-import recipes
 import shards.sources  # noqa: F401
 from modalities.base import MODALITY_TYPES, Modality
 from modalities.masks.plan import Plan
@@ -25,43 +22,37 @@ from modalities.masks.plan import check as check_masks
 from modalities.names import did_you_mean
 from modalities.table import Table
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
-from pipeline.recipe.renamed import refuse_renamed
-from shards.configs import configured, explain, refuse_bool_key, refuse_bools, typed
+from shards.configs import configured, refuse_bool_key, refuse_bools, typed
 from shards.dedupe import resolve
 from shards.remote import Cache
 from shards.sources.base import SOURCE_TYPES, Source
 from shards.split import SplitBy
 
-_MODULES = nn.ModuleDict()
-_TAKEN = {"self", "labels", "label", "task", "key", "fused", "unseen", "unseen_classes", "return_tensors"}
-"""Names that mean something else beside modalities: in figures, files of embeddings and processors."""
-Fraction = Field(ge=0, le=1)
-Positive = Field(ge=1)
-
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"dim": 192, "depth": 4, "heads": 3, "decoder": {"dim": 96, "depth": 1, "heads": 3}},
-    "small": {"dim": 384, "depth": 12, "heads": 6, "decoder": {"dim": 256, "depth": 2, "heads": 4}},
-    "base": {"dim": 768, "depth": 12, "heads": 12, "embedding": 512, "decoder": {"dim": 512, "depth": 4, "heads": 8}},
-    "large": {"dim": 1024, "depth": 24, "heads": 16, "embedding": 768, "decoder": {"dim": 512, "depth": 8, "heads": 8}},
+RESERVED = {
+    "self": "Python gives that name to the processor's own instance",
+    "labels": "shards store the labels of a sample under that name",
+    "key": "files of embeddings have a column of that name",
+    "fused": "files of embeddings have a column of that name",
 }
-"""Model sizes by name: widths and depths of ViT-Ti (4 blocks), -S, -B and -L."""
+"""Names that a modality cannot have, and why."""
+_MODULES = nn.ModuleDict()
 
 
-class Strict(BaseModel):
-    """A part of a recipe: unknown keys are errors, values do not change."""
+class Section(BaseModel):
+    """Base of the sections of a recipe: unknown keys are errors, and values are constant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Decoder(Strict):
-    """The decoder of masked modelling."""
+class Decoder(Section):
+    """The decoder of masked modeling."""
 
     dim: int = Field(192, ge=1)
     depth: int = Field(2, ge=0)
     heads: int = Field(3, ge=1)
 
 
-class Model(Strict):
+class Model(Section):
     """Sizes of the model."""
 
     dim: int = Field(384, ge=2)
@@ -73,24 +64,25 @@ class Model(Strict):
     decoder: Decoder = Decoder()
 
     @model_validator(mode="after")
-    def _divisible(self) -> Model:
+    def _check_heads(self) -> Model:
         for name, part in (("model", self), ("model.decoder", self.decoder)):
             if part.dim % part.heads:
                 raise ValueError(f"{name}.dim {part.dim} is not divisible by {name}.heads {part.heads}")
         return self
 
 
-class Shards(Strict):
-    """One folder of shards, by path or by URL, or a group of them that counts as one among its siblings.
+class DataSet(Section):
+    """One shard set, a folder or a URL; or a group of them that counts as one set among its siblings.
 
-    weight: share among siblings, a number or points `[[step, weight], ...]` that each hold from their step on; without
-    weights shares are as sizes to the power of 1 / temperature, that of `data` or of the group they stand in. epochs:
-    how often the whole run passes the set. keep: CSV or Parquet file of the keys to use, `weights` its column that
-    says how often a pass takes each.
+    weight: share among siblings, a number or points `[[step, weight], ...]` that each apply from their step on. Without
+        weights, shares are proportional to sizes to the power of 1 / temperature, the temperature of the parent.
+    epochs: passes over the set in the whole run, instead of a weight.
+    keep: CSV or Parquet file of the keys to use.
+    weights: column of `keep` that says how often each key comes in an epoch.
     """
 
     path: str | None = None
-    sets: tuple[Shards, ...] = ()
+    sets: tuple[DataSet, ...] = ()
     weight: tuple[tuple[int, float], ...] | None = None
     temperature: float = Field(1.0, gt=0)
     epochs: float | None = Field(None, gt=0)
@@ -113,7 +105,7 @@ class Shards(Strict):
         )
 
     @model_validator(mode="after")
-    def _one(self) -> Shards:
+    def _check_keys(self) -> DataSet:
         if (self.path is None) == (not self.sets):
             raise ValueError("each of data.shards needs either a path or a group of sets")
         name = self.path or "a group of sets"
@@ -126,7 +118,7 @@ class Shards(Strict):
         if self.path is not None and self.temperature != 1:
             raise ValueError(f"data.shards: temperature of {name} belongs to data or to a group of sets")
         if any(member.epochs is not None for member in self.sets):
-            raise ValueError("data.shards: epochs are of the whole run, so they cannot stand within a group of sets")
+            raise ValueError("data.shards: epochs count over the whole run, so a set within a group cannot have them")
         _check_weights(self.sets, self.temperature)
         return self
 
@@ -142,30 +134,33 @@ def _is_point(point: Any) -> bool:
     )
 
 
-def _check_weights(siblings: Sequence[Shards], temperature: float) -> None:
-    """Raise unless all siblings or none have weights, of which at any step one is above 0."""
+def _check_weights(siblings: Sequence[DataSet], temperature: float) -> None:
+    """Raise unless all siblings or none have weights, and at every step at least one weight is above 0."""
     shared = [member for member in siblings if member.epochs is None]
     weighted = [dict(member.weight) for member in shared if member.weight is not None]
     if weighted and len(weighted) < len(shared):
         raise ValueError("data.shards: give a weight to every set of a group or to none")
     if weighted and temperature != 1:
         raise ValueError("data.shards: temperature shares by size, so it is for sets without weights")
-    held = [0.0] * len(weighted)
+    weights = [0.0] * len(weighted)
     for step in sorted({step for points in weighted for step in points}):
-        held = [points.get(step, before) for points, before in zip(weighted, held, strict=True)]
-        if not any(held):
+        weights = [points.get(step, before) for points, before in zip(weighted, weights, strict=True)]
+        if not any(weights):
             raise ValueError(f"data.shards: all weights are 0 from step {step} on")
 
 
-class Data(Strict):
-    """Where samples come from. `source`, `split` and `dedupe` are read by `shards build` alone.
+class Data(Section):
+    """Where samples come from. Only `shards build` reads `source`, `split` and `dedupe`.
 
-    canonical_nodes: streams to which whole shards are dealt, so that each of as many nodes needs its own alone.
-    dedupe: what content is compared by, so that of samples alike in all modalities named the first is kept: one of the
-    kinds in `shards.dedupe`, for all modalities it is for, or a kind for each.
+    canonical_nodes: number of streams among which shards are divided, so that each of that many nodes reads its own
+        shards only.
+    dedupe: how duplicates are detected, a method of `shards.dedupe` for all modalities that it suits or one for each;
+        of samples that are equal in all modalities named, the first is kept.
+    shuffle_block: samples that are shuffled together.
+    max_skipped: share of unusable samples above which training stops.
     """
 
-    shards: tuple[Shards, ...] = ()
+    shards: tuple[DataSet, ...] = ()
     temperature: float = Field(1.0, gt=0)
     canonical_nodes: int = Field(1, ge=1)
     source: Source | None = None
@@ -190,19 +185,19 @@ class Data(Strict):
         return value if isinstance(value, Cache) else configured(Cache, value, "data.cache")
 
     @property
-    def leaves(self) -> tuple[Shards, ...]:
-        """All sets with a path, as they stand in the recipe."""
-        waiting, found = list(self.shards), []
-        while waiting:
-            first = waiting.pop(0)
-            waiting[:0] = first.sets
-            found += [first] if first.path is not None else []
-        return tuple(found)
+    def leaf_sets(self) -> tuple[DataSet, ...]:
+        """All sets with a path, in the order of the recipe."""
+        pending, leaves = list(self.shards), []
+        while pending:
+            first = pending.pop(0)
+            pending[:0] = first.sets
+            leaves += [first] if first.path is not None else []
+        return tuple(leaves)
 
     @property
     def paths(self) -> tuple[str, ...]:
         """The folders of all sets."""
-        return tuple(leaf.path for leaf in self.leaves if leaf.path is not None)
+        return tuple(leaf.path for leaf in self.leaf_sets if leaf.path is not None)
 
     @model_validator(mode="after")
     def _weights(self) -> Data:
@@ -220,10 +215,10 @@ class Data(Strict):
         return value if value is None else configured(SplitBy, value, "data.split")
 
 
-class Schedule(Strict):
-    """Learning rate over steps: linear warm-up, then decay to `final` of the peak.
+class Schedule(Section):
+    """Learning rate over steps: linear warm-up, then decay to `final` times the peak.
 
-    cosine: over all remaining steps. wsd: flat, then linear over the last `decay` share (Hu et al. 2024).
+    cosine: over all remaining steps. wsd: constant, then linear over the last `decay` share (Hu et al. 2024).
     """
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -232,11 +227,13 @@ class Schedule(Strict):
     final: float = Field(0.0, ge=0, le=1)
 
 
-class Train(Strict):
-    """The training run. `batch_size` and `micro_batch_size` (samples a forward) are totals over all ranks.
+class Train(Section):
+    """The training run. `batch_size` and `micro_batch_size` count samples over all ranks.
 
-    precision: bf16 is fp32 weights under autocast; auto is bf16 where the hardware has it. zero: auto is ZeRO stage 2
-    among several ranks and no DeepSpeed in one process.
+    micro_batch_size: samples of one forward pass; by default the whole batch. Gradients are accumulated over a step.
+    precision: `bf16` is float32 weights under autocast; `auto` is bf16 if the hardware has it.
+    zero: stage of ZeRO; `auto` is stage 2 on several ranks, and no DeepSpeed in a single process.
+    max_nonfinite_steps: steps in a row with a loss or gradient that is not finite after which training stops.
     """
 
     steps: int = Field(10_000, ge=1)
@@ -263,7 +260,7 @@ class Train(Strict):
         return self.micro_batch_size or self.batch_size
 
     @model_validator(mode="after")
-    def _passes(self) -> Train:
+    def _check_micro_batch(self) -> Train:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"train.batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
@@ -271,16 +268,19 @@ class Train(Strict):
         return self
 
 
-class Evaluate(Strict):
-    """What the verb `evaluate` does: size of the gallery, label to probe, training samples a probe learns from."""
+class Evaluate(Section):
+    """Settings of the command `evaluate`.
+
+    gallery: samples among which retrieval searches. probe: label to probe. probe_samples: training samples of a probe.
+    """
 
     gallery: int = Field(1000, ge=2)
     probe: str | None = None
     probe_samples: int = Field(2000, ge=2)
 
 
-class Recipe(Strict):
-    """A whole recipe, every value explicit."""
+class Recipe(Section):
+    """A complete recipe with a value for every key."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     model: Model = Model()
@@ -301,14 +301,19 @@ class Recipe(Strict):
             raise ValueError("a recipe needs at least one modality")
         for name in value:
             refuse_bool_key(name, "modalities")
+            if name in RESERVED:
+                raise ValueError(f"a modality cannot be named {name!r}: {RESERVED[name]}")
             if not can_name(str(name)):
-                raise ValueError(f"modality name {name!r} is no plain word, or means something else: choose another")
+                raise ValueError(
+                    f"a modality cannot be named {name!r}: use a letter, then letters, digits and _, that is neither a "
+                    "keyword of Python nor a method of torch.nn.ModuleDict"
+                )
         return {name: typed(config, MODALITY_TYPES, f"modalities.{name}") for name, config in value.items()}
 
     @field_validator("modalities")
     @classmethod
-    def _with_missing(cls, value: dict[str, Modality], info: pydantic.ValidationInfo) -> dict[str, Modality]:
-        """Tables take over what means missing from the source, so that it goes with the model."""
+    def _add_missing_codes(cls, value: dict[str, Modality], info: pydantic.ValidationInfo) -> dict[str, Modality]:
+        """Copy the source's codes for missing cells to tables, so that they are saved with the model."""
         source = info.data["data"].source if "data" in info.data else None
         codes = {
             column: codes
@@ -343,7 +348,7 @@ class Recipe(Strict):
         }
 
     @model_validator(mode="after")
-    def _dealt(self) -> Recipe:
+    def _check_nodes(self) -> Recipe:
         size, nodes = self.train.micro_batch, self.data.canonical_nodes
         if size % nodes:
             name = "micro_batch_size" if self.train.micro_batch_size else "batch_size"
@@ -351,7 +356,7 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _served(self) -> Recipe:
+    def _check_objectives(self) -> Recipe:
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
         resolve(self.data.dedupe, self.modalities)
@@ -364,7 +369,7 @@ class Recipe(Strict):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data; `load` reads it back to an equal recipe."""
+        """The recipe as plain data; `load` turns it back into an equal recipe."""
         state = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "train", "evaluate")}
         data = {name: getattr(self.data, name) for name in Data.model_fields}
         data["shards"] = [shards.model_dump(mode="json", exclude_defaults=True) for shards in self.data.shards]
@@ -387,159 +392,13 @@ class Recipe(Strict):
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A dataclass's recipe keys as JSON data, without what `fit` learns."""
-    learned = {f.name for f in dataclasses.fields(config) if f.metadata.get("fitted")}
-    state = {name: value for name, value in dataclasses.asdict(config).items() if name not in learned}
+    """The recipe keys of a dataclass as JSON data, without fitted fields."""
+    fitted = {f.name for f in dataclasses.fields(config) if f.metadata.get("fitted")}
+    state = {name: value for name, value in dataclasses.asdict(config).items() if name not in fitted}
     return TypeAdapter(dict[str, Any]).dump_python(state, mode="json")
 
 
-def _keys_at(path: Sequence[Any]) -> list[str]:
-    """Known keys of the recipe's part at a path."""
-    part: Any = Recipe
-    for name in path:
-        part = get_args(part)[0] if isinstance(name, int) else part.model_fields[name].annotation
-    return list(part.model_fields)
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `over`, mappings merged key by key."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """`["train.steps=100"]` as a nested mapping; values are YAML.
-
-    Raises:
-        ValueError: one has no `=`.
-    """
-    result: dict[str, Any] = {}
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise ValueError(f"override {override!r} is not of the form key.key=value")
-        nested: Any = _yaml(text, f"override {override!r}")
-        for key in reversed(path.split(".")):
-            nested = {key: nested}
-        result = merge(result, nested)
-    return result
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise ValueError(f"{where} is not valid YAML: {line}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as a string; here it is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1 and key != "<<":
-                raise yaml.YAMLError(f"key {key!r} stands twice (line {node.start_mark.line + 1})")
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    key: list(resolvers) for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A recipe file with what it extends, unchecked.
-
-    Raises:
-        ValueError: not a mapping, or recipes that extend each other in a circle.
-    """
-    state, seen = _read_one(path), {path.resolve()}
-    while "extends" in state:
-        parent = state.pop("extends")
-        beside = path.parent / str(parent)
-        path = beside if beside.suffix in (".yaml", ".yml") else recipes.find(parent)
-        if path.resolve() in seen:
-            raise ValueError(f"recipe {path} extends itself")
-        seen.add(path.resolve())
-        state = merge(_read_one(path), state)
-    return state
-
-
-def _read_one(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"no recipe file {path}")
-    state = _yaml(path.read_text(), str(path))
-    if not isinstance(state, dict):
-        raise ValueError(f"recipe {path} is not a mapping of keys")
-    return state
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `_Loader` would read as something else, such as a column named `1e5`."""
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
-        return super().represent_sequence(tag, sequence, flow_style=_short(sequence))
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
-        return super().represent_mapping(tag, mapping, flow_style=_short(mapping))
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def _short(part: Any) -> bool:
-    """Whether a list or mapping reads well on one line."""
-    return len(str(part)) <= 100 or (isinstance(part, (list, tuple)) and all(isinstance(item, str) for item in part))
-
-
-def dump(state: Mapping[str, Any]) -> str:
-    """A recipe as YAML that `read` reads back to the same; short lists and mappings stand on one line."""
-    return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
 def can_name(name: str) -> bool:
-    """Whether a modality can be called so: an argument in Python, a module in torch, a column and key beside others."""
-    return name.isidentifier() and not keyword.iskeyword(name) and name not in _TAKEN and not hasattr(_MODULES, name)
-
-
-def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """A checked recipe from a file, a name or a mapping, with overrides `key.key=value`.
-
-    `size` picks an entry of the recipe's own `sizes`, or one of tiny, small, base and large; what the recipe says
-    itself under `model` wins over the latter, unless the size is an override.
-
-    Raises:
-        ValueError: anything wrong, in one line that names the key.
-    """
-    state = dict(recipe) if isinstance(recipe, Mapping) else read(recipes.find(recipe))
-    changes = parse_overrides(overrides)
-    state = merge(state, {"size": changes["size"]} if "size" in changes else {})
-    sizes = state.pop("sizes", {}) or {}
-    size = state.pop("size", None)
-    refuse_bools(size, "size")
-    if size in sizes:
-        state = merge(state, sizes[size])
-    elif size in SIZES:
-        held = state.get("model") or {}
-        state["model"] = merge(held, SIZES[size]) if "size" in changes else merge(SIZES[size], held)
-    elif size is not None:
-        raise ValueError(f"size is {size!r}{did_you_mean(str(size), [*sizes, *SIZES])}")
-    state = merge(state, {key: value for key, value in changes.items() if key != "size"})
-    refuse_renamed(state)
-    try:
-        return Recipe.model_validate(state)
-    except pydantic.ValidationError as error:
-        raise ValueError(explain(error, keys_at=_keys_at)) from error
+    """Whether a modality can have this name: it names an argument in Python, a torch module and a member of shards."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None
+    return plain and not keyword.iskeyword(name) and name not in RESERVED and not hasattr(_MODULES, name)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from modalities.table import Table
 from pipeline.commands.build import build_shards
 from pipeline.commands.pretrain import build, pretrain
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from pipeline.run import Run
 from pipeline.training.engine import Engine, Report, read_checkpoint
 

@@ -18,7 +18,7 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.data.labelled import Labelled, Task, load, task_of
-from pipeline.recipe.schema import load as checked
+from pipeline.recipe.load import load as checked
 from pipeline.run import content_hash, joint_hash, short_hashes
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows

@@ -28,7 +28,7 @@ from pipeline.commands.pretrain import fit, open_sets
 from pipeline.data.loader import Held, Kept, Samples, Stream, tokenize
 from pipeline.data.workers import made_ahead
 from pipeline.model.batch import Batch, Pack
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.index import index_path
 from shards.read import Members, Split

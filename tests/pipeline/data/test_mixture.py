@@ -16,7 +16,7 @@ from pipeline.commands.plan import plan
 from pipeline.commands.pretrain import open_sets, pretrain
 from pipeline.data.loader import Cursor
 from pipeline.data.mixture import mixture, shares
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from pipeline.run import Run
 from shards.order import deal
 from shards.read import Split
@@ -105,7 +105,7 @@ def test_epochs_that_do_not_fit_the_run_are_refused(sets: list[dict[str, Any]], 
         ("{shards: [{path: a, weights: often}]}", "weights of a names a column of its keep file"),
         ("{shards: [{path: a, weight: 1}, {path: b}]}", "give a weight to every set of a group or to none"),
         ("{shards: [{sets: [{path: a, weight: 1}, {path: b}]}]}", "give a weight to every set of a group or to none"),
-        ("{shards: [{sets: [{path: a, epochs: 1}]}]}", "cannot stand within a group"),
+        ("{shards: [{sets: [{path: a, epochs: 1}]}]}", "a set within a group cannot have them"),
         ("{shards: [{sets: [{path: a}], epochs: 1}]}", "belong to a set with a path"),
         ("{shards: [{sets: [{path: a}], keep: k.csv}]}", "belong to a set with a path"),
         ("{shards: [{path: a, temperature: 2}]}", "temperature of a belongs to data or to a group"),

@@ -18,7 +18,7 @@ from pipeline.commands.plan import plan
 from pipeline.commands.predict import embed_file
 from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import Samples
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from pipeline.run import Run
 from shards.manifest import index
 from shards.order import Mixture

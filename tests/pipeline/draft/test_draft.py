@@ -21,7 +21,7 @@ from rdkit import Chem
 
 from pipeline.commands.build import build_shards
 from pipeline.draft import draft_recipe, survey
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.manifest import Manifest
 
 RNG = np.random.default_rng(0)

@@ -26,7 +26,7 @@ from pipeline.objectives import base
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term
 from pipeline.objectives.contrastive import LARGEST_SCALE, Bounded, Contrastive, ContrastiveObjective
 from pipeline.objectives.regression import Regression
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from pipeline.training.engine import Engine, Pretraining
 from pipeline.training.launch import accelerate
 

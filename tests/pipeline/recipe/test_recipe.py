@@ -12,7 +12,9 @@ import yaml
 import recipes
 from modalities.image import Image
 from modalities.smiles import Smiles
-from pipeline.recipe.schema import SIZES, Recipe, load, merge, parse_overrides, read
+from pipeline.recipe.load import SIZES, load, parse_overrides, read
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.yaml import merge
 from pipeline.run import flatten
 
 
@@ -129,9 +131,9 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
         ("train.betas=[1.5, 2]", "train.betas"),
         ("masking={kind: complementary, axis: tiem}", "masking.axis is 'tiem'"),
         ("modalities.smiles.mask.kind=block", "'block' needs tokens on a grid"),
-        ("modalities.type={type: text}", "'type' is no plain word"),
-        ("modalities.class={type: text}", "'class' is no plain word"),
-        ("modalities.key={type: text}", "'key' is no plain word"),
+        ("modalities.type={type: text}", "a modality cannot be named 'type'"),
+        ("modalities.class={type: text}", "a modality cannot be named 'class'"),
+        ("modalities.key={type: text}", "a modality cannot be named 'key': files of embeddings"),
         ("objectives.masked.weights={sound: 1}", "'sound'"),
         ("objectives.masked=3", "objectives.masked must be a mapping"),
         ("data.split.test=1.5", "data.split"),
@@ -164,7 +166,7 @@ def test_numbers_that_yaml_takes_for_words(tmp_path: Path, recipe: dict[str, Any
 def test_a_key_given_twice_is_an_error(tmp_path: Path, recipe: dict[str, Any]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe) + "train: {steps: 1}\n")
-    with pytest.raises(ValueError, match="key 'train' stands twice"):
+    with pytest.raises(ValueError, match="key 'train' is given twice"):
         load(path)
 
 

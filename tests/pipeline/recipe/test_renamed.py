@@ -12,8 +12,9 @@ import yaml
 
 from pipeline.commands.evaluate import evaluate
 from pipeline.recipe import renamed
+from pipeline.recipe.load import load
 from pipeline.recipe.renamed import RENAMED, Renamed, RenamedKeyError, refuse_renamed
-from pipeline.recipe.schema import Recipe, load
+from pipeline.recipe.schema import Recipe
 
 
 def nest(path: list[str], value: Any) -> dict[str, Any]:

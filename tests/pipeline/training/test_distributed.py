@@ -192,7 +192,7 @@ from pipeline.training.engine import Engine
 from pipeline.training.launch import accelerate
 from pipeline.data.loader import Stream
 from pipeline.commands.pretrain import build, fit, open_sets
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 recipe = load(sys.argv[1], [f"train.zero={sys.argv[2]}"])
 sets = open_sets(recipe, "train", verify=False)
 fitted = fit(recipe, sets)
@@ -243,7 +243,7 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
 
     from pipeline.commands.pretrain import build, fit, open_sets
     from pipeline.data.loader import Stream
-    from pipeline.recipe.schema import load
+    from pipeline.recipe.load import load
     from pipeline.training.engine import Engine
     from pipeline.training.launch import accelerate
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.commands.pretrain import fit, open_sets
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 
 DELIVER = """
 import hashlib, json, sys
@@ -21,7 +21,7 @@ from modalities.base import from_json
 from pipeline.data.loader import Stream
 from pipeline.data.mixture import mixture
 from pipeline.commands.pretrain import open_sets
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from pipeline.data.workers import made_ahead
 
 recipe, kinds, rank, world, workers, first, last = sys.argv[1:]

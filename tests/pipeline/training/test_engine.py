@@ -14,7 +14,8 @@ import torch
 
 from pipeline.commands.pretrain import build, fit, open_sets
 from pipeline.data.loader import Stream
-from pipeline.recipe.schema import Recipe, Schedule, load
+from pipeline.recipe.load import load
+from pipeline.recipe.schema import Recipe, Schedule
 from pipeline.training import engine as engine_module
 from pipeline.training import launch
 from pipeline.training.engine import Engine, learning_rate, parameter_groups, read_checkpoint

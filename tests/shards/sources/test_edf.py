@@ -197,7 +197,7 @@ def test_no_file_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
 def test_the_arithmetic_recipe_reads_the_real_files() -> None:
-    from pipeline.recipe.schema import load
+    from pipeline.recipe.load import load
 
     recipe = load("arithmetic")
     assert isinstance(recipe.data.source, Edf)

@@ -16,7 +16,7 @@ from modalities.files.reading import counted_changes
 from modalities.table import Table
 from modalities.text import Text
 from outcomes import outcomes
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.sources.base import Sample
 from shards.sources.fasta import Fasta, derived, records

@@ -14,7 +14,7 @@ from modalities.base import Modality
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.manifest import Manifest
 from shards.read import Members, Split

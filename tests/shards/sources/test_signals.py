@@ -15,7 +15,7 @@ from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording
 from modalities.signal import Signal
 from modalities.table import Table
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.hub import Hub, Row
