@@ -31,6 +31,15 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("train.max_bad_steps", "max_nonfinite_steps"),
     Renamed("data.block", "shuffle_block"),
     Renamed("evaluate.samples", "probe_samples"),
+    Renamed("modalities.*.normalise", "normalize", ("image", "signal")),
+    Renamed("modalities.*.target=normalised", "target=normalized"),
+    Renamed("modalities.*.target=pixels", "target=values", ("image",)),
+    Renamed("modalities.*.target=raw", "target=values", ("spectrogram",)),
+    Renamed("modalities.*.paper", "background", ("image",)),
+    Renamed("modalities.*.rate_hz", "sample_rate_hz", ("spectrogram",)),
+    Renamed("modalities.*.faulty=leave_out", "faulty_channels=exclude", ("signal",)),
+    Renamed("modalities.*.faulty", "faulty_channels", ("signal",)),
+    Renamed("modalities.*.clipped", "max_clipped", ("signal",)),
 )
 OPTIONS = {("finetune", "--keep"): "--pretrained-share", ("export", "--to"): "--out"}
 """Old options of the command line, as (command, option), and their names today."""
