@@ -29,7 +29,7 @@ import sensorium
 from modalities.base import Modality
 from modalities.base import registry as modality_types
 from modalities.masks.masking import Masking
-from modalities.masks.plan import Plan
+from modalities.masks.plan import MaskPlan
 from pipeline.cli import app
 from pipeline.objectives.base import ObjectiveConfig
 from pipeline.objectives.base import registry as objective_types
@@ -187,7 +187,7 @@ PARTS: dict[str, type] = {
     "data.split": SplitBy,
     "data.cache": Cache,
     "modalities.NAME.mask": Masking,
-    "masking": Plan,
+    "masking": MaskPlan,
     "train": Train,
     "train.schedule": Schedule,
     "evaluate": Evaluate,

@@ -39,6 +39,8 @@ class Modality(ABC):
 
     axes: ClassVar[Axes] = {}
     """Columns of ids and coords that masks may run along, by name."""
+    row_axis: ClassVar[str | None] = None
+    """Axis whose values separate rows of tokens; masks of kind `span` do not cross from one row into another."""
 
     mask: Masking | tuple[Masking, ...] = Masking()
 

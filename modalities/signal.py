@@ -91,6 +91,7 @@ class Signal(Modality):
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
     requires: ClassVar[tuple[str, ...]] = ("scipy", "wfdb", "pyedflib")
     axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
+    row_axis: ClassVar[str | None] = "channel"
 
     montage: Montage = "any"
     channels: Literal["any"] | tuple[str, ...] = ()

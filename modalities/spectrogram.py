@@ -80,6 +80,7 @@ class Spectrogram(Modality):
         "frequency": ("coords", 1),
         "channel": ("ids", 1),
     }
+    row_axis: ClassVar[str | None] = "channel"
 
     sample_rate_hz: int = 16_000
     mel_bands: int = 128

@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from modalities.base import Modality
-from modalities.masks.plan import Plan
+from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, labels_of, ranked, shown
 from pipeline.data.labelled import task_of
@@ -206,7 +206,9 @@ def _draw_classes(axis: Any, points: np.ndarray, labels: Sequence[Any], samples:
 
 
 @torch.inference_mode()
-def reconstructions(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+def reconstructions(
+    model: SensoriumModel, seed: int, split: Split, masking: MaskPlan
+) -> dict[str, list[dict[str, str]]]:
     """Original, masked and reconstructed examples of each modality, as HTML, masked by a recipe's plan.
 
     They are the first that can be used in the order of training.

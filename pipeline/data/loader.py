@@ -13,8 +13,9 @@ import torch
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from modalities.masks.masking import Mask, corrupt
-from modalities.masks.plan import Plan, plan, rules_of
+from modalities.masks.draw import corrupt
+from modalities.masks.masking import Mask
+from modalities.masks.plan import MaskPlan, plan_masks, rules_of
 from modalities.tokens import Tokens
 from pipeline.data.workers import empty
 from pipeline.model.batch import Batch, Fault, pack
@@ -191,7 +192,7 @@ class Stream(Ordered):
     pass_size: int
     rank: int = 0
     world: int = 1
-    masking: Plan = Plan()
+    masking: MaskPlan = MaskPlan()
     mixture: Mixture | None = None
 
     def __getitem__(self, number: int) -> Batch:
@@ -226,7 +227,7 @@ class Stream(Ordered):
         again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
         rng = np.random.default_rng([self.seed, number, turn, int(self._firsts[number][shard]) + chosen, 0, *again])
         tokens = tokens_at(held, shard, chosen, self.modalities, rng)
-        masks = plan(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
+        masks = plan_masks(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
         return held.key(shard, chosen), tokens, masks, seen
 

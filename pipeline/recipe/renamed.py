@@ -31,6 +31,7 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("train.max_bad_steps", "max_nonfinite_steps"),
     Renamed("data.block", "shuffle_block"),
     Renamed("evaluate.samples", "probe_samples"),
+    Renamed("masking.share", "probability"),
     Renamed("modalities.*.normalise", "normalize", ("image", "signal")),
     Renamed("modalities.*.target=normalised", "target=normalized"),
     Renamed("modalities.*.target=pixels", "target=values", ("image",)),

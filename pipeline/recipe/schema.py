@@ -17,8 +17,7 @@ import modalities  # noqa: F401  (registers the modalities)
 import pipeline.objectives  # noqa: F401
 import shards.sources  # noqa: F401
 from modalities.base import MODALITY_TYPES, Modality
-from modalities.masks.plan import Plan
-from modalities.masks.plan import check as check_masks
+from modalities.masks.plan import MaskPlan, check_masks
 from modalities.names import did_you_mean
 from modalities.table import Table
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
@@ -286,7 +285,7 @@ class Recipe(Section):
     model: Model = Model()
     data: Data = Data()
     modalities: dict[str, Modality]
-    masking: Plan = Plan()
+    masking: MaskPlan = MaskPlan()
     objectives: dict[str, ObjectiveConfig]
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -331,7 +330,7 @@ class Recipe(Section):
     @field_validator("masking", mode="before")
     @classmethod
     def _masking(cls, value: Any) -> Any:
-        return configured(Plan, value or {}, "masking")
+        return configured(MaskPlan, value or {}, "masking")
 
     @field_validator("objectives", mode="before")
     @classmethod

@@ -19,7 +19,8 @@ from modalities.dna import Dna
 from modalities.files.reading import ContentError, lazy_import
 from modalities.files.recording import Recording
 from modalities.image import Image, Picture
-from modalities.masks.masking import MODES, Masking
+from modalities.masks.masking import Masking
+from modalities.masks.modes import MODES
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Audio, Spectrogram

@@ -26,7 +26,8 @@ from modalities.files.recording import (
     to_members,
 )
 from modalities.layers.patches import log_amplitudes, restored_spectra
-from modalities.masks.masking import Masking, Rules, mask
+from modalities.masks.draw import draw_mask
+from modalities.masks.masking import Masking, MaskRules
 from modalities.signal import Signal
 
 ECG: dict[str, Any] = {"montage": "ecg", "unit": "mV", "sample_rate_hz": 100, "patch_s": 0.2}
@@ -578,13 +579,15 @@ def test_a_perfect_prediction_reconstructs_the_signal(target: Any) -> None:
 def test_whole_leads_and_spans_can_be_masked(seed: int) -> None:
     modality = Signal(**ECG, mask=Masking(kind="channel", ratio=0.5)).fit([noise(("I", "II", "V1", "V2"))])
     tokens = modality.tokenize(noise(("I", "II", "V1", "V2")))
-    made = mask(
-        tokens, np.random.default_rng(seed), 0, Rules((Masking(kind="channel", ratio=0.5),), axes=modality.axes)
+    made = draw_mask(
+        tokens, np.random.default_rng(seed), 0, MaskRules((Masking(kind="channel", ratio=0.5),), axes=modality.axes)
     )
     for lead in np.unique(tokens.ids[:, 1]):
         assert len(set(made.target[tokens.ids[:, 1] == lead].tolist())) == 1
     assert made.target.mean() == 0.5
-    whole = mask(tokens, np.random.default_rng(seed), 0, Rules((Masking(kind="time", ratio=0.3),), axes=modality.axes))
+    whole = draw_mask(
+        tokens, np.random.default_rng(seed), 0, MaskRules((Masking(kind="time", ratio=0.3),), axes=modality.axes)
+    )
     for time in np.unique(tokens.coords[:, 3]):
         assert len(set(whole.target[tokens.coords[:, 3] == time].tolist())) == 1
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.files.reading import ContentError, counted_changes
-from modalities.masks.masking import Masking, Rules, mask
+from modalities.masks.draw import draw_mask
+from modalities.masks.masking import Masking, MaskRules
 from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, codes_in, compress, expand, scale
 from modalities.tokens import maskable
 
@@ -100,7 +101,7 @@ def test_missing_cells_are_never_targets(table: Table, column: str, cell: Cell) 
     tokens = table.tokenize({column: cell, "charge": 2})
     assert (tokens.ids[0, 0], tokens.values[0, 0]) == (0, 0.0)
     assert maskable(tokens).tolist() == [False, True]
-    made = mask(tokens, np.random.default_rng(0), 0, Rules((Masking(ratio=1.0),), table.entries))
+    made = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(ratio=1.0),), table.entries))
     assert made.target.tolist() == [False, True]
 
 

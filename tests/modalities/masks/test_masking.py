@@ -7,8 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from modalities.masks.masking import MODES, Action, Mask, Masking, Rules, corrupt, mask
-from modalities.tokens import Tokens, maskable
+from modalities.masks.draw import corrupt, draw_mask
+from modalities.masks.masking import Action, Mask, Masking, MaskRules
+from modalities.masks.modes import MODES
+from modalities.tokens import Axes, Tokens, maskable
 
 KINDS = ("random", "span", "block")
 seeds = st.integers(0, 2**32 - 1)
@@ -28,7 +30,7 @@ def grid(rows: int, columns: int, special: np.ndarray | None = None, width: int 
 
 def masked(tokens: Tokens, seed: int = 0, step: int = 0, entries: int = 9, **masking: Any) -> Mask:
     """The mask of one modality on its own."""
-    return mask(tokens, np.random.default_rng(seed), step, Rules((Masking(**masking),), entries))
+    return draw_mask(tokens, np.random.default_rng(seed), step, MaskRules((Masking(**masking),), entries))
 
 
 @st.composite
@@ -50,7 +52,7 @@ def test_laws_of_every_mask(tokens: Tokens, kind: str, mode: str, ratio: float, 
     assert not mask.target[tokens.ids[:, 0] == 0].any()
 
     assert (mask.action[~mask.target] == Action.KEEP).all()
-    allowed = {action for action, _ in MODES[mode]} | ({Action.MASK} if mode == "corrupt" else set())
+    allowed = {action for action, _ in MODES[mode].shares} | ({Action.MASK} if mode == "corrupt" else set())
     assert set(mask.action[mask.target].tolist()) <= allowed
     if mode == "drop":
         assert (mask.action == Action.KEEP).any()
@@ -76,9 +78,9 @@ def test_ratio_is_exact_on_average(kind: str, ratio: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_token_may_become_a_target_and_seeds_differ(kind: str) -> None:
     tokens = grid(6, 7)
-    drawn = np.array([masked(tokens, seed, kind=kind, ratio=0.3).target for seed in range(300)])
-    assert drawn.any(0).all()
-    assert len(np.unique(drawn, axis=0)) > 250
+    targets = np.array([masked(tokens, seed, kind=kind, ratio=0.3).target for seed in range(300)])
+    assert targets.any(0).all()
+    assert len(np.unique(targets, axis=0)) > 250
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_span_gives_runs_of_neighbours(n: int, span: int, ratio: float, seed: in
     edges = np.flatnonzero(np.diff(np.concatenate([[0], target.astype(int), [0]])))
     runs = list(zip(edges[::2], edges[1::2], strict=True))
     short = [run for run in runs if run[1] - run[0] < span and run[1] < len(target)]
-    assert len(short) <= 1  # the last one drawn is cut so that the count is exact
+    assert len(short) <= 1  # the last one targets is cut so that the count is exact
 
 
 @given(st.integers(2, 10), st.integers(2, 10), st.integers(1, 4), ratios, seeds)
@@ -207,16 +209,16 @@ def test_hidden_tokens_are_not_copied(mode: str) -> None:
 def test_corruption_changes_what_the_actions_say(tokens: Tokens, mode: str, ratio: float, seed: int) -> None:
     before = [part.copy() for part in tokens]
     mask = masked(tokens, seed, mode=mode, ratio=ratio)
-    seen = corrupt(tokens, mask, np.random.default_rng(seed))
+    corrupted = corrupt(tokens, mask, np.random.default_rng(seed))
 
     assert all((a == b).all() for a, b in zip(tokens, before, strict=True))
-    assert [part.dtype for part in seen] == [part.dtype for part in tokens]
-    assert seen.coords is tokens.coords
-    assert (seen.ids[:, 1:] == tokens.ids[:, 1:]).all()
+    assert [part.dtype for part in corrupted] == [part.dtype for part in tokens]
+    assert corrupted.coords is tokens.coords
+    assert (corrupted.ids[:, 1:] == tokens.ids[:, 1:]).all()
 
     for action in Action:
         at = mask.action == action
-        values, content = seen.values[at], seen.ids[at, 0]
+        values, content = corrupted.values[at], corrupted.ids[at, 0]
         source = mask.source[at]
         if action == Action.RANDOM:
             assert (content == source).all()
@@ -247,7 +249,7 @@ def recording(channels: int, times: int, special: np.ndarray | None = None) -> T
     return tokens._replace(ids=ids, coords=tokens.coords[:, 1:] * np.float32(0.1))
 
 
-AXES = {"channel": ("ids", 1), "time": ("coords", 0)}
+AXES: Axes = {"channel": ("ids", 1), "time": ("coords", 0)}
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.sampled_from(sorted(AXES)), st.integers(1, 3), ratios, seeds)
@@ -255,8 +257,13 @@ def test_an_axis_is_masked_by_whole_values(
     channels: int, times: int, axis: str, span: int, ratio: float, seed: int
 ) -> None:
     tokens = recording(channels, times)
-    made = mask(tokens, np.random.default_rng(seed), 0, Rules((Masking(kind=axis, ratio=ratio, span=span),), 9, AXES))
-    shape = made.target.reshape(channels, times)
+    mask = draw_mask(
+        tokens,
+        np.random.default_rng(seed),
+        0,
+        MaskRules((Masking(kind=axis, ratio=ratio, span=span),), 9, AXES, row_axis="channel"),
+    )
+    shape = mask.target.reshape(channels, times)
     values = shape if axis == "channel" else shape.T
     assert (values.all(1) | ~values.any(1)).all()
     assert values.all(1).sum() in {int(np.floor(ratio * len(values))), int(np.ceil(ratio * len(values)))}
@@ -273,9 +280,9 @@ def test_spans_stay_within_a_channel(
     if by_time:  # tokens in another order: all channels of a time, then the next
         order = np.arange(channels * times).reshape(channels, times).T.ravel()
         tokens = Tokens(*(part[order] for part in tokens))
-    rules = Rules((Masking(kind="span", ratio=ratio, span=span),), 9, AXES)
-    made = mask(tokens, np.random.default_rng(seed), 0, rules)
-    rows = made.target.reshape(times, channels).T if by_time else made.target.reshape(channels, times)
+    rules = MaskRules((Masking(kind="span", ratio=ratio, span=span),), 9, AXES, row_axis="channel")
+    mask = draw_mask(tokens, np.random.default_rng(seed), 0, rules)
+    rows = mask.target.reshape(times, channels).T if by_time else mask.target.reshape(channels, times)
     short = 0
     for row in rows:
         runs = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
@@ -290,39 +297,39 @@ def test_nothing_beside_a_target_can_be_read(
     special = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     tokens = grid(n, 1, special)
     mode = data.draw(st.sampled_from(["mask", "drop"]))
-    rules = Rules((Masking(kind=kind, ratio=ratio, mode=mode),), 9, {}, overlap)
-    made = mask(tokens, np.random.default_rng(seed), 0, rules)
-    hidden = made.action != Action.KEEP
-    plain = mask(tokens, np.random.default_rng(seed), 0, rules._replace(overlap=0))
+    rules = MaskRules((Masking(kind=kind, ratio=ratio, mode=mode),), 9, {}, overlap)
+    mask = draw_mask(tokens, np.random.default_rng(seed), 0, rules)
+    hidden = mask.action != Action.KEEP
+    plain = draw_mask(tokens, np.random.default_rng(seed), 0, rules._replace(overlap=0))
     kept_one = mode == "drop" and (~hidden).sum() == 1
-    for place in np.flatnonzero(made.target):
+    for place in np.flatnonzero(mask.target):
         beside = np.arange(max(place - overlap, 0), min(place + overlap + 1, n))
         assert kept_one or hidden[beside][~special[beside]].all()
-    assert kept_one or (made.target == plain.target).all()
+    assert kept_one or (mask.target == plain.target).all()
     assert not hidden[special].any()
 
 
 def test_maskings_in_turn_are_a_union() -> None:
     tokens = recording(12, 20)
     leads, spans = Masking(kind="channel", ratio=0.5), Masking(kind="span", ratio=0.2, mode="drop", span=(2, 4))
-    made = mask(tokens, np.random.default_rng(0), 0, Rules((leads, spans), 9, AXES))
-    rows = made.target.reshape(12, 20)
-    whole = (made.action.reshape(12, 20) == Action.MASK).all(1)
-    assert whole.sum() == 6
-    assert rows[whole].all()
-    dropped = made.action.reshape(12, 20) == Action.DROP
-    assert dropped[~whole].any()
-    assert not dropped[whole].any()
-    assert (rows == (made.action.reshape(12, 20) != Action.KEEP)).all()
+    mask = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((leads, spans), 9, AXES, row_axis="channel"))
+    rows = mask.target.reshape(12, 20)
+    complete = (mask.action.reshape(12, 20) == Action.MASK).all(1)
+    assert complete.sum() == 6
+    assert rows[complete].all()
+    dropped = mask.action.reshape(12, 20) == Action.DROP
+    assert dropped[~complete].any()
+    assert not dropped[complete].any()
+    assert (rows == (mask.action.reshape(12, 20) != Action.KEEP)).all()
 
 
 def test_lengths_of_spans_are_drawn_from_a_range() -> None:
-    found = set()
+    lengths = set()
     for seed in range(200):
         target = masked(grid(60, 1), seed, kind="span", ratio=0.1, span=(2, 5)).target
         runs = np.flatnonzero(np.diff(np.concatenate([[0], target.astype(int), [0]])))
-        found.add(int(runs[1] - runs[0]))
-    assert {2, 3, 4, 5} <= found
+        lengths.add(int(runs[1] - runs[0]))
+    assert {2, 3, 4, 5} <= lengths
 
 
 def test_blocks_are_counted_in_steps_of_the_grid() -> None:

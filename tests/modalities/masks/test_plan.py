@@ -1,4 +1,4 @@
-"""Masks of a sample: each modality by its own rules, or coordinated."""
+"""Masks of a sample: each modality by its by_name rules, or coordinated."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.image import Image
-from modalities.masks.masking import Action, Masking, Rules
-from modalities.masks.plan import Plan, check, plan
+from modalities.masks.masking import Action, Masking, MaskRules
+from modalities.masks.plan import MaskPlan, check_masks, plan_masks
 from modalities.table import Table
-from modalities.tokens import Tokens
+from modalities.tokens import Axes, Tokens
 
 seeds = st.integers(0, 2**32 - 1)
-TIMED = {"time": ("coords", 0)}
+TIMED: Axes = {"time": ("coords", 0)}
 
 
 def series(times: int, channels: int = 1, step_s: float = 1.0) -> Tokens:
@@ -23,13 +23,13 @@ def series(times: int, channels: int = 1, step_s: float = 1.0) -> Tokens:
     return Tokens(np.ones((len(place), 2), np.float32), np.full((len(place), 1), 2, np.int64), place)
 
 
-def rules(ratio: float = 0.5, mode: str = "mask", timed: bool = True) -> Rules:
-    return Rules((Masking(ratio=ratio, mode=mode),), 9, TIMED if timed else {})  # type: ignore[arg-type]
+def rules(ratio: float = 0.5, mode: str = "mask", timed: bool = True) -> MaskRules:
+    return MaskRules((Masking(ratio=ratio, mode=mode),), 9, TIMED if timed else {})
 
 
 def test_masks_of_a_sample_are_drawn_in_turn() -> None:
     sample = {name: series(25) for name in "abc"}
-    masks = plan(sample, np.random.default_rng(0), 0, {"a": rules(), "b": rules(), "c": rules(0.0)})
+    masks = plan_masks(sample, np.random.default_rng(0), 0, {"a": rules(), "b": rules(), "c": rules(0.0)})
     assert masks.keys() == sample.keys()
     assert (masks["a"].target != masks["b"].target).any()
     assert not masks["c"].target.any()
@@ -38,28 +38,28 @@ def test_masks_of_a_sample_are_drawn_in_turn() -> None:
 @given(st.integers(1, 20), st.integers(1, 3), st.floats(0, 1), st.sampled_from(["mask", "drop"]), seeds)
 def test_complementary_masks_show_each_time_once(times: int, channels: int, ratio: float, mode: str, seed: int) -> None:
     sample = {"eeg": series(times), "ecg": series(times, channels)}
-    own = {"eeg": rules(ratio, mode), "ecg": rules(0.1, mode)}
-    masks = plan(sample, np.random.default_rng(seed), 0, own, Plan(kind="complementary"))
+    by_name = {"eeg": rules(ratio, mode), "ecg": rules(0.1, mode)}
+    masks = plan_masks(sample, np.random.default_rng(seed), 0, by_name, MaskPlan(kind="complementary"))
     other = masks["ecg"].target.reshape(channels, times)
     expected = np.tile(~masks["eeg"].target, (channels, 1))
     assert (other != expected).sum() <= (mode == "drop")  # a modality never disappears
     assert (masks["ecg"].action != Action.DROP).any()
-    again = plan(sample, np.random.default_rng(seed), 0, own, Plan(kind="complementary"))
+    again = plan_masks(sample, np.random.default_rng(seed), 0, by_name, MaskPlan(kind="complementary"))
     assert all((a == b).all() for name in sample for a, b in zip(masks[name], again[name], strict=True))
 
 
 def test_complementary_masks_follow_the_nearest_time_and_the_named_leader() -> None:
     sample = {"slow": series(4, step_s=3.0), "fast": series(12)}
-    how = Plan(kind="complementary", modality="slow")
-    masks = plan(sample, np.random.default_rng(3), 0, {"slow": rules(), "fast": rules()}, how)
+    mask_plan = MaskPlan(kind="complementary", modality="slow")
+    masks = plan_masks(sample, np.random.default_rng(3), 0, {"slow": rules(), "fast": rules()}, mask_plan)
     nearest = [min(range(4), key=lambda i: (abs(3 * i - t), i)) for t in range(12)]
     assert masks["fast"].target.tolist() == [not masks["slow"].target[i] for i in nearest]
 
 
 def test_without_a_shared_axis_the_share_is_what_the_leader_keeps() -> None:
     sample = {"a": series(100), "b": series(100)}
-    masks = plan(
-        sample, np.random.default_rng(0), 0, {"a": rules(0.3), "b": rules(timed=False)}, Plan(kind="complementary")
+    masks = plan_masks(
+        sample, np.random.default_rng(0), 0, {"a": rules(0.3), "b": rules(timed=False)}, MaskPlan(kind="complementary")
     )
     assert (masks["a"].target.sum(), masks["b"].target.sum()) == (30, 70)
 
@@ -67,28 +67,30 @@ def test_without_a_shared_axis_the_share_is_what_the_leader_keeps() -> None:
 @pytest.mark.parametrize("modality", [None, "b"])
 def test_hide_takes_one_modality_whole_in_its_share(modality: str | None) -> None:
     sample = {name: series(6) for name in "abc"}
-    how, hidden = Plan(kind="hide", share=0.5, modality=modality), []
+    mask_plan, hidden = MaskPlan(kind="hide", probability=0.5, modality=modality), []
     for seed in range(400):
-        masks = plan(sample, np.random.default_rng(seed), 0, dict.fromkeys(sample, rules(0.2)), how)
-        whole = [name for name in sample if masks[name].target.all()]
-        assert len(whole) <= 1
-        assert all((masks[name].action == Action.MASK).all() for name in whole)
-        hidden += whole
+        masks = plan_masks(sample, np.random.default_rng(seed), 0, dict.fromkeys(sample, rules(0.2)), mask_plan)
+        complete = [name for name in sample if masks[name].target.all()]
+        assert len(complete) <= 1
+        assert all((masks[name].action == Action.MASK).all() for name in complete)
+        hidden += complete
     assert 160 < len(hidden) < 240
     assert set(hidden) == ({"b"} if modality else set("abc"))
-    alone = plan({"b": series(6)}, np.random.default_rng(0), 0, {"b": rules(0.2)}, Plan(kind="hide", share=1.0))
+    alone = plan_masks(
+        {"b": series(6)}, np.random.default_rng(0), 0, {"b": rules(0.2)}, MaskPlan(kind="hide", probability=1.0)
+    )
     assert not alone["b"].target.all(), "what is alone stays"
 
 
 def test_masks_that_cannot_be_followed_are_refused() -> None:
     kinds = {"image": Image(mask=Masking(kind="lead")), "table": Table()}
-    with pytest.raises(ValueError, match=r"modalities.image.mask.kind is 'lead'; known: random, span, block"):
-        check(kinds, Plan(), False)
+    with pytest.raises(ValueError, match=r"modalities.image.mask.kind is 'lead'; known: block, random, span"):
+        check_masks(kinds, MaskPlan(), False)
     kinds["image"] = Image()
     with pytest.raises(ValueError, match=r"masking.modality is 'ecg'"):
-        check(kinds, Plan(modality="ecg"), False)
+        check_masks(kinds, MaskPlan(modality="ecg"), False)
     with pytest.raises(ValueError, match="read 'full'"):
-        check(kinds, Plan(kind="hide"), True)
-    with pytest.raises(ValueError, match=r"masking.share is 1.5"):
-        Plan(share=1.5)
-    check(kinds, Plan(kind="hide"), False)
+        check_masks(kinds, MaskPlan(kind="hide"), True)
+    with pytest.raises(ValueError, match=r"masking.probability is 1.5"):
+        MaskPlan(probability=1.5)
+    check_masks(kinds, MaskPlan(kind="hide"), False)

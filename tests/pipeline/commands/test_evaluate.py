@@ -17,7 +17,7 @@ import yaml
 from PIL import Image as Pillow
 
 from modalities.image import Image
-from modalities.masks.plan import Plan
+from modalities.masks.plan import MaskPlan
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
@@ -151,19 +151,19 @@ def test_report_is_one_file_with_everything(own: Path) -> None:
 
 def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
     recipe = yaml.safe_load((own / "recipe.yaml").read_text())
-    recipe["masking"] = {"kind": "hide", "share": 1.0, "modality": "image"}
+    recipe["masking"] = {"kind": "hide", "probability": 1.0, "modality": "image"}
     recipe["objectives"]["contrastive"]["reads"] = "full"
     (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     plans = []
 
-    def seen(model: SensoriumModel, seed: int, split: Split, masking: Plan) -> dict[str, list[dict[str, str]]]:
+    def seen(model: SensoriumModel, seed: int, split: Split, masking: MaskPlan) -> dict[str, list[dict[str, str]]]:
         plans.append(masking)
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[reconstructions.__module__], "reconstructions", seen)
         report(own)
-    assert plans == [Plan(kind="hide", share=1.0, modality="image")]
+    assert plans == [MaskPlan(kind="hide", probability=1.0, modality="image")]
     hidden = reconstructions(Run(own).load_model(), 0, Split(shards, "test"), plans[0])
     assert len({row["original"] for row in hidden["image"]}) > 1
     assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"

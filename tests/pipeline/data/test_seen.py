@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from modalities.masks.plan import Plan
+from modalities.masks.plan import MaskPlan
 from pipeline.commands.build import build_shards
 from pipeline.commands.evaluate import ranked, shown
 from pipeline.commands.finetune import Settings
@@ -195,7 +195,7 @@ def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path
     run = pretrain(small(faulty), ["data.max_skipped=1.0"], tmp_path / "run")
     assert export(run, tmp_path / "model")["max_difference"] <= 1e-5
     assert report(run).read_text().count("original</div>") == 2
-    drawn = reconstructions(Run(run).load_model(), 0, split, Plan())
+    drawn = reconstructions(Run(run).load_model(), 0, split, MaskPlan())
     assert {name: len(examples) for name, examples in drawn.items()} == {"dna": 4, "taxon": 4}
 
 
