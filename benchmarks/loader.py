@@ -186,11 +186,11 @@ class Ours:
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
-        from pipeline.data.loader import Samples
-        from pipeline.data.workers import made_ahead
+        from pipeline.data.loader import RawBatches
+        from pipeline.data.workers import prefetch
         from shards.read import Split
 
-        dataset = Samples(
+        dataset = RawBatches(
             (Split(folder, "train"),),
             DECODE[modality],
             BATCH[modality],
@@ -198,7 +198,7 @@ class Ours:
             members=tuple(f"{modality}.{each}" for each in MEMBERS[modality]),
             stack=modality != "smiles",
         )
-        return made_ahead(dataset, range(-(-samples // BATCH[modality])), workers)
+        return prefetch(dataset, range(-(-samples // BATCH[modality])), workers)
 
 
 class Webdataset:

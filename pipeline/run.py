@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.model.modeling import SensoriumModel
+from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
 from pipeline.recipe.renamed import RenamedKeyError
 from pipeline.recipe.schema import Recipe
@@ -141,7 +142,7 @@ class Run:
             ValueError: its file is broken.
         """
         try:
-            model: SensoriumModel = SensoriumModel.from_pretrained(self.model, dtype=torch.float32)
+            model = load_pretrained(self.model, dtype=torch.float32)
         except SafetensorError as error:
             raise ValueError(f"{self.model} is broken ({error}): run `sensorium pretrain` again to write it") from error
         return model.eval()

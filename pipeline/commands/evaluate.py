@@ -13,8 +13,8 @@ import numpy as np
 from modalities.base import Modality
 from modalities.names import format_names
 from pipeline.data.labelled import Task, finite, hashes_in, task_of
-from pipeline.data.loader import Held
-from pipeline.data.workers import made_ahead
+from pipeline.data.loader import FixedBatches
+from pipeline.data.workers import prefetch
 from pipeline.evaluation import baseline
 from pipeline.evaluation.embed import Embedded, embed
 from pipeline.evaluation.measures import classification, rankme, regression, retrieval
@@ -128,8 +128,8 @@ def shown(recipe: Recipe) -> Split:
 
 def encode(model: SensoriumModel, split: Split, places: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
     """Embeddings of samples of a split."""
-    held = Held(split, places, model.modalities)
-    return embed(model, made_ahead(held, range(len(held)), workers))
+    held = FixedBatches(split, places, model.modalities)
+    return embed(model, prefetch(held, range(len(held)), workers))
 
 
 def labels_of(split: Split, places: Sequence[tuple[int, int]], name: str) -> list[Any]:

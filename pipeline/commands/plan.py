@@ -12,7 +12,7 @@ import torch
 from modalities.base import Modality
 from modalities.files.reading import ContentError
 from pipeline.commands.pretrain import build, fit, open_sets
-from pipeline.data.loader import Kept, tokenize
+from pipeline.data.loader import KeptSamples, tokenize
 from pipeline.data.mixture import mixture
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
@@ -40,7 +40,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
         "total": sum(p.numel() for p in module.parameters()),
         "trunk": sum(p.numel() for p in module.model.trunk.parameters()),
         "decoder": sum(p.numel() for p in module.model.decoder.parameters()),
-        "entries": sum(p.numel() for p in module.model.entries.parameters()),
+        "entries": sum(p.numel() for p in module.model.input_embeddings.parameters()),
     }
     some = _some(sets)
     tokens, unusable = _tokens(some, fitted)
@@ -91,9 +91,9 @@ def _tokens(some: Sequence[tuple[Split, int, int]], fitted: Mapping[str, Modalit
 
 def _some(sets: Sequence[Split]) -> list[tuple[Split, int, int]]:
     """At most `SAMPLED` samples, spread over all."""
-    kept = Kept(sets)
+    kept = KeptSamples(sets)
     stride = max(len(kept) // SAMPLED, 1)
-    return [kept[number] for number in range(0, len(kept), stride)][:SAMPLED]
+    return [kept.locate(number) for number in range(0, len(kept), stride)][:SAMPLED]
 
 
 def memory(parameters: int, ranks: int) -> dict[str, float]:

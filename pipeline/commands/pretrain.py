@@ -25,17 +25,18 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.table import Table
 from modalities.tokens import UNKNOWN
-from pipeline.data.loader import Cursor, Kept, Stream
+from pipeline.data.loader import Cursor, KeptSamples, TrainingBatches
 from pipeline.data.mixture import fingerprint, keep, mixture
-from pipeline.data.workers import made_ahead
+from pipeline.data.workers import prefetch
 from pipeline.model.batch import Batch, Fault
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
+from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
 from pipeline.run import SKIPPED, Run, group_hash, joint_hash
-from pipeline.training.engine import Engine, Pretraining, Report, learning_rate
-from pipeline.training.launch import Ending, accelerate, finish, led
+from pipeline.training.engine import Engine, Pretraining, StepStats, learning_rate
+from pipeline.training.launch import GracefulStop, accelerate, finish, on_main_process
 from shards.files import atomic_folder
 from shards.order import Mixture
 from shards.read import Split
@@ -62,7 +63,7 @@ def pretrain(
     accelerator = accelerate(checked.train, run.folder)
     leads = accelerator.is_main_process
     fresh = checked if not run.checkpoints() else checked.model_copy(update={"init": None})
-    led(accelerator, lambda: _prepare(fresh, checked, run))
+    on_main_process(accelerator, lambda: _prepare(fresh, checked, run))
     sets = open_sets(checked, "train", verify=False)
     fitted = run.modalities()
     assert fitted is not None
@@ -151,11 +152,11 @@ def fit(
     Of `started_from`, the modalities of the model that training starts from, those that the recipe describes alike and
     that find content in these samples are kept as they are, for what their entries and heads learned of is theirs.
     """
-    kept, most = Kept(sets), recipe.data.fit_samples
+    kept, most = KeptSamples(sets), recipe.data.fit_samples
     chosen: Iterable[int] = range(len(kept))
     if len(kept) > most:
         chosen = np.sort(np.random.default_rng(recipe.train.seed).choice(len(kept), most, replace=False))
-    places = [kept[number] for number in chosen]
+    places = [kept.locate(number) for number in chosen]
 
     def raws(name: str, modality: Modality) -> Iterator[Any]:
         for held, shard, number in places:
@@ -240,7 +241,7 @@ class Trainer:
         self.cursor, self.bad = cursor, 0
         self.faults = {shard: Counter(reasons) for shard, reasons in faults.items()}
         train = recipe.train
-        self.stream = Stream(
+        self.stream = TrainingBatches(
             sets,
             fitted,
             train.seed,
@@ -267,40 +268,40 @@ class Trainer:
         per_step = train.batch_size // train.micro_batch
         first = self.cursor.position // train.micro_batch
         last = first + (train.steps - self.step) * per_step
-        batches = made_ahead(self.stream, range(first, last), train.workers)
+        batches = prefetch(self.stream, range(first, last), train.workers)
         bar = tqdm(total=train.steps, initial=self.step, unit="step", disable=not self.leads, file=sys.stderr)
-        with bar, Ending() as here:  # closed where a step fails, so that what is said of it has a line of its own
+        with bar, GracefulStop() as stop:  # closed where a step fails, so that what is said of it has a line of its own
             while self.step < train.steps:
-                if self._step(batches, per_step, bar, here) and self.step < train.steps:
-                    return here.signal or signal.SIGTERM
+                if self._step(batches, per_step, bar, stop) and self.step < train.steps:
+                    return stop.signal or signal.SIGTERM
         return None
 
-    def _step(self, batches: Iterator[Batch], per_step: int, bar: tqdm, here: Ending) -> bool:
+    def _step(self, batches: Iterator[Batch], per_step: int, bar: tqdm, stop: GracefulStop) -> bool:
         """One step, and what is due after it; whether it is the last, for a rank was asked to end."""
         train, step = self.recipe.train, self.step
         started = time.perf_counter()
         group = list(islice(batches, per_step))
         self.waited += time.perf_counter() - started
         rate = learning_rate(step, train.learning_rate, train.schedule, train.steps)
-        report = self.engine.step(group, rate, lambda: here.signal is not None)
+        stats = self.engine.step(group, rate, lambda: stop.signal is not None)
         self.cursor = self.cursor.ahead(train.batch_size)
-        self._watch(report, group)
+        self._watch(stats, group)
         bar.update()
-        bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+        bar.set_postfix(loss=f"{stats.loss:.3f}", refresh=False)
         if self.step % train.log_every == 0 or self.step in (1, train.steps):
-            self._log(report, rate)
-        if self.step % train.checkpoint_every == 0 or self.step == train.steps or report.ending:
+            self._log(stats, rate)
+        if self.step % train.checkpoint_every == 0 or self.step == train.steps or stats.stop_requests:
             self.checkpoint()
-        return report.ending > 0
+        return stats.stop_requests > 0
 
-    def _watch(self, report: Report, group: list[Batch]) -> None:
+    def _watch(self, stats: StepStats, group: list[Batch]) -> None:
         """Stop where too much is bad, alike on all ranks."""
-        self.samples += report.samples
-        self.tokens += report.tokens
-        if report.faults:  # summed over all ranks, so all enter the gathering
+        self.samples += stats.samples
+        self.tokens += stats.tokens
+        if stats.faults:  # summed over all ranks, so all enter the gathering
             self._skip(gather_object([fault for batch in group for fault in batch.faults]))
-        self.bad = 0 if report.applied else self.bad + 1
-        if not report.applied and self.leads:
+        self.bad = 0 if stats.applied else self.bad + 1
+        if not stats.applied and self.leads:
             tqdm.write(f"step {self.step} was not applied: loss or gradients are not finite", file=sys.stderr)
         if self.bad >= self.recipe.train.max_nonfinite_steps:
             raise ValueError(f"{self.bad} steps in a row were not finite: lower train.learning_rate")
@@ -329,15 +330,15 @@ class Trainer:
                 f"{share:.0%}, most often {reason} ({count:,} in {shard}): all stand in {self.run.folder}/{SKIPPED}"
             )
 
-    def _log(self, report: Report, rate: float) -> None:
+    def _log(self, stats: StepStats, rate: float) -> None:
         seconds = time.perf_counter() - self.since
         row = {
             "step": self.step,
-            "loss": report.loss,
-            **report.terms,
+            "loss": stats.loss,
+            **stats.terms,
             "learning_rate": rate,
-            "gradient_norm": report.gradient_norm,
-            "applied": report.applied,
+            "gradient_norm": stats.gradient_norm,
+            "applied": stats.applied,
             "samples_per_s": self.samples / seconds,
             "tokens_per_s": self.tokens / seconds,
             "data_wait": self.waited / seconds,
@@ -398,7 +399,7 @@ def start_from(model: SensoriumModel, source: str) -> None:
     other = pretrained(source)
     common = [name for name in model.modalities if name in other.modalities]
     strange = [n for n in common if fitted_state(other.modalities[n]) != fitted_state(model.modalities[n])]
-    parts = tuple(part for name in strange for part in (f"entries.{name}.", f"decoder.heads.{name}."))
+    parts = tuple(part for name in strange for part in (f"input_embeddings.{name}.", f"decoder.heads.{name}."))
     own, given = model.state_dict(), other.state_dict()
     shared = {
         name: value
@@ -412,7 +413,7 @@ def start_from(model: SensoriumModel, source: str) -> None:
     if alike := [name for name in common if name not in strange]:
         told += f", {', '.join(alike)} as fitted there"
     if strange:
-        told += f", but not the entries and heads of {', '.join(strange)}, which is fitted otherwise there"
+        told += f", but not the input embeddings and heads of {', '.join(strange)}, which is fitted otherwise there"
     print(told, file=sys.stderr)
 
 
@@ -425,6 +426,6 @@ def pretrained(source: str) -> SensoriumModel:
     """
     model = Path(source) / "model"
     try:
-        return SensoriumModel.from_pretrained(model if model.is_dir() else source)
+        return load_pretrained(model if model.is_dir() else source)
     except SafetensorError as error:
         raise ValueError(f"init: the model in {source} is broken ({error})") from error

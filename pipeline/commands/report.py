@@ -22,7 +22,7 @@ from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, labels_of, ranked, shown
 from pipeline.data.labelled import task_of
-from pipeline.data.loader import SampleError, Stream
+from pipeline.data.loader import SampleError, TrainingBatches
 from pipeline.draft.columns import nearly_unique, no_amount
 from pipeline.evaluation.embed import Embedded
 from pipeline.model.batch import pack
@@ -213,7 +213,7 @@ def reconstructions(
 
     They are the first that can be used in the order of training.
     """
-    stream = Stream((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES, masking=masking)
+    stream = TrainingBatches((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES, masking=masking)
     found = []
     for position in range(len(split)):
         with suppress(SampleError):

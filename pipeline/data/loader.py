@@ -90,7 +90,7 @@ class Cursor:
         return cls(state["position"], tuple((start, end) for start, end in state["skipped"]))
 
 
-class Kept:
+class KeptSamples:
     """The kept samples of several sets as (split, shard, number), without a list of them: memory is O(shards)."""
 
     def __init__(self, sets: Sequence[Split]):
@@ -100,7 +100,7 @@ class Kept:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> tuple[Split, int, int]:
+    def locate(self, index: int) -> tuple[Split, int, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         part = int(np.searchsorted(self._ends, index, side="right"))
@@ -108,7 +108,7 @@ class Kept:
         return held, shard, int(numbers[index - int(self._ends[part]) + len(numbers)])
 
 
-class Ordered:
+class OrderedReader:
     """What reads samples of several sets by their position in the order of training."""
 
     sets: tuple[Split, ...]
@@ -128,10 +128,10 @@ class Ordered:
 
 
 @dataclass(frozen=True)
-class Samples(Ordered):
+class RawBatches(OrderedReader):
     """Samples for a loop of one's own: item i is made of the i-th `batch_size` of the endless order, read and decoded.
 
-    `made_ahead` hands them over from any number of worker processes. members: what `decode` takes the bytes of, one
+    `prefetch` hands them over from any number of worker processes. members: what `decode` takes the bytes of, one
     after the other, as `image.jpg`; nothing else is read. By default it takes a sample's `Members`. stack: samples are
     arrays of one shape and type, and an item is one tensor of them, not a list.
 
@@ -177,11 +177,11 @@ def _stacked(samples: Iterator[np.ndarray], count: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Stream(Ordered):
-    """Training passes of one rank: item i is its share of global pass i, from the order and the seed alone.
+class TrainingBatches(OrderedReader):
+    """Training batches of one rank: item i is its part of global micro-batch i, from the order and the seed alone.
 
-    A pass is `pass_size` consecutive positions of the order, of which rank r takes the r-th equal slice. mixture: the
-    order, by default all sets in shares as they are large.
+    A micro-batch is `micro_batch_size` consecutive positions of the order; rank r takes the r-th of `world` equal
+    slices. mixture: the order; by default all sets in proportion to their sizes.
     """
 
     sets: tuple[Split, ...]
@@ -189,16 +189,16 @@ class Stream(Ordered):
     seed: int
     block: int
     batch_size: int
-    pass_size: int
+    micro_batch_size: int
     rank: int = 0
     world: int = 1
     masking: MaskPlan = MaskPlan()
     mixture: Mixture | None = None
 
     def __getitem__(self, number: int) -> Batch:
-        share = self.pass_size // self.world
-        start = number * self.pass_size + self.rank * share
-        step = number * self.pass_size // self.batch_size
+        share = self.micro_batch_size // self.world
+        start = number * self.micro_batch_size + self.rank * share
+        step = number * self.micro_batch_size // self.batch_size
         widths = {name: modality.widths for name, modality in self.modalities.items()}
         samples, masks, seen, keys, faults = [], [], [], [], []
         for place in self.order.places(start, start + share):
@@ -233,7 +233,7 @@ class Stream(Ordered):
 
 
 @dataclass(frozen=True)
-class Held:
+class FixedBatches:
     """Samples of one split in a fixed order, whole and unmasked, in batches of `batch_size`."""
 
     split: Split

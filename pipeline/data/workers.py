@@ -54,7 +54,7 @@ class Items(Protocol[T_co]):
     def __getitem__(self, number: int, /) -> T_co: ...
 
 
-def made_ahead(items: Items[T], numbers: Sequence[int], workers: int) -> Iterator[T]:
+def prefetch(items: Items[T], numbers: Sequence[int], workers: int) -> Iterator[T]:
     """Items of these numbers in order: made by so many processes, or here where there are none.
 
     Raises:

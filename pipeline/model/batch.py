@@ -12,7 +12,7 @@ import torch
 from modalities.masks.masking import Action, Mask
 from modalities.tokens import Tokens
 
-Sample = Mapping[str, Tokens]
+SampleTokens = Mapping[str, Tokens]
 """A sample's tokens by modality; modalities may be absent."""
 
 
@@ -21,7 +21,7 @@ class Pack:
     """All tokens of one modality in a batch.
 
     values `(T, P)`, ids `(T, K)`, coords `(T, C)`: the true tokens, the targets of masked modelling.
-    seen_values, seen_ids: as the encoder sees them; the same tensors where nothing is corrupted.
+    input_values, input_ids: as the encoder sees them; the same tensors where nothing is corrupted.
     target `(T,)` bool, action `(T,)` uint8: masks. sample `(T,)` int64: the slot each token belongs to.
     The last row is a constant dummy token of the slot after the last, always there, so that every rank runs the same
     modules on every batch and no gradient is None.
@@ -30,8 +30,8 @@ class Pack:
     values: torch.Tensor
     ids: torch.Tensor
     coords: torch.Tensor
-    seen_values: torch.Tensor
-    seen_ids: torch.Tensor
+    input_values: torch.Tensor
+    input_ids: torch.Tensor
     target: torch.Tensor
     action: torch.Tensor
     sample: torch.Tensor
@@ -79,10 +79,10 @@ class Batch:
 
 
 def pack(
-    samples: Sequence[Sample],
+    samples: Sequence[SampleTokens],
     widths: Mapping[str, tuple[int, int, int]],
     masks: Sequence[Mapping[str, Mask]] | None = None,
-    seen: Sequence[Sample] | None = None,
+    seen: Sequence[SampleTokens] | None = None,
     keys: Iterable[str] = (),
     faults: Iterable[Fault] = (),
 ) -> Batch:
@@ -108,11 +108,11 @@ def pack(
         true = [samples[i][name] for i in slots]
         values, ids, coords = (_stack([tokens[part] for tokens in true], width[part], part) for part in range(3))
         if seen is None:
-            seen_values, seen_ids = values, ids
+            input_values, input_ids = values, ids
         else:
             corrupted = [seen[i][name] for i in slots]
             changed = any(a.ids is not b.ids for a, b in zip(true, corrupted, strict=True))
-            seen_values, seen_ids = (
+            input_values, input_ids = (
                 (_stack([tokens[part] for tokens in corrupted], width[part], part) for part in range(2))
                 if changed
                 else (values, ids)
@@ -128,8 +128,8 @@ def pack(
             values,
             ids,
             coords,
-            seen_values,
-            seen_ids,
+            input_values,
+            input_ids,
             torch.from_numpy(target),
             torch.from_numpy(action),
             torch.from_numpy(np.append(np.repeat(np.array(slots, np.int64), counts), size)),
@@ -187,6 +187,6 @@ def layout(segment: torch.Tensor) -> Layout:
     )
 
 
-def kept(content: Pack) -> torch.Tensor:
+def visible_rows(content: Pack) -> torch.Tensor:
     """`(T,)` bool: tokens that are encoded under the masks."""
     return content.action != Action.DROP

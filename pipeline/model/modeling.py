@@ -16,30 +16,30 @@ from transformers.utils import ModelOutput
 from modalities.base import Modality, from_json
 from modalities.masks.masking import Action
 from modalities.tokens import Tokens
-from pipeline.model.batch import Batch, Pack, kept, pack
+from pipeline.model.batch import Batch, Pack, pack, visible_rows
 from pipeline.model.blocks import Blocks, segment_mean
 from pipeline.model.configuration import SensoriumConfig
 
 
 @dataclass
 class Encoding:
-    """What the model makes of one view of a batch of B slots.
+    """What the model computes for one view of a batch of B slots.
 
-    pooled: `(B, dim)` mean of the trunk's tokens. embeddings: `(B, embedding)` of unit length. Both by modality, zero
-    where a slot lacks it. fused: `(B, dim)` over all of a sample's modalities. tokens: `(T, dim)` by modality, in the
-    batch's order, zero where dropped. alone: the same before fusion, of which no token knows another modality. layers:
-    `(B, (depth + 1) * dim)` by modality where asked for, means of what goes into each block and of what comes out of
-    the trunk. places: `(T, dim)` by modality, what a token is apart from its content. predictions: `(targets + 1,
-    outputs)` by modality, the last row the dummy's.
+    pooled: `(B, dim)` mean of the trunk's tokens; embeddings: `(B, embedding)` of unit length. Both by modality, zero
+    in slots without it. fused: `(B, dim)` over all modalities of a sample. tokens: `(T, dim)` by modality after fusion,
+    in the batch's order, zero if dropped. unimodal_tokens: the same before fusion, when no token has seen another
+    modality. layers: on request `(B, (depth + 1) * dim)` by modality, means of the input of each block and of the
+    trunk's output. position_embeddings: `(T, dim)` by modality, all that a token is apart from its content.
+    predictions: `(targets + 1, outputs)` by modality; the last row is the dummy's.
     """
 
     pooled: dict[str, torch.Tensor]
     embeddings: dict[str, torch.Tensor]
     tokens: dict[str, torch.Tensor]
     fused: torch.Tensor
-    alone: dict[str, torch.Tensor] = field(default_factory=dict)
+    unimodal_tokens: dict[str, torch.Tensor] = field(default_factory=dict)
     layers: dict[str, torch.Tensor] = field(default_factory=dict)
-    places: dict[str, torch.Tensor] = field(default_factory=dict)
+    position_embeddings: dict[str, torch.Tensor] = field(default_factory=dict)
     predictions: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -53,31 +53,31 @@ class SensoriumOutput(ModelOutput):
     tokens: dict[str, torch.Tensor] | None = None
 
 
-class Entry(nn.Module):
-    """The way of one modality into the trunk: `(tokens seen, place)`, each `(T, dim)`."""
+class InputEmbedding(nn.Module):
+    """The way of one modality into the trunk: `(tokens seen, position)`, each `(T, dim)`."""
 
     def __init__(self, modality: Modality, dim: int):
         super().__init__()
         self.embedding = modality.embedding(dim)
-        self.kind = nn.Parameter(torch.zeros(dim))
-        self.hidden = nn.Parameter(torch.zeros(dim))
+        self.type_embedding = nn.Parameter(torch.zeros(dim))
+        self.mask_token = nn.Parameter(torch.zeros(dim))
         self.norm = nn.LayerNorm(dim)
         self.context = modality.context(dim)
 
     def forward(self, content: Pack, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        values, ids = (content.seen_values, content.seen_ids) if masked else (content.values, content.ids)
-        x, place = self.embedding(values, ids, content.coords)
-        place = place + self.kind
+        values, ids = (content.input_values, content.input_ids) if masked else (content.values, content.ids)
+        x, position = self.embedding(values, ids, content.coords)
+        position = position + self.type_embedding
         x = self.norm(x)
         if masked:
-            x = torch.where((content.action == Action.MASK).unsqueeze(1), self.hidden.to(x.dtype), x)
+            x = torch.where((content.action == Action.MASK).unsqueeze(1), self.mask_token.to(x.dtype), x)
         else:
-            x = x + 0 * self.hidden  # every parameter takes part in every pass
+            x = x + 0 * self.mask_token  # every parameter takes part in every pass
         if self.context is not None:
             group = torch.cat([content.sample.unsqueeze(1), ids[:, 1:]], 1)  # of one sample, band or channel
-            here = kept(content) if masked else torch.ones_like(content.target)
+            here = visible_rows(content) if masked else torch.ones_like(content.target)
             x = self.context(x, content.coords, group, here)
-        return x + place, place
+        return x + position, position
 
 
 class Decoder(nn.Module):
@@ -87,20 +87,23 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.decoder_dim
         self.project = nn.Linear(config.dim, width)
-        self.dropped = nn.Parameter(torch.zeros(config.dim))
-        self.place = nn.Linear(config.dim, width, bias=False)
+        self.drop_token = nn.Parameter(torch.zeros(config.dim))
+        self.position = nn.Linear(config.dim, width, bias=False)
         self.blocks = Blocks(width, config.decoder_depth, config.decoder_heads, config.mlp_ratio)
         self.heads = nn.ModuleDict({name: modality.head(width) for name, modality in modalities.items()})
 
     def forward(
-        self, tokens: dict[str, torch.Tensor], places: dict[str, torch.Tensor], packs: dict[str, Pack]
+        self, tokens: dict[str, torch.Tensor], position_embeddings: dict[str, torch.Tensor], packs: dict[str, Pack]
     ) -> dict[str, torch.Tensor]:
         x = torch.cat(
-            [torch.where(kept(packs[name]).unsqueeze(1), tokens[name].float(), self.dropped) for name in packs]
+            [
+                torch.where(visible_rows(packs[name]).unsqueeze(1), tokens[name].float(), self.drop_token)
+                for name in packs
+            ]
         )
-        place = torch.cat([places[name] for name in packs])
+        position = torch.cat([position_embeddings[name] for name in packs])
         segment = torch.cat([packs[name].sample for name in packs])
-        x = self.blocks(self.project(x) + self.place(place), segment)
+        x = self.blocks(self.project(x) + self.position(position), segment)
         parts = x.split([len(packs[name].sample) for name in packs])
         predictions = {}
         for (name, content), part in zip(packs.items(), parts, strict=True):
@@ -130,7 +133,9 @@ class SensoriumModel(PreTrainedModel):
     def __init__(self, config: SensoriumConfig):
         super().__init__(config)
         self.modalities: dict[str, Modality] = {name: from_json(state) for name, state in config.modalities.items()}
-        self.entries = nn.ModuleDict({name: Entry(m, config.dim) for name, m in self.modalities.items()})
+        self.input_embeddings = nn.ModuleDict(
+            {name: InputEmbedding(m, config.dim) for name, m in self.modalities.items()}
+        )
         self.trunk = Blocks(config.dim, config.depth, config.heads, config.mlp_ratio)
         self.projections = nn.ModuleDict({name: Projection(config.dim, config.embedding) for name in self.modalities})
         self.fusion = (
@@ -154,11 +159,11 @@ class SensoriumModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Entry):
-            nn.init.normal_(module.kind, std=0.02)
-            nn.init.normal_(module.hidden, std=0.02)
+        elif isinstance(module, InputEmbedding):
+            nn.init.normal_(module.type_embedding, std=0.02)
+            nn.init.normal_(module.mask_token, std=0.02)
         elif isinstance(module, Decoder):
-            nn.init.normal_(module.dropped, std=0.02)
+            nn.init.normal_(module.drop_token, std=0.02)
 
     def pack(self, samples: Sequence[dict[str, Any]]) -> Batch:
         """A batch of samples given as tokens or triples of arrays by modality."""
@@ -232,13 +237,13 @@ class SensoriumModel(PreTrainedModel):
 
     def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool, layers: bool) -> dict[str, Encoding]:
         slots = batch.size + 1
-        inputs, segments, places, wanted = [], [], {}, []
+        inputs, segments, position_embeddings, wanted = [], [], {}, []
         for view in views:
             for name, content in batch.packs.items():
-                x, place = self.entries[name](content, masked=view == "visible")
-                keep = kept(content) if view == "visible" else torch.ones_like(content.target)
+                x, position = self.input_embeddings[name](content, masked=view == "visible")
+                keep = visible_rows(content) if view == "visible" else torch.ones_like(content.target)
                 wanted.append((view, name, keep))
-                places[view, name] = place
+                position_embeddings[view, name] = position
                 inputs.append(x[keep])
                 segments.append((len(wanted) - 1) * slots + content.sample[keep])
         segment = torch.cat(segments)
@@ -250,26 +255,28 @@ class SensoriumModel(PreTrainedModel):
         parts = x.split([len(part) for part in inputs])
         encodings = {}
         for view in views:
-            alone, means, embeddings, seen = {}, {}, {}, {}
+            unimodal_tokens, means, embeddings, seen = {}, {}, {}, {}
             for i, (owner, name, keep) in enumerate(wanted):
                 if owner != view:
                     continue
-                alone[name] = parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
+                unimodal_tokens[name] = (
+                    parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
+                )
                 seen[name] = keep
                 means[name] = pooled[i]
                 embeddings[name] = F.normalize(self.projections[name](pooled[i]).float(), dim=1, eps=1e-6)
-            tokens, fused = self._fuse(batch, alone, means, seen)
+            tokens, fused = self._fuse(batch, unimodal_tokens, means, seen)
             encodings[view] = Encoding(
                 {name: mean[:-1] for name, mean in means.items()},
                 {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
                 tokens,
                 fused[:-1],
-                alone,
+                unimodal_tokens,
                 {name: deep[i, :-1] for i, (owner, name, _) in enumerate(wanted) if layers and owner == view},
-                {name: places[view, name] for name in batch.packs},
+                {name: position_embeddings[view, name] for name in batch.packs},
             )
             if decode and view == "visible":
-                encodings[view].predictions = self.decoder(tokens, encodings[view].places, batch.packs)
+                encodings[view].predictions = self.decoder(tokens, encodings[view].position_embeddings, batch.packs)
         return encodings
 
     def _fuse(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from modalities.base import Modality
 from modalities.tokens import MISSING
-from pipeline.model.batch import Batch, kept
+from pipeline.model.batch import Batch, visible_rows
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 
@@ -57,7 +57,7 @@ class RegressionObjective(Objective):
         self.modality = modalities[target]
         self.sources = tuple(name for name in modalities if name != target)
         self.features = nn.ModuleDict({name: nn.Sequential(nn.Linear(dim, dim), nn.SiLU()) for name in self.sources})
-        self.place = nn.Linear(dim, dim)
+        self.position = nn.Linear(dim, dim)
         self.head = self.modality.head(dim)
 
     def _wanted(self, batch: Batch, source: str) -> torch.Tensor:
@@ -74,17 +74,17 @@ class RegressionObjective(Objective):
         content = batch.packs[source]
         parts = self.features[source](tokens)
         if self.views[0] == "visible":
-            parts = parts * kept(content).unsqueeze(1)
+            parts = parts * visible_rows(content).unsqueeze(1)
         return parts.new_zeros(batch.size + 1, parts.shape[1]).index_add(0, content.sample, parts) / _USUAL_TOKENS
 
     def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
         encoding, content = encodings[self.views[0]], batch.packs[self.target]
-        place = self.place(encoding.places[self.target].float())
+        position = self.position(encoding.position_embeddings[self.target].float())
         counts, terms = self.count(batch), {}
         for source in self.sources:
-            features = self._sum(source, encoding.alone[source].float(), batch)
+            features = self._sum(source, encoding.unimodal_tokens[source].float(), batch)
             # Not by brackets, whose backward adds up in the order that threads arrive in.
-            prediction = self.head(features.index_select(0, content.sample) * place)
+            prediction = self.head(features.index_select(0, content.sample) * position)
             losses = self.modality.loss(prediction, content.values, content.ids)
             total = losses.where(self._wanted(batch, source), 0.0).sum()
             terms[f"{source}->{self.target}"] = Term(total, counts[f"{source}->{self.target}"])

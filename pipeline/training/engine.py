@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from pipeline.model.batch import Batch
 from pipeline.model.modeling import SensoriumModel
+from pipeline.model.weights import current_name
 from pipeline.objectives.base import Objective, Term
 from pipeline.recipe.schema import Schedule, Train
 from pipeline.training.launch import keep_freed_memory, zero_stage
@@ -60,7 +62,7 @@ class Pretraining(nn.Module):
 
 
 @dataclass(frozen=True)
-class Report:
+class StepStats:
     """What a step did: weighted loss, terms by name, gradient norm before clipping, whether it was applied.
 
     samples, tokens, faults: of all ranks. ending: how many ranks were asked to end.
@@ -73,7 +75,7 @@ class Report:
     samples: int
     tokens: int
     faults: int
-    ending: int
+    stop_requests: int
 
 
 def learning_rate(step: int, peak: float, schedule: Schedule, steps: int) -> float:
@@ -116,11 +118,11 @@ class Engine:
         self.stage = zero_stage(train) or 0
 
     @property
-    def bare(self) -> Pretraining:
+    def unwrapped(self) -> Pretraining:
         """The module without wrappers."""
         return self.accelerator.unwrap_model(self.module)
 
-    def step(self, batches: Sequence[Batch], rate: float, ending: Callable[[], bool] = lambda: False) -> Report:
+    def step(self, batches: Sequence[Batch], rate: float, ending: Callable[[], bool] = lambda: False) -> StepStats:
         """One optimizer step over the passes of a step.
 
         ending: whether this rank was asked to end by now, which all learn.
@@ -129,7 +131,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batches = [batch.to(self.device) for batch in batches]
-        counts = [self.bare.count(batch) for batch in batches]
+        counts = [self.unwrapped.count(batch) for batch in batches]
         names = list(counts[0])
         held = torch.stack([sum(count[name] for count in counts) for name in names])
         extra = [
@@ -146,14 +148,14 @@ class Engine:
         flags = torch.stack([~finite, torch.tensor(ending(), device=self.device)])
         shared, (broken, asked) = self._sum(torch.cat([sums.double(), flags.double()])).split([len(names), 2])
         applied = broken.item() == 0
-        norm = self._update() if applied else self._forget()
+        norm = self._update() if applied else self._discard_step()
         if applied:
             self.updates += 1
-            for _, objective in self.bare.each():
+            for _, objective in self.unwrapped.each():
                 objective.after_step()
         values = (shared.float() / total).tolist()
-        weights = [self.bare.weights[name.split("/")[0]] for name in names]
-        return Report(
+        weights = [self.unwrapped.weights[name.split("/")[0]] for name in names]
+        return StepStats(
             sum(weight * value for weight, value in zip(weights, values, strict=True)),
             dict(zip(names, values, strict=True)),
             norm,
@@ -166,7 +168,7 @@ class Engine:
         with self.accelerator.autocast():
             terms = self.module(batch)
         sums = torch.stack([terms[name].sum.float() for name in names])
-        weights = torch.tensor([self.bare.weights[name.split("/")[0]] for name in names], device=self.device)
+        weights = torch.tensor([self.unwrapped.weights[name.split("/")[0]] for name in names], device=self.device)
         loss = (weights * sums / total).sum() * self.world  # DeepSpeed averages over ranks
         if self.deepspeed is None:
             self.accelerator.backward(loss)
@@ -185,7 +187,7 @@ class Engine:
         if self.deepspeed is not None and self.stage > 0:
             held = self.deepspeed.optimizer.averaged_gradients.values()
             return [gradient for part in held if part is not None for gradient in part if gradient is not None]
-        return [p.grad for p in self.bare.parameters() if p.grad is not None]
+        return [p.grad for p in self.unwrapped.parameters() if p.grad is not None]
 
     def _gradients_finite(self) -> torch.Tensor:
         """One flag: a sum of squares is not finite where any gradient is not."""
@@ -204,7 +206,7 @@ class Engine:
         self.optimizer.zero_grad()
         return float(norm)
 
-    def _forget(self) -> float:
+    def _discard_step(self) -> float:
         """Leave everything as if the step's batches had never been seen."""
         if self.deepspeed is None:
             self.optimizer.zero_grad()
@@ -241,14 +243,14 @@ class Engine:
         """
         mine: dict[str, torch.Tensor] = {}
         if self.updates:
-            self._link()
-        for number, (name, parameter) in enumerate(self.bare.named_parameters()):
+            self._link_zero_states()
+        for number, (name, parameter) in enumerate(self.unwrapped.named_parameters()):
             for part in ("", *MOMENTS):
                 whole = self._full(parameter, part)
                 if whole is not None and number % self.world == self.rank:
                     mine[f"{part or 'parameter'}:{name}"] = whole.detach().to("cpu", torch.float32).contiguous().clone()
         if self.rank == 0:
-            mine |= {f"buffer:{name}": buffer.detach().cpu() for name, buffer in self.bare.named_buffers()}
+            mine |= {f"buffer:{name}": buffer.detach().cpu() for name, buffer in self.unwrapped.named_buffers()}
         fault: OSError | None = None
         try:
             _save(mine, folder / f"state-{self.rank:05d}-of-{self.world:05d}.safetensors")
@@ -264,21 +266,21 @@ class Engine:
         state = json.loads((folder / "state.json").read_text())
         self.updates = state["updates"]
         found = read_checkpoint(folder)
-        for name, parameter in self.bare.named_parameters():
+        for name, parameter in self.unwrapped.named_parameters():
             self._set(parameter, "", found[f"parameter:{name}"])
         if self.updates:
-            self._prime()
-            for name, parameter in self.bare.named_parameters():
+            self._create_moments()
+            for name, parameter in self.unwrapped.named_parameters():
                 none = torch.zeros_like(found[f"parameter:{name}"])  # what no objective reads has no moments
                 for part in MOMENTS:
                     self._set(parameter, part, found.get(f"{part}:{name}", none))
-        for name, buffer in self.bare.named_buffers():
+        for name, buffer in self.unwrapped.named_buffers():
             buffer.copy_(found[f"buffer:{name}"])
         return state
 
     def parameters(self) -> dict[str, torch.Tensor] | None:
         """All parameters by name in float32 on rank 0, None on others. Every rank calls this."""
-        whole = {name: self._full(parameter, "") for name, parameter in self.bare.named_parameters()}
+        whole = {name: self._full(parameter, "") for name, parameter in self.unwrapped.named_parameters()}
         if self.rank != 0:
             return None
         return {
@@ -331,16 +333,16 @@ class Engine:
         held = self.deepspeed.optimizer
         return held.fp32_partitioned_groups_flat if self.stage == 3 else held.single_partition_of_fp32_groups
 
-    def _prime(self) -> None:
+    def _create_moments(self) -> None:
         """Make AdamW hold moments of everything it owns, which it does lazily, at the right count of updates."""
         for owned in self._owned():
             state = self._inner().state[owned]
             state["step"] = torch.tensor(float(self.updates))
             for part in MOMENTS:
                 state.setdefault(part, torch.zeros_like(owned))
-        self._link()
+        self._link_zero_states()
 
-    def _link(self) -> None:
+    def _link_zero_states(self) -> None:
         """Let DeepSpeed find the moments by parameter: by itself it does so after stepping its first group alone."""
         if self.stage in (1, 2):
             self.deepspeed.optimizer._hp_optimizer_states_linked = False
@@ -362,6 +364,15 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
         raise write_error(error, path) from error
 
 
+def current_tensor_name(name: str) -> str:
+    """The present name `part:name` of a tensor in a checkpoint that any version wrote."""
+    part, _, name = name.partition(":")
+    if name.startswith("model."):
+        return f"{part}:model.{current_name(name.removeprefix('model.'))}"
+    name = re.sub(r"^(objectives\.[^.]+)\.place\.", r"\1.position.", name)
+    return f"{part}:{name}"
+
+
 def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint by `part:name`.
 
@@ -376,7 +387,7 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     for path in paths:
         try:
             with safe_open(path, "pt") as file:
-                found.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
+                found.update({current_tensor_name(name): file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
         except SafetensorError as error:
             raise ValueError(f"{path} is broken ({error}): remove its folder to resume from an earlier one") from error
     return found

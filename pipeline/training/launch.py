@@ -29,7 +29,7 @@ PATIENCE = timedelta(days=2)
 """How long ranks wait for what one does for all, such as comparing the checksums of a large corpus."""
 
 
-def led(accelerator: Any, work: Callable[[], None]) -> None:
+def on_main_process(accelerator: Any, work: Callable[[], None]) -> None:
     """Do something on the main process alone; where that fails, the others end with it and leave the word to it.
 
     Raises:
@@ -55,7 +55,7 @@ def led(accelerator: Any, work: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-class Ending:
+class GracefulStop:
     """Notes SIGTERM, which schedulers send before they kill, and Ctrl-C, so that what is under way can be finished.
 
     Whatever comes after Ctrl-C interrupts. signal: what came, if anything.

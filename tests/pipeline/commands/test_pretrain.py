@@ -24,7 +24,7 @@ from pipeline.commands.build import build_shards
 from pipeline.commands.pretrain import build, pretrain
 from pipeline.recipe.load import load
 from pipeline.run import Run
-from pipeline.training.engine import Engine, Report, read_checkpoint
+from pipeline.training.engine import Engine, StepStats, read_checkpoint
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 FLAT = "train.schedule.kind=constant"
@@ -169,7 +169,7 @@ def sends(monkeypatch: pytest.MonkeyPatch, number: int, *signals: signal.Signals
     """Let this process get signals in a step of a number, counted from 1."""
     step, done = Engine.step, itertools.count(1)
 
-    def sent(engine: Engine, *arguments: Any) -> Report:
+    def sent(engine: Engine, *arguments: Any) -> StepStats:
         if next(done) == number:
             for each in signals:
                 os.kill(os.getpid(), each)
@@ -273,7 +273,7 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     grown = build(load({**recipe, "init": str(source)}), fitted).model.state_dict()
     taken = load_file(source / "model" / "model.safetensors")
     assert all(torch.equal(grown[name], value) for name, value in taken.items())
-    assert any(name.startswith("entries.image") and name not in taken for name in grown)
+    assert any(name.startswith("input_embeddings.image") and name not in taken for name in grown)
 
 
 def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
@@ -320,12 +320,12 @@ def test_init_gives_weights_no_other_meaning(
     assert (first.numbers == second.numbers) is kept
     told = capsys.readouterr().err
     assert (", table as fitted there" in told) is kept
-    assert ("but not the entries and heads of table" in told) is not kept
+    assert ("but not the input embeddings and heads of table" in told) is not kept
     for name, weights in old.state_dict().items():
         found = new.state_dict()[name]
         same = weights.shape == found.shape and torch.allclose(weights, found, atol=1e-6)
-        assert same or (not kept and name.startswith(("entries.table", "decoder.heads.table"))), name
-        assert same is kept or name != "entries.table.embedding.category.weight"
+        assert same or (not kept and name.startswith(("input_embeddings.table", "decoder.heads.table"))), name
+        assert same is kept or name != "input_embeddings.table.embedding.category.weight"
 
 
 def test_init_from_nothing_is_refused_before_anything_is_written(recipe: dict[str, Any], tmp_path: Path) -> None:

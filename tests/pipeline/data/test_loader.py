@@ -25,8 +25,8 @@ from modalities.masks.masking import Action, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
 from pipeline.commands.pretrain import fit, open_sets
-from pipeline.data.loader import Held, Kept, Samples, Stream, tokenize
-from pipeline.data.workers import made_ahead
+from pipeline.data.loader import FixedBatches, KeptSamples, RawBatches, TrainingBatches, tokenize
+from pipeline.data.workers import prefetch
 from pipeline.model.batch import Batch, Pack
 from pipeline.recipe.load import load
 from shards.build import SplitBy, build
@@ -65,10 +65,10 @@ def modalities(folder: Path) -> dict[str, Modality]:
 
 
 @pytest.fixture
-def stream(folder: Path, modalities: dict[str, Modality]) -> Stream:
+def stream(folder: Path, modalities: dict[str, Modality]) -> TrainingBatches:
     """Two sets, of 40 and 8 samples."""
     sets = (Split(folder, "train"), Split(folder, "validation"))
-    return Stream(sets, modalities, seed=5, block=16, batch_size=BATCH, pass_size=PASS)
+    return TrainingBatches(sets, modalities, seed=5, block=16, batch_size=BATCH, micro_batch_size=PASS)
 
 
 def joined(batches: list[Batch]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_hold_what_one_rank_holds(stream: Stream, world: int) -> None:
+def test_ranks_together_hold_what_one_rank_holds(stream: TrainingBatches, world: int) -> None:
     ranks = [replace(stream, rank=rank, world=world) for rank in range(world)]
     for number in range(14):
         shares = [rank[number] for rank in ranks]
@@ -102,14 +102,14 @@ def test_ranks_together_hold_what_one_rank_holds(stream: Stream, world: int) -> 
         assert same(joined(shares), joined([stream[number]]))
 
 
-def test_all_samples_of_all_sets_come_once_before_any_comes_again(stream: Stream) -> None:
+def test_all_samples_of_all_sets_come_once_before_any_comes_again(stream: TrainingBatches) -> None:
     keys = [key for number in range(12) for key in stream[number].keys]
     expected = sorted(key for split in stream.sets for key, *_ in split.locations())
     assert sorted(keys[:48]) == sorted(keys[48:]) == expected
     assert keys[:48] != keys[48:]
 
 
-def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: Stream) -> None:
+def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: TrainingBatches) -> None:
     first, again, other = (joined([s[i] for i in turn]) for s, turn in (
         (stream, range(6)), (stream, range(6, 12)), (replace(stream, seed=6), range(6))
     ))  # fmt: skip
@@ -122,7 +122,9 @@ def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: Stream) 
         assert sum(masks(first)[key] == masks(parts)[key] for key in first["keys"]) < 10
 
 
-def test_each_sample_of_each_pass_has_a_generator_of_its_own(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_sample_of_each_pass_has_a_generator_of_its_own(
+    stream: TrainingBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds, real = [], np.random.default_rng
 
     def recorded(seed: list[int]) -> np.random.Generator:
@@ -137,42 +139,44 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(stream: Stream, mon
     assert len(set(seeds)) == len(seeds) == 96
 
 
-def test_every_action_reaches_the_batch(stream: Stream) -> None:
+def test_every_action_reaches_the_batch(stream: TrainingBatches) -> None:
     parts = joined([stream[number] for number in range(12)])
     found = {name: set(parts[f"{name}.action"].tolist()) for name in stream.modalities}
     assert found["smiles"] == {Action.KEEP, Action.MASK, Action.RANDOM}
     assert found["image"] == {Action.KEEP, Action.ZERO, Action.NOISE, Action.SWAP}
     assert found["table"] == {Action.KEEP, Action.DROP}
-    assert not torch.equal(parts["smiles.seen_ids"], parts["smiles.ids"])
-    assert not torch.equal(parts["image.seen_values"], parts["image.values"])
+    assert not torch.equal(parts["smiles.input_ids"], parts["smiles.ids"])
+    assert not torch.equal(parts["image.input_values"], parts["image.values"])
     kept = parts["smiles.action"] != Action.RANDOM
-    assert torch.equal(parts["smiles.seen_ids"][kept], parts["smiles.ids"][kept])
+    assert torch.equal(parts["smiles.input_ids"][kept], parts["smiles.ids"][kept])
 
 
-def test_the_schedule_of_masks_follows_steps_not_passes(stream: Stream) -> None:
+def test_the_schedule_of_masks_follows_steps_not_passes(stream: TrainingBatches) -> None:
     mask = Masking(ratio=0.1, final_ratio=0.9, ratio_steps=8)
     scheduled = replace(stream, modalities={"image": replace(stream.modalities["image"], mask=mask)})
     for number, ratio in enumerate([0.1, 0.1, 0.2, 0.2, 0.3, 0.3]):
         assert float(scheduled[number].packs["image"].target[:-1].float().mean()) == pytest.approx(ratio, abs=0.03)
-    whole = replace(scheduled, pass_size=BATCH)
+    whole = replace(scheduled, micro_batch_size=BATCH)
     assert same(joined([whole[2]]), joined([scheduled[4], scheduled[5]])), "passes of one step are slices of it"
 
 
-def test_workers_make_the_same_batches_in_the_same_order(stream: Stream) -> None:
-    plain, parallel = (list(made_ahead(stream, range(3, 9), workers)) for workers in (0, 2))
+def test_workers_make_the_same_batches_in_the_same_order(stream: TrainingBatches) -> None:
+    plain, parallel = (list(prefetch(stream, range(3, 9), workers)) for workers in (0, 2))
     assert len(plain) == len(parallel) == 6
     assert all(same(joined([a]), joined([b])) for a, b in zip(plain, parallel, strict=True))
     assert same(joined(plain), joined([stream[number] for number in range(3, 9)]))
 
 
-def test_a_run_goes_on_on_another_number_of_ranks(stream: Stream) -> None:
+def test_a_run_goes_on_on_another_number_of_ranks(stream: TrainingBatches) -> None:
     straight = joined([stream[number] for number in range(8)])
     ranks = [replace(stream, rank=rank, world=4) for rank in range(4)]
     resumed = [stream[number] for number in range(5)] + [rank[number] for number in range(5, 8) for rank in ranks]
     assert same(joined(resumed), straight)
 
 
-def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(stream: Stream, folder: Path) -> None:
+def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(
+    stream: TrainingBatches, folder: Path
+) -> None:
     held = Split(folder, "train")
     keys = [key for key, *_ in held.locations()]
     weights = {keys[3]: 3.0, keys[10]: 1.0, keys[39]: 4.0}
@@ -185,9 +189,9 @@ def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(st
         same_key = [i for i, other in enumerate(parts["keys"]) if other == key]
         assert len({tuple(parts["image.action"][slots == i].tolist()) for i in same_key}) > 0.7 * len(same_key)
     assert [place[0] for place in held.locations()] == [keys[3], keys[10], keys[39]]
-    kept = Kept([held, stream.sets[1]])
+    kept = KeptSamples([held, stream.sets[1]])
     assert len(kept) == 3 + 8
-    assert [held.key(shard, number) for held, shard, number in kept] == [
+    assert [held.key(shard, number) for held, shard, number in map(kept.locate, range(len(kept)))] == [
         keys[3], keys[10], keys[39], *(key for key, *_ in stream.sets[1].locations())
     ]  # fmt: skip
 
@@ -204,7 +208,9 @@ def harm(folder: Path, split: str, shard: int, number: int, member: str) -> str:
     return key
 
 
-def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(stream: Stream, folder: Path, tmp_path: Path) -> None:
+def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(
+    stream: TrainingBatches, folder: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "harmed"))
     bad = {harm(copy, "train", 0, 4, "image.png"), harm(copy, "train", 3, 1, "smiles.txt")}
     harmed = replace(stream, sets=(Split(copy, "train"), Split(copy, "validation")))
@@ -228,7 +234,7 @@ def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(stream: Stream,
     ]
 
 
-def test_a_batch_of_corrupt_samples_alone_is_still_a_batch(stream: Stream) -> None:
+def test_a_batch_of_corrupt_samples_alone_is_still_a_batch(stream: TrainingBatches) -> None:
     batch = replace(stream, modalities={"dna": stream.modalities["smiles"]})[0]
     assert batch.size == len(batch.faults) == PASS
     assert {fault.reason for fault in batch.faults} == {"sample without any of the recipe's modalities"}
@@ -244,7 +250,7 @@ def test_missing_modalities_leave_the_others(folder: Path, modalities: dict[str,
         tokenize({"labels": members["smiles"]}, modalities)
 
 
-def test_networks_and_disks_that_fail_are_not_content(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_and_disks_that_fail_are_not_content(stream: TrainingBatches, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> bytes:
         raise OSError(5, "Input/output error")
 
@@ -256,13 +262,13 @@ def test_networks_and_disks_that_fail_are_not_content(stream: Stream, monkeypatc
 def test_held_samples_are_whole_and_in_the_order_asked_for(folder: Path, modalities: dict[str, Modality]) -> None:
     split = Split(folder, "train")
     places = [(shard, number) for _, _, shard, number in split.locations()][::-1]
-    held = Held(split, places, modalities, batch_size=16)
+    held = FixedBatches(split, places, modalities, batch_size=16)
     batches = [held[i] for i in range(len(held))]
     assert [batch.size for batch in batches] == [16, 16, 8]
     parts = joined(batches)
     assert parts["keys"] == [split.key(*place) for place in places]
     assert not any(parts[f"{name}.target"].any() or parts[f"{name}.action"].any() for name in modalities)
-    assert same(parts, joined([Held(split, places, modalities, batch_size=40)[0]]))
+    assert same(parts, joined([FixedBatches(split, places, modalities, batch_size=40)[0]]))
 
 
 def test_held_samples_that_are_corrupt_keep_their_slot(
@@ -270,26 +276,26 @@ def test_held_samples_that_are_corrupt_keep_their_slot(
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "harmed"))
     key = harm(copy, "validation", 0, 2, "table.json")
-    batch = Held(Split(copy, "validation"), [(0, i) for i in range(5)], modalities)[0]
+    batch = FixedBatches(Split(copy, "validation"), [(0, i) for i in range(5)], modalities)[0]
     assert batch.keys[2] == key
     assert batch.faults == ((f"{copy}/validation-00000.tar", key, "table row is not JSON"),)
     assert batch.present["table"].tolist() == batch.present["image"].tolist() == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Stream, workers: int) -> None:
+def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: TrainingBatches, workers: int) -> None:
     def decode(members: Members) -> str:
         return members["smiles"]["txt"].decode()
 
-    samples = Samples(stream.sets, decode, PASS, stream.seed, stream.block)
-    found = [smiles for batch in made_ahead(samples, range(6), workers) for smiles in batch]
+    samples = RawBatches(stream.sets, decode, PASS, stream.seed, stream.block)
+    found = [smiles for batch in prefetch(samples, range(6), workers) for smiles in batch]
     places = [(key, split.read(shard, n)) for split in stream.sets for key, _, shard, n in split.locations()]
     texts = {key: decode(members) for key, members in places}
     assert found == [texts[key] for number in range(6) for key in stream[number].keys]
 
 
-def test_samples_may_be_made_of_some_members_alone(stream: Stream) -> None:
-    whole = Samples(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
+def test_samples_may_be_made_of_some_members_alone(stream: TrainingBatches) -> None:
+    whole = RawBatches(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
     parts = replace(whole, decode=lambda *members: members, members=("table.json", "smiles.txt"))
     assert [parts[number] for number in range(6)] == [whole[number] for number in range(6)]
     with pytest.raises(ContentError, match=r"sample without smiles\.json"):
@@ -297,21 +303,21 @@ def test_samples_may_be_made_of_some_members_alone(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_may_be_stacked(stream: Stream, workers: int) -> None:
+def test_samples_may_be_stacked(stream: TrainingBatches, workers: int) -> None:
     def decode(members: Members) -> np.ndarray:
         return np.frombuffer(members["smiles"]["txt"].ljust(5000), np.uint8)
 
-    samples = Samples(stream.sets, decode, PASS, stream.seed, stream.block)
-    stacked = made_ahead(replace(samples, stack=True), range(6), workers)
+    samples = RawBatches(stream.sets, decode, PASS, stream.seed, stream.block)
+    stacked = prefetch(replace(samples, stack=True), range(6), workers)
     for number, batch in enumerate(stacked):
         assert batch.dtype == torch.uint8
         assert np.array_equal(batch, np.stack(samples[number]))
     uneven = replace(samples, decode=lambda members: np.zeros(len(members["smiles"]["txt"])), stack=True)
     with pytest.raises(ValueError, match="cannot be stacked"):
-        list(made_ahead(uneven, range(6), workers))
+        list(prefetch(uneven, range(6), workers))
 
 
-def test_a_stream_is_frozen(stream: Stream) -> None:
+def test_a_stream_is_frozen(stream: TrainingBatches) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         stream.rank = 1  # type: ignore[misc]
 
@@ -325,14 +331,14 @@ def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any
         "from pathlib import Path\n"
         "polars.DataFrame({'a': numpy.arange(100000)}).sort('a')\n"
         "from modalities.base import from_json\n"
-        "from pipeline.data.loader import Stream\n"
-        "from pipeline.data.workers import made_ahead\n"
+        "from pipeline.data.loader import TrainingBatches\n"
+        "from pipeline.data.workers import prefetch\n"
         "from shards.read import Split\n"
         "import json\n"
         "folder, kinds = sys.argv[1:]\n"
         "kinds = {name: from_json(state) for name, state in json.loads(kinds).items()}\n"
-        "stream = Stream((Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4)\n"
-        "print(sum(batch.size for batch in made_ahead(stream, range(3), 1)))\n"
+        "stream = TrainingBatches((Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4)\n"
+        "print(sum(batch.size for batch in prefetch(stream, range(3), 1)))\n"
     )
     kinds = json.dumps({name: modality.to_json() for name, modality in fitted.items()})
     words = [sys.executable, "-c", code, str(checked.data.shards[0].path), kinds]

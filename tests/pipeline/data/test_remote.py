@@ -17,7 +17,7 @@ from pipeline.commands.finetune import Settings, finetune
 from pipeline.commands.plan import plan
 from pipeline.commands.predict import embed_file
 from pipeline.commands.pretrain import pretrain
-from pipeline.data.loader import Samples
+from pipeline.data.loader import RawBatches
 from pipeline.recipe.load import load
 from pipeline.run import Run
 from shards.manifest import index
@@ -126,7 +126,7 @@ def test_four_nodes_fetch_their_own_shards_alone(many: Any, tmp_path: Path) -> N
     for node in range(4):
         held = Split(many.url, "train", cache=Cache(str(tmp_path / str(node))))
         for rank in (2 * node, 2 * node + 1):
-            ours = Samples((held,), lambda members: members["smiles"]["txt"], 2, mixture=order)
+            ours = RawBatches((held,), lambda members: members["smiles"]["txt"], 2, mixture=order)
             positions = range(rank, sum(sizes) // 2 + 4 * max(sizes), 8)  # slices of 2 of a batch of 16
             assert all(len(ours[number]) == 2 for number in positions)
         fetched.append({name for name in many.requests if name.endswith(".tar")})

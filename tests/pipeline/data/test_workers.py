@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from pipeline.data.workers import AHEAD, SLOTS, empty, made_ahead
+from pipeline.data.workers import AHEAD, SLOTS, empty, prefetch
 
 LARGE = (64, 1000)
 
@@ -79,33 +79,33 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_items_are_those_made_here_in_the_order_asked_for(make: Callable[[int], Any], workers: int) -> None:
     numbers = [5, 0, 7, 7, *range(30)]
-    found = made_ahead(Made(make), numbers, workers)
+    found = prefetch(Made(make), numbers, workers)
     assert all(equal(next(found), make(number)) for number in numbers)
     assert next(found, "none") == "none"
 
 
 def test_a_tensor_that_is_twice_in_an_item_stays_one() -> None:
-    (item,) = made_ahead(Made(all_kinds), range(1), 1)
+    (item,) = prefetch(Made(all_kinds), range(1), 1)
     assert item["float64"] is item["again"]
 
 
 def test_items_can_be_written_to_and_own_what_they_hold() -> None:
     kept = []
-    for number, item in enumerate(made_ahead(Made(large), range(20), 1)):
+    for number, item in enumerate(prefetch(Made(large), range(20), 1)):
         item += 1
         kept.append(item[0])  # a view keeps its item
         assert all((row == before + 1).all() for before, row in enumerate(kept)), number
 
 
 def test_more_items_may_be_kept_than_there_are_slots() -> None:
-    kept = list(made_ahead(Made(large), range(SLOTS + 30), 1))
+    kept = list(prefetch(Made(large), range(SLOTS + 30), 1))
     assert all(equal(item, large(number)) for number, item in enumerate(kept))
     assert psutil.Process().num_fds() < 3 * SLOTS
 
 
 @pytest.mark.parametrize("make", [large, lambda number: torch.from_numpy(placed(number % 2)[0])])
 def test_memory_is_used_again(make: Callable[[int], torch.Tensor]) -> None:
-    found = made_ahead(Made(make), range(200), 1)
+    found = prefetch(Made(make), range(200), 1)
     assert len({item.data_ptr() for item in found}) <= AHEAD + 3
 
 
@@ -117,14 +117,14 @@ def fails(number: int) -> int:
 
 def test_a_slot_has_room_for_its_arrays_once() -> None:
     """Arrays made in the slot take no more of it than those copied there."""
-    for item in made_ahead(Made(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
+    for item in prefetch(Made(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
         maps = Path("/proc/self/maps").read_text().splitlines()
         spans = [line.split()[0].split("-") for line in maps if "memfd:sensorium" in line]
         assert {int(end, 16) - int(start, 16) for start, end in spans} == {item.nbytes}
 
 
 def test_what_an_item_raises_is_raised_in_its_turn() -> None:
-    found = made_ahead(Made(fails), range(6), 2)
+    found = prefetch(Made(fails), range(6), 2)
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(OSError, match="No space left") as caught:
         next(found)
@@ -144,11 +144,11 @@ def raises_unpicklable(number: int) -> int:
 
 def test_an_error_that_cannot_be_handed_over_is_told() -> None:
     with pytest.raises(RuntimeError, match="UnpicklableError: 0 and 0"):
-        next(made_ahead(Made(raises_unpicklable), range(1), 1))
+        next(prefetch(Made(raises_unpicklable), range(1), 1))
 
 
 def test_an_item_that_cannot_be_handed_over_is_an_error_in_its_turn() -> None:
-    found = made_ahead(Made(lambda number: number or (lambda: 0)), range(2), 1)
+    found = prefetch(Made(lambda number: number or (lambda: 0)), range(2), 1)
     with pytest.raises(Exception, match="lambda"):
         next(found)
     assert next(found) == 1
@@ -162,7 +162,7 @@ def test_a_worker_that_was_killed_is_told_in_one_line(number: signal.Signals, hi
             os.kill(os.getpid(), number)
         return at
 
-    found = made_ahead(Made(dies), range(6), 1)
+    found = prefetch(Made(dies), range(6), 1)
     assert [next(found) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ChildProcessError, match=hint) as caught:
         next(found)
@@ -175,7 +175,7 @@ def whose(number: int) -> int:
 
 
 def test_signals_to_all_processes_leave_it_to_the_receiver_to_end() -> None:
-    found = made_ahead(Made(whose), range(40), 2)
+    found = prefetch(Made(whose), range(40), 2)
     for pid in (next(found), next(found)):
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
@@ -189,7 +189,7 @@ def whose_soon(number: int) -> int:
 
 @pytest.mark.parametrize("make", [whose, whose_soon])
 def test_workers_end_when_their_items_are_no_longer_wanted(make: Callable[[int], int]) -> None:
-    found = made_ahead(Made(make), range(10**6), 2)
+    found = prefetch(Made(make), range(10**6), 2)
     pids = {next(found), next(found)}
     assert len(pids) == 2
     assert all(map(psutil.pid_exists, pids))
@@ -199,11 +199,11 @@ def test_workers_end_when_their_items_are_no_longer_wanted(make: Callable[[int],
 
 CONSUMER = """
 import os, psutil, sys, time
-from pipeline.data.workers import made_ahead
+from pipeline.data.workers import prefetch
 class Items:
     def __getitem__(self, number):
         return os.getpid()
-held = made_ahead(Items(), range(10**6), 2)
+held = prefetch(Items(), range(10**6), 2)
 print(next(held), next(held), flush=True)
 time.sleep(60 * (sys.argv[1] == "waits"))
 """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modalities.masks.masking import Action, Mask
 from modalities.tokens import Tokens
-from pipeline.model.batch import Fault, kept, layout, pack, unpack
+from pipeline.model.batch import Fault, layout, pack, unpack, visible_rows
 
 WIDTHS = {"image": (6, 1, 2), "smiles": (0, 1, 1), "table": (1, 4, 0), "bare": (0, 0, 0)}
 
@@ -92,8 +92,8 @@ def test_masks_and_what_is_seen_stand_beside_the_truth() -> None:
     content = batch.packs["table"]
     assert content.target.tolist() == [*target.tolist(), False]
     assert content.action.tolist() == [*action.tolist(), 0]
-    assert torch.equal(content.seen_values[:-1], content.values[:-1] + 1)
-    assert kept(content).tolist() == [True, True, False, True, True]
+    assert torch.equal(content.input_values[:-1], content.values[:-1] + 1)
+    assert visible_rows(content).tolist() == [True, True, False, True, True]
     assert content.sample.tolist() == [1, 1, 1, 1, 2]
     assert (batch.keys, batch.faults) == (("", "b"), (Fault("a.tar", "a", "torn"),))
     np.testing.assert_array_equal(unpack(batch)[1]["table"].values, true["table"].values)
@@ -103,8 +103,8 @@ def test_nothing_corrupted_shares_its_memory() -> None:
     sample = {"table": tokens(4, WIDTHS["table"], 0)}
     mask = {"table": Mask(np.zeros(4, bool), np.zeros(4, np.int8), np.arange(4))}
     content = pack([sample], WIDTHS, [mask], [sample]).packs["table"]
-    assert content.seen_values is content.values
-    assert content.seen_ids is content.ids
+    assert content.input_values is content.values
+    assert content.input_ids is content.ids
 
 
 @settings(max_examples=150, deadline=None)

@@ -64,7 +64,7 @@ def change(batch: Batch, name: str, which: torch.Tensor) -> Batch:
     values, ids = content.values.clone(), content.ids.clone()
     values[which] = values[which] * -2 + 3
     ids[which, 0] = torch.where(ids[which, 0] == 2, 3, 2) if name != "image" else ids[which, 0]
-    other = dataclasses.replace(content, values=values, ids=ids, seen_values=values, seen_ids=ids)
+    other = dataclasses.replace(content, values=values, ids=ids, input_values=values, input_ids=ids)
     return dataclasses.replace(batch, packs={**batch.packs, name: other})
 
 
@@ -240,7 +240,7 @@ def test_tokens_before_fusion_know_one_modality_alone(kinds: dict[str, Modality]
     batch = batch_of(model, draw(2))
     a, b = encode(model, batch), encode(model, change(batch, "table", batch.packs["table"].sample < 2))
     assert differs(a.tokens["image"], b.tokens["image"])
-    torch.testing.assert_close(a.alone["image"], b.alone["image"], **CLOSE)
+    torch.testing.assert_close(a.unimodal_tokens["image"], b.unimodal_tokens["image"], **CLOSE)
 
 
 def test_a_batch_comes_to_where_the_model_is(

@@ -19,7 +19,7 @@ from modalities.base import Modality
 from modalities.masks.masking import Action
 from modalities.tokens import MISSING, Tokens
 from pipeline.commands.pretrain import build, fit, open_sets
-from pipeline.data.loader import Stream
+from pipeline.data.loader import TrainingBatches
 from pipeline.model.batch import Batch, pack
 from pipeline.model.modeling import Encoding
 from pipeline.objectives import base
@@ -34,14 +34,14 @@ Draw = Callable[[int], list[dict[str, Tokens]]]
 NAMES = ("smiles", "image", "table")
 
 
-def prepared(recipe: dict[str, Any], **changes: Any) -> tuple[Pretraining, Stream]:
+def prepared(recipe: dict[str, Any], **changes: Any) -> tuple[Pretraining, TrainingBatches]:
     """The module a recipe describes and the batches for it."""
     checked = load({**recipe, **changes})
     sets = open_sets(checked, "train", verify=False)
     fitted = fit(checked, sets)
     torch.manual_seed(0)
     size = checked.train.batch_size
-    return build(checked, fitted), Stream(sets, fitted, 0, checked.data.shuffle_block, size, size)
+    return build(checked, fitted), TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, size, size)
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
     assert reports[-1].terms["pull/fused"] < reports[0].terms["pull/fused"]
     first = reports[0]
     assert first.loss == pytest.approx(2 * first.terms["pull/fused"] + sum(first.terms[f"masked/{n}"] for n in NAMES))
-    pull: Any = engine.bare.objectives["pull"]
+    pull: Any = engine.unwrapped.objectives["pull"]
     assert pull.steps == 4
     assert pull.point.item() != 0.25
     engine.save(tmp_path / "c", {})
@@ -301,7 +301,7 @@ def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str,
                 continue
             own = batch.packs[source].sample == slot
             features = objective.features[source](encoding.tokens[source][own]).sum(0) / 16
-            place = objective.place(encoding.places["table"][cell])
+            place = objective.position(encoding.position_embeddings["table"][cell])
             guess = objective.head(features * place)[0]
             total = total + F.smooth_l1_loss(guess, table.values[cell, 0])
             cells += 1
@@ -321,7 +321,12 @@ def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict
     batch = pack([{**sample, "table": cells}], {name: modality.widths for name, modality in kinds.items()})
     tokens = {name: torch.randn(len(content.sample), 64) for name, content in batch.packs.items()}
     encoding = Encoding(
-        {}, {}, {}, torch.zeros(1, 64), alone=tokens, places={"table": torch.randn(len(cells.ids) + 1, 64)}
+        {},
+        {},
+        {},
+        torch.zeros(1, 64),
+        unimodal_tokens=tokens,
+        position_embeddings={"table": torch.randn(len(cells.ids) + 1, 64)},
     )
     weight = made.features["smiles"][0].weight
     threads = torch.get_num_threads()

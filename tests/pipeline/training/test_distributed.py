@@ -190,7 +190,7 @@ import sys, json, torch
 from pathlib import Path
 from pipeline.training.engine import Engine
 from pipeline.training.launch import accelerate
-from pipeline.data.loader import Stream
+from pipeline.data.loader import TrainingBatches
 from pipeline.commands.pretrain import build, fit, open_sets
 from pipeline.recipe.load import load
 recipe = load(sys.argv[1], [f"train.zero={sys.argv[2]}"])
@@ -199,7 +199,7 @@ fitted = fit(recipe, sets)
 torch.manual_seed(0)
 accelerator = accelerate(recipe.train, Path(sys.argv[3]))
 engine = Engine(build(recipe, fitted), recipe.train, accelerator)
-stream = Stream(sets, fitted, 0, recipe.data.shuffle_block, 16, 16, engine.rank, engine.world)
+stream = TrainingBatches(sets, fitted, 0, recipe.data.shuffle_block, 16, 16, engine.rank, engine.world)
 reports = []
 for number in (0, 1, 2):
     batch = stream[number]
@@ -242,7 +242,7 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     import torch as t
 
     from pipeline.commands.pretrain import build, fit, open_sets
-    from pipeline.data.loader import Stream
+    from pipeline.data.loader import TrainingBatches
     from pipeline.recipe.load import load
     from pipeline.training.engine import Engine
     from pipeline.training.launch import accelerate
@@ -252,6 +252,6 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     fitted = fit(checked, sets)
     t.manual_seed(0)
     engine = Engine(build(checked, fitted), checked.train, accelerate(checked.train, tmp_path))
-    stream = Stream(sets, fitted, 0, checked.data.shuffle_block, 16, 16)
+    stream = TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, 16, 16)
     assert engine.step([stream[0]], 1e-3).loss == pytest.approx(one, rel=1e-5)
     assert engine.step([stream[2]], 1e-3).loss == pytest.approx(three, rel=1e-4)

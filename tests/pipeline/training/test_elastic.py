@@ -18,18 +18,18 @@ DELIVER = """
 import hashlib, json, sys
 from pathlib import Path
 from modalities.base import from_json
-from pipeline.data.loader import Stream
+from pipeline.data.loader import TrainingBatches
 from pipeline.data.mixture import mixture
 from pipeline.commands.pretrain import open_sets
 from pipeline.recipe.load import load
-from pipeline.data.workers import made_ahead
+from pipeline.data.workers import prefetch
 
 recipe, kinds, rank, world, workers, first, last = sys.argv[1:]
 checked = load(recipe)
 sets = open_sets(checked, "train", verify=False)
 fitted = {name: from_json(state) for name, state in json.loads(Path(kinds).read_text()).items()}
 train, data = checked.train, checked.data
-stream = Stream(sets, fitted, train.seed, data.shuffle_block, train.batch_size, train.micro_batch_size,
+stream = TrainingBatches(sets, fitted, train.seed, data.shuffle_block, train.batch_size, train.micro_batch_size,
                 int(rank), int(world), checked.masking, mixture(checked, sets))
 
 
@@ -37,13 +37,13 @@ def digest(batch, slot):
     found = hashlib.sha256(batch.keys[slot].encode())
     for name, pack in sorted(batch.packs.items()):
         own = pack.sample == slot
-        for part in ("values", "ids", "coords", "seen_values", "seen_ids", "target", "action"):
+        for part in ("values", "ids", "coords", "input_values", "input_ids", "target", "action"):
             found.update(getattr(pack, part)[own].numpy().tobytes())
     return found.hexdigest()
 
 
 for count in workers.split(","):
-    for batch in made_ahead(stream, range(int(first), int(last)), int(count)):
+    for batch in prefetch(stream, range(int(first), int(last)), int(count)):
         print(json.dumps([[batch.keys[slot], digest(batch, slot)] for slot in range(batch.size)]), flush=True)
 """
 PASSES = 14

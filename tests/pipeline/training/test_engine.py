@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.commands.pretrain import build, fit, open_sets
-from pipeline.data.loader import Stream
+from pipeline.data.loader import TrainingBatches
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe, Schedule
 from pipeline.training import engine as engine_module
@@ -22,7 +22,7 @@ from pipeline.training.engine import Engine, learning_rate, parameter_groups, re
 from pipeline.training.launch import accelerate
 
 
-def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, Engine, Stream]:
+def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, Engine, TrainingBatches]:
     """An engine and the stream that feeds it."""
     checked = load({**recipe, "train": {**recipe["train"], **train}})
     sets = open_sets(checked, "train", verify=False)
@@ -31,17 +31,19 @@ def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, 
     module = build(checked, fitted)
     engine = Engine(module, checked.train, accelerate(checked.train, tmp_path))
     size = checked.train.micro_batch_size or checked.train.batch_size
-    stream = Stream(sets, fitted, checked.train.seed, checked.data.shuffle_block, checked.train.batch_size, size)
+    stream = TrainingBatches(
+        sets, fitted, checked.train.seed, checked.data.shuffle_block, checked.train.batch_size, size
+    )
     return checked, engine, stream
 
 
 def plain_gradients(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
     """Gradients of the mean of every term, by autograd and nothing else."""
-    engine.bare.zero_grad()
-    terms = engine.bare(batch)
+    engine.unwrapped.zero_grad()
+    terms = engine.unwrapped(batch)
     sum(term.sum / term.count for term in terms.values()).backward()
-    found = {name: p.grad.clone() for name, p in engine.bare.named_parameters()}
-    engine.bare.zero_grad()
+    found = {name: p.grad.clone() for name, p in engine.unwrapped.named_parameters()}
+    engine.unwrapped.zero_grad()
     return found
 
 
@@ -50,8 +52,8 @@ def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_pat
     batch = stream[0]
     gradients = plain_gradients(engine, batch)
     assert all(gradient is not None for gradient in gradients.values())
-    reference = build(checked, engine.bare.model.modalities)
-    reference.load_state_dict(engine.bare.state_dict())
+    reference = build(checked, engine.unwrapped.model.modalities)
+    reference.load_state_dict(engine.unwrapped.state_dict())
     optimizer = torch.optim.AdamW(parameter_groups(reference, checked.train.weight_decay), betas=checked.train.betas)
     for group in optimizer.param_groups:
         group["lr"] = 1e-3
@@ -61,7 +63,7 @@ def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_pat
     report = engine.step([batch], 1e-3)
     norm = math.sqrt(sum(g.square().sum().item() for g in gradients.values()))
     assert report.gradient_norm == pytest.approx(norm, rel=1e-4)
-    for (name, ours), theirs in zip(engine.bare.named_parameters(), reference.parameters(), strict=True):
+    for (name, ours), theirs in zip(engine.unwrapped.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6, msg=name)
 
 
@@ -74,7 +76,7 @@ def test_two_passes_of_masked_modelling_equal_one(recipe: dict[str, Any], tmp_pa
     two = halves.step([cut[0], cut[1]], 1e-3)
     assert two.loss == pytest.approx(one.loss, rel=1e-6)
     assert two.terms == pytest.approx(one.terms, rel=1e-5)
-    for (name, a), b in zip(whole.bare.named_parameters(), halves.bare.parameters(), strict=True):
+    for (name, a), b in zip(whole.unwrapped.named_parameters(), halves.unwrapped.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=name)
 
 
@@ -88,14 +90,14 @@ def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], 
         _, tokens, mask, _ = stream.sample(stream.order.place(position), 0)
         samples.append({"smiles": tokens["smiles"]})
         masks.append({"smiles": mask["smiles"]})
-    widths = {name: m.widths for name, m in engine.bare.model.modalities.items()}
+    widths = {name: m.widths for name, m in engine.unwrapped.model.modalities.items()}
     batch = pack(samples, widths, masks, samples)
-    terms = engine.bare(batch)
+    terms = engine.unwrapped(batch)
     sum(term.sum for term in terms.values()).backward()
-    assert all(p.grad is not None for p in engine.bare.parameters())
+    assert all(p.grad is not None for p in engine.unwrapped.parameters())
     assert terms["masked/image"].sum.item() == 0
     assert terms["contrastive/smiles-image"].sum.item() == 0
-    engine.bare.zero_grad()
+    engine.unwrapped.zero_grad()
     assert engine.step([batch], 1e-3).applied
 
 
@@ -103,13 +105,13 @@ def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], 
 def test_a_step_that_is_not_finite_leaves_no_trace(recipe: dict[str, Any], tmp_path: Path, bad: float) -> None:
     _, engine, stream = made(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
-    before = {name: p.detach().clone() for name, p in engine.bare.named_parameters()}
+    before = {name: p.detach().clone() for name, p in engine.unwrapped.named_parameters()}
     batch = stream[1]
     batch.packs["table"].values[0] = bad
     report = engine.step([batch], 1e-3)
     assert not report.applied
     assert engine.updates == 1
-    for name, p in engine.bare.named_parameters():
+    for name, p in engine.unwrapped.named_parameters():
         assert torch.equal(p, before[name])
         assert p.grad is None or not p.grad.abs().sum()
     again = engine.step([stream[2]], 1e-3)
@@ -134,7 +136,7 @@ def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any],
     engine.step([stream[0]], 1e-3)
     engine.save(tmp_path / "c", {})
     found = read_checkpoint(tmp_path / "c")
-    names = [name for name, _ in engine.bare.named_parameters()]
+    names = [name for name, _ in engine.unwrapped.named_parameters()]
     assert {f"{part}:{name}" for name in names for part in ("parameter", "exp_avg", "exp_avg_sq")} == set(found)
     assert not list(tmp_path.glob("*.writing"))
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".safetensors", ".json"}
@@ -189,15 +191,15 @@ def test_learning_rate_schedules() -> None:
 
 def test_decay_spares_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, _ = made(recipe, tmp_path)
-    decayed, others = parameter_groups(engine.bare, 0.1)
+    decayed, others = parameter_groups(engine.unwrapped, 0.1)
     spared = {id(p) for p in others["params"]}
-    names = {name for name, p in engine.bare.named_parameters() if id(p) in spared}
-    assert "model.entries.smiles.embedding.content.weight" in names
+    names = {name for name, p in engine.unwrapped.named_parameters() if id(p) in spared}
+    assert "model.input_embeddings.smiles.embedding.content.weight" in names
     assert "model.trunk.blocks.0.norm_mlp.weight" in names
     assert "objectives.contrastive.log_scale" in names
     assert "model.trunk.blocks.0.attention.qkv.weight" not in names
     assert decayed["weight_decay"] == 0.1
-    assert len(decayed["params"]) + len(others["params"]) == len(list(engine.bare.parameters()))
+    assert len(decayed["params"]) + len(others["params"]) == len(list(engine.unwrapped.parameters()))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

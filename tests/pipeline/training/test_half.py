@@ -149,5 +149,5 @@ def test_long_coordinates_keep_their_resolution(folder: Path) -> None:
     described = {"unit": "uV", "sample_rate_hz": 50.0, "channels": ["Fp1"]}
     tokens = kind.tokenize(kind.parse({**described, "samples": np.ones((1, 20)) * np.arange(20), "start_s": 100_000.0}))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        _, places = model.entries["eeg"].embedding(*map(torch.from_numpy, tokens))
+        _, places = model.input_embeddings["eeg"].embedding(*map(torch.from_numpy, tokens))
     assert not torch.equal(places[0], places[1])

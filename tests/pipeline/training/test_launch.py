@@ -11,7 +11,7 @@ LED = """
 import datetime, os, sys, time
 from types import SimpleNamespace
 import torch.distributed as dist
-from pipeline.training.launch import led
+from pipeline.training.launch import on_main_process
 
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=3))
 rank = dist.get_rank()
@@ -26,7 +26,7 @@ def work():
     say("done by", rank)
 
 try:
-    led(SimpleNamespace(is_main_process=rank == 0, num_processes=2), work)
+    on_main_process(SimpleNamespace(is_main_process=rank == 0, num_processes=2), work)
 except ValueError as error:
     say(error)
 except SystemExit as error:

@@ -19,8 +19,8 @@ from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
-from pipeline.data.loader import Stream
-from pipeline.data.workers import made_ahead
+from pipeline.data.loader import TrainingBatches
+from pipeline.data.workers import prefetch
 from shards.manifest import index
 from shards.read import Split
 
@@ -83,8 +83,10 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
                 tar.addfile(entry, io.BytesIO(data))
     index(tmp_path, {})
     size = len(faulty) + len(whole)
-    stream = Stream((Split(tmp_path, "train"),), modalities, seed=0, block=size, batch_size=size, pass_size=size)
-    (batch,) = made_ahead(stream, range(1), workers)
+    stream = TrainingBatches(
+        (Split(tmp_path, "train"),), modalities, seed=0, block=size, batch_size=size, micro_batch_size=size
+    )
+    (batch,) = prefetch(stream, range(1), workers)
     assert {fault.key for fault in batch.faults} == set(faulty)
     assert sorted(key for key in batch.keys if key) == sorted(whole)
     assert not sprung.exists()
