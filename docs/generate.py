@@ -104,7 +104,14 @@ def type_text(hint: Any) -> str:
         return f"[{', '.join(map(type_text, parts))}]"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"mapping of {type_text(parts[0])} to {type_text(parts[1])}"
-    names = {type(None): "`null`", str: "text", int: "integer", float: "number", bool: "`true` or `false`"}
+    names: dict[Any, str] = {
+        Any: "any value",
+        type(None): "`null`",
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "`true` or `false`",
+    }
     return names.get(hint) or link(hint)
 
 
