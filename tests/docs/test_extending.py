@@ -51,7 +51,8 @@ def test_the_examples_build_train_and_export(tmp_path: Path) -> None:
     (work / "raw").mkdir(parents=True)
     install(packages)
     rng = np.random.default_rng(0)
-    lines = [f"{''.join(rng.choice(list('ACDEFGHIKLMNPQRSTVWY'), rng.integers(20, 40)))}\ts{i % 8}" for i in range(64)]
+    letters = list("ACDEFGHIKLMNPQRSTVWY")
+    lines = [f"{''.join(rng.choice(letters, rng.integers(20, 40)))}\ts{i % 8}" for i in range(64)]
     (work / "raw" / "a.tsv").write_text("\n".join([*lines, "12345\ts1"]))
     (work / "proteins.yaml").write_text(blocks("yaml")[0])
     path = os.pathsep.join([str(packages), str(ROOT)])
