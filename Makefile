@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check setup dist same-loss clean
+.PHONY: demo test test-all check docs setup dist same-loss clean
 
 demo: setup
 	$(BIN)/sensorium demo
@@ -18,6 +18,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site in site/; warnings, such as a broken link, are errors.
+docs: setup
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/zensical build --strict
 
 # The wheel and the source archive, then the demo from the wheel in an empty environment, which pip fills from the registry.
 dist: setup
@@ -42,9 +47,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sensorium needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[all,dev,docs]'
 	$(BIN)/python -c 'import importlib.util, pathlib, torch; torch.version.cuda or [f.unlink() for f in (pathlib.Path(importlib.util.find_spec("torchaudio").origin).parent / "lib").glob("*.so")]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist site .cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -52,7 +52,7 @@ def write_specimens(raw: Path, per_genus: int) -> None:
 def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_specimens(folder / "raw", 30)
-    # The recipe keeps whole genera out of training; a classifier of genera needs all of them there, so hold out species.
+    # The recipe holds out whole genera. A classifier of genera needs every genus in training, so hold out species.
     overrides = [
         f"data.shards=[{{path: {folder / 'shards'}}}]",
         "data.split={by: scientific_name, test: 0.25, large: 0.3}",
