@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from modalities.files.reading import lazy_import
+
 Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """`run(function, calls)` yields the function's value for each tuple of arguments, in the order of the calls."""
 
@@ -70,10 +72,7 @@ def _end_with_parent() -> None:
 @contextmanager
 def _ray(workers: int | None) -> Iterator[Run]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is sent anywhere unasked
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError("the engine ray needs the package 'ray': pip install ray") from error
+    ray = lazy_import("ray", "ray")
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)

@@ -10,7 +10,7 @@ import numpy as np
 
 from modalities.files.magic import is_kind
 from modalities.files.pixels import Nodata, Picture, check_size, from_array, on_white, turn_upright
-from modalities.files.reading import ContentError, count_change, lazy_import
+from modalities.files.reading import ContentError, MissingPackageError, count_change, lazy_import
 from modalities.files.tiff import read_tiff
 
 FORMATS = ("png", "jpg", "webp", "tif", "npy", "bmp", "gif", "ppm")
@@ -44,11 +44,9 @@ def read(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
         raise ContentError(f"image file is not {extension}")
     try:
         picture = _decoded(data, extension, nodata)
-    except ContentError:
+    except (ContentError, MissingPackageError):
         raise
     except Exception as error:  # parsers raise anything from SyntaxError to struct.error on hostile bytes
-        if isinstance(error, ValueError) and "pip install" in str(error):
-            raise
         raise ContentError(f"unreadable {extension} image", f"{type(error).__name__}: {error}") from error
     if _is_constant(picture):
         raise ContentError("constant image")

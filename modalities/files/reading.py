@@ -12,6 +12,8 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modalities.extras import install_command
+
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 1 << 26
@@ -53,20 +55,24 @@ def counted_changes() -> Iterator[Counter[str]]:
         _changes.reset(token)
 
 
+class MissingPackageError(ValueError):
+    """A package is not installed or cannot be loaded; the message says how to install it."""
+
+
 def lazy_import(module: str, package: str) -> Any:
-    """Import a file parser when it is first needed.
+    """Import a module of an optional package when it is first needed.
 
     Modalities never import a parser at the top, because a model that runs on Tokens must load without any.
 
     Raises:
-        ValueError: the package is absent or cannot be loaded; the message names it.
+        MissingPackageError: the package is not installed or cannot be loaded.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"reading this data needs the package '{package}': pip install {package}") from error
+        raise MissingPackageError(f"this needs the package '{package}': {install_command(package)}") from error
     except OSError as error:  # compiled parts of an incompatible wheel, such as torchaudio for CUDA beside a CPU torch
-        raise ValueError(f"the package '{package}' cannot be loaded: {error}") from error
+        raise MissingPackageError(f"the package '{package}' cannot be loaded: {error}") from error
 
 
 def read_file(path: Path, noun: str) -> bytes:

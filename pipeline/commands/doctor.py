@@ -14,13 +14,17 @@ import torch
 
 import modalities
 import shards.sources
+from modalities.extras import install_command
 from pipeline.training.launch import fast_bf16
 
-NEEDED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
-EXTRAS = {
-    "wandb": "train.trackers: [wandb]",
+REQUIRED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
+OPTIONAL = {
+    "matplotlib": "sensorium report",
+    "ray": "sensorium shards build --engine ray",
+    "s3fs": "shards at s3://",
+    "gcsfs": "shards at gs://",
     "tensorboard": "train.trackers: [tensorboard]",
-    "peft": "finetune --mode lora",
+    "wandb": "train.trackers: [wandb]",
 }
 
 
@@ -31,19 +35,19 @@ def doctor() -> dict[str, Any]:
     """
     missing = []
     versions = {}
-    for name in NEEDED:
+    for name in REQUIRED:
         versions[name] = _version(name)
         if versions[name] is None:
-            missing.append(f"{name} is not installed: pip install {name}")
-    for name, use in EXTRAS.items():
+            missing.append(f"{name} is not installed: {install_command(name)}")
+    for name, use in OPTIONAL.items():
         versions[name] = _version(name)
         if versions[name] is None:
-            missing.append(f"{name} is not installed, which `{use}` needs: pip install {name}")
+            missing.append(f"{name} is not installed ({use}): {install_command(name)}")
     reading = {}
     for name, uses in parsers().items():
         reading[name] = {"version": _version(name), "for": uses}
         if reading[name]["version"] is None:
-            missing.append(f"{name} is not installed ({'; '.join(uses)}): pip install {name}")
+            missing.append(f"{name} is not installed ({'; '.join(uses)}): {install_command(name)}")
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         missing.append("no C++ compiler, which DeepSpeed's CPU offload needs: install g++")

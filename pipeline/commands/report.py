@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from modalities.base import Modality
+from modalities.files.reading import lazy_import
 from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, labels_of, ranked, shown
@@ -48,8 +49,9 @@ def report(run: str | Path, finetuned: str | Path | None = None) -> Path:
     finetuned: a run that was fine-tuned from it, whose figures are shown too.
 
     Raises:
-        ValueError: no model, or its shards are gone.
+        ValueError: no model, or its shards are gone, or Matplotlib is not installed.
     """
+    lazy_import("matplotlib", "matplotlib")  # before the minutes that embedding may take
     held = Run.existing(Path(run))
     recipe = held.recipe()
     model = held.load_model()
@@ -95,10 +97,7 @@ def _svg(figure: Any) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update(
+    lazy_import("matplotlib", "matplotlib").rcParams.update(
         {
             "font.size": 9,
             "axes.spines.top": False,
@@ -107,7 +106,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
             "font.family": "sans-serif",
         }
     )
-    figure = Figure(figsize=(width, height))
+    figure = lazy_import("matplotlib.figure", "matplotlib").Figure(figsize=(width, height))
     axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, list(axes)
 

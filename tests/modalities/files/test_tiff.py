@@ -302,7 +302,8 @@ def test_the_package_that_decompresses_is_named_where_it_is_absent(tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "('grey',)",
-        "ValueError reading this data needs the package 'imagecodecs': pip install imagecodecs",
+        "MissingPackageError this needs the package 'imagecodecs': "
+        "pip install 'sensorium[images]' or pip install imagecodecs",
     ]
 
 

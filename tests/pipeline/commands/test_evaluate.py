@@ -216,7 +216,7 @@ def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.metadata, "version", version)
     [line] = [line for line in doctor()["missing"] if "pyedflib" in line]
     assert line.startswith("pyedflib is not installed (edf: ")
-    assert line.endswith("pip install pyedflib")
+    assert line.endswith("pip install 'sensorium[biosignals]' or pip install pyedflib")
 
 
 def test_doctor_finds_what_the_tests_need() -> None:
