@@ -36,9 +36,9 @@ LENGTH = 96
 
 
 class SmilesTower(nn.Module):
-    def __init__(self, entries: int):
+    def __init__(self, num_ids: int):
         super().__init__()
-        self.embedding = nn.Embedding(entries, WIDTH, padding_idx=0)
+        self.embedding = nn.Embedding(num_ids, WIDTH, padding_idx=0)
         self.place = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
         layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
@@ -68,11 +68,11 @@ class ImageTower(nn.Module):
 class Towers(nn.Module):
     """Three towers and a learnt temperature, about 0.9 million parameters with descriptors of a few dozen columns."""
 
-    def __init__(self, entries: int, columns: int):
+    def __init__(self, num_ids: int, columns: int):
         super().__init__()
         self.towers = nn.ModuleDict(
             {
-                "smiles": SmilesTower(entries),
+                "smiles": SmilesTower(num_ids),
                 "image": ImageTower(),
                 "table": nn.Sequential(
                     nn.Linear(columns, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, WIDTH)
@@ -114,7 +114,7 @@ def peer(split: Split, modalities: dict[str, Modality], seconds: float, batch_si
     torch.manual_seed(0)
     keep_freed_memory()
     data = arrays(split, [(shard, n) for _, _, shard, n in split.locations()], modalities)
-    model = Towers(modalities["smiles"].entries, data["table"].shape[1])
+    model = Towers(modalities["smiles"].num_ids, data["table"].shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     count, seen = len(data["smiles"]), 0
     generator = torch.Generator().manual_seed(0)

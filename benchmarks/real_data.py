@@ -164,7 +164,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "from its raw folder, its recipe's demo size is pretrained on the training split, fine-tuned on a few labels",
         "and judged on groups that neither has seen, beside the same model from scratch and a classical baseline:",
         "ridge or logistic regression on Morgan fingerprints, k-mer spectra, thumbnails, mel-band statistics, band",
-        f"powers or table cells. Mean and deviation over {SEEDS} draws of labels and heads; the gain is the mean",
+        f"powers or table cells. Mean and std over {SEEDS} draws of labels and heads; the gain is the mean",
         "paired difference of pretrained and scratch with its 95% interval (Student's t). Seconds are the whole way,",
         "on 2 cores shared with other work, memory is the largest process's.",
         "",

@@ -26,18 +26,15 @@ import pydantic
 import typer
 
 import sensorium
-from modalities.base import Modality
-from modalities.base import registry as modality_types
+from modalities.base import MODALITY_TYPES, Modality
 from modalities.masks.masking import Masking
 from modalities.masks.plan import MaskPlan
 from pipeline.cli import app
-from pipeline.objectives.base import ObjectiveConfig
-from pipeline.objectives.base import registry as objective_types
+from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
 from pipeline.recipe.load import SIZES
 from pipeline.recipe.schema import Data, Decoder, Evaluate, Model, Recipe, Schedule, Shards, Train
 from shards.remote import Cache
-from shards.sources.base import Source
-from shards.sources.base import registry as source_types
+from shards.sources.base import SOURCE_TYPES, Source
 from shards.sources.signals import SignalColumns
 from shards.split import SplitBy
 
@@ -206,9 +203,9 @@ def all_parts() -> dict[str, type]:
     """Every class whose fields are keys of a recipe, by the path of its keys."""
     return {
         **PARTS,
-        **{f"modalities.NAME (type: {name})": cls for name, cls in modality_types().items()},
-        **{f"data.source (type: {name})": cls for name, cls in source_types().items()},
-        **{f"objectives.{name}": cls for name, cls in objective_types().items()},
+        **{f"modalities.NAME (type: {name})": cls for name, cls in MODALITY_TYPES.items()},
+        **{f"data.source (type: {name})": cls for name, cls in SOURCE_TYPES.items()},
+        **{f"objectives.{name}": cls for name, cls in OBJECTIVE_TYPES.items()},
     }
 
 
@@ -339,13 +336,13 @@ def pages() -> dict[str, str]:
             "Modalities",
             "One entry of `modalities` is `NAME: {type: TYPE, ...}`. Every modality also has the key "
             "[mask](recipe.md#modalitiesnamemask).",
-            modality_types(),
+            MODALITY_TYPES,
         ),
         "sources.md": registry_page(
-            "Sources", "`data.source` is `{type: TYPE, ...}`: how `shards build` reads raw files.", source_types()
+            "Sources", "`data.source` is `{type: TYPE, ...}`: how `shards build` reads raw files.", SOURCE_TYPES
         ),
         "objectives.md": registry_page(
-            "Objectives", "One entry of `objectives` is `NAME: {...}`, by the names below.", objective_types()
+            "Objectives", "One entry of `objectives` is `NAME: {...}`, by the names below.", OBJECTIVE_TYPES
         ),
         "commands.md": commands_page(),
         "python.md": python_page(),

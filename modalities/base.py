@@ -60,8 +60,8 @@ class Modality(ABC):
         """`(P, K, C)`: the widths of values, ids and coords once fitted."""
 
     @property
-    def entries(self) -> int:
-        """Number of content ids a random replacement may draw from; 0 where content is a number."""
+    def num_ids(self) -> int:
+        """Number of content ids: replacements drawn at random are below it; 0 if content is numeric."""
         return 0
 
     @abstractmethod

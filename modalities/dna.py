@@ -35,17 +35,20 @@ _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n
 @register
 @dataclass(frozen=True, kw_only=True)
 class Dna(TokenSequence):
-    """DNA by k-mers, after BarcodeBERT (Millan Arias et al. 2023); raw data is a string of IUPAC letters.
+    """DNA as k-mers (BarcodeBERT, Millan Arias et al. 2023), letters or learned subwords; raw data is a string of
+    IUPAC letters.
 
-    vocabulary: `kmer`, windows of `kmer` letters every `stride` (by default `kmer`, so that none is read twice), with
-    `random_phase` from a random one of the first `kmer` letters in training, from the first elsewhere; letters after
-    the last whole window are not read, and one with a letter other than A, C, G, T is unknown. `character`: a token a
-    letter, the uncertain ones too. `learned`: at most `size` subwords by byte pair encoding (DNABERT-2, Zhou et al.
-    2023).
-
-    length: nucleotides at most; a sequence that is longer is cut there or, where `longer` is refuse, left out.
-    reverse_complement: in training half of the sequences are read from the other strand. `unknown` is the share of
-    unknown tokens met while fitting.
+    vocabulary: how a sequence becomes tokens.
+        `kmer`: windows of `kmer` letters every `stride` letters (default `kmer`: windows do not overlap). With
+        `random_phase` the first window starts at a random one of the first `kmer` letters in training, and at the first
+        letter otherwise. Letters after the last complete window are ignored. A window with any letter other than A, C,
+        G and T is unknown.
+        `character`: one token per letter, uncertain letters included.
+        `learned`: at most `vocabulary_size` subwords by byte pair encoding (DNABERT-2, Zhou et al. 2023).
+    length: maximum number of nucleotides.
+    too_long: whether a longer sequence is cut to `length` or its sample is skipped (`refuse`).
+    reverse_complement: read half of the training sequences from the other strand.
+    unknown: share of unknown tokens in the training split.
     """
 
     type: ClassVar[str] = "dna"
@@ -53,9 +56,9 @@ class Dna(TokenSequence):
     vocabulary: Literal["kmer", "character", "learned"] = "kmer"
     kmer: int = 4
     stride: int | None = None
-    size: int = 4096
+    vocabulary_size: int = 4096
     length: int = 660
-    longer: Literal["cut", "refuse"] = "cut"
+    too_long: Literal["cut", "refuse"] = "cut"
     random_phase: bool = True
     reverse_complement: bool = False
     unknown: float | None = fitted(None)
@@ -69,8 +72,8 @@ class Dna(TokenSequence):
             raise ValueError(f"dna stride is {self.stride}: between 1 and kmer {self.kmer} no letter is left out")
         if self.vocabulary == "kmer" and self.length < self.kmer:
             raise ValueError(f"dna length {self.length} is shorter than a k-mer of {self.kmer}")
-        if self.length < 1 or self.size <= len(LETTERS) + 2:
-            raise ValueError(f"dna length and size must be at least 1 and {len(LETTERS) + 3}")
+        if self.length < 1 or self.vocabulary_size <= len(LETTERS) + 2:
+            raise ValueError(f"dna length and vocabulary_size must be at least 1 and {len(LETTERS) + 3}")
 
     @property
     def requires(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -108,7 +111,7 @@ class Dna(TokenSequence):
             raise ValueError("no DNA to fit on")
         learned = self
         if self.vocabulary == "learned":  # the four bases are known even where the data lack one
-            model, pieces = train([*sequences, BASES], self.size, "bpe", apart=UNCERTAIN, word_starts=False)
+            model, pieces = train([*sequences, BASES], self.vocabulary_size, "bpe", apart=UNCERTAIN, word_starts=False)
             learned = dataclasses.replace(self, model=model, pieces=pieces)
         ids = [learned._encode(sequence) for sequence in sequences]
         return dataclasses.replace(learned, unknown=float(np.mean(np.concatenate(ids) == UNKNOWN)))
@@ -123,7 +126,7 @@ class Dna(TokenSequence):
             raise ContentError("DNA with other letters than IUPAC's", repr(sequence[:80]))
         if not any(base in sequence for base in BASES):
             raise ContentError("DNA without a certain letter")
-        if len(sequence) > self.length and self.longer == "refuse":
+        if len(sequence) > self.length and self.too_long == "refuse":
             raise ContentError(f"DNA of more than {self.length} nucleotides", f"{len(sequence)} nucleotides")
         if self.vocabulary == "kmer":
             if len(sequence) < self.kmer:

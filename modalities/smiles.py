@@ -39,7 +39,7 @@ class Smiles(TokenSequence):
 
     Bracket atoms seen at least `min_count` times in training have a token of their own. Rarer ones are spelled by
     their parts (`[Cu-3]` as `[`, `Cu`, `-`, `3`, `]`), so tokens always join to the very string they came from. A
-    molecule of more than `length` tokens is refused, never cut. In training a share `randomise` of the molecules is
+    molecule of more than `length` tokens is refused, never cut. In training a share `randomize` of the molecules is
     spelled anew from a random atom and in a random order (Bjerrum 2017), where that needs no more than `length` tokens.
     """
 
@@ -47,12 +47,12 @@ class Smiles(TokenSequence):
 
     min_count: int = 20
     length: int = 1024
-    randomise: float = 0.0
+    randomize: float = 0.0
     brackets: tuple[str, ...] = fitted(())
 
     def __post_init__(self) -> None:
-        if not 0 <= self.randomise <= 1:
-            raise ValueError(f"smiles randomise is {self.randomise}, but a share lies between 0 and 1")
+        if not 0 <= self.randomize <= 1:
+            raise ValueError(f"smiles randomize is {self.randomize}, but a share lies between 0 and 1")
 
     @cached_property
     def lexicon(self) -> Vocabulary:
@@ -97,7 +97,7 @@ class Smiles(TokenSequence):
         ids = self.lexicon.encode(self.split(raw))
         if len(ids) > self.length:
             raise ContentError(f"SMILES of more than {self.length} tokens", f"{len(ids)} tokens")
-        if rng is not None and self.randomise and rng.random() < self.randomise:
+        if rng is not None and self.randomize and rng.random() < self.randomize:
             other = self.lexicon.encode(self.split(respell(raw, rng)))
             ids = other if len(other) <= self.length else ids
         return in_a_row(ids)

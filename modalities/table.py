@@ -48,7 +48,7 @@ _REPEATED, _DISTINCT = 3, 10
 """A code for missing values repeats at least so often, in a column of at least so many other numbers."""
 
 Row = dict[str, Cell]
-Odd = Literal["missing", "bound", "error"]
+InvalidCells = Literal["missing", "bound", "error"]
 
 
 @register
@@ -56,7 +56,7 @@ Odd = Literal["missing", "bound", "error"]
 class Table(Modality):
     """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
 
-    Numbers are standardised with the training split's mean and deviation, without cells 10 deviations off, so that a
+    Numbers are standardised with the training split's mean and std, without cells 10 deviations off, so that a
     stray 9999 does not flatten the rest, nor codes for missing values (`scale`, `codes_in`); those enter by their
     logarithm. Categories are entries
     `column=value` seen at least `min_count` times; a missing cell is a token of its own and is never a target. `ids`
@@ -71,10 +71,11 @@ class Table(Modality):
     more than `max_categories` entries has as many buckets instead, to which its values are assigned by hash (Weinberger
     et al. 2009), rare and new ones too.
 
-    odd: what becomes of cells of a column of numbers or dates that are none (`<0.01`, `ND`, `2019-05`), for all columns
-    or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`, others are missing), or `error`.
-    missing: by column, the cells that mean a missing value there, in place of `cells.MISSING_WORDS`: `{iron:
-    [-999], country: []}`; those that the recipe's source is given are taken over.
+    invalid_cells: how to read cells of a column of numbers or dates that are neither (`<0.01`, `ND`, `2019-05`), for
+        all columns or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`; other cells are
+        missing) or `error`.
+    missing: by column, the cells that mean a missing value, in place of `cells.MISSING_WORDS`: `{iron: [-999],
+        country: []}`. The values of the recipe's source are added.
     """
 
     type: ClassVar[str] = "table"
@@ -83,7 +84,7 @@ class Table(Modality):
     min_count: int = 2
     max_categories: int = 1000
     exclude: tuple[str, ...] = ()
-    odd: Odd | dict[str, Odd] = field(default="missing", hash=False)
+    invalid_cells: InvalidCells | dict[str, InvalidCells] = field(default="missing", hash=False)
     missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict, hash=False)
     numbers: tuple[tuple[str, float, float], ...] = fitted(())
     units: tuple[tuple[str, str], ...] = fitted(())
@@ -99,8 +100,8 @@ class Table(Modality):
 
     @cached_property
     def scales(self) -> dict[str, tuple[float, float]]:
-        """Mean and deviation by numeric column."""
-        return {name: (mean, deviation) for name, mean, deviation in self.numbers}
+        """Mean and std by numeric column."""
+        return {name: (mean, std) for name, mean, std in self.numbers}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -150,7 +151,7 @@ class Table(Modality):
         return 3 if self.dates else 1, 1 + self.name_length, 0
 
     @property
-    def entries(self) -> int:
+    def num_ids(self) -> int:
         return len(self.vocabulary)
 
     def fit(self, raws: Iterable[Row]) -> Table:
@@ -160,7 +161,7 @@ class Table(Modality):
         numbers, units, dates, categories, hashed = [], [], [], [], []
         for name, values in sorted(cells.items()):
             column = _column(values)
-            self._refuse_odd(name, column)
+            self._refuse_invalid(name, column)
             if column.kind in ("number", "date"):
                 array = self._array(name, column, values)
                 codes = codes_in(array) if self._may_have_codes(name) else ()
@@ -192,14 +193,16 @@ class Table(Modality):
         """What a scientist has to know of the columns of a table, a line each.
 
         Raises:
-            ValueError: a cell that is none of its column's numbers, where `odd` is `error`.
+            ValueError: a cell that is none of its column's numbers, where `invalid_cells` is `error`.
         """
         lines = []
         for name, values in sorted(self._cells(raws).items()):
             column = _column(values)
-            self._refuse_odd(name, column)
-            taken = "missing" if self._odd(name) == "missing" else "read as their bounds where they have one"
-            lines += [f"{line}; these are {taken}" if column.odd else line for line in [column.summary(name)] if line]
+            self._refuse_invalid(name, column)
+            taken = "missing" if self._policy(name) == "missing" else "read as their bounds where they have one"
+            lines += [
+                f"{line}; these are {taken}" if column.invalid else line for line in [column.summary(name)] if line
+            ]
             lines += self._code_lines(name, column, values)
             if column.kind == "text":
                 counts = Counter(map(_text, values))
@@ -240,7 +243,7 @@ class Table(Modality):
         """The filled cells of each column; where plus stands, minus is no word for missing.
 
         Raises:
-            ValueError: `odd` names a column that is not there.
+            ValueError: `invalid_cells` names a column that is not there.
         """
         cells: dict[str, list[Cell]] = {}
         minus, names = Counter[str](), set[str]()
@@ -252,9 +255,13 @@ class Table(Modality):
                 elif cell == "-" and column not in self.missing:
                     minus[column] += 1
         if names and (
-            unknown := [name for name in ([] if isinstance(self.odd, str) else self.odd) if name not in names]
+            unknown := [
+                name
+                for name in ([] if isinstance(self.invalid_cells, str) else self.invalid_cells)
+                if name not in names
+            ]
         ):
-            raise ValueError(f"table `odd` names {unknown[0]!r}, which is no column of it")
+            raise ValueError(f"table `invalid_cells` names {unknown[0]!r}, which is no column of it")
         for column, times in minus.items():
             if "+" in cells.get(column, ()):
                 cells[column] += ["-"] * times
@@ -270,12 +277,14 @@ class Table(Modality):
             return False
         return is_missing(cell, column, self.missing) or not (isinstance(cell, str) or abs(cell or 0) <= _LARGEST)
 
-    def _odd(self, column: str) -> Odd:
-        return self.odd if isinstance(self.odd, str) else self.odd.get(column, "missing")
+    def _policy(self, column: str) -> InvalidCells:
+        return self.invalid_cells if isinstance(self.invalid_cells, str) else self.invalid_cells.get(column, "missing")
 
-    def _refuse_odd(self, name: str, column: Column) -> None:
-        if column.odd and self._odd(name) == "error":
-            raise ValueError(f"{column.summary(name)}: correct them, or set `odd` of the table to missing or bound")
+    def _refuse_invalid(self, name: str, column: Column) -> None:
+        if column.invalid and self._policy(name) == "error":
+            raise ValueError(
+                f"{column.summary(name)}: correct them, or set `invalid_cells` of the table to missing or bound"
+            )
 
     def _array(self, name: str, column: Column, values: Iterable[Cell]) -> np.ndarray:
         """The numbers of a column, for dates in days."""
@@ -294,7 +303,7 @@ class Table(Modality):
             number = quantity[0] if quantity and quantity[1] == unit else None
         else:
             number = to_number(cell)
-        if number is None and isinstance(cell, str) and not date and self._odd(column) == "bound":
+        if number is None and isinstance(cell, str) and not date and self._policy(column) == "bound":
             number = to_bound(cell.strip().removesuffix(unit).strip()) if cell.strip().endswith(unit) else None
         return number if number is not None and abs(number) <= _LARGEST else None
 
@@ -353,7 +362,7 @@ class Table(Modality):
         if column in self.scales:
             number = self._value(column, cell, column in self.dates, self._units.get(column, ""))
             if number is None:
-                if self._odd(column) == "error":
+                if self._policy(column) == "error":
                     raise ContentError(f"table cell of {column!r} that is no number", repr(cell))
                 kind = "dates" if column in self.dates else "numbers"
                 count_change(f"{column}: cells that are no {kind} are missing")
@@ -372,23 +381,23 @@ class Table(Modality):
     def _standard(self, column: str, number: float) -> float:
         if column not in self.scales:
             return math.copysign(math.log1p(abs(number)), number)
-        mean, deviation = self.scales[column]
-        return compress((number - mean) / deviation)
+        mean, std = self.scales[column]
+        return compress((number - mean) / std)
 
     def _number(self, column: str, value: float) -> float:
         """What `_standard` made this of; 0 where float32 has rounded it off."""
         if column not in self.scales:
             return math.copysign(math.expm1(min(abs(value), 700.0)), value)
-        mean, deviation = self.scales[column]
-        number = expand(value) * deviation + mean
+        mean, std = self.scales[column]
+        number = expand(value) * std + mean
         return 0.0 if abs(number) < 1e-7 * abs(mean) else number
 
     def _shown(self, column: str, number: float) -> str:
-        """A number to a thousandth of its column's deviation, without an exponent: 20150713, not 2.015e+07."""
+        """A number to a thousandth of its column's std, without an exponent: 20150713, not 2.015e+07."""
         if abs(number) >= 1e15:  # a prediction may be anything
             return f"{number:.4g}"
-        deviation = self.scales[column][1] if column in self.scales else max(abs(number), 1e-9)
-        digits = 3 - math.floor(math.log10(deviation))
+        std = self.scales[column][1] if column in self.scales else max(abs(number), 1e-9)
+        digits = 3 - math.floor(math.log10(std))
         return str(np.format_float_positional(round(number, max(digits, 0)), trim="-"))
 
     @cached_property
@@ -482,7 +491,7 @@ class CellEmbedding(nn.Module):
 
 
 def scale(numbers: np.ndarray) -> tuple[float, float]:
-    """Mean and deviation of a column's numbers `(N,)`; the deviation is positive.
+    """Mean and std of a column's numbers `(N,)`; the std is positive.
 
     Wild ones are left out, again and again until none is found (sigma clipping, as astronomers do), but for a column
     that is nearly always the same, and never more than a hundredth of it: there the others are what it tells.
@@ -492,12 +501,12 @@ def scale(numbers: np.ndarray) -> tuple[float, float]:
     same = high - low <= 1e-9 * max(abs(low), abs(high))
     near = numbers
     while True:
-        mean, deviation = float(near.mean()), float(near.std())
-        if near.min() == near.max() or not deviation:  # rounding may give constants one
+        mean, std = float(near.mean()), float(near.std())
+        if near.min() == near.max() or not std:  # rounding may give constants one
             return float(near[0]), 1.0
-        kept = near[np.abs(near - mean) <= _FAR * deviation]
+        kept = near[np.abs(near - mean) <= _FAR * std]
         if same or len(kept) == len(near) or len(numbers) - len(kept) > few:
-            return mean, deviation
+            return mean, std
         near = kept
 
 
@@ -545,11 +554,11 @@ def codes_in(numbers: np.ndarray) -> tuple[float, ...]:
     if len(values) <= _DISTINCT:
         return ()
     low, median, high = np.quantile(numbers, [0.25, 0.5, 0.75])
-    deviation = (high - low) / 1.349  # of a normal distribution
-    far = np.abs(values - median) > _FAR * deviation
+    std = (high - low) / 1.349  # of a normal distribution
+    far = np.abs(values - median) > _FAR * std
     gaps = np.diff(values)
-    alone = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf)) > _FAR / 2 * deviation
-    return tuple(values[far & alone & (counts >= _REPEATED)].tolist()) if deviation else ()
+    alone = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf)) > _FAR / 2 * std
+    return tuple(values[far & alone & (counts >= _REPEATED)].tolist()) if std else ()
 
 
 def _season(day: float) -> tuple[float, float]:

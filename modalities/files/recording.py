@@ -323,7 +323,7 @@ def band(
 def normalize(samples: np.ndarray, how: Normalize, scale: float) -> np.ndarray:
     """Samples `(channels, T)` on a scale that a model can learn from.
 
-    channel: each channel's mean and deviation. recording: each channel's mean, one deviation, so that amplitudes
+    channel: each channel's mean and std. recording: each channel's mean, one std, so that amplitudes
     still compare. fixed: divided by `scale`. percentile: divided by the 95th percentile of the channel's magnitude
     (BIOT). mad: each channel's median and 1.4826 median absolute deviations.
 

@@ -40,7 +40,7 @@ def log_amplitudes(values: torch.Tensor) -> torch.Tensor:
 def squared_error(prediction: torch.Tensor, values: torch.Tensor, normalized: bool) -> torch.Tensor:
     """Mean squared error `(N,)` over each patch `(N, P)` in float32.
 
-    normalized: the target is each patch less its mean, over its deviation (MAE, He et al. 2022).
+    normalized: the target is each patch less its mean, over its std (MAE, He et al. 2022).
     """
     values = values.float()
     if normalized:
@@ -49,7 +49,7 @@ def squared_error(prediction: torch.Tensor, values: torch.Tensor, normalized: bo
 
 
 def restored(prediction: np.ndarray, values: np.ndarray, normalized: bool) -> np.ndarray:
-    """Predicted patches `(N, P)` float32 on the scale of the true `values`, whose mean and deviation normalized ones
+    """Predicted patches `(N, P)` float32 on the scale of the true `values`, whose mean and std normalized ones
     borrow, as MAE shows them."""
     if normalized:
         spread = np.sqrt(values.var(1, keepdims=True) + _LEAST)

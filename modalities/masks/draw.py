@@ -88,8 +88,8 @@ def assign_actions(
     ends = np.cumsum([share for _, share in shares])
     action[indices] = np.array([a for a, _ in shares], np.int8)[np.searchsorted(ends[:-1], rng.random(len(indices)))]
     random = np.flatnonzero(action == Action.RANDOM)
-    if rules.entries > 2:
-        source[random] = rng.integers(2, rules.entries, len(random))
+    if rules.num_ids > 2:
+        source[random] = rng.integers(2, rules.num_ids, len(random))
     else:
         action[random] = Action.MASK
     empty = ~tokens.values.any(1) & ((action == Action.ZERO) | (action == Action.NOISE))

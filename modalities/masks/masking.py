@@ -93,14 +93,14 @@ class Masking:
 class MaskRules(NamedTuple):
     """Everything that masks of a modality depend on, apart from the tokens.
 
-    entries: number of content ids from which random replacements are drawn; without any, tokens to be replaced at
+    num_ids: number of content ids from which random replacements are drawn; without any, tokens to be replaced at
     random are masked. overlap: number of neighbors on either side that share content with a token; they are hidden
     with it, so that no target can be copied from them, but are no targets (k-mers; DNABERT, Ji et al. 2021).
     row_axis: axis whose values separate rows of tokens; spans do not cross from one row into another.
     """
 
     maskings: tuple[Masking, ...]
-    entries: int = 0
+    num_ids: int = 0
     axes: Axes = MappingProxyType({})
     overlap: int = 0
     row_axis: str | None = None

@@ -43,7 +43,7 @@ class MaskPlan:
 def rules_of(modality: Modality) -> MaskRules:
     """Collect what the masks of a modality depend on."""
     maskings = (modality.mask,) if isinstance(modality.mask, Masking) else modality.mask
-    return MaskRules(maskings, modality.entries, modality.axes, modality.overlap, modality.row_axis)
+    return MaskRules(maskings, modality.num_ids, modality.axes, modality.overlap, modality.row_axis)
 
 
 def plan_masks(

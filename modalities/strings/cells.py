@@ -73,7 +73,7 @@ class Column:
     """What all cells of a column are.
 
     kind: number, also with one `unit`; date (ISO); boolean; or text. notation: how numbers are written. whole: whether
-    all numbers are whole. filled: cells that are not missing. odd: how many of them are of another kind, with
+    all numbers are whole. filled: cells that are not missing. invalid: how many of them are of another kind, with
     `examples`, the most frequent first. numbers: how many cells are numbers, whatever the kind. identifier: a whole
     number that no number would be written as (`007`), which makes the column text. unclear: why it is text although it
     looks otherwise.
@@ -84,7 +84,7 @@ class Column:
     notation: Notation = PLAIN
     whole: bool = False
     filled: int = 0
-    odd: int = 0
+    invalid: int = 0
     examples: tuple[str, ...] = ()
     numbers: int = 0
     identifier: str = ""
@@ -93,10 +93,10 @@ class Column:
     def summary(self, name: str) -> str:
         """What a reader of the table has to know of the column; empty if nothing."""
         kinds = {"number": f"numbers in {self.unit}" if self.unit else "numbers", "date": "dates"}
-        if self.odd:
+        if self.invalid:
             return (
-                f"{name}: {self.filled - self.odd:,} of {self.filled:,} cells are {kinds[self.kind]}, "
-                f"{self.odd:,} {'is' if self.odd == 1 else 'are'} not ({', '.join(self.examples)})"
+                f"{name}: {self.filled - self.invalid:,} of {self.filled:,} cells are {kinds[self.kind]}, "
+                f"{self.invalid:,} {'is' if self.invalid == 1 else 'are'} not ({', '.join(self.examples)})"
             )
         if self.kind == "text" and self.unclear:
             return f"{name}: text, for {self.unclear}"
@@ -236,12 +236,12 @@ def column_of(
     nearly = column.numbers > filled / 2 if typed else _nearly(column.numbers, filled, counts, plain)
     if kind == "number" or (may_be_numbers and nearly):
         whole = all(isinstance(to_number(text, notation), int) for text in plain)
-        return _with_odd(replace(column, kind="number", whole=whole), counts, plain)
+        return _with_invalid(replace(column, kind="number", whole=whole), counts, plain)
     for other, unit, fitting in _readings(counts):
         fits = sum(counts[text] for text in fitting)
         if kind == other or (kind is None and fits >= NEARLY * filled):
-            return _with_odd(replace(column, kind=other, unit=unit), counts, fitting)
-    return replace(_with_odd(column, counts, plain), odd=0)
+            return _with_invalid(replace(column, kind=other, unit=unit), counts, fitting)
+    return replace(_with_invalid(column, counts, plain), invalid=0)
 
 
 def _identifier(texts: Iterable[str]) -> str:
@@ -275,10 +275,10 @@ def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) 
     return fits + sum(count for text, count in counts.items() if to_bound(text) is not None) >= NEARLY * filled
 
 
-def _with_odd(column: Column, counts: Mapping[str, int], fitting: set[str]) -> Column:
+def _with_invalid(column: Column, counts: Mapping[str, int], fitting: set[str]) -> Column:
     """The column with the texts that are not of its kind."""
-    odd = sorted((text for text in counts if text not in fitting), key=lambda text: -counts[text])
-    return replace(column, odd=sum(counts[text] for text in odd), examples=tuple(odd[:_EXAMPLES]))
+    invalid = sorted((text for text in counts if text not in fitting), key=lambda text: -counts[text])
+    return replace(column, invalid=sum(counts[text] for text in invalid), examples=tuple(invalid[:_EXAMPLES]))
 
 
 def _notation(counts: Mapping[str, int], decimal: str | None) -> tuple[Notation, set[str]]:

@@ -43,7 +43,7 @@ class TokenSequence(Modality):
         return 0, 1, 1
 
     @property
-    def entries(self) -> int:
+    def num_ids(self) -> int:
         return len(self.lexicon)
 
     def embedding(self, dim: int) -> nn.Module:
@@ -102,9 +102,9 @@ def text_member(members: dict[str, bytes], kind: str, encoding: str) -> str:
 class SequenceEmbedding(nn.Module):
     """Content from a learnt table, place from the index in the row."""
 
-    def __init__(self, entries: int, dim: int):
+    def __init__(self, num_ids: int, dim: int):
         super().__init__()
-        self.content = nn.Embedding(entries, dim)
+        self.content = nn.Embedding(num_ids, dim)
         self.place = SineCosine(1, dim)
 
     def forward(

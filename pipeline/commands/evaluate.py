@@ -161,8 +161,8 @@ def probe(name: str, training: tuple[Embedded, list[Any]], unseen: tuple[Embedde
         new, true = _labelled(*unseen, modality, task)
         if len(y) < 2 or len(true) < 2:
             continue
-        mean, deviation = x.mean(0), x.std(0) + 1e-6
-        x, new = (x - mean) / deviation, (new - mean) / deviation
+        mean, std = x.mean(0), x.std(0) + 1e-6
+        x, new = (x - mean) / std, (new - mean) / std
         result[modality] = {
             "linear": _score(task, baseline.predict(task, x, y, new), true),
             "knn": _score(task, neighbours(task, x, y, new), true),

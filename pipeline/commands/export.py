@@ -259,7 +259,7 @@ with torch.inference_mode():
     output = model(batch)
 differences = [(output.embeddings[m] - stored[f"embeddings.{m}"]).abs().max() for m in output.embeddings]
 if "predictions" in stored:
-    differences.append((model.predict(batch) - stored["predictions"]).abs().max() / model.config.head["deviation"])
+    differences.append((model.predict(batch) - stored["predictions"]).abs().max() / model.config.head["std"])
 print(json.dumps(max(differences).item()))
 """
 """Loads an exported folder as a stranger would, where this project and its parsers cannot be imported."""

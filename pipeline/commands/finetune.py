@@ -302,12 +302,12 @@ def _ridge_head(head: nn.Linear, x: torch.Tensor, targets: torch.Tensor, task: T
     """Set a linear head to the ridge solution on standardised features; classes are fitted as +-1."""
     from sklearn.linear_model import RidgeCV
 
-    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    mean, std = x.mean(0), x.std(0) + 1e-6
     y = targets.double().numpy()
     if task.kind == "classification":
         y = np.where(np.eye(task.outputs)[targets.numpy()] > 0, 1.0, -1.0)
-    ridge = RidgeCV(alphas=np.logspace(0, 5, 11)).fit(((x - mean) / deviation).numpy(), y)
-    weight = torch.from_numpy(np.atleast_2d(ridge.coef_)) / deviation
+    ridge = RidgeCV(alphas=np.logspace(0, 5, 11)).fit(((x - mean) / std).numpy(), y)
+    weight = torch.from_numpy(np.atleast_2d(ridge.coef_)) / std
     bias = torch.from_numpy(np.atleast_1d(ridge.intercept_)) - weight @ mean
     head.weight.copy_(weight.float())
     head.bias.copy_(bias.float())
@@ -328,7 +328,7 @@ def score(task: Task, predicted: np.ndarray, samples: Labelled, which: Sequence[
 
 
 def summarise(scores: Mapping[str, list[dict[str, float]]], metric: str) -> dict[str, Any]:
-    """Mean and deviation over seeds, and the paired difference of pretrained and scratch in one metric."""
+    """Mean and std over seeds, and the paired difference of pretrained and scratch in one metric."""
     result: dict[str, Any] = {"metric": metric}
     for start, rows in scores.items():
         if rows:

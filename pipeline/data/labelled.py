@@ -382,7 +382,7 @@ class Task:
     kind: str
     classes: tuple[str, ...] = ()
     mean: float = 0.0
-    deviation: float = 1.0
+    std: float = 1.0
 
     @property
     def outputs(self) -> int:
@@ -390,24 +390,24 @@ class Task:
         return len(self.classes) if self.kind == "classification" else 1
 
     def fitted(self, labels: Sequence[Any]) -> Task:
-        """The same task, its mean and deviation those of training labels."""
+        """The same task, its mean and std those of training labels."""
         if self.kind == "classification":
             return self
         numbers = np.array(labels, np.float64)
-        return replace(self, mean=float(numbers.mean()), deviation=float(numbers.std()) or 1.0)
+        return replace(self, mean=float(numbers.mean()), std=float(numbers.std()) or 1.0)
 
     def encode(self, labels: Sequence[Any]) -> np.ndarray:
         """Labels as class numbers int64 or standardised float32."""
         if self.kind == "classification":
             known = {name: number for number, name in enumerate(self.classes)}
             return np.array([known[str(label)] for label in labels], np.int64)
-        return ((np.array(labels, np.float64) - self.mean) / self.deviation).astype(np.float32)
+        return ((np.array(labels, np.float64) - self.mean) / self.std).astype(np.float32)
 
     def decode(self, predicted: np.ndarray) -> np.ndarray:
         """Standardised numbers `(N,)` in the label's own unit; probabilities `(N, classes)` as they are."""
         if self.kind == "classification":
             return predicted
-        return predicted.astype(np.float64) * self.deviation + self.mean
+        return predicted.astype(np.float64) * self.std + self.mean
 
 
 def _refuse_mixed(label: str, values: Sequence[Any], numbers: int) -> None:

@@ -40,7 +40,7 @@ def features(samples: Sequence[tuple[Members, dict[str, Tokens]]], modalities: M
 
 @singledispatch
 def plain(modality: Modality, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
-    """Plain features `(F,)` of one sample of a modality: for want of better, mean and deviation of the values."""
+    """Plain features `(F,)` of one sample of a modality: for want of better, mean and std of the values."""
     return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
 
 
@@ -53,12 +53,12 @@ def _molecule(modality: Smiles, members: Mapping[str, bytes], tokens: Tokens) ->
 @plain.register
 def _sequence(modality: TokenSequence, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
     """How often each entry is met, as a share: k-mer spectra of DNA, bags of words of text."""
-    return np.bincount(tokens.ids[:, 0], minlength=modality.entries) / tokens.size
+    return np.bincount(tokens.ids[:, 0], minlength=modality.num_ids) / tokens.size
 
 
 @plain.register
 def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
-    """A thumbnail's pixels, mean and deviation of each known band, zero where the image lacks it."""
+    """A thumbnail's pixels, mean and std of each known band, zero where the image lacks it."""
     pixels, bands, incomplete = modality.decode(dict(members))
     places = [modality.band_names.index(band) for band in bands]
     if incomplete:  # a pixel without data has its band's mean
@@ -74,13 +74,13 @@ def _thumbnail(modality: Image, members: Mapping[str, bytes], tokens: Tokens) ->
 
 @plain.register
 def _sound(modality: Spectrogram, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
-    """Mean and deviation over time of every mel band, and how long the sound is."""
+    """Mean and std over time of every mel band, and how long the sound is."""
     height, width = modality.patch
     rows = [
         tokens.values[tokens.coords[:, 1] == low].reshape(-1, height, width) for low in np.unique(tokens.coords[:, 1])
     ]
-    means, deviations = ([getattr(row, name)((0, 2)) for row in rows] for name in ("mean", "std"))
-    return np.concatenate([*means, *deviations, [tokens.coords[:, 0].max()]])
+    means, stds = ([getattr(row, name)((0, 2)) for row in rows] for name in ("mean", "std"))
+    return np.concatenate([*means, *stds, [tokens.coords[:, 0].max()]])
 
 
 @plain.register
@@ -108,7 +108,7 @@ def _row(modality: Table, members: Mapping[str, bytes], tokens: Tokens) -> np.nd
     numbers = np.concatenate([cell.values[0] for cell in cells])
     kinds = np.concatenate([cell.ids[:, 0] for cell in cells])
     missing = kinds == 0
-    return np.concatenate([numbers, missing, np.bincount(kinds, minlength=modality.entries) > 0])
+    return np.concatenate([numbers, missing, np.bincount(kinds, minlength=modality.num_ids) > 0])
 
 
 def morgan(smiles: bytes, bits: int = 2048) -> np.ndarray:

@@ -13,7 +13,7 @@ class SensoriumConfig(PretrainedConfig):
     modalities: each fitted modality's JSON by name. dim, depth, heads, mlp_ratio: the shared trunk. embedding: width
     of the contrastive embeddings. fusion_depth: blocks over all of a sample's modalities; 0 for none.
     decoder_dim, decoder_depth, decoder_heads: the decoder of masked modelling. head: of a fine-tuned model the label,
-    its kind, classes or mean and deviation, and the modalities and features that its head reads.
+    its kind, classes or mean and std, and the modalities and features that its head reads.
     """
 
     model_type = "sensorium"

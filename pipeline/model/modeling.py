@@ -149,7 +149,7 @@ class SensoriumModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear maps by Glorot & Bengio 2010, as in MAE; learnt vectors by a normal of deviation 0.02."""
+        """Linear maps by Glorot & Bengio 2010, as in MAE; learnt vectors by a normal of std 0.02."""
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -223,7 +223,7 @@ class SensoriumModel(PreTrainedModel):
             output = self.head(self.features(batch, state["modalities"], state["features"] == "layers")).float()
         if state["kind"] == "classification":
             return output.softmax(1)
-        return output[:, 0].double() * state["deviation"] + state["mean"]
+        return output[:, 0].double() * state["std"] + state["mean"]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Autocast to the weights' type where that is bfloat16 or float16, as after `.half()`.

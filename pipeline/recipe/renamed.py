@@ -41,6 +41,10 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("modalities.*.faulty=leave_out", "faulty_channels=exclude", ("signal",)),
     Renamed("modalities.*.faulty", "faulty_channels", ("signal",)),
     Renamed("modalities.*.clipped", "max_clipped", ("signal",)),
+    Renamed("modalities.*.odd", "invalid_cells", ("table",)),
+    Renamed("modalities.*.randomise", "randomize", ("smiles",)),
+    Renamed("modalities.*.size", "vocabulary_size", ("dna",)),
+    Renamed("modalities.*.longer", "too_long", ("dna",)),
 )
 OPTIONS = {("finetune", "--keep"): "--pretrained-share", ("export", "--to"): "--out"}
 """Old options of the command line, as (command, option), and their names today."""

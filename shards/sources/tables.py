@@ -108,7 +108,7 @@ class CellTypes:
                 count_change(f"{name}: {word!r} is missing", times)
             column = self.columns.get(name, Column())
             if column.kind == "number" and column.notation.words:
-                count_change(f"{name}: numbers with {column.notation.words}", column.filled - column.odd)
+                count_change(f"{name}: numbers with {column.notation.words}", column.filled - column.invalid)
 
     def frame(self, written: pl.DataFrame) -> pl.DataFrame:
         """A frame for statistics: columns of numbers and truth values are so, cells that are none are null."""

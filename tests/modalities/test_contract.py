@@ -63,7 +63,7 @@ MADE: dict[str, Modality] = {
     "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),
     "letters": Dna(vocabulary="character", length=12),
-    "subwords": Dna(vocabulary="learned", size=24),
+    "subwords": Dna(vocabulary="learned", vocabulary_size=24),
     "text": Text(vocabulary=300, kind="bpe", length=20),
 }
 """Unfitted modalities, each kind at least once."""
@@ -240,8 +240,8 @@ def test_place_says_nothing_of_the_content(name: str, learned: dict[str, Modalit
     assert content.shape == place.shape == (len(ids), 24)
 
     others = ids.clone()
-    if modality.entries:
-        others[:, 0] = (ids[:, 0] - 1) % (modality.entries - 2) + 2
+    if modality.num_ids:
+        others[:, 0] = (ids[:, 0] - 1) % (modality.num_ids - 2) + 2
     changed, same = embedding(values + torch.randn_like(values), others, coords)
     torch.testing.assert_close(same, place, rtol=0, atol=0)
     assert (changed != content).any(1).all()

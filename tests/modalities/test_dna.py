@@ -83,7 +83,7 @@ def test_letters_lose_nothing(sequence: str) -> None:
 def learned() -> Dna:
     """Subwords of random sequences of three bases."""
     rng = np.random.default_rng(0)
-    return Dna(vocabulary="learned", size=64).fit("".join(rng.choice(list("ACG"), 200)) for _ in range(20))
+    return Dna(vocabulary="learned", vocabulary_size=64).fit("".join(rng.choice(list("ACG"), 200)) for _ in range(20))
 
 
 @given(anything)
@@ -94,7 +94,7 @@ def test_subwords_lose_nothing(learned: Dna, sequence: str) -> None:
 
 
 def test_subwords_are_longer_than_letters(learned: Dna) -> None:
-    assert learned.entries == 64
+    assert learned.num_ids == 64
     assert learned.tokenize("ACGACGACG" * 20).size < 100
     assert [piece for piece in learned.pieces if len(piece) > 1 and set(piece) & set(UNCERTAIN)] == []
 
@@ -166,9 +166,9 @@ def test_overlap_counts_the_neighbours_that_share_letters(options: dict[str, Any
 def test_what_is_too_long_is_cut_or_refused() -> None:
     assert Dna(length=9).tokenize("ACGT" * 5).size == 2
     with pytest.raises(ContentError) as caught:
-        Dna(length=9, longer="refuse").decode({"txt": b"ACGT" * 5})
+        Dna(length=9, too_long="refuse").decode({"txt": b"ACGT" * 5})
     assert caught.value.reason == "DNA of more than 9 nucleotides"
-    assert Dna(length=20, longer="refuse").tokenize("ACGT" * 5, np.random.default_rng(0)).size >= 4
+    assert Dna(length=20, too_long="refuse").tokenize("ACGT" * 5, np.random.default_rng(0)).size >= 4
     assert Dna().tokenize("ACGT" * 500).size == 165
 
 
@@ -226,7 +226,7 @@ def test_bytes_without_end_are_refused() -> None:
         ({"kmer": 4, "stride": 5}, "stride is 5"),
         ({"stride": 0}, "stride is 0"),
         ({"length": 3}, "length 3 is shorter"),
-        ({"vocabulary": "learned", "size": 10}, "at least 1 and 18"),
+        ({"vocabulary": "learned", "vocabulary_size": 10}, "at least 1 and 18"),
     ],
 )
 def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> None:

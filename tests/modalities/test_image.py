@@ -68,7 +68,7 @@ def test_the_grid_does_not_depend_on_rounding() -> None:
     assert {grid_size((side, side), 21, 2) for side in range(1, 200)} == {(20, 20)}
 
 
-def test_mean_and_deviation_are_of_all_training_pixels() -> None:
+def test_mean_and_std_are_of_all_training_pixels() -> None:
     raws = [picture(5, 7, 2, seed=1), picture(3, 2, 2, seed=2)]
     modality = Image().fit(raws)
     pixels = np.concatenate([raw.pixels.reshape(-1, 2) for raw in raws])
@@ -235,7 +235,7 @@ def test_augmentations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None
 
 
 def normalized(values: np.ndarray) -> np.ndarray:
-    """Each patch by its own mean and deviation."""
+    """Each patch by its own mean and std."""
     return np.stack([(row - row.mean()) / np.sqrt(row.var() + 1e-6) for row in values.astype(np.float64)])
 
 

@@ -108,7 +108,7 @@ def test_brackets_seen_often_have_tokens_of_their_own() -> None:
     fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[][][]", "[Na+]", "[nH]1cccc1"])
     assert fitted.brackets == ("[O-]",)
     assert fitted.split("[O-][Na+]") == ["[O-]", "[", "Na", "+", "]"]
-    assert fitted.entries == len(fitted.lexicon) == Smiles().entries + 1
+    assert fitted.num_ids == len(fitted.lexicon) == Smiles().num_ids + 1
     with pytest.raises(ValueError, match="no SMILES"):
         Smiles().fit([])
 
@@ -157,13 +157,13 @@ def test_tokens_have_the_shapes_of_the_contract(smiles: str) -> None:
 def test_loss_is_cross_entropy_over_the_vocabulary() -> None:
     modality = Smiles()
     ids = modality.tokenize("CC(=O)Oc1ccccc1Br").ids
-    logits = np.random.default_rng(0).standard_normal((len(ids), modality.entries))
+    logits = np.random.default_rng(0).standard_normal((len(ids), modality.num_ids))
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(ids)), ids[:, 0]]
     prediction = torch.from_numpy(logits)
     loss = modality.loss(prediction, torch.zeros(len(ids), 0), torch.from_numpy(ids))
     assert loss.dtype == torch.float32
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-5)
-    best = np.eye(modality.entries)[ids[:, 0]]
+    best = np.eye(modality.num_ids)[ids[:, 0]]
     assert (modality.reconstruct(best, modality.tokenize("CC(=O)Oc1ccccc1Br")).ids == ids).all()
 
 
@@ -179,7 +179,7 @@ def test_show_marks_targets_and_guesses() -> None:
     }
 
 
-def test_randomised_spellings_are_the_same_molecule() -> None:
+def test_randomized_spellings_are_the_same_molecule() -> None:
     from shards.sources.chemistry import canonical
 
     changed = 0
@@ -194,14 +194,14 @@ def test_randomised_spellings_are_the_same_molecule() -> None:
     assert changed > 300
 
 
-def test_randomising_is_an_option_of_training() -> None:
+def test_randomizing_is_an_option_of_training() -> None:
     aspirin = "CC(=O)Oc1ccccc1C(=O)O"
 
     def read(modality: Smiles, seed: int | None) -> str:
         rng = None if seed is None else np.random.default_rng(seed)
         return modality.join(modality.tokenize(aspirin, rng).ids[:, 0])
 
-    always, half, never = (Smiles(randomise=share) for share in (1.0, 0.5, 0.0))
+    always, half, never = (Smiles(randomize=share) for share in (1.0, 0.5, 0.0))
     assert len({read(always, seed) for seed in range(50)}) > 20
     assert [read(always, seed) for seed in range(9)] == [read(always, seed) for seed in range(9)]
     assert 30 < sum(read(half, seed) == aspirin for seed in range(100)) < 70
@@ -209,14 +209,14 @@ def test_randomising_is_an_option_of_training() -> None:
 
 
 def test_a_spelling_that_is_too_long_is_not_used() -> None:
-    modality = Smiles(randomise=1.0, length=10)
+    modality = Smiles(randomize=1.0, length=10)
     for seed in range(30):
         assert modality.tokenize("CCCCCC(C)C", np.random.default_rng(seed)).size <= 10
 
 
-def test_randomising_what_rdkit_cannot_read() -> None:
+def test_randomizing_what_rdkit_cannot_read() -> None:
     with pytest.raises(ContentError) as caught:
-        Smiles(randomise=1.0).tokenize("C1CC", np.random.default_rng(0))
+        Smiles(randomize=1.0).tokenize("C1CC", np.random.default_rng(0))
     assert caught.value.reason == "invalid SMILES"
-    with pytest.raises(ValueError, match=r"randomise is 1\.5"):
-        Smiles(randomise=1.5)
+    with pytest.raises(ValueError, match=r"randomize is 1\.5"):
+        Smiles(randomize=1.5)

@@ -159,7 +159,7 @@ def test_the_defaults_are_those_of_ssast() -> None:
     np.testing.assert_allclose(np.diff(frames.coords[:, 0]), 0.02, atol=1e-5)
 
 
-def test_fitted_values_have_deviation_one_half() -> None:
+def test_fitted_values_have_a_std_of_one_half() -> None:
     raws = [noise(0.95, seed=i) for i in range(3)]  # 93 frames: a tail of silence
     modality = Spectrogram(**{**SMALL, "patch": (16, 1)}).fit(raws)
     values = np.concatenate([modality.tokenize(raw).values for raw in raws])
@@ -460,7 +460,7 @@ def test_clipped_is_the_share_of_samples_in_flat_runs_at_the_extremes() -> None:
 
 
 def normalized(values: np.ndarray) -> np.ndarray:
-    """Each patch by its own mean and deviation."""
+    """Each patch by its own mean and std."""
     return np.stack([(row - row.mean()) / np.sqrt(row.var() + 1e-6) for row in values.astype(np.float64)])
 
 

@@ -101,7 +101,7 @@ def test_missing_cells_are_never_targets(table: Table, column: str, cell: Cell) 
     tokens = table.tokenize({column: cell, "charge": 2})
     assert (tokens.ids[0, 0], tokens.values[0, 0]) == (0, 0.0)
     assert maskable(tokens).tolist() == [False, True]
-    made = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(ratio=1.0),), table.entries))
+    made = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(ratio=1.0),), table.num_ids))
     assert made.target.tolist() == [False, True]
 
 
@@ -116,7 +116,7 @@ def test_a_column_of_nothing_but_missing_cells_is_not_learned() -> None:
 
 
 @given(finite, st.integers(1, 9), finite)
-def test_constant_columns_have_a_deviation_of_one(constant: float, count: int, other: float) -> None:
+def test_constant_columns_have_a_std_of_one(constant: float, count: int, other: float) -> None:
     table = Table().fit([{"a": constant}] * count)
     assert table.scales["a"] == (pytest.approx(constant), 1.0)
     assert content(table, "a", constant) == (NUMBER, pytest.approx(0.0, abs=1e-9 * max(abs(constant), 1)))
@@ -143,9 +143,9 @@ def test_a_scale_is_of_numbers_without_wild_ones(seed: int, count: int, data: st
 
 @given(st.lists(finite, min_size=1, max_size=400))
 def test_a_scale_leaves_few_numbers_out(numbers: list[float]) -> None:
-    mean, deviation = scale(np.array(numbers))
-    assert deviation > 0
-    assert sum(abs(number - mean) > 10 * deviation for number in numbers) <= len(numbers) / 100 + 1e-9
+    mean, std = scale(np.array(numbers))
+    assert std > 0
+    assert sum(abs(number - mean) > 10 * std for number in numbers) <= len(numbers) / 100 + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_a_column_that_is_nearly_always_the_same_keeps_what_it_tells(numbers: li
 
 
 def test_what_a_cell_says_is_shown_as_it_was(table: Table) -> None:
-    mean, deviation = table.scales["MolWt"]
-    for number in (mean, mean + 3 * deviation, 1e9, -1e9):
+    mean, std = table.scales["MolWt"]
+    for number in (mean, mean + 3 * std, 1e9, -1e9):
         assert table._number("MolWt", table._standard("MolWt", number)) == pytest.approx(number)
     for number in (0.0, 1e6, -12.5):
         assert table._number("never seen", table._standard("never seen", number)) == pytest.approx(number)
@@ -208,7 +208,7 @@ def test_any_row_gives_finite_tokens_that_fit_the_contract(rows: list[Row], row:
         assert tuple(part.shape[1] for part in tokens) == table.widths
         assert tokens.size == len(raw)
         assert np.isfinite(tokens.values).all()
-        assert tokens.ids[:, 0].max() < table.entries
+        assert tokens.ids[:, 0].max() < table.num_ids
         assert (tokens.values[tokens.ids[:, 0] != NUMBER] == 0).all()
 
 
@@ -274,7 +274,7 @@ def test_decode_reads_json(table: Table) -> None:
 
 def test_loss_is_huber_for_numbers_and_cross_entropy_for_categories(table: Table) -> None:
     tokens = table.tokenize({"MolWt": 1000.0, "charge": 3, "colour": "red", "chiral": "perhaps"})
-    prediction = np.random.default_rng(0).standard_normal((tokens.size, 1 + table.entries)).astype(np.float32)
+    prediction = np.random.default_rng(0).standard_normal((tokens.size, 1 + table.num_ids)).astype(np.float32)
     loss = table.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
     assert loss.dtype == torch.float32
 
@@ -288,7 +288,7 @@ def test_loss_is_huber_for_numbers_and_cross_entropy_for_categories(table: Table
 
 def test_reconstruct_takes_numbers_and_the_likeliest_category(table: Table) -> None:
     tokens = table.tokenize({"MolWt": 300.0, "colour": "red"})
-    prediction = np.zeros((2, 1 + table.entries), np.float32)
+    prediction = np.zeros((2, 1 + table.num_ids), np.float32)
     prediction[:, 0] = 0.5
     prediction[1, 1 + category(table, "colour", "blue")] = 9
     made = table.reconstruct(prediction, tokens)
@@ -451,7 +451,7 @@ def test_columns_of_many_categories_are_hashed() -> None:
     names = [f"species {i}" for i in range(50)]
     table = Table(max_categories=20).fit([{"species": name, "sex": "f"} for name in names * 2])
     assert (table.hashed, [column for column, _ in table.categories]) == (("species",), ["sex"])
-    assert table.entries == 2 + 1 + 1 + 20
+    assert table.num_ids == 2 + 1 + 1 + 20
     ids = {name: content(table, "species", name)[0] for name in (*names, "one never seen")}
     assert all(table.vocabulary.entries[i].startswith("species#") for i in ids.values())
     assert len(set(ids.values())) > 10
@@ -478,7 +478,7 @@ def test_any_columns_give_tokens_that_fit(row: Row) -> None:
     tokens = fitted.tokenize(row)
     assert tuple(part.shape[1] for part in tokens) == fitted.widths
     assert np.isfinite(tokens.values).all()
-    assert tokens.ids[:, 0].max() < fitted.entries
+    assert tokens.ids[:, 0].max() < fitted.num_ids
     parts = [torch.from_numpy(part) for part in tokens]
     vectors, _ = fitted.embedding(8)(*parts)
     assert torch.isfinite(fitted.loss(fitted.head(8)(vectors), parts[0], parts[1])).all()
@@ -504,7 +504,7 @@ def test_a_column_is_what_nearly_all_its_cells_are() -> None:
 
 def test_bounds_are_read_if_the_recipe_says_so() -> None:
     rows = mixed("lead", ["<0.01", ">100", "ca. 5", "5?", "ND"])
-    table = Table(odd="bound").fit(rows)
+    table = Table(invalid_cells="bound").fit(rows)
     assert table.scales["lead"][0] == pytest.approx((sum(range(97)) + 110.01) / 101)
     assert [content(table, "lead", cell)[0] for cell in ("<0.01", ">100", "≤ 3", "ca. 5", "ND")] == [2, 2, 2, 2, 0]
     assert content(table, "lead", "ca. 5") == content(table, "lead", 5) == content(table, "lead", "5?")
@@ -512,17 +512,17 @@ def test_bounds_are_read_if_the_recipe_says_so() -> None:
 
 def test_cells_that_are_no_numbers_are_refused_if_the_recipe_says_so() -> None:
     rows = [{**row, "clean": 1.0} for row in mixed("lead", ["<0.01", "ND"])]
-    message = r"lead: 97 of 99 cells are numbers, 2 are not \(<0.01, ND\): correct them, or set `odd`"
-    strict = Table(odd={"lead": "error"})
+    message = r"lead: 97 of 99 cells are numbers, 2 are not \(<0.01, ND\): correct them, or set `invalid_cells`"
+    strict = Table(invalid_cells={"lead": "error"})
     for refuse in (strict.fit, strict.survey):
         with pytest.raises(ValueError, match=message):
             refuse(rows)
     table = strict.fit(rows[:97])
     with pytest.raises(ContentError, match="table cell of 'lead' that is no number"):
         table.tokenize({"lead": "<0.01"})
-    assert Table(odd={"clean": "error"}).fit(rows).knows("lead")
-    with pytest.raises(ValueError, match="table `odd` names 'laed', which is no column of it"):
-        Table(odd={"laed": "error"}).fit(rows)
+    assert Table(invalid_cells={"clean": "error"}).fit(rows).knows("lead")
+    with pytest.raises(ValueError, match="table `invalid_cells` names 'laed', which is no column of it"):
+        Table(invalid_cells={"laed": "error"}).fit(rows)
 
 
 def test_one_partial_date_among_dates_is_missing() -> None:
@@ -632,7 +632,7 @@ def test_advice_on_codes_can_be_copied() -> None:
 
 def test_bounds_in_a_unit_and_with_decimal_commas() -> None:
     rows: list[Row] = [{"size": f"{n},5 mm"} for n in range(40)] + [{"size": "<0,5 mm"}]
-    table = Table(odd="bound").fit(rows)
+    table = Table(invalid_cells="bound").fit(rows)
     assert table.units == (("size", "mm"),)
     assert content(table, "size", "<0,5 mm") == content(table, "size", "0.5 mm")
 

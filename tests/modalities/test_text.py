@@ -55,14 +55,14 @@ def test_words_of_training_are_few_tokens(learned: Text) -> None:
 )
 def test_small_corpora_yield_smaller_vocabularies(kind: Any, texts: list[str]) -> None:
     fitted = Text(kind=kind).fit(texts)
-    assert 256 < fitted.entries < 4096
+    assert 256 < fitted.num_ids < 4096
     assert fitted.join(fitted.tokenize("Any thing").ids[:, 0]) == "Any thing"
 
 
 def test_a_vocabulary_has_at_most_the_size_asked_for() -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefgh "), 60)) for _ in range(200)]
-    assert Text(vocabulary=320).fit(texts).entries == 320
+    assert Text(vocabulary=320).fit(texts).num_ids == 320
     assert Text(vocabulary=320) != Text(vocabulary=320).fit(texts)
 
 
@@ -123,7 +123,7 @@ def test_the_model_needs_no_sentencepiece_but_reading_does(learned: Text, monkey
     stranger = from_json(learned.to_json())
     assert stranger.requires == ("sentencepiece",)
     assert stranger.embedding(8)
-    assert stranger.head(8).out_features == learned.entries
+    assert stranger.head(8).out_features == learned.num_ids
     assert "Insecta" in stranger.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
     with pytest.raises(ValueError, match="pip install sentencepiece"):
         stranger.tokenize("Insecta")

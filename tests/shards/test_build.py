@@ -246,7 +246,7 @@ def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
     raw = table(
         tmp_path, "dna,smiles", "ACGTACGT,CCO", "ACG,CCO", f"{'ACGT' * 9},CCO", "ACGNACGN,CCO", f"ACGT,{'C' * 9}"
     )
-    modalities = {"dna": Dna(kmer=4, length=30, longer="refuse"), "smiles": Smiles(length=8)}
+    modalities = {"dna": Dna(kmer=4, length=30, too_long="refuse"), "smiles": Smiles(length=8)}
     manifest = build(Rows(columns={"dna": "dna", "smiles": "smiles"}), modalities, SplitBy(), raw, tmp_path / "out")
     assert sum(manifest.counts().values()) == 1
     assert manifest.skipped == {
@@ -321,7 +321,7 @@ def test_what_is_read_otherwise_than_written_is_counted_and_noted(tmp_path: Path
 
 def test_a_recipe_may_refuse_cells_that_are_no_numbers(tmp_path: Path) -> None:
     raw = table(tmp_path, "lead", *map(str, range(50)), "<5")
-    refuse = Table(odd="error")
+    refuse = Table(invalid_cells="error")
     with pytest.raises(ValueError, match=r"lead: 50 of 51 cells are numbers, 1 is not \(<5\): correct them"):
         build(Rows(columns={"table": ("lead",)}), {"table": refuse}, SplitBy(), raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -269,7 +269,7 @@ def test_images_without_data_or_variation_are_refused() -> None:
         Image(nodata=float("nan"))
 
 
-def test_missing_pixels_count_for_no_mean_or_deviation() -> None:
+def test_missing_pixels_count_for_no_mean_or_std() -> None:
     pictures = [Image().parse(heights()), Image().parse(heights(missing=np.s_[:, 16:]))]
     fitted = Image(size=32, patch=8).fit(pictures)
     values = np.concatenate([p.pixels[~np.isnan(p.pixels)] for p in pictures]).astype(float)

@@ -28,9 +28,9 @@ def grid(rows: int, columns: int, special: np.ndarray | None = None, width: int 
     return Tokens(values, ids, coords.astype(np.float32))
 
 
-def masked(tokens: Tokens, seed: int = 0, step: int = 0, entries: int = 9, **masking: Any) -> Mask:
+def masked(tokens: Tokens, seed: int = 0, step: int = 0, num_ids: int = 9, **masking: Any) -> Mask:
     """The mask of one modality on its own."""
-    return draw_mask(tokens, np.random.default_rng(seed), step, MaskRules((Masking(**masking),), entries))
+    return draw_mask(tokens, np.random.default_rng(seed), step, MaskRules((Masking(**masking),), num_ids))
 
 
 @st.composite
@@ -103,7 +103,7 @@ def test_shares_of_the_actions(mode: str, shares: dict[Action, float]) -> None:
 
 def test_replacements_are_drawn_from_all_content_and_nothing_else() -> None:
     tokens = grid(40, 40, np.arange(1600) % 3 == 0)
-    mask = masked(tokens, mode="bert", ratio=1.0, entries=7)
+    mask = masked(tokens, mode="bert", ratio=1.0, num_ids=7)
     assert set(mask.source[mask.action == Action.RANDOM].tolist()) == {2, 3, 4, 5, 6}
     mask = masked(tokens, mode="corrupt", ratio=1.0)
     sources = mask.source[mask.action == Action.SWAP]
@@ -123,8 +123,8 @@ def test_nothing_maskable_gives_no_targets(mode: str) -> None:
 
 
 def test_without_entries_a_random_replacement_is_masked() -> None:
-    for entries in (0, 2):
-        action = masked(grid(30, 30), mode="bert", ratio=1.0, entries=entries).action
+    for num_ids in (0, 2):
+        action = masked(grid(30, 30), mode="bert", ratio=1.0, num_ids=num_ids).action
         assert set(action.tolist()) == {Action.MASK, Action.KEEP}
 
 

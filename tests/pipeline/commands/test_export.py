@@ -124,7 +124,7 @@ def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_pat
         "shards": [{"path": str(tmp_path / "shards")}],
     }
     recipe["modalities"] = {
-        "dna": {"type": "dna", "vocabulary": "learned", "size": 64},
+        "dna": {"type": "dna", "vocabulary": "learned", "vocabulary_size": 64},
         "taxon": {"type": "text", "vocabulary": 400, "length": 20},
     }
     recipe["train"]["steps"] = 1

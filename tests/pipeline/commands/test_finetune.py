@@ -161,7 +161,7 @@ def test_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: Pat
     predictor, task = load_predictor(Run.existing(tmp_path / "t"))
     chosen = {"smiles": predictor.model.modalities["smiles"]}
     samples = labelled.load(table, chosen, columns={"smiles": "structure"})
-    expected = predict(predictor, samples, range(80)) * task.deviation + task.mean
+    expected = predict(predictor, samples, range(80)) * task.std + task.mean
     predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
     np.testing.assert_allclose(pl.read_parquet(tmp_path / "p.parquet")["atoms"].to_numpy(), expected, rtol=1e-5)
 

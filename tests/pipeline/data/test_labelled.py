@@ -337,7 +337,7 @@ def test_encoded_labels() -> None:
     assert encoded.dtype == np.float32
     assert encoded.mean() == pytest.approx(0, abs=1e-6)
     assert encoded.std() == pytest.approx(1, abs=1e-6)
-    assert encoded * task.deviation + task.mean == pytest.approx(values)
+    assert encoded * task.std + task.mean == pytest.approx(values)
     classes = task_of("y", ["b", "a", "c", "a"])
     assert classes == Task("y", "classification", ("a", "b", "c"))
     assert classes.encode(["c", "a"]).tolist() == [2, 0]

@@ -95,7 +95,7 @@ def test_sounds_are_levels_of_mel_bands() -> None:
     assert means[1].argmax() > 12
 
 
-def test_signals_slower_than_any_band_are_means_and_deviations() -> None:
+def test_signals_slower_than_any_band_are_means_and_stds() -> None:
     hours = Recording(np.arange(96, dtype=np.float32)[None], ("Cz",), ("uV",), 1 / 3600)
     signal = Signal(montage="eeg", unit="uV", sample_rate_hz=1 / 3600, patch_s=4 * 3600)
     signal = signal.fit([signal.decode(to_members(hours))])

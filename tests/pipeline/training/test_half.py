@@ -66,7 +66,7 @@ def folder(fitted: dict[str, Modality], tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("half") / "model"
     torch.manual_seed(0)
     states = {name: modality.to_json() for name, modality in fitted.items()}
-    head = {"kind": "regression", "classes": [], "mean": 20.0, "deviation": 5.0, "modalities": ["sound", "table"]}
+    head = {"kind": "regression", "classes": [], "mean": 20.0, "std": 5.0, "modalities": ["sound", "table"]}
     sizes = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "fusion_depth": 1}
     config = SensoriumConfig(states, 32, 2, 4, embedding=16, head={**head, "features": "layers"}, **sizes)
     model = SensoriumModel(config)
