@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from modalities.base import Modality, SineCosine, fitted, register
-from modalities.files.images import FORMATS, from_pillow, read
-from modalities.files.magic import kind_of
+from modalities.files.images import EXTENSIONS, from_pillow, read
+from modalities.files.magic import detect_type, extensions_of
 from modalities.files.pixels import RGB, Nodata, Picture, from_array
 from modalities.files.reading import ContentError, lazy_import
 from modalities.layers.context import Context, Width
@@ -56,7 +56,7 @@ class Image(Modality):
     """
 
     type: ClassVar[str] = "image"
-    extensions: ClassVar[tuple[str, ...]] = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "npy")
+    extensions: ClassVar[tuple[str, ...]] = (*extensions_of("image", is_stored=True), "npy")
     requires: ClassVar[tuple[str, ...]] = ("imagecodecs", "pillow", "simplejpeg", "tifffile")
 
     size: int = 224
@@ -133,7 +133,7 @@ class Image(Modality):
         if isinstance(value, np.ndarray):
             return self._bands(from_array(value, self.nodata))
         if isinstance(value, bytes):
-            return self.decode({kind_of(value, FORMATS) or "": value})
+            return self.decode({detect_type(value, EXTENSIONS) or "": value})
         if hasattr(value, "convert"):
             return self._bands(from_pillow(value, self.nodata))
         if not isinstance(value, (str, Path)):

@@ -20,7 +20,7 @@ from torch import nn
 
 from modalities.base import Modality, SineCosine, fitted, register
 from modalities.files.lengths import unreadable, with_length
-from modalities.files.magic import is_kind, kind_of
+from modalities.files.magic import detect_type, extensions_of, has_magic
 from modalities.files.reading import ContentError, lazy_import, parse_json
 from modalities.layers.patches import restored, squared_error
 from modalities.tokens import Tokens
@@ -73,7 +73,7 @@ class Spectrogram(Modality):
     """
 
     type: ClassVar[str] = "spectrogram"
-    extensions: ClassVar[tuple[str, ...]] = ("wav", "flac", "ogg", "mp3", "npy", "json")
+    extensions: ClassVar[tuple[str, ...]] = (*extensions_of("sound"), "npy", "json")
     requires: ClassVar[tuple[str, ...]] = ("soundfile", "torchaudio")
     axes: ClassVar[Mapping[str, tuple[Literal["ids", "coords"], int]]] = {
         "time": ("coords", 0),
@@ -176,7 +176,7 @@ class Spectrogram(Modality):
         if isinstance(value, tuple) and len(value) == 2:
             return self._checked(_scaled(np.asarray(value[0])), _rate(value[1]))
         if isinstance(value, bytes):
-            return self.decode({kind_of(value, self.extensions) or "wav": value})
+            return self.decode({detect_type(value, self.extensions) or "wav": value})
         if not isinstance(value, (str, Path)):
             raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
         return self.decode(self.members(Path(value)))
@@ -384,7 +384,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
 
 def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
     """Samples and rate of an `.npy` file and its JSON."""
-    if not is_kind(data, "npy"):
+    if not has_magic(data, "npy"):
         raise ContentError("audio file is not npy")
     state = parse_json(description or b"{}", "description of a sound")
     try:

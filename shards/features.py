@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from modalities.files.magic import extensions_of
+
 NAME = "features.json"
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 _BYTES = {"dtype": "binary", "_type": "Value"}
 _TYPES = {
-    **{extension: {"_type": "Image"} for extension in ("jpg", "jpeg", "png", "webp", "bmp", "gif")},
+    **{extension: {"_type": "Image"} for extension in extensions_of("image", has_mime=True)},
     "json": {"_type": "Json"},  # columns of any name and type, all of which a struct would have to know
     "txt": _TEXT,
 }

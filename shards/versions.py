@@ -6,15 +6,19 @@ import importlib.metadata
 from collections.abc import Iterable, Mapping
 
 from modalities.base import Modality
+from modalities.files.magic import FILE_TYPES
 from modalities.files.reading import lazy_import
 from modalities.smiles import Smiles
 from shards.sources.base import Source
 from shards.sources.chemistry import PACKAGES
 
 _COMPARING = {"perceptual": ("imagehash", "pillow", "scipy")}
+_FORMATS = {
+    package: {name for file_type in FILE_TYPES if package in file_type.packages for name in file_type.extensions}
+    for package in {package for file_type in FILE_TYPES for package in file_type.packages}
+}
+"""Extensions by the package that is needed for them alone."""
 _WAVEFORMS = frozenset({"wfdb", "pyedflib"})
-_FORMATS = {"imagecodecs": ("png", "tif", "tiff"), "simplejpeg": ("jpg", "jpeg"), "tifffile": ("tif", "tiff")}
-"""Extensions of members that a package alone is for."""
 
 
 def packages(

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from modalities.files.magic import is_kind
+from modalities.files.magic import extensions_of, find_type, has_magic
 from modalities.files.pixels import Nodata, Picture, check_size, from_array, on_white, turn_upright
 from modalities.files.reading import ContentError, MissingPackageError, count_change, lazy_import
 from modalities.files.tiff import read_tiff
 
-FORMATS = ("png", "jpg", "webp", "tif", "npy", "bmp", "gif", "ppm")
-"""Extensions of what `read` reads, beside other spellings of the same."""
-_SPELLINGS = (*FORMATS, "jpeg", "tiff", "pbm", "pgm", "pnm")
+EXTENSIONS = (*extensions_of("image"), "npy")
+"""Extensions of the files that `read` reads."""
 _PILLOW = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 """What Pillow may read; its other readers are old, rare, or start other programs."""
 _ORIENTATION = 0x0112
@@ -38,9 +37,9 @@ def read(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
     extension, data = next(iter(members.items()))
     if not data:
         raise ContentError("empty image file")
-    if extension not in _SPELLINGS:
-        raise ContentError(f"image file of type {extension or 'unknown'} is not read", f"read: {', '.join(FORMATS)}")
-    if not is_kind(data, extension):
+    if extension not in EXTENSIONS:
+        raise ContentError(f"image file of type {extension or 'unknown'} is not read", f"read: {', '.join(EXTENSIONS)}")
+    if not has_magic(data, extension):
         raise ContentError(f"image file is not {extension}")
     try:
         picture = _decoded(data, extension, nodata)
@@ -54,11 +53,16 @@ def read(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
 
 
 def _decoded(data: bytes, extension: str, nodata: Nodata) -> Picture:
-    if extension == "npy":
-        return from_array(np.load(io.BytesIO(data), allow_pickle=False), nodata)
-    if extension in ("tif", "tiff"):
-        return read_tiff(data, nodata)
-    return (_jpeg if extension in ("jpg", "jpeg") else _pillow)(data, nodata)
+    file_type = find_type(extension)
+    assert file_type is not None
+    match file_type.extension:
+        case "npy":
+            return from_array(np.load(io.BytesIO(data), allow_pickle=False), nodata)
+        case "tif":
+            return read_tiff(data, nodata)
+        case "jpg":
+            return _jpeg(data, nodata)
+    return _pillow(data, nodata)
 
 
 def _is_constant(picture: Picture) -> bool:

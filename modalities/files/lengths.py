@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
-from modalities.files.magic import is_kind
+from modalities.files.magic import has_magic
 from modalities.files.mpeg import Data, after_id3, before_tags, frames, table_frame
 from modalities.files.reading import ContentError, count_change, lazy_import
 
@@ -98,7 +98,7 @@ def length_splice(data: Data, extension: str) -> Splice | None:
         raise ContentError(f"audio of the unknown kind {extension}")
     if not len(data):
         raise ContentError("empty audio file")
-    if not is_kind(data, extension):
+    if not has_magic(data, extension):
         raise ContentError(f"audio file is not {extension}")
     return _CHECKS[extension](data)
 

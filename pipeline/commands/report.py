@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from modalities.base import Modality
+from modalities.files.magic import find_type
 from modalities.files.reading import lazy_import
 from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
@@ -35,8 +36,6 @@ from shards.read import Members, Split
 Kind = Literal["numbers", "classes", "none"]
 EXAMPLES = 4
 HITS = 4
-BROWSERS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
-"""Formats of images that browsers show, by extension."""
 COLOURS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#6b7a8f")
 CLASS_COLORS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#2aa5b8", "#b59a2c", "#8c6d4f")
 """Of the most frequent classes, each its own; others are grey."""
@@ -288,9 +287,10 @@ def thumbnail(members: Members, name: str, fitted: Mapping[str, Modality]) -> st
 def _picture(modality: Modality, members: Mapping[str, bytes]) -> str:
     """An image as it is where browsers show its format."""
     extension, data = next(iter(members.items()))
-    if extension not in BROWSERS:
+    file_type = find_type(extension)
+    if file_type is None or file_type.mime is None:
         return _drawn(modality, members)
-    return f'<img alt="" src="data:image/{BROWSERS[extension]};base64,{base64.b64encode(data).decode()}">'
+    return f'<img alt="" src="data:{file_type.mime};base64,{base64.b64encode(data).decode()}">'
 
 
 def _drawn(modality: Modality, members: Mapping[str, bytes]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modalities.files.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
+from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, cache_by_mtime, count_change, lazy_import
 from shards.sources.base import register
 from shards.sources.folder import File, Folder
@@ -47,7 +48,7 @@ class AudioFolder(Folder):
 
     type: ClassVar[str] = "audio"
     requires: ClassVar[tuple[str, ...]] = ("soundfile",)
-    suffixes: ClassVar[tuple[str, ...]] = (".wav", ".flac", ".ogg", ".mp3")
+    suffixes: ClassVar[tuple[str, ...]] = tuple(f".{extension}" for extension in extensions_of("sound"))
     noun: ClassVar[str] = "recording"
 
     modality: str = "audio"

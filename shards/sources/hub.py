@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from modalities.base import Modality
-from modalities.files.magic import kind_of
+from modalities.files.magic import detect_type
 from modalities.files.reading import MAX_BYTES, ContentError, count_change, lazy_import, read_file
 from modalities.signal import Signal
 from modalities.smiles import Smiles
@@ -240,6 +240,6 @@ def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> 
     suffix = Path(path or "").suffix.lower().lstrip(".")
     if suffix in modality.extensions:
         return suffix
-    if (known := kind_of(data, modality.extensions)) is None:
+    if (known := detect_type(data, modality.extensions)) is None:
         raise ContentError(f"{name} bytes of no known kind")
     return known

@@ -147,7 +147,7 @@ def test_pillow_images_of_rare_modes() -> None:
 def test_files_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "photo.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(ContentError, match=r"type heic is not read \(read: png, jpg, webp, tif"):
+    with pytest.raises(ContentError, match=r"type heic is not read \(read: png, jpg, jpeg, webp, tif"):
         Image().parse(path)
     with pytest.raises(ContentError, match="type unknown is not read"):
         Image().parse(path.read_bytes())
