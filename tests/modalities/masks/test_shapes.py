@@ -16,7 +16,7 @@ from modalities.masks.shapes import SHAPES, MaskShape
 from modalities.registry import Registry
 from modalities.table import Table
 from modalities.tokens import Axes, Tokens
-from pipeline.recipe.schema import load
+from pipeline.recipe.load import load
 
 AXES: Axes = {"plate": ("ids", 1), "wavelength": ("coords", 0)}
 
