@@ -20,7 +20,7 @@ class Term(NamedTuple):
     """A summed loss; the engine divides it by the count of the whole step over all ranks."""
 
     sum: torch.Tensor
-    count: torch.Tensor
+    count: torch.Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -43,7 +43,7 @@ class Pretraining(nn.Module):
 
     def each(self) -> Iterable[tuple[str, Objective]]:
         """Objectives by name."""
-        return self.objectives.items()
+        return ((name, cast(Objective, module)) for name, module in self.objectives.items())
 
     def count(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Summands of every term, named `objective/term`."""
@@ -133,7 +133,7 @@ class Engine:
         batches = [batch.to(self.device) for batch in batches]
         counts = [self.unwrapped.count(batch) for batch in batches]
         names = list(counts[0])
-        held = torch.stack([sum(count[name] for count in counts) for name in names])
+        held = torch.stack([sum((count[name] for count in counts[1:]), counts[0][name]) for name in names])
         extra = [
             sum(b.size - len(b.faults) for b in batches),
             sum(b.tokens for b in batches),
@@ -306,13 +306,14 @@ class Engine:
         from deepspeed import utils
 
         if self.stage == 3:  # its setters of whole values cut beyond the end of those that do not divide evenly
-            size = parameter.ds_tensor.numel()
+            partition: torch.Tensor = parameter.ds_tensor  # type: ignore[attr-defined]  # set by DeepSpeed
+            size = partition.numel()
             own = F.pad(value.flatten(), (0, size * self.world - value.numel()))[self.rank * size :][:size]
             if part:
                 utils.safe_set_local_optimizer_state(parameter, own, part)
             else:
                 utils.safe_set_local_fp32_param(parameter, own)
-                parameter.ds_tensor.data.copy_(own)  # what the next forward gathers
+                partition.data.copy_(own)  # what the next forward gathers
         elif part:
             utils.safe_set_full_optimizer_state(parameter, value, part)
         else:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from modalities.files.reading import lazy_import
 from pipeline.recipe.schema import Train
 
 if not torch.accelerator.is_available():
@@ -108,10 +109,12 @@ def accelerate(train: Train, run: Path) -> Any:
     """The Accelerator of this process.
 
     Raises:
-        ValueError: the batch cannot be divided among the ranks.
+        ValueError: the batch cannot be divided among the ranks, or a tracker is not installed.
     """
     from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
 
+    for tracker in train.trackers:
+        lazy_import(tracker, tracker)
     _forget_earlier_runs()
     a_rank = share(train, int(os.environ.get("WORLD_SIZE", "1")))
     options: dict[str, Any] = {
