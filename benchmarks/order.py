@@ -61,12 +61,12 @@ def measure(folder: Path, nodes: int) -> dict[str, float]:
     split = Split(folder, "train")
     sizes = split.sizes
     order = Mixture([sizes], seed=0, nodes=nodes)
-    _, turn, shard, slot = order.place(0)
-    split.key(shard, split.number(turn, shard, slot))
+    _, epoch, shard, slot = order.locate(0)
+    split.key(shard, split.sample_at(epoch, shard, slot))
     first = time.perf_counter() - started
     memory = peak_kib() - memory
     began = time.perf_counter()
-    places = np.array([order.place(position) for position in range(PLACES)])
+    places = np.array([order.locate(position) for position in range(PLACES)])
     rate = PLACES / (time.perf_counter() - began)
     own = places[::nodes, 2]
     return {

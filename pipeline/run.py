@@ -26,7 +26,7 @@ from pipeline.recipe.renamed import RenamedKeyError
 from pipeline.recipe.schema import Recipe
 from shards.files import TEMPORARY_SUFFIX, write_json, write_text
 from shards.manifest import Manifest
-from shards.versions import differences, installed, packages, used
+from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
 
 RESUMABLE = {
     "train.steps",
@@ -205,15 +205,15 @@ class Run:
 
     def save_versions(self, manifests: Iterable[Manifest], modalities: Mapping[str, Modality]) -> None:
         """Keep the versions of what made the shards and, where these do not say, of what reads them here."""
-        here, versions = installed(packages(modalities)), dict[str, str]()
+        here, versions = installed_versions(required_packages(modalities)), dict[str, str]()
         for manifest in manifests:
-            versions |= manifest.versions or used(here, manifest.fields)
+            versions |= manifest.versions or relevant_versions(here, manifest.fields)
         write_json(self.folder / VERSIONS, versions)
 
     def compare_versions(self, data: str | Path, *versions: Mapping[str, str]) -> None:
         """Warn in one line on standard error where data is read by other versions of parsers than the training data."""
         own = self.versions()
-        if rows := sorted({row for each in versions for row in differences(each, own)}):
+        if rows := sorted({row for each in versions for row in version_differences(each, own)}):
             packages = ", ".join(f"{name} {version}, not {trained}" for name, version, trained in rows)
             print(
                 f"warning: {data} is read with other versions than what {self.folder} trained on: {packages}",

@@ -27,7 +27,7 @@ class Blend:
         for stage, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             self._before.append(self._add(stage, end - start))
 
-    def place(self, position: int) -> tuple[int, int]:
+    def locate(self, position: int) -> tuple[int, int]:
         """(set, how many positions of that set come before)."""
         stage = bisect_right(self._starts, position) - 1
         sums, count = self._sums[stage], position - self._starts[stage]

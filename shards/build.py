@@ -32,18 +32,20 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.table import Table
 from shards import features, ledger
-from shards.dedupe import fingerprint, resolve
-from shards.engines import Run, started
+from shards.dedupe import fingerprint, resolve_dedupe
+from shards.engines import Mapper, worker_pool
 from shards.files import atomic_file, write_json
 from shards.index import index_path, write_index
-from shards.ledger import Ledger, Row
+from shards.ledger import Ledger, LedgerRow
 from shards.manifest import VERSION, Manifest, Shard, describe
-from shards.sources.base import Made, Sample, Source, Span, walk
+from shards.sources.base import ByteRange, Sample, Source, StoredSample, walk
 from shards.split import SPLITS, SplitBy
-from shards.versions import differences, installed, packages, used
+from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
 
 CHUNK = 64
 """Items that are made at a time. What a killed build has begun of them is made again."""
+WORK_FORMAT = 2
+"""Version of the files in the working folder; an unfinished build of another version starts anew."""
 _VERSIONS = "versions.json"
 
 
@@ -62,6 +64,7 @@ class _Job:
         """Hexadecimal hash of the job and of the raw files' paths, sizes and times."""
         told = {
             "version": VERSION,
+            "work_format": WORK_FORMAT,
             "source": [self.source.type, asdict(self.source)],
             "modalities": {name: [modality.type, asdict(modality)] for name, modality in self.modalities.items()},
             "split": asdict(self.split),
@@ -115,14 +118,14 @@ def build(
         ChildProcessError: a worker process was killed.
     """
     raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
-    kinds = resolve(dedupe, modalities, source.drawings)
-    versions = installed(packages(modalities, source, kinds.values()))
+    kinds = resolve_dedupe(dedupe, modalities, source.drawings)
+    versions = installed_versions(required_packages(modalities, source, kinds.values()))
     job = _Job(source, modalities, split, kinds, samples_per_shard, versions)
     aside = out.with_name(out.name + ".building")
     if _occupied(out) and not aside.exists():
         raise ValueError(f"{out} is not empty: choose another folder or remove it")
     mark = job.fingerprint(raw, (out, aside))
-    with started(engine, workers) as run, _claimed(aside):
+    with worker_pool(engine, workers) as run, _claimed(aside):
         work = aside / mark
         if _occupied(out):
             if not work.exists() or (work / "shards").exists():
@@ -133,7 +136,7 @@ def build(
         if not (work / "ledger").exists():
             with _atomic_file(work, work / "ledger") as path, counted_changes() as changes:
                 samples = progress(_filled(source.combine(_made(job, raw, work, run), work)), "sample")
-                ledger.fill(path, samples, split, job.kinds, changes)
+                ledger.write_ledger(path, samples, split, job.kinds, changes)
         with Ledger(work / "ledger") as held:
             manifest = _write(job, raw, work, held, lambda *call: progress(run(*call), "shard"))
         if out.exists():
@@ -170,7 +173,7 @@ def _prepare(work: Path, versions: Mapping[str, str], report: Callable[[str], No
         begun: dict[str, str] = next(
             (json.loads(p.read_bytes()) for path in others if (p := path / _VERSIONS).is_file()), {}
         )
-        other = ", ".join(f"{name} {old}, now {new}" for name, old, new in differences(begun, versions))
+        other = ", ".join(f"{name} {old}, now {new}" for name, old, new in version_differences(begun, versions))
         why = f"was begun with {other}" if other else "is of another recipe or other raw files"
         report(f"{work.parent} {why}: starting anew")
     for path in others:
@@ -189,7 +192,7 @@ def _atomic_file(work: Path, path: Path) -> AbstractContextManager[Path]:
     return atomic_file(path, work / "aside" / f"{uuid.uuid4().hex}{path.suffix}")
 
 
-def _made(job: _Job, raw: Path, work: Path, run: Run) -> Iterator[Made | str]:
+def _made(job: _Job, raw: Path, work: Path, run: Mapper) -> Iterator[StoredSample | str]:
     """What all items became, in their order: samples, or the reason why an item has none."""
     items = job.source.items(raw)
     chunks = enumerate(iter(lambda: list(itertools.islice(items, CHUNK)), []))
@@ -199,13 +202,15 @@ def _made(job: _Job, raw: Path, work: Path, run: Run) -> Iterator[Made | str]:
             if isinstance(entry, str):
                 yield entry
             else:
-                yield Made(**{**entry, "members": {name: Span(*span) for name, span in entry["members"].items()}})
+                yield StoredSample(
+                    **{**entry, "members": {name: ByteRange(*span) for name, span in entry["members"].items()}}
+                )
 
 
-def _filled(made: Iterator[Made | str]) -> Iterator[Made | str]:
+def _filled(made: Iterator[StoredSample | str]) -> Iterator[StoredSample | str]:
     """The same, less samples of nothing but labels."""
     for each in made:
-        labels_alone = isinstance(each, Made) and each.members.keys() <= {"labels.json"}
+        labels_alone = isinstance(each, StoredSample) and each.members.keys() <= {"labels.json"}
         yield "sample without content" if labels_alone else each
 
 
@@ -221,12 +226,14 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
             if isinstance(made, str):
                 entries.append(made)
                 continue
-            sample, prints, changes = made
+            sample, fingerprints, changes = made
             spans = {}
             for member, data in sample.members.items():
-                spans[member] = Span(name, file.tell(), len(data))
+                spans[member] = ByteRange(name, file.tell(), len(data))
                 file.write(data)
-            entries.append(asdict(Made(sample.identity, spans, sample.groups, prints, sample.source, changes)))
+            entries.append(
+                asdict(StoredSample(sample.identity, spans, sample.groups, fingerprints, sample.source, changes))
+            )
     with _atomic_file(work, work / f"{name}.json") as path:
         path.write_text(json.dumps(entries))
     return number
@@ -237,7 +244,7 @@ def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]]
     try:
         with counted_changes() as changes:
             sample = job.source.make(item, job.modalities)
-            prints = {}
+            fingerprints = {}
             for name, modality in job.modalities.items():
                 members = {
                     member.partition(".")[2]: data
@@ -248,8 +255,8 @@ def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]]
                     raw = modality.decode(members)
                     if name in job.kinds:
                         canonical = sample.canonical.get(name)
-                        prints[name] = fingerprint(job.kinds[name], modality, members, raw, canonical)
-        return sample, prints, dict(changes)
+                        fingerprints[name] = fingerprint(job.kinds[name], modality, members, raw, canonical)
+        return sample, fingerprints, dict(changes)
     except ContentError as error:
         return error.reason
 
@@ -260,7 +267,7 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
     Raises:
         ValueError: there is no sample.
     """
-    skipped, fields = held.counted("skipped"), held.counted("fields")
+    skipped, fields = held.counts("skipped"), held.counts("fields")
     if not fields:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in skipped.items()) or "no items"
         raise ValueError(f"no usable sample in {raw} ({reasons})")
@@ -284,9 +291,9 @@ def _write(job: _Job, raw: Path, work: Path, held: Ledger, run: Callable[..., It
         split=asdict(job.split),
         skipped=skipped,
         dedupe=job.kinds,
-        changed=held.counted("changed"),
+        changed=held.counts("changed"),
         notes=tuple(_notes(job, work, held)),
-        versions=used(job.versions, fields),
+        versions=relevant_versions(job.versions, fields),
     )
     write_json(work / "shards" / features.NAME, features.features(fields, arrays))
     manifest.write(work / "shards")
@@ -324,7 +331,7 @@ def _labels(work: Path, samples: Ledger) -> Iterator[dict[str, Any]]:
                 yield {name: label for name, label in labels.items() if not isinstance(label, (list, dict))}
 
 
-def _write_shard(work: Path, name: str, split: str, samples: list[Row] | None) -> str:
+def _write_shard(work: Path, name: str, split: str, samples: list[LedgerRow] | None) -> str:
     """Write one tar, its index and its entry, None where that is done.
 
     Headers carry no time or owner, so that equal content gives equal bytes.

@@ -57,7 +57,7 @@ def _is_text(field: dataclasses.Field[Any]) -> bool:
     return "str" in named and named <= {"str", "int", "float", "tuple", "dict", "list", "None"}
 
 
-def typed(value: Any, registry: Registry[Any], where: str) -> Any:
+def parse_typed(value: Any, registry: Registry[Any], where: str) -> Any:
     """The dataclass that `value["type"]` names; what is no mapping is passed on.
 
     Raises:
@@ -68,10 +68,10 @@ def typed(value: Any, registry: Registry[Any], where: str) -> Any:
     if isinstance(value.get("type"), bool):
         refuse_bools(value["type"], f"{where}.type")
     cls = registry.find(value.get("type"), f"{where}.type")
-    return configured(cls, {key: item for key, item in value.items() if key != "type"}, where)
+    return parse_dataclass(cls, {key: item for key, item in value.items() if key != "type"}, where)
 
 
-def configured(cls: type, config: Any, where: str) -> Any:
+def parse_dataclass(cls: type, config: Any, where: str) -> Any:
     """A validated dataclass from a mapping; keys that `fit` learns are unknown here.
 
     Raises:
@@ -90,16 +90,16 @@ def configured(cls: type, config: Any, where: str) -> Any:
         default = known[key].default
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
         if nested and isinstance(value, list):
-            checked[key] = tuple(configured(type(default), item, f"{where}.{key}") for item in value)
+            checked[key] = tuple(parse_dataclass(type(default), item, f"{where}.{key}") for item in value)
         else:
-            checked[key] = configured(type(default), value, f"{where}.{key}") if nested else value
+            checked[key] = parse_dataclass(type(default), value, f"{where}.{key}") if nested else value
     try:
         return pydantic.TypeAdapter(cls).validate_python(checked)
     except pydantic.ValidationError as error:
-        raise ValueError(explain(error, where)) from error
+        raise ValueError(explain_error(error, where)) from error
 
 
-def explain(
+def explain_error(
     error: pydantic.ValidationError, where: str = "", keys_at: Callable[[Sequence[Any]], list[str]] | None = None
 ) -> str:
     """The first fault of a validation error in one line; an unknown key explains a missing one, so it goes first.

@@ -44,7 +44,7 @@ NEAR_BITS = 3
 loss, differed by 0 to 2, different ones of a series by 6 and more."""
 
 
-def resolve(
+def resolve_dedupe(
     wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality], drawings: Collection[str] | None = None
 ) -> dict[str, str]:
     """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
@@ -97,7 +97,7 @@ def fingerprint(
     if kind == "perceptual":
         return phash(raw)
     if kind == "sequence":
-        return _digest((canonical or _written(modality, raw)).encode())
+        return _digest((canonical or normal_form(modality, raw)).encode())
     return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
 
 
@@ -111,7 +111,7 @@ def phash(picture: Picture) -> str:
     return str(lazy_import("imagehash", "imagehash").phash(image))
 
 
-def _written(modality: Modality, sequence: str) -> str:
+def normal_form(modality: Modality, sequence: str) -> str:
     """The one way to write all that says the same."""
     if isinstance(modality, Dna):
         return min(sequence, reverse_complement(sequence))
@@ -131,7 +131,7 @@ def _digest(*parts: bytes) -> str:
     return hashed.hexdigest()
 
 
-class Seen:
+class DuplicateIndex:
     """Contents met so far, on disk. A sample repeats an earlier one that is alike in every modality compared.
 
     Hashes of images within `NEAR_BITS` agree in at least one of `NEAR_BITS` + 1 equal bands, by which they are found
@@ -145,24 +145,26 @@ class Seen:
         database.execute("CREATE TABLE content (band BLOB, hashes TEXT)")
         database.execute("CREATE INDEX content_by_band ON content (band)")
 
-    def add(self, prints: Mapping[str, str]) -> bool:
+    def add(self, fingerprints: Mapping[str, str]) -> bool:
         """Whether the content is new; it is then held. What has none of the modalities compared is always new."""
-        if not any(name in prints for name in (*self.exact, *self.near)):
+        if not any(name in fingerprints for name in (*self.exact, *self.near)):
             return True
-        near = [prints[name] for name in self.near if name in prints]
-        parts = [prints.get(name, "") for name in self.exact] + [name for name in self.near if name in prints]
+        near = [fingerprints[name] for name in self.near if name in fingerprints]
+        parts = [fingerprints.get(name, "") for name in self.exact] + [
+            name for name in self.near if name in fingerprints
+        ]
         same = bytes.fromhex(_digest(*(part.encode() for part in parts)))
         digits = 16 // (NEAR_BITS + 1)
         bands = [same + f"{i}{near[0][i : i + digits]}".encode() for i in range(0, 16, digits)] if near else [same]
         for band in bands:
             for (held,) in self.database.execute("SELECT hashes FROM content WHERE band = ?", (band,)):
-                if all(_apart(a, b) <= NEAR_BITS for a, b in zip(near, json.loads(held), strict=True)):
+                if all(hamming(a, b) <= NEAR_BITS for a, b in zip(near, json.loads(held), strict=True)):
                     return False
         hashes = json.dumps(near)
         self.database.executemany("INSERT INTO content VALUES (?, ?)", [(band, hashes) for band in bands])
         return True
 
 
-def _apart(one: str, other: str) -> int:
+def hamming(one: str, other: str) -> int:
     """Bits in which two hashes differ."""
     return (int(one, 16) ^ int(other, 16)).bit_count()

@@ -16,11 +16,11 @@ from typing import Any
 
 from modalities.files.reading import lazy_import
 
-Run = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """`run(function, calls)` yields the function's value for each tuple of arguments, in the order of the calls."""
 
 
-def started(engine: str, workers: int | None) -> AbstractContextManager[Run]:
+def worker_pool(engine: str, workers: int | None) -> AbstractContextManager[Mapper]:
     """What runs the parts of a build, until the context ends.
 
     engine: `local`, or `ray`: the cluster that `RAY_ADDRESS` or `ray start` names, or a new one on this machine. All
@@ -35,7 +35,7 @@ def started(engine: str, workers: int | None) -> AbstractContextManager[Run]:
 
 
 @contextmanager
-def _local(workers: int | None) -> Iterator[Run]:
+def _local(workers: int | None) -> Iterator[Mapper]:
     workers = workers or os.cpu_count() or 1
     if workers == 1:
         yield itertools.starmap
@@ -70,7 +70,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _ray(workers: int | None) -> Iterator[Run]:
+def _ray(workers: int | None) -> Iterator[Mapper]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is sent anywhere unasked
     ray = lazy_import("ray", "ray")
     ours = not ray.is_initialized()
@@ -120,4 +120,4 @@ def _in_order(
         yield waiting.popleft()()
 
 
-ENGINES: dict[str, Callable[[int | None], AbstractContextManager[Run]]] = {"local": _local, "ray": _ray}
+ENGINES: dict[str, Callable[[int | None], AbstractContextManager[Mapper]]] = {"local": _local, "ray": _ray}

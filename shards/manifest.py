@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shards.engines import started
+from shards.engines import worker_pool
 from shards.files import temporary_path, write_json
 from shards.index import SLACK_BYTES, SUFFIX, index_path, read_index, write_index
 from shards.remote import Cache, File, ShardError, Store, open_store
@@ -229,7 +229,7 @@ def index(
         raise ValueError(f"no .tar files in {folder}")
     shards, fields = [], Counter[str]()
     try:
-        with started("local", workers) as run:
+        with worker_pool("local", workers) as run:
             for shard, found in run(partial(_index, names), ((tar,) for tar in tars)):
                 shards.append(shard)
                 fields.update(found)

@@ -15,12 +15,12 @@ import numpy as np
 from shards.blend import Blend
 
 
-class Place(NamedTuple):
+class ShardSlot(NamedTuple):
     """Where a position of one endless order lies: pass over the data, shard, slot within the shard."""
 
-    turn: int
+    epoch: int
     shard: int
-    sample: int
+    slot: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +50,22 @@ class Order:
         """Samples a pass."""
         return sum(self.sizes)
 
-    def place(self, position: int) -> Place:
+    def locate(self, position: int) -> ShardSlot:
         """The sample at a position, counted from 0 over all passes."""
-        ((turn, shards, slots),) = self.runs(position, position + 1)
-        return Place(turn, int(shards[0]), int(slots[0]))
+        ((epoch, shards, slots),) = self.locate_arrays(position, position + 1)
+        return ShardSlot(epoch, int(shards[0]), int(slots[0]))
 
-    def runs(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def locate_arrays(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Passes, and the shards and slots that positions `start` to `stop` have of each in turn.
 
         Far less work than one position at a time.
         """
         while start < stop:
-            turn, offset = divmod(start, self.total)
+            epoch, offset = divmod(start, self.total)
             number, inside = divmod(offset, self.block)
-            shards, slots = self._kept("block", self._placed, turn, number)
+            shards, slots = self._kept("block", self._placed, epoch, number)
             part = slice(inside, inside + stop - start)
-            yield turn, shards[part], slots[part]
+            yield epoch, shards[part], slots[part]
             start += len(slots[part])
 
     def _kept(self, name: str, make: Callable[..., Any], *key: int) -> Any:
@@ -77,17 +77,17 @@ class Order:
     def _rng(self, *words: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *words, *([self.stream] if self.stream else [])])
 
-    def _arrangement(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
+    def _arrangement(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Shards in this pass's order and the running end of each."""
-        shards = self._rng(turn, 0).permutation(len(self.sizes))
+        shards = self._rng(epoch, 0).permutation(len(self.sizes))
         return shards, np.cumsum(np.array(self.sizes)[shards])
 
-    def _placed(self, turn: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def _placed(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Shards and slots of the shuffled samples of a block."""
         first = number * self.block
         size = min(self.block, self.total - first)
-        spots = first + self._rng(turn, 1, number).permutation(size)
-        shards, ends = self._kept("shards", self._arrangement, turn)
+        spots = first + self._rng(epoch, 1, number).permutation(size)
+        shards, ends = self._kept("shards", self._arrangement, epoch)
         which = np.searchsorted(ends, spots, side="right")
         return shards[which], spots - np.r_[0, ends][which]
 
@@ -115,11 +115,11 @@ def deal(sizes: Sequence[int], nodes: int) -> list[list[int]]:
     return [sorted(shards) for shards in dealt]
 
 
-class Sample(NamedTuple):
+class MixtureSlot(NamedTuple):
     """Where a position of a mixture lies: set, pass over it, shard of the set, slot within the shard."""
 
     set: int
-    turn: int
+    epoch: int
     shard: int
     slot: int
 
@@ -161,28 +161,28 @@ class Mixture:
             for number, dealt in enumerate(self._dealt)
         ]
 
-    def place(self, position: int) -> Sample:
+    def locate(self, position: int) -> MixtureSlot:
         """The sample at a position, counted from 0 over all passes."""
         node, local = self._local(position)
-        number, index = self._blend.place(local)
-        turn, shard, slot = self._orders[number][node].place(index)
-        return Sample(number, turn, self._dealt[number][node][shard], slot)
+        number, index = self._blend.locate(local)
+        epoch, shard, slot = self._orders[number][node].locate(index)
+        return MixtureSlot(number, epoch, self._dealt[number][node][shard], slot)
 
-    def runs(self, start: int, stop: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    def locate_arrays(self, start: int, stop: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Sets and passes over them, and the shards and slots that positions `start` to `stop` have of each in turn.
 
         Far less work than one position at a time, if there is one set.
         """
         if len(self.sizes) == self.nodes == 1:
-            yield from ((0, *run) for run in self._orders[0][0].runs(start, stop))
+            yield from ((0, *run) for run in self._orders[0][0].locate_arrays(start, stop))
         else:
-            for number, turn, shard, slot in map(self.place, range(start, stop)):
-                yield number, turn, np.array([shard]), np.array([slot])
+            for number, epoch, shard, slot in map(self.locate, range(start, stop)):
+                yield number, epoch, np.array([shard]), np.array([slot])
 
-    def places(self, start: int, stop: int) -> Iterator[Sample]:
+    def locate_range(self, start: int, stop: int) -> Iterator[MixtureSlot]:
         """The samples at positions `start` to `stop`."""
-        for number, turn, shards, slots in self.runs(start, stop):
-            yield from map(Sample, repeat(number), repeat(turn), shards.tolist(), slots.tolist())
+        for number, epoch, shards, slots in self.locate_arrays(start, stop):
+            yield from map(MixtureSlot, repeat(number), repeat(epoch), shards.tolist(), slots.tolist())
 
     def counts(self, position: int) -> list[int]:
         """How many of the positions before this one fall to each set."""

@@ -237,7 +237,7 @@ class Split:
         return held
 
     @property
-    def slots(self) -> tuple[int, ...]:
+    def epoch_sizes(self) -> tuple[int, ...]:
         """How many samples a pass takes from each shard: all, or what the selection says."""
         return self.sizes if self.selection is None else self.selection.sizes
 
@@ -245,19 +245,19 @@ class Split:
         """The keys of all samples of a shard, kept or not, from its index."""
         return _rows(self.store, self.shards[shard])[1].to_pylist()
 
-    def kept(self, shard: int) -> range | np.ndarray:
+    def sample_numbers(self, shard: int) -> range | np.ndarray:
         """Numbers of the samples of a shard that are kept."""
-        return range(self.sizes[shard]) if self.selection is None else self.selection.kept(shard)
+        return range(self.sizes[shard]) if self.selection is None else self.selection.sample_numbers(shard)
 
-    def number(self, turn: int, shard: int, slot: int) -> int:
+    def sample_at(self, epoch: int, shard: int, slot: int) -> int:
         """The sample of a shard that a slot of a pass holds."""
-        return slot if self.selection is None else self.selection.pick(turn, shard, slot)
+        return slot if self.selection is None else self.selection.pick(epoch, shard, slot)
 
-    def numbers(self, turn: int, shards: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    def samples_at(self, epoch: int, shards: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """As `number`, of many slots."""
         if self.selection is None:
             return slots
-        return np.array([self.selection.pick(turn, *place) for place in np.c_[shards, slots].tolist()])
+        return np.array([self.selection.pick(epoch, *place) for place in np.c_[shards, slots].tolist()])
 
     def key(self, shard: int, number: int) -> str:
         """The key of a sample."""
@@ -306,7 +306,9 @@ class Split:
         found = []
         for shard, held in enumerate(self.shards):
             rows, keys, starts = _rows(self.store, held, "group")
-            found += [(keys[n].as_py(), rows["group"][starts[n]].as_py(), shard, int(n)) for n in self.kept(shard)]
+            found += [
+                (keys[n].as_py(), rows["group"][starts[n]].as_py(), shard, int(n)) for n in self.sample_numbers(shard)
+            ]
         return found
 
     def contents(self) -> Iterator[tuple[tuple[int, int], str, dict[str, dict[str, bytes]]]]:
@@ -315,7 +317,7 @@ class Split:
             rows, _, starts = _rows(self.store, held, "member", "group", "content")
             members, groups = rows["member"].to_pylist(), rows["group"].to_pylist()
             hashes = np.from_dlpack(rows["content"]).astype(">i8").tobytes()
-            for number in self.kept(shard):
+            for number in self.sample_numbers(shard):
                 found: dict[str, dict[str, bytes]] = {}
                 for i in range(starts[number], starts[number + 1]):
                     modality, _, extension = members[i].partition(".")

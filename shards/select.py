@@ -51,18 +51,18 @@ class Selection:
         ends = b"" if self._ends is None else self._ends.tobytes()
         return hashlib.sha256(self._starts.tobytes() + self._numbers.tobytes() + ends).hexdigest()
 
-    def kept(self, shard: int) -> np.ndarray:
+    def sample_numbers(self, shard: int) -> np.ndarray:
         """The kept samples of a shard, each once."""
         return self._numbers[self._starts[shard] : self._starts[shard + 1]]
 
-    def pick(self, turn: int, shard: int, slot: int) -> int:
+    def pick(self, epoch: int, shard: int, slot: int) -> int:
         """The sample in a slot of a shard in a pass."""
         if self._ends is None:
-            return int(self.kept(shard)[slot])
+            return int(self.sample_numbers(shard)[slot])
         ends = self._ends[self._starts[shard] : self._starts[shard + 1]]
-        phase = (turn * GOLDEN % 65536 + 0.5) / 65536
+        phase = (epoch * GOLDEN % 65536 + 0.5) / 65536
         point = (slot + phase) * (ends[-1] / self.sizes[shard])
-        return int(self.kept(shard)[min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)])
+        return int(self.sample_numbers(shard)[min(int(np.searchsorted(ends, point, side="right")), len(ends) - 1)])
 
 
 def read_weights(file: Path, column: str | None = None) -> dict[str, float]:

@@ -69,6 +69,6 @@ def divide(
         yield group, split
 
 
-def key_of(identity: str) -> str:
+def sample_key(identity: str) -> str:
     """A sample's key: the first 32 hexadecimal digits of its identity's sha256, so that keys hold no dot."""
     return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]

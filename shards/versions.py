@@ -21,7 +21,7 @@ _FORMATS = {
 _WAVEFORMS = frozenset({"wfdb", "pyedflib"})
 
 
-def packages(
+def required_packages(
     modalities: Mapping[str, Modality], source: Source | None = None, kinds: Iterable[str] = ()
 ) -> tuple[str, ...]:
     """Packages by which a source and modalities read files, sorted.
@@ -37,13 +37,13 @@ def packages(
     return tuple(sorted(read | needed | {package for kind in kinds for package in _COMPARING.get(kind, ())}))
 
 
-def used(versions: Mapping[str, str], members: Iterable[str]) -> dict[str, str]:
+def relevant_versions(versions: Mapping[str, str], members: Iterable[str]) -> dict[str, str]:
     """Those versions that matter to a data set with such members: no TIFF, no reader of TIFFs."""
     extensions = {name.rpartition(".")[2].lower() for name in members}
     return {k: version for k, version in versions.items() if not extensions.isdisjoint(_FORMATS.get(k, extensions))}
 
 
-def installed(names: Iterable[str]) -> dict[str, str]:
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of those packages that are installed; with soundfile, of libsndfile too."""
     found = {}
     for name in names:
@@ -56,6 +56,6 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def version_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(package, version in one, version in the other) of packages that both name with different versions."""
     return [(name, one[name], other[name]) for name in sorted(one.keys() & other.keys()) if one[name] != other[name]]

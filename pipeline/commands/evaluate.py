@@ -24,8 +24,8 @@ from pipeline.run import Run
 from shards.manifest import Manifest
 from shards.read import Split
 from shards.remote import Store, open_store
-from shards.split import SPLITS, key_of
-from shards.versions import installed, packages
+from shards.split import SPLITS, sample_key
+from shards.versions import installed_versions, required_packages
 
 NEIGHBOURS = 20
 
@@ -54,7 +54,9 @@ def evaluate(
     where = shards if shards is not None else recipe.data.paths[0]
     model = held.load_model()
     unseen = Split(where, split, recipe.data.verify, recipe.data.cache)
-    held.compare_versions(unseen.folder, unseen.manifest.versions, installed(packages(model.modalities)))
+    held.compare_versions(
+        unseen.folder, unseen.manifest.versions, installed_versions(required_packages(model.modalities))
+    )
     own = _at(unseen.store) in {_at(open_store(path, recipe.data.cache)) for path in recipe.data.paths}
     gallery, seen = drawn(unseen, recipe.evaluate.gallery, held.trained_on(), model.modalities, own)
     encoded = encode(model, unseen, gallery, workers)
@@ -92,7 +94,7 @@ def ranked(split: Split) -> list[tuple[int, int]]:
     """(shard, number) of all samples by the sha256 of their identity, which is what keys made by `build` are."""
 
     def rank(key: str) -> str:
-        return key if re.fullmatch(r"[0-9a-f]{32}", key) else key_of(key)
+        return key if re.fullmatch(r"[0-9a-f]{32}", key) else sample_key(key)
 
     return [(shard, number) for _, shard, number in sorted((rank(k), s, n) for k, _, s, n in split.locations())]
 

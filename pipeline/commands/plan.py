@@ -44,7 +44,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     }
     some = _some(sets)
     tokens, unusable = _tokens(some, fitted)
-    samples = sum(sum(held.slots) for held in sets)
+    samples = sum(sum(held.epoch_sizes) for held in sets)
     order = mixture(checked, sets)
     seen = checked.train.steps * checked.train.batch_size
     return {
@@ -58,8 +58,8 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
                 {
                     "path": str(held.folder),
                     "notes": list(held.manifest.notes),
-                    "samples_a_pass": sum(held.slots),
-                    "passes": count / sum(held.slots),
+                    "samples_a_pass": sum(held.epoch_sizes),
+                    "passes": count / sum(held.epoch_sizes),
                     "imbalance": imbalance,
                 }
                 for held, count, imbalance in zip(sets, order.counts(seen), order.imbalance, strict=True)

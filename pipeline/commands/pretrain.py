@@ -40,7 +40,7 @@ from pipeline.training.launch import GracefulStop, accelerate, finish, on_main_p
 from shards.files import atomic_folder
 from shards.order import Mixture
 from shards.read import Split
-from shards.versions import installed
+from shards.versions import installed_versions
 
 JUDGED = 100
 """Samples from which on the share of those that cannot be used is judged; fewer count as so many."""
@@ -110,7 +110,7 @@ def _prepare(fresh: Recipe, checked: Recipe, run: Run) -> None:
         run.save_trained_on(hashes(sets))
         run.save_versions([held.manifest for held in sets], checked.modalities)
     for held in sets:
-        run.compare_versions(held.folder, held.manifest.versions, installed(run.versions()))
+        run.compare_versions(held.folder, held.manifest.versions, installed_versions(run.versions()))
 
 
 def open_sets(recipe: Recipe, split: str, verify: bool) -> tuple[Split, ...]:

@@ -215,7 +215,7 @@ def reconstructions(
     found = []
     for position in range(len(split)):
         with suppress(SampleError):
-            found.append(stream.sample(stream.order.place(position), step=0))
+            found.append(stream.sample(stream.order.locate(position), step=0))
         if len(found) == EXAMPLES:
             break
     if not found:

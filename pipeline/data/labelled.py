@@ -34,7 +34,7 @@ from shards.remote import Store, open_store
 from shards.sources.base import Source
 from shards.sources.rows import Rows
 from shards.sources.tables import SUFFIXES, CellTypes, cell_types, is_typed, read_written
-from shards.versions import installed, packages
+from shards.versions import installed_versions, required_packages
 
 KEPT = 1024
 """Samples of shards whose tokens stay in memory, for they are read in every epoch and by every seed."""
@@ -176,7 +176,7 @@ def _from_rows(
         by,
         skipped,
         tuple(source.columns),
-        (installed(packages(modalities, source)),),
+        (installed_versions(required_packages(modalities, source)),),
     )
 
 
@@ -344,7 +344,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
         by,
         skipped,
         found,
-        (manifest.versions, installed(packages(modalities))),
+        (manifest.versions, installed_versions(required_packages(modalities))),
     )
 
 

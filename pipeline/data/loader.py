@@ -94,7 +94,7 @@ class KeptSamples:
     """The kept samples of several sets as (split, shard, number), without a list of them: memory is O(shards)."""
 
     def __init__(self, sets: Sequence[Split]):
-        self._parts = [(held, shard, held.kept(shard)) for held in sets for shard in range(len(held.sizes))]
+        self._parts = [(held, shard, held.sample_numbers(shard)) for held in sets for shard in range(len(held.sizes))]
         self._ends = np.cumsum([len(numbers) for _, _, numbers in self._parts])
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class OrderedReader:
     @cached_property
     def order(self) -> Mixture:
         """The order over the shards of all sets."""
-        return self.mixture or Mixture([split.slots for split in self.sets], self.seed, self.block)
+        return self.mixture or Mixture([split.epoch_sizes for split in self.sets], self.seed, self.block)
 
     @cached_property
     def _firsts(self) -> list[np.ndarray]:
@@ -149,13 +149,13 @@ class RawBatches(OrderedReader):
     stack: bool = False
 
     def __getitem__(self, number: int) -> Any:
-        runs = self.order.runs(number * self.batch_size, (number + 1) * self.batch_size)
+        runs = self.order.locate_arrays(number * self.batch_size, (number + 1) * self.batch_size)
         decoded = chain.from_iterable(starmap(self._decoded, runs))
         return _stacked(decoded, self.batch_size) if self.stack else list(decoded)
 
-    def _decoded(self, of: int, turn: int, shards: np.ndarray, slots: np.ndarray) -> Iterator[Any]:
+    def _decoded(self, of: int, epoch: int, shards: np.ndarray, slots: np.ndarray) -> Iterator[Any]:
         held = self.sets[of]
-        numbers = held.numbers(turn, shards, slots)
+        numbers = held.samples_at(epoch, shards, slots)
         if self.members:
             return map(self.decode, *held.read_members(shards, numbers, self.members))
         return map(self.decode, held.read_many(shards, numbers))
@@ -201,7 +201,7 @@ class TrainingBatches(OrderedReader):
         step = number * self.micro_batch_size // self.batch_size
         widths = {name: modality.widths for name, modality in self.modalities.items()}
         samples, masks, seen, keys, faults = [], [], [], [], []
-        for place in self.order.places(start, start + share):
+        for place in self.order.locate_range(start, start + share):
             try:
                 key, tokens, mask, corrupted = self.sample(place, step)
             except SampleError as error:
@@ -221,11 +221,11 @@ class TrainingBatches(OrderedReader):
         Raises:
             SampleError: the sample cannot be used.
         """
-        number, turn, shard, slot = place
+        number, epoch, shard, slot = place
         held = self.sets[number]
-        chosen = held.number(turn, shard, slot)
+        chosen = held.sample_at(epoch, shard, slot)
         again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
-        rng = np.random.default_rng([self.seed, number, turn, int(self._firsts[number][shard]) + chosen, 0, *again])
+        rng = np.random.default_rng([self.seed, number, epoch, int(self._firsts[number][shard]) + chosen, 0, *again])
         tokens = tokens_at(held, shard, chosen, self.modalities, rng)
         masks = plan_masks(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
         seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}

@@ -44,14 +44,18 @@ def mixture(recipe: Recipe, sets: Sequence[Split]) -> Mixture:
     """
     data, train = recipe.data, recipe.train
     for held in sets:
-        if (filled := sum(map(bool, held.slots))) < data.canonical_nodes:
+        if (filled := sum(map(bool, held.epoch_sizes))) < data.canonical_nodes:
             raise ValueError(
                 f"{held.folder} has {filled} shards with samples, fewer than data.canonical_nodes "
                 f"{data.canonical_nodes}: build it with smaller data.samples_per_shard or lower the nodes"
             )
-    stages = [(step * train.batch_size, parts) for step, parts in shares(recipe, [sum(held.slots) for held in sets])]
+    stages = [
+        (step * train.batch_size, parts) for step, parts in shares(recipe, [sum(held.epoch_sizes) for held in sets])
+    ]
     length = train.micro_batch // data.canonical_nodes
-    order = Mixture([held.slots for held in sets], train.seed, data.shuffle_block, stages, data.canonical_nodes, length)
+    order = Mixture(
+        [held.epoch_sizes for held in sets], train.seed, data.shuffle_block, stages, data.canonical_nodes, length
+    )
     for held, imbalance in zip(sets, order.imbalance, strict=True):
         if imbalance > IMBALANCE:
             raise ValueError(

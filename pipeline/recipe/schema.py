@@ -21,8 +21,8 @@ from modalities.masks.plan import MaskPlan, check_masks
 from modalities.names import did_you_mean
 from modalities.table import Table
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
-from shards.configs import configured, refuse_bool_key, refuse_bools, typed
-from shards.dedupe import resolve
+from shards.configs import parse_dataclass, parse_typed, refuse_bool_key, refuse_bools
+from shards.dedupe import resolve_dedupe
 from shards.remote import Cache
 from shards.sources.base import SOURCE_TYPES, Source
 from shards.split import SplitBy
@@ -181,7 +181,7 @@ class Data(Section):
     @field_validator("cache", mode="before")
     @classmethod
     def _cache(cls, value: Any) -> Any:
-        return value if isinstance(value, Cache) else configured(Cache, value, "data.cache")
+        return value if isinstance(value, Cache) else parse_dataclass(Cache, value, "data.cache")
 
     @property
     def leaf_sets(self) -> tuple[DataSet, ...]:
@@ -206,12 +206,12 @@ class Data(Section):
     @field_validator("source", mode="before")
     @classmethod
     def _source(cls, value: Any) -> Any:
-        return typed(value, SOURCE_TYPES, "data.source")
+        return parse_typed(value, SOURCE_TYPES, "data.source")
 
     @field_validator("split", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return value if value is None else configured(SplitBy, value, "data.split")
+        return value if value is None else parse_dataclass(SplitBy, value, "data.split")
 
 
 class Schedule(Section):
@@ -307,7 +307,7 @@ class Recipe(Section):
                     f"a modality cannot be named {name!r}: use a letter, then letters, digits and _, that is neither a "
                     "keyword of Python nor a method of torch.nn.ModuleDict"
                 )
-        return {name: typed(config, MODALITY_TYPES, f"modalities.{name}") for name, config in value.items()}
+        return {name: parse_typed(config, MODALITY_TYPES, f"modalities.{name}") for name, config in value.items()}
 
     @field_validator("modalities")
     @classmethod
@@ -330,7 +330,7 @@ class Recipe(Section):
     @field_validator("masking", mode="before")
     @classmethod
     def _masking(cls, value: Any) -> Any:
-        return configured(MaskPlan, value or {}, "masking")
+        return parse_dataclass(MaskPlan, value or {}, "masking")
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -342,7 +342,7 @@ class Recipe(Section):
             if name not in OBJECTIVE_TYPES:
                 raise ValueError(f"unknown objective {name!r}{did_you_mean(str(name), OBJECTIVE_TYPES)}")
         return {
-            name: configured(OBJECTIVE_TYPES[name], config or {}, f"objectives.{name}")
+            name: parse_dataclass(OBJECTIVE_TYPES[name], config or {}, f"objectives.{name}")
             for name, config in value.items()
         }
 
@@ -358,7 +358,7 @@ class Recipe(Section):
     def _check_objectives(self) -> Recipe:
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
-        resolve(self.data.dedupe, self.modalities)
+        resolve_dedupe(self.data.dedupe, self.modalities)
         for config in self.objectives.values():
             config.check(self.modalities)
             if not 0 <= config.weight < math.inf:

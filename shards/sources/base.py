@@ -32,7 +32,7 @@ class Sample:
     canonical: dict[str, str] = field(default_factory=dict)
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """Where bytes lie: a file below the folder that a build works in, offset and size in bytes."""
 
     file: str
@@ -47,7 +47,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Made:
+class StoredSample:
     """A `Sample` that was made, its members on disk.
 
     prints: by modality, what its content is compared by. changes: what its content lost, or what was read otherwise
@@ -55,9 +55,9 @@ class Made:
     """
 
     identity: str
-    members: dict[str, Span]
+    members: dict[str, ByteRange]
     groups: dict[str, str]
-    prints: dict[str, str] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
     source: int = 0
     changes: dict[str, int] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class Source(ABC):
             ContentError: the item cannot be used; it is skipped and counted.
         """
 
-    def combine(self, made: Iterator[Made | str], folder: Path) -> Iterator[Made | str]:
+    def combine(self, made: Iterator[StoredSample | str], folder: Path) -> Iterator[StoredSample | str]:
         """What a build takes of all that was made, in the order of the items: samples, or why an item has none.
 
         folder: where spans lie and new ones are written. A build that goes on calls this again from the start. The

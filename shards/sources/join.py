@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
-from shards.configs import typed
-from shards.sources.base import SOURCE_TYPES, Made, Sample, Source, Span, register
+from shards.configs import parse_typed
+from shards.sources.base import SOURCE_TYPES, ByteRange, Sample, Source, StoredSample, register
 
 _LABELS = "labels.json"
 
@@ -73,7 +73,9 @@ class Join(Source):
         Raises:
             ValueError: one of them is described wrongly; the message names the key.
         """
-        return tuple(typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources))
+        return tuple(
+            parse_typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources)
+        )
 
     def items(self, raw: Path) -> Iterator[Item]:
         """The items of all sources, those of the first after all others."""
@@ -84,13 +86,13 @@ class Join(Source):
     def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
         return replace(self.parts[item.source].make(item.item, modalities), source=item.source)
 
-    def combine(self, made: Iterator[Made | str], folder: Path) -> Iterator[Made | str]:
+    def combine(self, made: Iterator[StoredSample | str], folder: Path) -> Iterator[StoredSample | str]:
         """Joined samples from those of all sources.
 
         Raises:
             ValueError: a source cannot be joined by what the recipe says, or two make the same member.
         """
-        held: list[dict[str, Made]] = [{} for _ in self.parts]
+        held: list[dict[str, StoredSample]] = [{} for _ in self.parts]
         used: list[set[str]] = [set() for _ in self.parts]
         with (folder / _LABELS).open("wb") as labels:
             for part in made:
@@ -108,19 +110,25 @@ class Join(Source):
         for number, (known, taken) in enumerate(zip(held, used, strict=True)):
             yield from (f"{self.parts[number].type} without {first} of its key" for _ in range(len(known) - len(taken)))
 
-    def _key(self, part: Made) -> str:
+    def _key(self, part: StoredSample) -> str:
         name = self.by if isinstance(self.by, str) else self.by[part.source]
         if name not in part.groups:
             source = self.parts[part.source].type
             raise ValueError(f"data.source.by is {name!r}, but {source} can be joined by {', '.join(part.groups)}")
         return part.groups[name]
 
-    def _without_key(self, part: Made) -> str:
+    def _without_key(self, part: StoredSample) -> str:
         return f"{self.parts[part.source].type} without {self.by if isinstance(self.by, str) else self.by[part.source]}"
 
     def _joined(
-        self, part: Made, key: str, held: list[dict[str, Made]], used: list[set[str]], folder: Path, labels: BinaryIO
-    ) -> Made | str:
+        self,
+        part: StoredSample,
+        key: str,
+        held: list[dict[str, StoredSample]],
+        used: list[set[str]],
+        folder: Path,
+        labels: BinaryIO,
+    ) -> StoredSample | str:
         """The sample of a part of the first source, or why there is none; merged labels are appended to a file."""
         found = {number: known[key] for number, known in enumerate(held) if key and key in known}
         if self.how == "inner" and len(found) + 1 < len(self.parts):
@@ -128,7 +136,7 @@ class Join(Source):
                 return self._without_key(part)
             lacking = next(number for number in range(1, len(self.parts)) if number not in found)
             return f"{self.parts[0].type} without {self.parts[lacking].type} of its key"
-        members, groups, prints, tables = dict(part.members), dict(part.groups), dict(part.prints), []
+        members, groups, fingerprints, tables = dict(part.members), dict(part.groups), dict(part.fingerprints), []
         changes = Counter(part.changes)
         if _LABELS in members:
             tables.append(members.pop(_LABELS))
@@ -143,7 +151,7 @@ class Join(Source):
                     members[name] = span
             groups = {**other.groups, **groups}
             changes.update(other.changes)
-            prints = {**other.prints, **prints}
+            fingerprints = {**other.fingerprints, **fingerprints}
         if len(tables) == 1:
             members[_LABELS] = tables[0]
         elif tables:
@@ -151,6 +159,6 @@ class Join(Source):
             for span in tables:
                 merged = {**json.loads(span.read(folder)), **merged}
             data = json.dumps(merged).encode()
-            members[_LABELS] = Span(_LABELS, labels.tell(), len(data))
+            members[_LABELS] = ByteRange(_LABELS, labels.tell(), len(data))
             labels.write(data)
-        return Made(part.identity, members, groups, prints, changes=dict(changes))
+        return StoredSample(part.identity, members, groups, fingerprints, changes=dict(changes))

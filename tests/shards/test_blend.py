@@ -29,7 +29,7 @@ def test_each_set_is_met_in_turn_and_counted(stages: list[tuple[int, list[Fracti
     blend, met = Blend(stages), Counter[int]()
     for position in range(200):
         assert blend.counts(position) == [met[i] for i in range(len(stages[0][1]))]
-        number, before = blend.place(position)
+        number, before = blend.locate(position)
         assert before == met[number]
         met[number] += 1
 
@@ -39,7 +39,7 @@ def test_each_set_is_met_in_turn_and_counted(stages: list[tuple[int, list[Fracti
 def test_a_set_of_share_nothing_has_no_position(stages: list[tuple[int, list[Fraction]]]) -> None:
     blend = Blend(stages)
     for (start, shares), end in zip(stages, [start for start, _ in stages[1:]] + [200], strict=True):
-        assert all(shares[blend.place(position)[0]] for position in range(start, end))
+        assert all(shares[blend.locate(position)[0]] for position in range(start, end))
 
 
 @settings(deadline=None)
@@ -48,7 +48,7 @@ def test_counts_keep_to_their_shares_however_far(shares: list[Fraction], positio
     blend = Blend([(0, shares)])
     counts = blend.counts(position)
     assert sum(counts) == position
-    number, before = blend.place(position)
+    number, before = blend.locate(position)
     assert before == counts[number]
     assert blend.counts(position + 1) == [count + (i == number) for i, count in enumerate(counts)]
     for count, share in zip(counts, shares, strict=True):

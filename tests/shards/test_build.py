@@ -32,7 +32,7 @@ from shards.sources.chemistry import canonical
 from shards.sources.images import ImageFolder
 from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
-from shards.split import SPLITS, key_of
+from shards.split import SPLITS, sample_key
 
 RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1"]
 MOLECULES = ["C" * chain + ring for chain in range(1, 10) for ring in RINGS]
@@ -104,7 +104,7 @@ def test_keys_are_hexadecimal_and_come_from_the_identity(built: Path) -> None:
     for split in (Split(built, name) for name in SPLITS):
         for key, _, shard, number in split.locations():
             assert re.fullmatch("[0-9a-f]{32}", key)
-            assert key == key_of(split.read(shard, number)["smiles"]["txt"].decode())
+            assert key == sample_key(split.read(shard, number)["smiles"]["txt"].decode())
 
 
 def test_webdataset_reads_the_tars(built: Path) -> None:
@@ -133,7 +133,7 @@ def test_members_are_named_after_key_modality_and_extension(built: Path) -> None
 
 def test_samples_keep_the_order_of_the_input(built: Path) -> None:
     split = Split(built, "train")
-    ranks = {key_of(canonical(smiles)): i for i, smiles in enumerate(MOLECULES)}
+    ranks = {sample_key(canonical(smiles)): i for i, smiles in enumerate(MOLECULES)}
     places = [ranks[key] for key, *_ in split.locations()]
     assert places == sorted(places)
 
@@ -188,7 +188,7 @@ def test_chunks_come_back_in_input_order(tmp_path: Path, monkeypatch: pytest.Mon
     manifest = build(source, MODALITIES, SplitBy(validation=0, test=0), tmp_path, tmp_path / "out", workers=2)
     assert (manifest.counts()["train"], manifest.skipped) == (1499, {"item 700": 1})
     keys = [key for key, *_ in Split(tmp_path / "out", "train").locations()]
-    assert keys == [key_of(str(number)) for number in range(1500) if number != 700]
+    assert keys == [sample_key(str(number)) for number in range(1500) if number != 700]
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "OSError", "KeyboardInterrupt"])

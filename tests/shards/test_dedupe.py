@@ -18,7 +18,7 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.dedupe import NEAR_BITS, fingerprint, phash, resolve
+from shards.dedupe import NEAR_BITS, fingerprint, phash, resolve_dedupe
 from shards.manifest import Manifest
 from shards.read import Members, Split
 from shards.sources.join import Join
@@ -166,10 +166,10 @@ def test_drawings_are_not_compared_by_their_look(tmp_path: Path, dedupe: Any) ->
 
 def test_white_paper_tells_a_drawing_from_a_photo() -> None:
     modalities: dict[str, Modality] = {"drawing": Image(background=1.0), "photo": Image(), "cut": Image(background=0.0)}
-    assert resolve("perceptual", modalities, ()) == {"photo": "perceptual", "cut": "perceptual"}
-    assert resolve("perceptual", modalities).keys() == modalities.keys(), "recipes of runs are read as they are"
+    assert resolve_dedupe("perceptual", modalities, ()) == {"photo": "perceptual", "cut": "perceptual"}
+    assert resolve_dedupe("perceptual", modalities).keys() == modalities.keys(), "recipes of runs are read as they are"
     with pytest.raises(ValueError, match=r"data\.dedupe\.drawing is 'perceptual', but " + DRAWING):
-        resolve({"drawing": "perceptual"}, modalities, ())
+        resolve_dedupe({"drawing": "perceptual"}, modalities, ())
 
 
 def test_joined_samples_are_compared_by_all_their_sources(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_joined_samples_are_compared_by_all_their_sources(tmp_path: Path) -> Non
 
 
 def test_a_word_stands_for_all_modalities_it_is_for() -> None:
-    assert resolve(None, MODALITIES) == {}
-    assert resolve("perceptual", MODALITIES) == {"photo": "perceptual"}
-    assert resolve("sequence", MODALITIES) == dict.fromkeys(("dna", "smiles", "text"), "sequence")
-    assert resolve("exact", MODALITIES) == dict.fromkeys(MODALITIES, "exact")
+    assert resolve_dedupe(None, MODALITIES) == {}
+    assert resolve_dedupe("perceptual", MODALITIES) == {"photo": "perceptual"}
+    assert resolve_dedupe("sequence", MODALITIES) == dict.fromkeys(("dna", "smiles", "text"), "sequence")
+    assert resolve_dedupe("exact", MODALITIES) == dict.fromkeys(MODALITIES, "exact")
 
 
 @pytest.mark.parametrize(
@@ -201,4 +201,4 @@ def test_a_word_stands_for_all_modalities_it_is_for() -> None:
 )
 def test_mistakes_are_named(wanted: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(wanted, {"record": Table()})
+        resolve_dedupe(wanted, {"record": Table()})

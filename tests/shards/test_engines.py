@@ -14,7 +14,7 @@ from modalities.base import Modality
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.engines import started
+from shards.engines import worker_pool
 from shards.sources.rows import Rows
 
 MODALITIES: dict[str, Modality] = {"record": Table(), "text": Text()}
@@ -62,7 +62,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_the_calls(workers: int) -> None:
-    with started("local", workers) as run:
+    with worker_pool("local", workers) as run:
         assert list(run(math.factorial, ((n,) for n in [900, *range(20)]))) == [
             math.factorial(n) for n in [900, *range(20)]
         ]
@@ -71,7 +71,10 @@ def test_results_come_in_the_order_of_the_calls(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_errors_arrive_as_they_were_raised(workers: int) -> None:
-    with started("local", workers) as run, pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"):
+    with (
+        worker_pool("local", workers) as run,
+        pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"),
+    ):
         list(run(math.factorial, [(3,), (-1,), (4,)]))
 
 
@@ -83,20 +86,20 @@ def test_calls_are_taken_no_faster_than_results() -> None:
             taken.append(n)
             yield (n,)
 
-    with started("local", 2) as run:
+    with worker_pool("local", 2) as run:
         results = run(math.factorial, calls())
         assert next(results) == 1
         assert len(taken) <= 5
 
 
 def test_a_killed_worker_ends_the_build_with_what_to_do() -> None:
-    with started("local", 2) as run, pytest.raises(ChildProcessError, match="fewer workers"):
+    with worker_pool("local", 2) as run, pytest.raises(ChildProcessError, match="fewer workers"):
         list(run(os._exit, [(9,)]))
 
 
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(ValueError, match="engine is 'dask'; known: local, ray"):
-        started("dask", 1)
+        worker_pool("dask", 1)
 
 
 @slow
@@ -120,7 +123,7 @@ def test_paths_are_those_of_the_caller_not_of_the_cluster(tmp_path: Path, monkey
 
 @slow
 def test_a_ray_cluster_keeps_order_and_errors(cluster: None) -> None:
-    with started("ray", None) as run:
+    with worker_pool("ray", None) as run:
         assert list(run(math.gcd, ((12, n) for n in range(1, 20)))) == [math.gcd(12, n) for n in range(1, 20)]
         with pytest.raises(ValueError, match=r"^factorial\(\) not defined for negative"):
             list(run(math.factorial, [(3,), (-1,), (4,)]))

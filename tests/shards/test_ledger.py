@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.ledger import Ledger, fill
-from shards.sources.base import Made, Span
-from shards.split import SPLITS, SplitBy, assign, key_of
+from shards.ledger import Ledger, write_ledger
+from shards.sources.base import ByteRange, StoredSample
+from shards.split import SPLITS, SplitBy, assign, sample_key
 
 SHARE = st.floats(0, 0.45)
 GROUPS = st.lists(st.text(st.characters(codec="utf-8"), max_size=3), min_size=1, max_size=60)
 
 
-def made(number: int, group: str) -> Made:
-    return Made(f"sample {number}", {"b.txt": Span("x", number, 1), "a.txt": Span("x", 0, 2)}, {"by": group})
+def made(number: int, group: str) -> StoredSample:
+    return StoredSample(
+        f"sample {number}", {"b.txt": ByteRange("x", number, 1), "a.txt": ByteRange("x", 0, 2)}, {"by": group}
+    )
 
 
 @settings(deadline=None, max_examples=50)
@@ -31,34 +33,34 @@ def test_splits_are_those_of_assign_and_samples_keep_their_order(
     wanted = assign(Counter(groups), validation, test, large, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger"
-        fill(path, (made(i, group) for i, group in enumerate(groups)), split, {})
+        write_ledger(path, (made(i, group) for i, group in enumerate(groups)), split, {})
         with Ledger(path) as ledger:
             for name in SPLITS:
                 batches = list(ledger.batches(name, 7))
                 assert all(len(batch) == 7 for batch in batches[:-1])
                 rows = [(row.key, row.group) for batch in batches for row in batch]
-                assert rows == [(key_of(f"sample {i}"), g) for i, g in enumerate(groups) if wanted[g] == name]
-            assert ledger.counted("fields") == {"a.txt": len(groups), "b.txt": len(groups)}
+                assert rows == [(sample_key(f"sample {i}"), g) for i, g in enumerate(groups) if wanted[g] == name]
+            assert ledger.counts("fields") == {"a.txt": len(groups), "b.txt": len(groups)}
 
 
 def test_members_come_back_in_order_and_reasons_are_counted(tmp_path: Path) -> None:
     samples = [made(0, "x"), "broken", made(0, "y"), made(1, "x"), "broken"]
-    fill(tmp_path / "ledger", samples, SplitBy(by="by", validation=0, test=0), {})
+    write_ledger(tmp_path / "ledger", samples, SplitBy(by="by", validation=0, test=0), {})
     with Ledger(tmp_path / "ledger") as ledger:
-        assert ledger.counted("skipped") == {"broken": 2, "duplicate": 1}
+        assert ledger.counts("skipped") == {"broken": 2, "duplicate": 1}
         rows = next(ledger.batches("train", 10))
         assert [list(row.members.items()) for row in rows] == [
-            [("a.txt", Span("x", 0, 2)), ("b.txt", Span("x", i, 1))] for i in range(2)
+            [("a.txt", ByteRange("x", 0, 2)), ("b.txt", ByteRange("x", i, 1))] for i in range(2)
         ]
 
 
 def test_nothing_at_all_is_no_error_of_the_ledger(tmp_path: Path) -> None:
-    fill(tmp_path / "ledger", [], SplitBy(), {})
+    write_ledger(tmp_path / "ledger", [], SplitBy(), {})
     with Ledger(tmp_path / "ledger") as ledger:
-        assert ledger.counted("fields") == {}
+        assert ledger.counts("fields") == {}
         assert not list(ledger.batches("train", 10))
 
 
 def test_a_group_that_samples_have_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can be grouped by by"):
-        fill(tmp_path / "ledger", [made(0, "x")], SplitBy(by="speaker"), {})
+        write_ledger(tmp_path / "ledger", [made(0, "x")], SplitBy(by="speaker"), {})

@@ -18,22 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from shards.order import Mixture, Order, Place, deal
+from shards.order import Mixture, Order, ShardSlot, deal
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any).map(tuple)
 SEEDS = st.integers(0, 2**64)
 BLOCKS = st.integers(1, 120)
 
 
-def one_pass(order: Order, turn: int = 0) -> list[Place]:
-    return [order.place(turn * order.total + i) for i in range(order.total)]
+def one_pass(order: Order, epoch: int = 0) -> list[ShardSlot]:
+    return [order.locate(epoch * order.total + i) for i in range(order.total)]
 
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 5))
-def test_each_sample_stands_once_in_a_pass(sizes: tuple[int, ...], seed: int, block: int, turn: int) -> None:
-    places = one_pass(Order(sizes, seed, block), turn)
-    assert sorted(places) == [(turn, shard, i) for shard, size in enumerate(sizes) for i in range(size)]
+def test_each_sample_stands_once_in_a_pass(sizes: tuple[int, ...], seed: int, block: int, epoch: int) -> None:
+    places = one_pass(Order(sizes, seed, block), epoch)
+    assert sorted(places) == [(epoch, shard, i) for shard, size in enumerate(sizes) for i in range(size)]
 
 
 @settings(deadline=None)
@@ -42,10 +42,10 @@ def test_a_place_depends_on_its_position_alone(
     sizes: tuple[int, ...], seed: int, block: int, positions: list[int]
 ) -> None:
     order = Order(sizes, seed, block)
-    first = [order.place(position) for position in positions]
-    assert [Order(sizes, seed, block).place(position) for position in positions] == first
-    assert [order.place(position) for position in reversed(positions)] == first[::-1]
-    assert [place.turn for place in first] == [position // sum(sizes) for position in positions]
+    first = [order.locate(position) for position in positions]
+    assert [Order(sizes, seed, block).locate(position) for position in positions] == first
+    assert [order.locate(position) for position in reversed(positions)] == first[::-1]
+    assert [place.epoch for place in first] == [position // sum(sizes) for position in positions]
 
 
 @settings(deadline=None)
@@ -54,17 +54,19 @@ def test_a_run_of_places_is_its_single_places(
     sizes: tuple[int, ...], seed: int, block: int, start: int, length: int
 ) -> None:
     order = Mixture([sizes], seed, block)
-    assert list(order.places(start, start + length)) == [order.place(start + i) for i in range(length)]
+    assert list(order.locate_range(start, start + length)) == [order.locate(start + i) for i in range(length)]
 
 
 def test_passes_and_seeds_differ() -> None:
     order = Order((40, 0, 25, 35), seed=0, block=16)
-    orders = [one_pass(order, turn) for turn in range(4)] + [one_pass(Order(order.sizes, seed, 16)) for seed in (1, 2)]
-    assert len({tuple((place.shard, place.sample) for place in places) for places in orders}) == len(orders)
+    orders = [one_pass(order, epoch) for epoch in range(4)] + [
+        one_pass(Order(order.sizes, seed, 16)) for seed in (1, 2)
+    ]
+    assert len({tuple((place.shard, place.slot) for place in places) for places in orders}) == len(orders)
 
 
 def test_blocks_of_a_pass_differ() -> None:
-    indexes = np.reshape([place.sample for place in one_pass(Order((200,), seed=0, block=20))], (10, 20))
+    indexes = np.reshape([place.slot for place in one_pass(Order((200,), seed=0, block=20))], (10, 20))
     assert (np.sort(indexes % 20) == np.arange(20)).all()
     assert len({tuple(block) for block in indexes % 20}) == 10
 
@@ -84,9 +86,9 @@ def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch
     monkeypatch.setattr("shards.order.np.random.default_rng", Watched)
     order = Order(sizes, seed=3, block=1024)
     for position in (0, 1, 10**11, 10**12 - 1, 10**12, 7 * 10**12 + 5):
-        place = order.place(position)
-        assert place.turn == position // 10**12
-        assert 0 <= place.sample < sizes[place.shard]
+        place = order.locate(position)
+        assert place.epoch == position // 10**12
+        assert 0 <= place.slot < sizes[place.shard]
     assert max(made) <= max(1024, len(sizes))
 
 
@@ -105,7 +107,7 @@ def same_shard(shards: np.ndarray) -> float:
 def test_neighbours_are_strangers(block: int) -> None:
     """A full permutation of n equal shards has a rate of 1/n; within blocks of b of their samples it is 1/b."""
     order = Order((100,) * 100, seed=0, block=block)
-    first, second = ([place.shard * 100 + place.sample for place in one_pass(order, turn)] for turn in (0, 1))
+    first, second = ([place.shard * 100 + place.slot for place in one_pass(order, epoch)] for epoch in (0, 1))
     assert same_shard(np.array(first) // 100) == pytest.approx(100 / block, rel=0.15)
     full = np.random.default_rng(0).permutation(10_000)
     if block == order.total:
@@ -120,17 +122,17 @@ def test_neighbours_are_strangers(block: int) -> None:
 
 def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
     order = Order((1000,) * 4 + (321,), seed=0, block=1024)
-    places = [tuple(order.place(position)) for position in (0, 1, 2, 3000, 4320, 4321, 10**9)]
+    places = [tuple(order.locate(position)) for position in (0, 1, 2, 3000, 4320, 4321, 10**9)]
     assert places == [(0, 2, 768), (0, 2, 270), (0, 2, 149), (0, 0, 622), (0, 1, 838), (1, 1, 772), (231427, 0, 774)]
     order = Order((7, 3), seed=2**40, block=4)
-    places = [tuple(order.place(position)) for position in (0, 1, 2, 11, 12)]
+    places = [tuple(order.locate(position)) for position in (0, 1, 2, 11, 12)]
     assert places == [(0, 0, 0), (0, 0, 1), (0, 0, 3), (1, 1, 1), (1, 1, 2)]
 
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**12))
 def test_a_mixture_of_one_set_is_its_order(sizes: tuple[int, ...], seed: int, block: int, position: int) -> None:
-    assert Mixture([sizes], seed, block).place(position) == (0, *Order(sizes, seed, block).place(position))
+    assert Mixture([sizes], seed, block).locate(position) == (0, *Order(sizes, seed, block).locate(position))
 
 
 @settings(deadline=None, max_examples=50)
@@ -140,17 +142,17 @@ def test_every_sample_comes_once_a_pass_of_its_set(
 ) -> None:
     shares = [Fraction(data.draw(st.integers(1, 5))) for _ in sizes]
     order = Mixture(sizes, seed, block, [(0, shares)])
-    met = [order.place(position) for position in range(200)]
-    assert met == [pickle.loads(pickle.dumps(order)).place(position) for position in range(200)]
+    met = [order.locate(position) for position in range(200)]
+    assert met == [pickle.loads(pickle.dumps(order)).locate(position) for position in range(200)]
     for number, shards in enumerate(sizes):
-        own = [(place.turn, place.shard, place.slot) for place in met if place.set == number]
+        own = [(place.epoch, place.shard, place.slot) for place in met if place.set == number]
         assert len(set(own)) == len(own), "none twice"
-        assert [turn for turn, *_ in own] == [i // sum(shards) for i in range(len(own))], "passes one after the other"
+        assert [epoch for epoch, *_ in own] == [i // sum(shards) for i in range(len(own))], "passes one after the other"
 
 
 def test_sets_of_the_same_sizes_are_shuffled_apart() -> None:
     order = Mixture([(50, 50), (50, 50)], seed=0)
-    places = [order.place(position) for position in range(200)]
+    places = [order.locate(position) for position in range(200)]
     first, second = ([place[2:] for place in places if place.set == number] for number in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -163,13 +165,13 @@ SETS = [(10,) * 9 + (3,), (5, 0, 4, 4, 4)]
 def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
     nodes = 4
     order = Mixture(SETS, seed=1, block=8, nodes=nodes, length=length)
-    turns = np.array([order.place(position) for position in range(4800)]).reshape(-1, nodes, length, 4)
+    epochs = np.array([order.locate(position) for position in range(4800)]).reshape(-1, nodes, length, 4)
     owners: dict[tuple[int, int], set[int]] = {}
     for node in range(nodes):
-        for number, _, shard, _ in turns[:, node].reshape(-1, 4).tolist():
+        for number, _, shard, _ in epochs[:, node].reshape(-1, 4).tolist():
             owners.setdefault((number, shard), set()).add(node)
         for number in range(len(SETS)):
-            own = [tuple(place[1:]) for place in turns[:, node].reshape(-1, 4).tolist() if place[0] == number]
+            own = [tuple(place[1:]) for place in epochs[:, node].reshape(-1, 4).tolist() if place[0] == number]
             assert len(set(own)) == len(own), "every sample once a pass of its stream"
     assert all(len(nodes) == 1 for nodes in owners.values())
     assert order.imbalance == [(30 - 20) / 20, (5 - 4) / 4]
@@ -178,7 +180,7 @@ def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
 
 def test_the_imbalance_is_how_much_more_often_some_samples_come() -> None:
     order = Mixture([(8,) * 5], seed=0, nodes=4)
-    times = Counter(order.place(position)[2:] for position in range(4 * 16 * 25))
+    times = Counter(order.locate(position)[2:] for position in range(4 * 16 * 25))
     assert order.imbalance == [max(times.values()) / min(times.values()) - 1] == [1.0]
     assert Mixture([(8,) * 5], seed=0).imbalance == [0.0]
 
@@ -204,7 +206,7 @@ def test_what_fell_to_each_set_is_counted_without_a_replay(nodes: int, length: i
     met = Counter[int]()
     for position in range(300):
         assert order.counts(position) == [met[0], met[1]]
-        met[order.place(position).set] += 1
+        met[order.locate(position).set] += 1
 
 
 def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch:
         tracemalloc.start()
         order = Mixture([(samples,) * 10_000, (samples,) * 10], seed=0, block=1024, nodes=2, length=4)
         for position in (0, 10**6, 10**12):
-            order.place(position)
+            order.locate(position)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert sum(drawn) <= 3 * (5_000 + 1024)

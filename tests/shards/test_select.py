@@ -66,9 +66,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "side.parquet")
 
 
-def one_pass(selection: Selection, turn: int) -> Counter[tuple[int, int]]:
+def one_pass(selection: Selection, epoch: int) -> Counter[tuple[int, int]]:
     return Counter(
-        (shard, selection.pick(turn, shard, slot)) for shard, size in enumerate(selection.sizes) for slot in range(size)
+        (shard, selection.pick(epoch, shard, slot))
+        for shard, size in enumerate(selection.sizes)
+        for slot in range(size)
     )
 
 
@@ -79,21 +81,21 @@ def test_kept_samples_come_once_a_pass() -> None:
     selection = select(KEYS, {"c": 1, "a": 1, "e": 1, "elsewhere": 1}, weighted=False)
     assert selection.sizes == (2, 0, 1, 0)
     assert one_pass(selection, 7) == {(0, 0): 1, (0, 2): 1, (2, 1): 1}
-    assert [selection.kept(shard).tolist() for shard in range(4)] == [[0, 2], [], [1], []]
+    assert [selection.sample_numbers(shard).tolist() for shard in range(4)] == [[0, 2], [], [1], []]
 
 
 def test_whole_weights_are_kept_in_each_pass() -> None:
     selection = select(KEYS, {"a": 3, "c": 1, "d": 2, "f": 1}, weighted=True)
     assert selection.sizes == (4, 0, 2, 1)
-    for turn in (0, 1, 2, 65_535, 10**12):
-        assert one_pass(selection, turn) == {(0, 0): 3, (0, 2): 1, (2, 0): 2, (3, 0): 1}
+    for epoch in (0, 1, 2, 65_535, 10**12):
+        assert one_pass(selection, epoch) == {(0, 0): 3, (0, 2): 1, (2, 0): 2, (3, 0): 1}
 
 
 def test_broken_weights_come_true_over_passes() -> None:
     weights = {"a": 0.25, "b": 1.5, "c": 2.25, "d": 0.5, "e": 0.5}
     selection = select(KEYS, weights, weighted=True)
     assert selection.sizes == (4, 0, 1, 0)
-    passes = [one_pass(selection, turn) for turn in range(400)]
+    passes = [one_pass(selection, epoch) for epoch in range(400)]
     names = {"a": (0, 0), "b": (0, 1), "c": (0, 2), "d": (2, 0), "e": (2, 1)}
     for key, place in names.items():
         counts = [counted[place] for counted in passes]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards.build import SplitBy
-from shards.split import SPLITS, assign, key_of
+from shards.split import SPLITS, assign, sample_key
 
 GROUPS = st.dictionaries(st.text(max_size=8), st.integers(1, 30), min_size=1, max_size=60)
 SHARE = st.floats(0, 0.45)
@@ -68,7 +68,7 @@ def test_assignment_and_keys_are_the_same_in_every_version() -> None:
         **dict.fromkeys("gd", "validation"),
         **dict.fromkeys("abce", "train"),
     }
-    assert key_of("CCO") == "ab1de819ede91df490e6441934decfa9"
+    assert sample_key("CCO") == "ab1de819ede91df490e6441934decfa9"
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (0.0, 1.0)])

@@ -30,7 +30,7 @@ from shards.sources.images import ImageFolder
 from shards.sources.join import Join
 from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
-from shards.versions import differences, installed, packages, used
+from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
 
 SIGNAL = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=1.0)
 CHEMISTRY = ("chembl_structure_pipeline", "rdkit")
@@ -71,27 +71,27 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_only_what_a_build_uses_is_recorded(
     source: Source, modalities: Mapping[str, Modality], expected: tuple[str, ...]
 ) -> None:
-    assert packages(modalities, source) == expected
+    assert required_packages(modalities, source) == expected
 
 
 def test_ways_of_comparing_and_tables_need_packages_too() -> None:
-    assert packages({"table": Table()}, Bioscan(), ["exact", "perceptual"]) == ("imagehash", "pillow", "scipy")
+    assert required_packages({"table": Table()}, Bioscan(), ["exact", "perceptual"]) == ("imagehash", "pillow", "scipy")
     table = Edf(table="people.csv", join={"subject": "person"}, pattern="{subject}.edf")
-    assert "polars" in packages({"eeg": SIGNAL}, table)
-    assert packages(SMILES) == (), "reading shards of SMILES takes no chemistry"
+    assert "polars" in required_packages({"eeg": SIGNAL}, table)
+    assert required_packages(SMILES) == (), "reading shards of SMILES takes no chemistry"
 
 
 def test_versions_of_formats_that_are_not_there_do_not_matter() -> None:
     versions = dict.fromkeys(("imagecodecs", "pillow", "simplejpeg", "tifffile"), "1")
-    assert used(versions, ["image.png", "labels.json"]) == {"imagecodecs": "1", "pillow": "1"}
-    assert used(versions, ["a.image.JPG"]).keys() == {"pillow", "simplejpeg"}
-    assert used(versions, ["image.tif"]).keys() == {"imagecodecs", "pillow", "tifffile"}
+    assert relevant_versions(versions, ["image.png", "labels.json"]) == {"imagecodecs": "1", "pillow": "1"}
+    assert relevant_versions(versions, ["a.image.JPG"]).keys() == {"pillow", "simplejpeg"}
+    assert relevant_versions(versions, ["image.tif"]).keys() == {"imagecodecs", "pillow", "tifffile"}
 
 
 def test_a_package_that_is_not_installed_has_no_version() -> None:
-    found = installed(["no-such-package", "soundfile"])
+    found = installed_versions(["no-such-package", "soundfile"])
     assert found == {"soundfile": version("soundfile"), "libsndfile": soundfile.__libsndfile_version__}
-    assert differences({"a": "1", "b": "1", "c": "1"}, {"b": "1", "c": "2", "d": "1"}) == [("c", "1", "2")]
+    assert version_differences({"a": "1", "b": "1", "c": "1"}, {"b": "1", "c": "2", "d": "1"}) == [("c", "1", "2")]
 
 
 def test_a_manifest_names_the_versions(tmp_path: Path) -> None:

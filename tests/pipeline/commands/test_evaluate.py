@@ -32,7 +32,7 @@ from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from sensorium import evaluate, plan, report
 from shards.read import Split
-from shards.split import key_of
+from shards.split import sample_key
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def own(run: Path, tmp_path: Path) -> Path:
 def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) -> None:
     split = Split(shards, "test")
     smiles = [split.read(*place)["smiles"]["txt"].decode() for place in ranked(split)]
-    assert [key_of(text) for text in smiles] == sorted(key_of(text) for text in smiles)
+    assert [sample_key(text) for text in smiles] == sorted(sample_key(text) for text in smiles)
     assert len(smiles) == len(split)
 
 

@@ -131,7 +131,7 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(
         seeds.append(tuple(seed))
         return real(seed)
 
-    places = [stream.order.place(position) for position in range(96)]
+    places = [stream.order.locate(position) for position in range(96)]
     known: Any = SimpleNamespace(places=lambda start, stop: places[start:stop])
     monkeypatch.setattr("pipeline.data.loader.np.random.default_rng", recorded)
     for number in range(12):

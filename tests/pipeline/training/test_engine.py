@@ -87,7 +87,7 @@ def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], 
 
     samples, masks = [], []
     for position in range(4):
-        _, tokens, mask, _ = stream.sample(stream.order.place(position), 0)
+        _, tokens, mask, _ = stream.sample(stream.order.locate(position), 0)
         samples.append({"smiles": tokens["smiles"]})
         masks.append({"smiles": mask["smiles"]})
     widths = {name: m.widths for name, m in engine.unwrapped.model.modalities.items()}
