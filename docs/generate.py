@@ -19,6 +19,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -27,16 +28,11 @@ import typer
 
 import sensorium
 from modalities.base import MODALITY_TYPES, Modality
-from modalities.masks.masking import Masking
-from modalities.masks.plan import MaskPlan
 from pipeline.cli import app
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
 from pipeline.recipe.load import SIZES
-from pipeline.recipe.schema import Data, Decoder, Evaluate, Model, Recipe, Schedule, Shards, Train
-from shards.remote import Cache
+from pipeline.recipe.schema import Recipe
 from shards.sources.base import SOURCE_TYPES, Source
-from shards.sources.signals import SignalColumns
-from shards.split import SplitBy
 
 FOLDER = Path(__file__).parent / "reference"
 UNITS = {"s": "s", "hz": "Hz", "px": "px", "gib": "GiB", "um": "µm", "uv": "µV", "bytes": "bytes"}
@@ -114,12 +110,10 @@ def type_text(hint: Any) -> str:
 
 def link(cls: type) -> str:
     """A link to the keys of a part of a recipe."""
-    headings = {part: path or "Top level" for path, part in PARTS.items()}
-    if cls in headings:
-        return f"[{headings[cls]}](recipe.md#{slug(headings[cls])})"
-    if cls in (Modality, Source, ObjectiveConfig):
-        page = {Modality: "modalities", Source: "sources", ObjectiveConfig: "objectives"}[cls]
-        return f"[one of the {page}]({page}.md)"
+    if cls in CONTRACTS:
+        return f"[one of the {CONTRACTS[cls]}]({CONTRACTS[cls]}.md)"
+    if cls in shared_parts():
+        return f"[{shared_parts()[cls]}](recipe.md#{slug(shared_parts()[cls])})"
     return f"`{{{', '.join(f'{field.name}: ...' for field in dataclasses.fields(cls))}}}`"
 
 
@@ -181,28 +175,52 @@ def prose(cls: Any) -> str:
     return sections(cls.__doc__)[""]
 
 
-PARTS: dict[str, type] = {
-    "": Recipe,
-    "model": Model,
-    "model.decoder": Decoder,
-    "data": Data,
-    "data.shards[]": Shards,
-    "data.source.signals.NAME": SignalColumns,
-    "data.split": SplitBy,
-    "data.cache": Cache,
-    "modalities.NAME.mask": Masking,
-    "masking": MaskPlan,
-    "train": Train,
-    "train.schedule": Schedule,
-    "evaluate": Evaluate,
-}
-"""Parts of a recipe that every recipe may have, by the path of their keys."""
+def nested(hint: Any) -> Iterator[tuple[str, type]]:
+    """The classes with keys of their own in a type, with the path that leads to them."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, pydantic.BaseModel)):
+        yield "", hint
+    elif origin in (typing.Union, types.UnionType, typing.Annotated):
+        for part in parts:
+            yield from nested(part)
+    elif origin is tuple:
+        yield from ((f"[]{path}", cls) for part in parts for path, cls in nested(part))
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        yield from ((f".NAME{path}", cls) for path, cls in nested(parts[1]))
+
+
+def walk(path: str, cls: type) -> Iterator[tuple[str, type]]:
+    """A part of a recipe and the parts below it, save those with a registry."""
+    if cls not in CONTRACTS:
+        yield path, cls
+    for name, hint, _ in raw_fields(cls):
+        for tail, child in nested(hint):
+            if child in CONTRACTS or (child is not cls and len(list(raw_fields(child))) > 1):
+                yield from walk(f"{path}.{name}{tail}".lstrip("."), child)
+
+
+CONTRACTS: dict[type, str] = {Modality: "modalities", Source: "sources", ObjectiveConfig: "objectives"}
+"""Classes whose subclasses recipes name by type, with the page that lists them."""
+
+
+@cache
+def shared_parts() -> dict[type, str]:
+    """Parts that every recipe may have, with the path of their keys; the first of several paths."""
+    parts = list(walk("", Recipe))
+    for source in SOURCE_TYPES.values():
+        parts += walk("data.source", source)
+    registered = {*SOURCE_TYPES.values(), *MODALITY_TYPES.values(), *OBJECTIVE_TYPES.values()}
+    first: dict[type, str] = {}
+    for path, cls in parts:
+        if cls not in registered:
+            first.setdefault(cls, path.removesuffix("[]") if cls.__name__ == "Masking" else path)
+    return first
 
 
 def all_parts() -> dict[str, type]:
     """Every class whose fields are keys of a recipe, by the path of its keys."""
     return {
-        **PARTS,
+        **{path: cls for cls, path in shared_parts().items()},
         **{f"modalities.NAME (type: {name})": cls for name, cls in MODALITY_TYPES.items()},
         **{f"data.source (type: {name})": cls for name, cls in SOURCE_TYPES.items()},
         **{f"objectives.{name}": cls for name, cls in OBJECTIVE_TYPES.items()},
@@ -214,10 +232,15 @@ def missing() -> list[str]:
     return [f"{path}: {key.name}" for path, cls in all_parts().items() for key in keys_of(cls) if not key.meaning]
 
 
+def part(heading: str, cls: type) -> str:
+    """The keys of one class under a heading."""
+    return f"## {heading}\n\n{prose(cls)}\n\n{table(cls)}"
+
+
 def recipe_page() -> str:
     """Keys that every recipe may have."""
     sizes = "\n".join(f"| `{name}` | `{values}` |".replace("'", "") for name, values in SIZES.items())
-    parts = "\n\n".join(f"## {path or 'Top level'}\n\n{prose(cls)}\n\n{table(cls)}" for path, cls in PARTS.items())
+    parts = "\n\n".join(part(path or "Top level", cls) for cls, path in shared_parts().items())
     return f"""# Recipe keys
 
 A recipe is a YAML file. Every key is checked before anything runs: an unknown key is an error that names the nearest
@@ -242,7 +265,7 @@ Three more keys stand at the top level and are resolved when the file is read:
 
 def registry_page(title: str, intro: str, registry: Mapping[str, type]) -> str:
     """Keys of all classes of a registry."""
-    parts = "\n\n".join(f"## {name}\n\n{prose(cls)}\n\n{table(cls)}" for name, cls in sorted(registry.items()))
+    parts = "\n\n".join(part(name, cls) for name, cls in sorted(registry.items()))
     return f"# {title}\n\n{intro}\n\n{parts}\n"
 
 
