@@ -22,7 +22,6 @@ import numpy as np
 import soundfile
 
 from shards.sources.audio import AudioFolder
-from shards.sources.recordings import windows
 
 RATE_HZ = 44_100
 
@@ -43,7 +42,7 @@ def by_source(path: Path, window_s: float) -> list[bytes]:
 
 def by_seeking(path: Path, window_s: float) -> list[bytes]:
     cut = []
-    for start, stop in windows(soundfile.info(path).frames, RATE_HZ, window_s, None):
+    for start, stop in AudioFolder(window_s=window_s).windows(soundfile.info(path).frames, RATE_HZ):
         with soundfile.SoundFile(path) as file:
             file.seek(start)
             samples = file.read(stop - start, dtype="float32", always_2d=True)

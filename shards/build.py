@@ -38,7 +38,8 @@ from shards.files import atomic_file, write_json
 from shards.index import index_path, write_index
 from shards.ledger import Ledger, LedgerRow
 from shards.manifest import VERSION, Manifest, Shard, describe
-from shards.sources.base import ByteRange, Sample, Source, StoredSample, walk
+from shards.sources.base import ByteRange, Sample, Source, StoredSample
+from shards.sources.paths import walk
 from shards.split import SPLITS, SplitBy
 from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
 
@@ -60,7 +61,7 @@ class _Job:
     samples_per_shard: int
     versions: dict[str, str]
 
-    def fingerprint(self, raw: Path, leave_out: tuple[Path, ...]) -> str:
+    def fingerprint(self, raw: Path, exclude: tuple[Path, ...]) -> str:
         """Hexadecimal hash of the job and of the raw files' paths, sizes and times."""
         told = {
             "version": VERSION,
@@ -73,16 +74,16 @@ class _Job:
             "versions": self.versions,
         }
         hashed = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-        for path, size, time_ns in _listing(raw, leave_out):
+        for path, size, time_ns in _listing(raw, exclude):
             hashed.update(f"\0{path}\0{size}\0{time_ns}".encode(errors="surrogateescape"))
         return hashed.hexdigest()[:32]
 
 
-def _listing(raw: Path, leave_out: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
+def _listing(raw: Path, exclude: tuple[Path, ...]) -> Iterator[tuple[Path, int, int]]:
     """Path, size and time of all files, in order."""
     root = raw if raw.is_dir() else raw.parent
-    left_out = [path.resolve() for path in leave_out]
-    for folder, names in walk(raw, leave_out=left_out) if raw.is_dir() else [(root, [raw.name])]:
+    left_out = [path.resolve() for path in exclude]
+    for folder, names in walk(raw, exclude=left_out) if raw.is_dir() else [(root, [raw.name])]:
         for path in (folder / name for name in names):
             yield path.relative_to(root), path.stat().st_size, path.stat().st_mtime_ns
 
@@ -113,10 +114,12 @@ def build(
     progress: passes on what it is given, items of the unit named.
 
     Raises:
-        ValueError: `out` holds something or is being built, or no usable sample is left.
+        ValueError: the source contradicts the modalities, `out` is not empty or is being built, or no usable sample is
+            left.
         ShardError: a file of a streamed data set cannot be fetched; what is finished is kept.
         ChildProcessError: a worker process was killed.
     """
+    source.check(modalities)
     raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
     kinds = resolve_dedupe(dedupe, modalities, source.drawings)
     versions = installed_versions(required_packages(modalities, source, kinds.values()))
@@ -232,7 +235,16 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
                 spans[member] = ByteRange(name, file.tell(), len(data))
                 file.write(data)
             entries.append(
-                asdict(StoredSample(sample.identity, spans, sample.groups, fingerprints, sample.source, changes))
+                asdict(
+                    StoredSample(
+                        identity=sample.identity,
+                        members=spans,
+                        groups=sample.groups,
+                        fingerprints=fingerprints,
+                        source=sample.source,
+                        changes=changes,
+                    )
+                )
             )
     with _atomic_file(work, work / f"{name}.json") as path:
         path.write_text(json.dumps(entries))
@@ -240,7 +252,7 @@ def _make_chunk(job: _Job, work: Path, number: int, items: list[Any] | None) -> 
 
 
 def _make(job: _Job, item: Any) -> tuple[Sample, dict[str, str], dict[str, int]] | str:
-    """A sample that every modality of the recipe can read, its prints and changes; or the reason why there is none."""
+    """A sample that every modality can read, with its fingerprints and changes; or the reason why the item has none."""
     try:
         with counted_changes() as changes:
             sample = job.source.make(item, job.modalities)

@@ -33,7 +33,7 @@ from shards.read import Members, Split
 from shards.remote import Store, open_store
 from shards.sources.base import Source
 from shards.sources.rows import Rows
-from shards.sources.tables import SUFFIXES, CellTypes, cell_types, is_typed, read_written
+from shards.sources.tables import SUFFIXES, CellTypes, infer_types, is_typed, read_table
 from shards.versions import installed_versions, required_packages
 
 KEPT = 1024
@@ -139,7 +139,7 @@ def _from_rows(
     usual: Source | None,
     skip_invalid: bool,
 ) -> Labelled:
-    frame = read_written(data)
+    frame = read_table(data)
     source, types = _source(data, frame, modalities, label, leave, columns, usual)
     rows = []
     skipped: dict[str, str] = {}
@@ -196,7 +196,7 @@ def _source(
     kinds: dict[str, Kind] = {
         column: kind for table in _tables(modalities) for column, kind in table.kinds().items() if column != label
     }
-    types = cell_types([frame], codes, kinds=kinds, typed=is_typed(data))
+    types = infer_types([frame], codes, kinds=kinds, typed=is_typed(data))
     read = _columns(data, frame, types, modalities, columns, usual.reads if usual else {}, (label, leave))
     source = Rows(columns=read, labels=(label,) if label else (), missing=codes)
     types.count(source.used)

@@ -17,7 +17,7 @@ from pipeline.draft.columns import Columns
 from pipeline.draft.names import Names
 from pipeline.draft.settings import State
 from pipeline.draft.survey import ROWS, Survey
-from shards.sources.tables import cell_types, is_typed, read_written
+from shards.sources.tables import infer_types, is_typed, read_table
 
 ALONE = (
     "split by single samples, for no field says what belongs together: if several are of one subject, site or "
@@ -86,12 +86,12 @@ class Sheet:
     @cached_property
     def texts(self) -> pl.DataFrame:
         """The same rows, every cell as it is written."""
-        return read_written(self.path, ROWS)
+        return read_table(self.path, ROWS)
 
     def notes(self, names: Sequence[str]) -> list[str]:
         """What a scientist has to know of some columns' cells: what is no number, what is taken for missing."""
         written = self.texts.select(names)
-        types = cell_types([written], typed=is_typed(self.path))
+        types = infer_types([written], typed=is_typed(self.path))
         words = [
             f"{name}: {', '.join(map(repr, counts))} is taken for missing; if it is a value: missing: {{{name}: []}}"
             for name, counts in types.words.items()

@@ -14,7 +14,7 @@ from modalities.files.reading import ContentError
 from modalities.strings.cells import is_identifier
 from pipeline.draft.survey import ROWS, kind_of, spread
 from shards.sources.chemistry import canonical
-from shards.sources.tables import cell_types, is_typed, read_written
+from shards.sources.tables import infer_types, is_typed, read_table
 
 ID = "identifies rows"
 CODES = "whole numbers that name things and are no amounts"
@@ -49,7 +49,7 @@ def head(path: Path) -> pl.DataFrame:
     Raises:
         ValueError: it cannot be read, or has none.
     """
-    frame = read_written(path, ROWS)
+    frame = read_table(path, ROWS)
     if not len(frame):
         raise ValueError(f"{path} has no rows")
     return typed(frame, is_typed(path))
@@ -57,7 +57,7 @@ def head(path: Path) -> pl.DataFrame:
 
 def typed(frame: pl.DataFrame, of_file: bool = False) -> pl.DataFrame:
     """Columns of text as what nearly all their cells are; of_file: their types are their file's own."""
-    return cell_types([frame], typed=of_file).frame(frame)
+    return infer_types([frame], typed=of_file).frame(frame)
 
 
 def words(name: str) -> tuple[str, ...]:

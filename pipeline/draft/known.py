@@ -26,7 +26,7 @@ def ptbxl(seen: Survey, sheets: Sequence[Sheet]) -> Draft | None:
     leads = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     split = grouped([("patient_id", sheet.distinct("patient_id"))], ALONE)
     return Draft(
-        source={"type": "ptbxl", "rate_hz": rate_hz, "columns": {"table": table}, "labels": list(labels)},
+        source={"type": "ptbxl", "sample_rate_hz": rate_hz, "columns": {"table": table}, "labels": list(labels)},
         modalities={"ecg": settings.signal("ecg", rate_hz, ["mV"], leads, 10), "table": TABLE},
         samples=len(sheet.frame),
         used=frozenset({"wfdb", sheet.path, seen.root / STATEMENTS}),

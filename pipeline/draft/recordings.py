@@ -20,9 +20,10 @@ from pipeline.draft.columns import Columns, columns_of, typed
 from pipeline.draft.names import names_of
 from pipeline.draft.settings import TABLE, Heard, State
 from pipeline.draft.survey import Survey, spread
-from shards.sources.edf import SUFFIXES as EDF_SUFFIXES
-from shards.sources.fields import fields_of
-from shards.sources.wfdb import SUFFIXES, comments_of, headers_by_folder
+from shards.sources.edf import Edf
+from shards.sources.fields import path_fields
+from shards.sources.wfdb import Wfdb
+from shards.sources.wfdb_records import headers_by_folder, parse_comments
 
 
 def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
@@ -39,7 +40,7 @@ def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     if signals.window_s:
         source["window_s"] = signals.window_s
     if signals.leave_out:
-        source["leave_out"] = [glob.escape(label) for label in signals.leave_out]
+        source["exclude"] = [glob.escape(label) for label in signals.leave_out]
     labels: tuple[str, ...] = names.labels if names else ()
     fields = [(names.group, len(set(names.values[names.group])))] if names and names.group else []
     guesses = list(signals.guesses)
@@ -99,7 +100,8 @@ def _joined_records(
         ends = [match.end() for match in re.finditer(r"\{\w+\}", pattern)]
         forms = [*dict.fromkeys(pattern[:end] for end in ends), *(f for f in re.findall(r"\{\w+\}", pattern)), *forms]
     some = [
-        {**fields_of(pattern, path, (*EDF_SUFFIXES, *SUFFIXES)), "record": path.stem} for path in spread(paths, 1000)
+        {**path_fields(pattern, path, (*Edf.suffixes, *Wfdb.suffixes)), "record": path.stem}
+        for path in spread(paths, 1000)
     ]
     for sheet, form in itertools.product(sheets, forms):
         column = sheet.holding({form.format(**each) for each in some})
@@ -129,7 +131,7 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
                 for each in header.channels
             )
             heard.append(Heard(channels, count / rate_hz))
-            texts = comments_of(list(header.comments))
+            texts = parse_comments(list(header.comments))
             comments.append({name: str(value) for name, value in texts.items() if value is not None})
     if not heard:
         return []
@@ -141,7 +143,7 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     if signals.window_s:
         source["window_s"] = signals.window_s
     if signals.leave_out:
-        source["leave_out"] = [glob.escape(label) for label in signals.leave_out]
+        source["exclude"] = [glob.escape(label) for label in signals.leave_out]
     fields = [(name, frame[name].n_unique()) for name in columns.groups]
     guesses = list(signals.guesses)
     if names and names.group:
@@ -191,7 +193,7 @@ def _samples_and_records(paths: Sequence[Path]) -> tuple[list[Path], int]:
     records: dict[Path, str] = {}
     for _, folder in headers_by_folder(dict.fromkeys(path.parent for path in paths)):
         for path in folder.extents:
-            records[path] = folder.parts[path.stem].record if path.stem in folder.parts else path.stem
+            records[path] = folder.segments[path.stem].record if path.stem in folder.segments else path.stem
     samples = [path for path in paths if path in records]
     return samples, len({records[path] for path in samples})
 

@@ -14,7 +14,7 @@ from pipeline.draft.base import ALONE, Draft, Sheet, glob_of, grouped
 from pipeline.draft.columns import Columns
 from pipeline.draft.settings import TABLE, State
 from pipeline.draft.survey import OPENED, ROWS, Survey, spread
-from shards.sources.fasta import records
+from shards.sources.fasta import read_records
 
 _BINOMIAL = re.compile(r"[A-Z][a-z]+ [a-z][\w .-]*")
 _PLACE = re.compile(r"\d+(\.\d+)? [NS] \d+(\.\d+)? [EW]")
@@ -26,7 +26,7 @@ def fasta(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     found = [
         record
         for path in paths[:OPENED]
-        for record in itertools.islice((record for record in records(path) if not record.fault), ROWS)
+        for record in itertools.islice((record for record in read_records(path) if not record.fault), ROWS)
     ]
     dna = settings.dna([record.sequence for record in spread(found, 500)])
     if dna is None:

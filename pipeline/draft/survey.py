@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from shards.sources.audio import AudioFolder
-from shards.sources.base import walk
 from shards.sources.images import ImageFolder
+from shards.sources.paths import walk
 
 FILES = 100_000
 """Files whose names are looked at."""
@@ -55,7 +55,7 @@ def look(root: Path) -> Survey:
         raise ValueError(f"{root} is not a folder: give the one that holds the raw files")
     kinds: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     looked = 0
-    paths = (folder / name for folder, names in walk(root, hidden=False) for name in names)
+    paths = (folder / name for folder, names in walk(root, include_hidden=False) for name in names)
     for looked, path in enumerate(paths, 1):
         if looked > FILES:
             break

@@ -45,6 +45,10 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("modalities.*.randomise", "randomize", ("smiles",)),
     Renamed("modalities.*.size", "vocabulary_size", ("dna",)),
     Renamed("modalities.*.longer", "too_long", ("dna",)),
+    Renamed("data.source.leave_out", "exclude", ("edf", "wfdb")),
+    Renamed("data.source.centred", "centered", ("wfdb",)),
+    Renamed("data.source.annotations=centred", "annotations=centered", ("edf",)),
+    Renamed("data.source.rate_hz", "sample_rate_hz", ("ptbxl",)),
 )
 OPTIONS = {("finetune", "--keep"): "--pretrained-share", ("export", "--to"): "--out"}
 """Old options of the command line, as (command, option), and their names today."""

@@ -359,6 +359,8 @@ class Recipe(Section):
         visible = any(getattr(config, "reads", None) == "visible" for config in self.objectives.values())
         check_masks(self.modalities, self.masking, visible)
         resolve_dedupe(self.data.dedupe, self.modalities)
+        if self.data.source is not None:
+            self.data.source.check(self.modalities)
         for config in self.objectives.values():
             config.check(self.modalities)
             if not 0 <= config.weight < math.inf:

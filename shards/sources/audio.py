@@ -17,8 +17,8 @@ from modalities.files.lengths import Splice, SplicedFile, length_splice, seeks, 
 from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, cache_by_mtime, count_change, lazy_import
 from shards.sources.base import register
-from shards.sources.folder import File, Folder
-from shards.sources.recordings import check_windows, count_rest, windows
+from shards.sources.media import File, MediaFolder
+from shards.sources.windows import WindowedSource
 
 _FLAC_BITS = {
     **{"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24},
@@ -34,7 +34,7 @@ _BLOCK = 1 << 20
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class AudioFolder(Folder):
+class AudioFolder(WindowedSource, MediaFolder):
     """WAV, FLAC, Ogg and MP3 files, as `Folder` describes.
 
     window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
@@ -52,15 +52,9 @@ class AudioFolder(Folder):
     noun: ClassVar[str] = "recording"
 
     modality: str = "audio"
-    window_s: float | None = None
-    stride_s: float | None = None
-
-    def __post_init__(self) -> None:
-        check_windows(self.window_s, self.stride_s)
-        super().__post_init__()
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def builtin_fields(self) -> tuple[str, ...]:
         return () if self.window_s is None else ("start_s",)
 
     def items(self, raw: Path) -> Iterator[File]:
@@ -71,10 +65,10 @@ class AudioFolder(Folder):
             try:
                 with _opened(item.path) as file:
                     count, rate_hz = int(file.frames), float(file.samplerate)
-                for start, stop in windows(count, rate_hz, self.window_s, self.stride_s):
+                for start, stop in self.windows(count, rate_hz):
                     row = {**item.row, "start_s": start / rate_hz}
                     yield item._replace(row=row, part=None if stop - start == count else (start, stop))
-                count_rest(count, rate_hz, self.window_s, self.stride_s)
+                self.count_remainder(count, rate_hz)
             except ContentError as error:
                 yield item._replace(fault=error.reason)
 

@@ -13,10 +13,12 @@ import polars as pl
 from modalities.base import Modality
 from modalities.files.reading import ContentError, read_file
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, matching, register
-from shards.sources.delimited import header_of, rows_of
-from shards.sources.rows import as_json, cells
-from shards.sources.tables import CellTypes, cell_types
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_cells, require_extension
+from shards.sources.delimited import column_names, read_lines
+from shards.sources.members import cell_members, dump_cells
+from shards.sources.paths import find_files
+from shards.sources.tables import CellTypes, infer_types
 
 RANKS = ("phylum", "class", "order", "family", "subfamily", "genus", "species")
 _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_barcode", "split", "chunk", *RANKS})
@@ -54,18 +56,35 @@ class Bioscan(Source):
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=lambda: {"taxonomy": RANKS})
     labels: tuple[str, ...] = ()
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        content = {self.image: "jpg", self.dna: "txt"}
+        if not content.keys() & modalities.keys():
+            raise ValueError(f"data.source of type bioscan needs a modality {self.image!r} or {self.dna!r}")
+        for name, extension in content.items():
+            if name in modalities:
+                require_extension(modalities[name], [extension], f"data.source: modality {name!r}")
+        columns = {name: names for name, names in self.columns.items() if (name, names) != ("taxonomy", RANKS)}
+        if "taxonomy" in modalities:
+            columns = self.columns
+        require_cells(columns, modalities)
+
+    def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
+        return modalities.keys() & {self.image, self.dna, *self.columns}
+
     def items(self, raw: Path) -> Iterator[Specimen]:
-        paths = matching(raw, self.file)
+        paths = find_files(raw, self.file)
         folder = (raw.parent if raw.is_file() else raw) / self.images
         listed = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         used = [*listed, *self.labels]
         for path in paths:
-            lines = rows_of(path)
-            need_columns(path, header_of(path, next(lines)), ["processid", "dna_barcode", "split", "chunk", *used])
-        types = cell_types((frame for path in paths for frame in _frames(path, used)), self.missing, text=_NOT_A_NUMBER)
+            lines = read_lines(path)
+            need_columns(path, column_names(path, next(lines)), ["processid", "dna_barcode", "split", "chunk", *used])
+        types = infer_types(
+            (frame for path in paths for frame in _frames(path, used)), self.missing, text=_NOT_A_NUMBER
+        )
         types.count(used)
         for path in paths:
-            lines = rows_of(path)
+            lines = read_lines(path)
             names = next(lines).cells
             for line in lines:
                 row = dict(zip(names, line.cells, strict=False))
@@ -87,16 +106,20 @@ class Bioscan(Source):
         if not members:
             raise ContentError("row without image and DNA")
         values = types.row(row)
-        here = {name: columns for name, columns in self.columns.items() if name in modalities}
-        members |= cells(values, here, modalities)
+        columns = {name: names for name, names in self.columns.items() if name in modalities}
+        members |= cell_members(values, columns, modalities)
         if self.labels:
-            members["labels.json"] = as_json(values, self.labels)
-        return Sample(row["processid"], members, {name: types.written(name, cell) for name, cell in row.items()})
+            members["labels.json"] = dump_cells(values, self.labels)
+        return Sample(
+            identity=row["processid"],
+            members=members,
+            groups={name: types.written(name, cell) for name, cell in row.items()},
+        )
 
 
 def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
     """Some columns of a CSV, as written, some rows at a time; rows with a fault are passed over."""
-    lines = rows_of(path)
+    lines = read_lines(path)
     names = next(lines).cells
     places = {name: names.index(name) for name in columns}
     good = (line.cells for line in lines if not line.fault)

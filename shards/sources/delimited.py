@@ -35,7 +35,7 @@ class Line(NamedTuple):
     fault: str = ""
 
 
-def rows_of(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[Line]:
     """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
 
     Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if that
@@ -193,7 +193,7 @@ def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
             raise ValueError(f"{path} cannot be read: line {number} is not UTF-8, save it as UTF-8 text") from error
 
 
-def sound(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
+def valid_rows(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
     """Rows without a fault.
 
     Raises:
@@ -205,13 +205,13 @@ def sound(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
         yield line
 
 
-def header_of(path: Path, line: Line) -> list[str]:
+def column_names(path: Path, line: Line) -> list[str]:
     """The names of a table's columns, by its first row; of several without a name all but the first are numbered.
 
     Raises:
         ValueError: the row cannot be read, or a column stands twice.
     """
-    (line,) = sound(path, [line])
+    (line,) = valid_rows(path, [line])
     nameless = [place for place, name in enumerate(line.cells) if not name][1:]
     names = [f"{NAMELESS}{place + 1}" if place in nameless else name for place, name in enumerate(line.cells)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:

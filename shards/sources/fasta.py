@@ -16,9 +16,11 @@ from modalities.dna import cleaned
 from modalities.files.reading import ContentError, count_change, lazy_import
 from modalities.names import did_you_mean
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, matching, register
-from shards.sources.rows import as_groups, as_json, cells
-from shards.sources.tables import read_rows, single_cell
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_cells, require_extension, require_modality
+from shards.sources.members import cell_members, dump_cells, group_values
+from shards.sources.paths import find_files
+from shards.sources.tables import parse_cell, read_rows
 
 Row = dict[str, Any]
 Derived = Mapping[str, str | int | tuple[str, ...]]
@@ -78,18 +80,25 @@ class Fasta(Source):
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_derived(self.derive)
+        check_derive(self.derive)
         if self.pattern is not None:
-            regular(self.pattern, "data.source.pattern")
+            check_regex(self.pattern, "data.source.pattern")
         if self.table is None and (self.columns or self.derive or self.labels):
             raise ValueError("data.source has columns, derive or labels, but no table to take them from")
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        require_extension(require_modality(self.dna, modalities, "dna"), ["txt"], f"data.source.dna: {self.dna!r}")
+        require_cells(self.columns, modalities)
+
+    def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
+        return frozenset({self.dna, *self.columns})
+
     def items(self, raw: Path) -> Iterator[Record]:
-        paths = matching(raw, self.files)
+        paths = find_files(raw, self.files)
         rows = self._rows(raw.parent if raw.is_file() else raw)
         used: set[str] = set()
         for path in paths:
-            for record in records(path):
+            for record in read_records(path):
                 yield record if record.fault else self._joined(record, rows, used)
         yield from (Record(name, fault="table row without DNA") for name in rows if name not in used)
 
@@ -134,20 +143,20 @@ class Fasta(Source):
     def make(self, item: Record, modalities: Mapping[str, Modality]) -> Sample:
         if item.fault:
             raise ContentError(item.fault)
-        if self.dna not in modalities:
-            raise ValueError(f"data.source names the modality {self.dna!r}, which the recipe has not")
-        row = derived(item.row or {}, self.derive)
+        row = derive_columns(item.row or {}, self.derive)
         members = {f"{self.dna}.txt": item.sequence.encode()}
-        members |= cells(row, self.columns, modalities)
+        members |= cell_members(row, self.columns, modalities)
         if self.labels:
-            members["labels.json"] = as_json(row, self.labels)
+            members["labels.json"] = dump_cells(row, self.labels)
         sequence = cleaned(item.sequence)
         return Sample(
-            sequence if self.unique else item.name, members, {"id": item.name, "sequence": sequence, **as_groups(row)}
+            identity=sequence if self.unique else item.name,
+            members=members,
+            groups={"id": item.name, "sequence": sequence, **group_values(row)},
         )
 
 
-def records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[Record]:
     """The records of a FASTA file, their whole headers as names; a broken file ends in a record with a fault."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
@@ -168,7 +177,7 @@ def _parsed(file: TextIO) -> Iterator[Record]:
         yield Record(header, sequence)
 
 
-def check_derived(derive: Mapping[str, Derived]) -> None:
+def check_derive(derive: Mapping[str, Derived]) -> None:
     """Check the recipe's key `derive`.
 
     Raises:
@@ -186,10 +195,10 @@ def check_derived(derive: Mapping[str, Derived]) -> None:
         word = spec.get("word", 1)
         if not isinstance(word, int) or word < 1:
             raise ValueError(f"data.source.derive.{name}.word is {word!r}: words are counted from 1")
-        regular(str(spec.get("pattern", "")), f"data.source.derive.{name}.pattern")
+        check_regex(str(spec.get("pattern", "")), f"data.source.derive.{name}.pattern")
 
 
-def regular(pattern: str, where: str) -> None:
+def check_regex(pattern: str, where: str) -> None:
     """Check a regular expression.
 
     Raises:
@@ -201,7 +210,7 @@ def regular(pattern: str, where: str) -> None:
         raise ValueError(f"{where} is not a regular expression: {error}") from error
 
 
-def derived(row: Row, derive: Mapping[str, Derived]) -> Row:
+def derive_columns(row: Row, derive: Mapping[str, Derived]) -> Row:
     """The row with its derived columns; None where the cell is empty or has no such part.
 
     A cell that should be a date and has no such part is counted as a change.
@@ -231,7 +240,7 @@ def _part(row: Row, name: str, spec: Derived) -> str | float | None:
         part = (match[1] if match.re.groups else match[0]) or "" if match else ""
     if degrees := _DEGREES.fullmatch(part.strip()):
         return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    return single_cell(part)
+    return parse_cell(part)
 
 
 def _date_part(cell: str, part: str, column: str, name: str) -> str | int | None:

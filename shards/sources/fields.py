@@ -1,4 +1,4 @@
-"""Fields of files: from their names by a pattern, from a table by a key."""
+"""Fields of files: parsed from their paths by a pattern, or looked up in a table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shards.sources.tables import read_rows
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
 
 
-def names_in(pattern: str | None) -> tuple[str, ...]:
-    """The fields that a recipe's pattern gives.
+def pattern_fields(pattern: str | None) -> tuple[str, ...]:
+    """The names of the fields in a recipe's pattern, each once.
 
     Raises:
-        ValueError: it has none, or one without a name.
+        ValueError: the pattern has no field, or a field without a name.
     """
     if pattern is None:
         return ()
@@ -30,59 +30,68 @@ def names_in(pattern: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def fields_of(pattern: str | None, path: PurePath, suffixes: Sequence[str]) -> dict[str, str]:
-    """The fields of a path by a pattern, `Subject{subject}_{part}.edf` or, over folders, `{species}/{name:15}`.
+def path_fields(pattern: str | None, path: PurePath, suffixes: Sequence[str]) -> dict[str, str]:
+    """The fields of a path by a pattern, `Subject{subject}_{part}.edf` or, with folders, `{species}/{name:15}`.
 
-    A pattern describes as many last parts of a path as it has itself; one that ends in none of `suffixes` describes
-    files of all kinds. A field is the shortest text that fits, `{video:15}` is 15 characters, and one that stands
-    twice says the same twice.
+    A pattern describes as many of the last parts of a path as it has itself. A field is the shortest text that matches,
+    `{video:15}` is 15 characters long, and a field that occurs twice has the same text both times.
+
+    Args:
+        pattern: The pattern; None has no fields.
+        path: The path of a file.
+        suffixes: A pattern that ends in none of these describes files of any suffix.
 
     Raises:
-        ContentError: the path is made otherwise.
+        ContentError: the path does not match the pattern.
     """
     if pattern is None:
         return {}
-    named = path if pattern.lower().endswith(tuple(suffixes)) else path.with_suffix("")
-    match = _form(pattern).fullmatch("/".join(named.parts[-pattern.count("/") - 1 :]))
+    target = path if pattern.lower().endswith(tuple(suffixes)) else path.with_suffix("")
+    match = _compile(pattern).fullmatch("/".join(target.parts[-pattern.count("/") - 1 :]))
     if match is None:
         raise ContentError(f"file name that is not {pattern}", path.name)
     return match.groupdict()
 
 
 @lru_cache(maxsize=16)
-def _form(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     """The pattern as a regular expression."""
-    parts, seen, end = [], set[str](), 0
+    parts, names, end = [], set[str](), 0
     for match in _FIELD.finditer(pattern):
         name, width = match.groups()
         parts.append(re.escape(pattern[end : match.start()]))
         text = rf"[^/]{{{width}}}" if width else "[^/]+?"
-        parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{text})")
-        seen.add(name)
+        parts.append(f"(?P={name})" if name in names else f"(?P<{name}>{text})")
+        names.add(name)
         end = match.end()
     return re.compile("".join([*parts, re.escape(pattern[end:])]))
 
 
-def rows_by(
+def index_rows(
     path: Path,
     column: str,
-    wanted: Sequence[str] = (),
-    key: Callable[[str], str] = str,
+    required: Sequence[str] = (),
+    normalize: Callable[[str], str] = str,
     codes: Codes | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """A table's rows by what `key` makes of one column, whose cells stay as they are written: 007 is not 7.
+    """The rows of a table by the text in one column, which is read as written, so that 007 is not 7.
 
-    codes: what means missing, by column.
+    Args:
+        path: The table file.
+        column: The column of keys.
+        required: Other columns that the table must have.
+        normalize: Turns the text of a cell into the key.
+        codes: Cells that mean missing, by column.
 
     Raises:
-        ValueError: no such file, no such column or one of those `wanted`, or a key that stands twice.
+        ValueError: the file or a column does not exist, or two rows have the same key.
     """
-    names, listed = read_rows(path, codes, text=(column,), used=wanted)
-    need_columns(path, names, [column, *wanted])
+    names, listed = read_rows(path, codes, text=(column,), used=required)
+    need_columns(path, names, [column, *required])
     rows: dict[str, dict[str, Any]] = {}
-    if nameless := sum(row[column] is None for row in listed):
-        count_change(f"rows of the table without {column} left out", nameless)
+    if unnamed := sum(row[column] is None for row in listed):
+        count_change(f"rows of the table without {column} left out", unnamed)
     for row in (row for row in listed if row[column] is not None):
-        if rows.setdefault(name := key(str(row[column])), row) is not row:
-            raise ValueError(f"{path} has {column} {name!r} twice, but one row each is wanted")
+        if rows.setdefault(name := normalize(str(row[column])), row) is not row:
+            raise ValueError(f"{path} has two rows with {column} {name!r}, but needs one row each")
     return rows

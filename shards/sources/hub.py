@@ -21,9 +21,11 @@ from modalities.strings.cells import is_missing
 from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
-from shards.sources.base import Sample, Source, matching, register
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_cells, require_modality
 from shards.sources.chemistry import scaffold, structure
-from shards.sources.rows import as_groups, as_json, cells
+from shards.sources.members import cell_members, dump_cells, group_values
+from shards.sources.paths import find_files
 from shards.sources.signals import SignalColumns
 
 
@@ -83,6 +85,18 @@ class Hub(Source):
         own += [column for signal in self.signals.values() for column in signal.columns]
         return list(dict.fromkeys([*own, *self.labels, *self.groups, *([self.key] if self.key else [])]))
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        for name in self.columns:
+            modality = require_modality(name, modalities, "columns")
+            if isinstance(modality, Signal) and name not in self.signals:
+                raise ValueError(f"data.source.signals.{name} is missing: give the sample_rate_hz, unit and channels")
+            if name in self.signals and not isinstance(modality, Signal):
+                raise ValueError(f"data.source.signals.{name}: {name!r} is of type {modality.type}, not signal")
+        lists = {
+            n: columns for n, columns in self.columns.items() if not isinstance(columns, str) and n not in self.signals
+        }
+        require_cells(lists, modalities, "columns, which lists several columns")
+
     def items(self, raw: Path) -> Iterator[Row]:
         rows = self._open(raw)
         faults = (OSError, EOFError, ValueError, lazy_import("datasets.exceptions", "datasets").DatasetsError)
@@ -103,7 +117,7 @@ class Hub(Source):
         library = lazy_import("datasets", "datasets")
         files = None
         if self.files is not None:
-            files = [str(path) for path in matching(raw, self.files)]
+            files = [str(path) for path in find_files(raw, self.files)]
         try:
             rows = library.load_dataset(
                 self.dataset, self.config, split=self.split, revision=self.revision, data_files=files, streaming=True
@@ -126,21 +140,17 @@ class Hub(Source):
         if self.key and row[self.key] is None:
             raise ContentError(f"row without {self.key}")
         row = {name: self._cell(name, value) for name, value in row.items()}
-        groups = as_groups(row)
+        groups = group_values(row)
         members: dict[str, bytes] = {}
         canonical: dict[str, str] = {}
         for name, column in self.columns.items():
-            if name not in modalities:
-                raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             cell = row[column] if isinstance(column, str) else None
-            if isinstance(modality, Signal) != (name in self.signals):
-                raise ValueError(_misplaced(name, modality))
             if name in self.signals:
                 parts = self.signals[name].members(name, column, row)
                 members |= {f"{name}.{extension}": data for extension, data in parts.items()}
             elif not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
-                members |= cells(row, {name: column}, modalities)
+                members |= cell_members(row, {name: column}, modalities)
             elif cell is None:
                 continue
             elif isinstance(modality, Smiles):
@@ -153,10 +163,15 @@ class Hub(Source):
         if any(isinstance(modalities[name], Smiles) for name in self.columns):
             groups.setdefault("scaffold", "")
         if self.labels:
-            members["labels.json"] = as_json(row, self.labels)
+            members["labels.json"] = dump_cells(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(str(row[self.key]) if self.key else f"{item.number}", members, groups, canonical=canonical)
+        return Sample(
+            identity=str(row[self.key]) if self.key else f"{item.number}",
+            members=members,
+            groups=groups,
+            canonical=canonical,
+        )
 
     def _cell(self, name: str, value: Any) -> Any:
         """A cell, None where it says that it is missing; texts stay texts, for the data set says what they are."""
@@ -165,13 +180,6 @@ class Hub(Source):
         if value is not None and value == value and str(value).strip():
             count_change(f"{name}: {str(value).strip()!r} is missing")
         return None
-
-
-def _misplaced(name: str, modality: Modality) -> str:
-    """What is wrong with a recipe where `data.source.signals` and its modalities of signals differ."""
-    if isinstance(modality, Signal):
-        return f"data.source.signals.{name} is missing: it says the sample_rate_hz, unit and channels of the column"
-    return f"data.source.signals.{name} is for signals, but the recipe's {name} is of type {modality.type}"
 
 
 def _line(error: Exception) -> str:

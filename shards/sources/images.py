@@ -1,4 +1,4 @@
-"""Folders of images: the class is the folder's name, or what file names or a table say."""
+"""Folders of images, labelled by folder names, file names or a table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 from modalities.image import Image
 from shards.sources.base import register
-from shards.sources.folder import Folder
+from shards.sources.media import MediaFolder
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(Folder):
-    """Images of any kind that the modality `image` reads, as `Folder` describes.
+class ImageFolder(MediaFolder):
+    """Images of any file type that the modality `image` reads; see `MediaFolder` for the keys.
 
-    Every image below a folder has the field `class`, that folder's name, which is the label where the recipe names
+    Every image below a folder has the field `class`, the name of that folder. It is the label if the recipe gives
     neither labels nor pattern nor table.
     """
 
@@ -28,7 +28,7 @@ class ImageFolder(Folder):
     modality: str = "image"
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def builtin_fields(self) -> tuple[str, ...]:
         return ("class",)
 
     def fields(self, name: str) -> dict[str, Any]:

@@ -77,6 +77,22 @@ class Join(Source):
             parse_typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources)
         )
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        writers: dict[str, int] = {}
+        for number, part in enumerate(self.parts):
+            try:
+                part.check(modalities)
+            except ValueError as error:
+                raise ValueError(str(error).replace("data.source", f"data.source.sources.{number}", 1)) from error
+            for name in sorted(part.writes(modalities)):
+                if (other := writers.setdefault(name, number)) != number:
+                    raise ValueError(
+                        f"data.source.sources {other} and {number} both make the modality {name!r}: remove it from one"
+                    )
+
+    def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
+        return frozenset().union(*(part.writes(modalities) for part in self.parts))
+
     def items(self, raw: Path) -> Iterator[Item]:
         """The items of all sources, those of the first after all others."""
         for number in (*range(1, len(self.parts)), 0):
@@ -161,4 +177,6 @@ class Join(Source):
             data = json.dumps(merged).encode()
             members[_LABELS] = ByteRange(_LABELS, labels.tell(), len(data))
             labels.write(data)
-        return StoredSample(part.identity, members, groups, fingerprints, changes=dict(changes))
+        return StoredSample(
+            identity=part.identity, members=members, groups=groups, fingerprints=fingerprints, changes=dict(changes)
+        )

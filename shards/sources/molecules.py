@@ -18,7 +18,8 @@ import polars as pl
 from modalities.base import Modality
 from modalities.files.reading import ContentError
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, matching, register
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_extension
 from shards.sources.chemistry import (
     PACKAGES,
     check_descriptors,
@@ -29,8 +30,9 @@ from shards.sources.chemistry import (
     smiles_of,
     structure,
 )
-from shards.sources.delimited import BrokenFileError, header_of, rows_of, sound
-from shards.sources.tables import CellTypes, cell_types
+from shards.sources.delimited import BrokenFileError, column_names, read_lines, valid_rows
+from shards.sources.paths import find_files
+from shards.sources.tables import CellTypes, infer_types
 
 BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
 """What reading raises of a file that is cut or damaged."""
@@ -87,8 +89,20 @@ class Molecules(Source):
     def drawings(self) -> frozenset[str]:
         return frozenset({"image"})
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        extensions = {"smiles": "txt", "image": "png", "table": "json"}
+        if not extensions.keys() & modalities.keys():
+            raise ValueError("data.source of type molecules needs a modality smiles, image or table")
+        for name, extension in extensions.items():
+            if name in modalities:
+                require_extension(modalities[name], [extension], f"data.source: modality {name!r}")
+
+    def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
+        names = ("smiles", "image", *(("table",) if self.descriptors else ()))
+        return frozenset(names) & modalities.keys()
+
     def items(self, raw: Path) -> Iterator[str | Record]:
-        paths = matching(raw, self.files)
+        paths = find_files(raw, self.files)
         check_descriptors((*self.descriptors, *self.labels))
         self._check_properties(paths)
         types = self._types(paths)
@@ -110,7 +124,7 @@ class Molecules(Source):
         columns: dict[str, None] = {}
         for path in paths:
             with suppress(BrokenFileError):  # which is counted
-                columns.update(dict.fromkeys(next(rows_of(path)).cells))
+                columns.update(dict.fromkeys(next(read_lines(path)).cells))
         if absent := [name for name in self.properties if name not in columns]:
             raise ValueError(
                 f"no table in {paths[0].parent} has a column {absent[0]!r}; there are {', '.join(columns)}"
@@ -131,7 +145,7 @@ class Molecules(Source):
                             schema=dict.fromkeys(self.properties, pl.String),
                         )
 
-        types = cell_types(frames(), self.missing)
+        types = infer_types(frames(), self.missing)
         types.count(self.properties)
         return types
 
@@ -167,7 +181,7 @@ class Molecules(Source):
             members["labels.json"] = json.dumps({**labels, **describe(molecule, self.labels)}).encode()
         groups = {name: record.types.written(name, text) for name, text in record.properties}
         groups["scaffold"] = scaffold(molecule)
-        return Sample(identity, members, groups, canonical={"smiles": identity})
+        return Sample(identity=identity, members=members, groups=groups, canonical={"smiles": identity})
 
 
 def _kind(path: Path) -> str:
@@ -187,11 +201,11 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
     Raises:
         ValueError: no column of SMILES, a column twice, or a row that cannot be read.
     """
-    lines = rows_of(path)
-    names = header_of(path, next(lines))
+    lines = read_lines(path)
+    names = column_names(path, next(lines))
     need_columns(path, names, [smiles])
     places = [names.index(name) if name in names else -1 for name in (smiles, *properties)]
-    for line in sound(path, lines):
+    for line in valid_rows(path, lines):
         yield ["" if place < 0 else line.cells[place] for place in places]
 
 

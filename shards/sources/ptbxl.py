@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -13,15 +13,15 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.files.waveforms import read_wfdb, wfdb_extent
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, register
-from shards.sources.recordings import Fields, assigned, groups_of, members_of, table_members
+from shards.sources.base import Sample, register
+from shards.sources.biosignals import BiosignalSource, Fields, assign_channels
 from shards.sources.tables import read_rows
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 
 
 class Row(NamedTuple):
-    """A row of the database and the folder it lies in."""
+    """A row of the database, and the folder of the database."""
 
     folder: Path
     fields: Fields
@@ -29,83 +29,78 @@ class Row(NamedTuple):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class PtbXl(Source):
-    """One record one sample, by the names PTB-XL has for its fields.
+class PtbXl(BiosignalSource):
+    """One sample per record, with the field names of PTB-XL.
 
-    rate_hz: 500 (`filename_hr`) or 100 (`filename_lr`). Fields of a record are the columns of the database and, of
-    its `scp_codes`, `codes` (all, by commas), `code` (the likeliest) and, where `scp_statements.csv` is there,
-    `diagnostic_class` (of the likeliest diagnostic code: NORM, MI, STTC, CD or HYP). columns: the fields of each table
-    modality. labels: fields kept apart from the content. flags: labels that are 1 where the list in a field holds a
-    code, `{fibrillation: [codes, AFIB]}`. A split is made by any field: `patient_id` keeps a patient on one side,
-    `strat_fold` one of the ten folds that come with the data.
+    sample_rate_hz: 500 (column `filename_hr`) or 100 (`filename_lr`). Fields of a record are the columns of the
+    database and, from its `scp_codes`, `codes` (all, separated by commas), `code` (the likeliest) and, if
+    `scp_statements.csv` exists, `diagnostic_class` (of the likeliest diagnostic code: NORM, MI, STTC, CD or HYP). Among
+    the fields for a split are `patient_id`, which keeps each patient on one side, and `strat_fold`, the ten folds that
+    come with the data.
     """
 
     type: ClassVar[str] = "ptbxl"
     requires: ClassVar[tuple[str, ...]] = ("wfdb", "polars")
 
-    rate_hz: Literal[100, 500] = 500
-    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    flags: dict[str, tuple[str, str]] = field(default_factory=dict)
+    sample_rate_hz: Literal[100, 500] = 500
 
     @property
-    def file(self) -> str:
+    def file_column(self) -> str:
         """The column that names the records."""
-        return "filename_hr" if self.rate_hz == 500 else "filename_lr"
+        return "filename_hr" if self.sample_rate_hz == 500 else "filename_lr"
 
     def items(self, raw: Path) -> Iterator[Row]:
         path = raw / DATABASE if raw.is_dir() else raw
-        used = [*(name for names in self.columns.values() for name in names), *self.labels]
-        names, rows = read_rows(path, self.missing, used=used)
-        need_columns(path, names, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file])
+        columns = [*(name for names in self.columns.values() for name in names), *self.labels]
+        names, rows = read_rows(path, self.missing, used=columns)
+        need_columns(path, names, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file_column])
         for row in rows:
             yield Row(path.parent, row)
 
     def make(self, item: Row, modalities: Mapping[str, Modality]) -> Sample:
-        if not item.fields[self.file]:
+        if not item.fields[self.file_column]:
             raise ContentError("row without a record")
-        path = item.folder / f"{item.fields[self.file]}.hea"
+        path = item.folder / f"{item.fields[self.file_column]}.hea"
         _, count = wfdb_extent(path)
-        recordings, _ = read_wfdb(path, partial(assigned, modalities=modalities), 0, count)
-        fields = item.fields | diagnoses(item.fields["scp_codes"], statements(item.folder / STATEMENTS))
-        return Sample(
-            str(fields["ecg_id"]),
-            members_of(recordings) | table_members(fields, self.columns, self.labels, self.flags, modalities),
-            groups_of(fields),
-        )
+        recordings, _ = read_wfdb(path, partial(assign_channels, modalities=modalities), 0, count)
+        fields = item.fields | parse_diagnoses(item.fields["scp_codes"], read_statements(item.folder / STATEMENTS))
+        return self.sample(str(fields["ecg_id"]), recordings, fields)
 
 
 @lru_cache(maxsize=4)
-def statements(path: Path) -> dict[str, str]:
-    """The diagnostic class of each diagnostic code, read once a process; empty without the file.
+def read_statements(path: Path) -> dict[str, str]:
+    """The class of each diagnostic code, read once per process; empty if the file does not exist.
 
     Raises:
-        ValueError: the file has no such columns.
+        ValueError: the file lacks a column.
     """
     if not path.is_file():
         return {}
     names, rows = read_rows(path, used=())
     need_columns(path, names, ["diagnostic", "diagnostic_class"])
-    codes = names[0]  # the column of codes bears no name
+    codes = names[0]  # the column of codes has no name
     return {
         str(row[codes]): str(row["diagnostic_class"]) for row in rows if row["diagnostic"] and row["diagnostic_class"]
     }
 
 
-def diagnoses(scp_codes: str | None, classes: Mapping[str, str]) -> Fields:
-    """Fields of a text such as `{'NORM': 100.0, 'SR': 0.0}`, codes and their likelihoods in percent.
+def parse_diagnoses(scp_codes: str | None, classes: Mapping[str, str]) -> Fields:
+    """Fields from text such as `{'NORM': 100.0, 'SR': 0.0}`: codes and their likelihoods in percent.
 
-    A likelihood of 0 is PTB-XL's way to say that none was given, which is so of rhythms.
+    In PTB-XL a likelihood of 0 means that none was given, as is usual for rhythms.
+
+    Args:
+        scp_codes: The cell; None has no codes.
+        classes: Diagnostic class by code; if empty, the field `diagnostic_class` is left out.
 
     Raises:
-        ContentError: the text is no such thing.
+        ContentError: the text does not have this form.
     """
     try:
-        held = ast.literal_eval(scp_codes or "{}")
-        likelihood = {str(code): float(percent) for code, percent in held.items()}
+        likelihoods = {str(code): float(percent) for code, percent in ast.literal_eval(scp_codes or "{}").items()}
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError) as error:
         raise ContentError("scp_codes that are not codes with likelihoods") from error
-    ranked = sorted(likelihood, key=lambda code: -likelihood[code])
-    diagnostic = next((classes[code] for code in ranked if code in classes), None)
-    fields: Fields = {"codes": list(likelihood), "code": ranked[0] if ranked else None}
+    ranking = sorted(likelihoods, key=lambda code: -likelihoods[code])
+    diagnostic = next((classes[code] for code in ranking if code in classes), None)
+    fields: Fields = {"codes": list(likelihoods), "code": ranking[0] if ranking else None}
     return fields | ({"diagnostic_class": diagnostic} if classes else {})

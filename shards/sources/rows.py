@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,13 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, matching, register
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_cells, require_modality
 from shards.sources.chemistry import scaffold, structure
 from shards.sources.delimited import BrokenFileError
-from shards.sources.tables import CellTypes, cell_types, is_typed, read_written
+from shards.sources.members import cell_members, dump_cells, is_nested
+from shards.sources.paths import find_files
+from shards.sources.tables import CellTypes, infer_types, is_typed, read_table
 
 
 class Item(NamedTuple):
@@ -59,10 +61,18 @@ class Rows(Source):
         cells = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         return [*cells, *self.labels]
 
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        if not self.columns:
+            raise ValueError("data.source.columns is empty: give the column of each modality")
+        for name in self.columns:
+            require_modality(name, modalities, "columns")
+        lists = {name: column for name, column in self.columns.items() if not isinstance(column, str)}
+        require_cells(lists, modalities, "columns, which lists several columns")
+
     def items(self, raw: Path) -> Iterator[Item]:
-        paths = matching(raw, self.file)
+        paths = find_files(raw, self.file)
         needed = [*self.used, *([self.key] if self.key else []), *self.missing]
-        only = {paths[0]: read_written(paths[0])} if len(paths) == 1 else {}  # several are read twice, one at a time
+        only = {paths[0]: read_table(paths[0])} if len(paths) == 1 else {}  # several are read twice, one at a time
 
         def frames() -> Iterator[pl.DataFrame]:
             for path in paths:
@@ -70,7 +80,7 @@ class Rows(Source):
                     need_columns(path, frame.columns, needed)
                     yield frame.select(list(dict.fromkeys(needed)))
 
-        types = cell_types(frames(), self.missing, typed=all(map(is_typed, paths)))
+        types = infer_types(frames(), self.missing, typed=all(map(is_typed, paths)))
         types.count(needed)
         numbers = itertools.count(1)
         for path in paths:
@@ -90,19 +100,17 @@ class Rows(Source):
         if cells_of_file is None:
             raise ContentError("table file that cannot be read")
         row = {name: types.cell(name, cells_of_file[name]) for name in self.used}
-        written = {name: types.written(name, cell) for name, cell in cells_of_file.items() if not _is_nested(cell)}
+        written = {name: types.written(name, cell) for name, cell in cells_of_file.items() if not is_nested(cell)}
         if self.key and not written[self.key]:
             raise ContentError(f"row without {self.key}")
         groups = dict(written)
         members: dict[str, bytes] = {}
         canonical: dict[str, str] = {}
         for name, column in self.columns.items():
-            if name not in modalities:
-                raise ValueError(f"data.source names the modality {name!r}, which the recipe has not")
             modality = modalities[name]
             if isinstance(modality, Table) or not isinstance(column, str):
                 texts: dict[str, Any] = {column: text or None for column, text in written.items()}
-                members |= cells(texts if isinstance(modality, Text) else row, {name: column}, modalities)
+                members |= cell_members(texts if isinstance(modality, Text) else row, {name: column}, modalities)
             elif column not in written:
                 raise ContentError(f"{name} is a column of neither text nor names of files")
             elif not (cell := written[column]):
@@ -116,15 +124,17 @@ class Rows(Source):
                 members[f"{name}.txt"] = cell.encode()
             else:
                 try:
-                    held = modality.members(folder / cell)
+                    files = modality.members(folder / cell)
                 except OSError as error:  # such as of a name that is too long for one
                     raise ContentError(f"{name} file that cannot be read", error.strerror or "") from error
-                members |= {f"{name}.{extension}": data for extension, data in held.items()}
+                members |= {f"{name}.{extension}": data for extension, data in files.items()}
         if self.labels:
-            members["labels.json"] = as_json(row, self.labels)
+            members["labels.json"] = dump_cells(row, self.labels)
         if not members:
             raise ContentError("row without content")  # one with labels may be a partner in a join
-        return Sample(written[self.key] if self.key else f"{number}", members, groups, canonical=canonical)
+        return Sample(
+            identity=written[self.key] if self.key else f"{number}", members=members, groups=groups, canonical=canonical
+        )
 
 
 def _readable(path: Path) -> pl.DataFrame | None:
@@ -134,52 +144,6 @@ def _readable(path: Path) -> pl.DataFrame | None:
         ValueError: it has a row that cannot be read, or text in another encoding; the message names it.
     """
     try:
-        return read_written(path)
+        return read_table(path)
     except BrokenFileError:
         return None
-
-
-def _is_nested(value: Any) -> bool:
-    return isinstance(value, (bytes, list, dict))
-
-
-def as_groups(row: Mapping[str, Any]) -> dict[str, str]:
-    """What a split can be made by: cells as text, empty where there is none; bytes, lists and the like are left out."""
-    simple = {name: value for name, value in row.items() if not _is_nested(value)}
-    return {name: "" if value is None else str(value) for name, value in simple.items()}
-
-
-def cells(
-    row: Mapping[str, Any], columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality]
-) -> dict[str, bytes]:
-    """Members of a row: for a table its columns, for other modalities the filled cells as words of one text.
-
-    Raises:
-        ValueError: a modality that the recipe has not, or that is no table and no text.
-    """
-    members: dict[str, bytes] = {}
-    for name, given in columns.items():
-        if name not in modalities:
-            raise ValueError(f"data.source.columns names {name!r}, which is no modality of the recipe")
-        names = (given,) if isinstance(given, str) else given
-        if isinstance(modalities[name], Table):
-            members |= table_member(name, row, names)
-        elif isinstance(modalities[name], Text):
-            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
-            if words:
-                members[f"{name}.txt"] = words.encode()
-        else:
-            raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
-    return members
-
-
-def table_member(name: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, bytes]:
-    """The member of a table; none where all its cells are missing, for a row that says nothing is no table."""
-    if all(row[column] is None for column in columns):
-        return {}
-    return {f"{name}.json": as_json(row, columns)}
-
-
-def as_json(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
-    """Cells by column; dates and other types that JSON has not become text."""
-    return json.dumps({name: row[name] for name in columns}, default=str).encode()

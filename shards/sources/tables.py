@@ -24,7 +24,7 @@ from modalities.strings.cells import (
     number_or_text,
     to_number,
 )
-from shards.sources.delimited import NAMELESS, BrokenFileError, header_of, rows_of, sound
+from shards.sources.delimited import NAMELESS, BrokenFileError, column_names, read_lines, valid_rows
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 WITHOUT_MINUS = tuple(sorted(MISSING_WORDS - {"-"}))
@@ -33,7 +33,7 @@ _AT_ONCE = 50_000
 """Rows that are texts of Python at a time, which take some ten times the memory of those in a frame."""
 
 
-def read_written(path: Path, rows: int | None = None) -> pl.DataFrame:
+def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
     """A CSV or TSV file as a data frame of text as it is written, or a Parquet file with its own types.
 
     rows: how many to read, all by default.
@@ -52,9 +52,9 @@ def read_written(path: Path, rows: int | None = None) -> pl.DataFrame:
         lasting = pl.selectors.duration().dt.total_microseconds() / 1e6
         words = (pl.selectors.categorical() | pl.selectors.enum()).cast(pl.String)
         return frame.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting, words)
-    lines = rows_of(path)
-    names = header_of(path, next(lines))
-    rest = itertools.islice(sound(path, lines), rows)
+    lines = read_lines(path)
+    names = column_names(path, next(lines))
+    rest = itertools.islice(valid_rows(path, lines), rows)
     frames = []
     while cells := [line.cells for line in itertools.islice(rest, _AT_ONCE)]:
         columns = zip(*cells, strict=True)
@@ -126,7 +126,7 @@ class CellTypes:
         return pl.DataFrame(typed)
 
 
-def cell_types(
+def infer_types(
     frames: Iterable[pl.DataFrame],
     codes: Codes | None = None,
     *,
@@ -134,7 +134,7 @@ def cell_types(
     kinds: Mapping[str, Kind] | None = None,
     typed: bool = False,
 ) -> CellTypes:
-    """What the columns of frames as `read_written` gives them are, over all of them.
+    """What the columns of frames as `read_table` gives them are, over all of them.
 
     codes: what means missing, by column. text: columns whose cells stay as they are written. kinds: what columns must
     be, as a model learned it. typed: the frames' types are their file's own, so that text is text.
@@ -201,17 +201,17 @@ def read_rows(
     used: columns of which is counted what is read otherwise than it is written, all by default.
 
     Raises:
-        ValueError: see `read_written`.
+        ValueError: see `read_table`.
     """
-    frame = read_written(path)
+    frame = read_table(path)
     for name in codes or {}:
         if name not in frame.columns:
             raise ValueError(f"data.source.missing names {name!r}, but {path} has no such column")
-    types = cell_types([frame], codes, text=text, typed=is_typed(path))
+    types = infer_types([frame], codes, text=text, typed=is_typed(path))
     types.count(frame.columns if used is None else used)
     return frame.columns, [types.row(row) for row in frame.iter_rows(named=True)]
 
 
-def single_cell(text: str, name: str = "", codes: Codes | None = None) -> int | float | str | None:
+def parse_cell(text: str, name: str = "", codes: Codes | None = None) -> int | float | str | None:
     """A cell whose column is not known, such as a comment of a record; None where it is missing."""
     return None if is_missing(text, name, codes) else number_or_text(text)

@@ -179,7 +179,7 @@ class Failing(Source):
     def make(self, item: int, modalities: Mapping[str, Modality]) -> Sample:
         if item == self.at or self.at < 0:
             raise ERRORS[self.error](f"item {'of no use' if self.at < 0 else item}")
-        return Sample(str(item), {"smiles.txt": b"C"})
+        return Sample(identity=str(item), members={"smiles.txt": b"C"})
 
 
 def test_chunks_come_back_in_input_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ class Notes(Source):
         return iter(self.notes)
 
     def make(self, item: tuple[str, dict[str, str]], modalities: Mapping[str, Modality]) -> Sample:
-        return Sample(item[0], {"text.txt": b"a note"}, item[1])
+        return Sample(identity=item[0], members={"text.txt": b"a note"}, groups=item[1])
 
 
 def test_samples_without_the_group_of_a_split_are_one_group(tmp_path: Path) -> None:

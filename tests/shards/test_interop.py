@@ -144,7 +144,7 @@ def test_signals_of_any_montage_load_with_features(tmp_path: Path) -> None:
         def make(self, item: int, modalities: Any) -> Sample:
             names = ("I", "II", "III")[: len(arrays[item])]
             parts = to_members(Recording(arrays[item], names, ("mV",) * len(names), 100.0))
-            return Sample(str(item), {f"ecg.{extension}": data for extension, data in parts.items()})
+            return Sample(identity=str(item), members={f"ecg.{extension}": data for extension, data in parts.items()})
 
     build(Two(), {"ecg": Signal(montage="ecg")}, SPLIT, raw, tmp_path / "out")  # type: ignore[arg-type]
     rows = loaded(tmp_path / "out", True, False)
@@ -200,7 +200,7 @@ class Formats(Source):
         modality, extension, number = item
         members = {f"{modality}.{end}": data for end, data in files_of(*item).items()}
         members["labels.json"] = json.dumps({"kind": modality, "number": number}).encode()
-        return Sample(f"{modality} {extension} {number}", members)
+        return Sample(identity=f"{modality} {extension} {number}", members=members)
 
 
 def test_members_of_every_kind_load_as_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

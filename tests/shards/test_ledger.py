@@ -20,7 +20,9 @@ GROUPS = st.lists(st.text(st.characters(codec="utf-8"), max_size=3), min_size=1,
 
 def made(number: int, group: str) -> StoredSample:
     return StoredSample(
-        f"sample {number}", {"b.txt": ByteRange("x", number, 1), "a.txt": ByteRange("x", 0, 2)}, {"by": group}
+        identity=f"sample {number}",
+        members={"b.txt": ByteRange("x", number, 1), "a.txt": ByteRange("x", 0, 2)},
+        groups={"by": group},
     )
 
 

@@ -46,7 +46,7 @@ class Slow(Source):
         with open(self.log, "a") as log:
             log.write(f"{{item}} {{os.getpid()}}\\n")
         time.sleep(0.002)
-        return Sample(str(item // 2), {{"text.txt": f"sample {{item}}".encode()}})
+        return Sample(identity=str(item // 2), members={{"text.txt": f"sample {{item}}".encode()}})
 
 def run(log, raw, out, workers):
     split = SplitBy(validation=0.1, test=0.1)
@@ -75,7 +75,7 @@ class Interrupted(Source):
             self.stop.remove(item)
             raise KeyboardInterrupt
         self.made.append(item)
-        return Sample(str(item), {"text.txt": f"{item}".rjust(self.size).encode()})
+        return Sample(identity=str(item), members={"text.txt": f"{item}".rjust(self.size).encode()})
 
 
 @pytest.fixture

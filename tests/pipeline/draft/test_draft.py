@@ -194,7 +194,7 @@ def test_wfdb_records_with_comments(raw: Path, make: Make) -> None:
     source = state["data"]["source"]
     assert source["columns"] == {"table": ["Age", "Sex"]}
     assert source["labels"] == ["Dx"]
-    assert source["leave_out"] == ["PLETH"]
+    assert source["exclude"] == ["PLETH"]
     assert "PLETH" in said
     ecg = state["modalities"]["ecg"]
     assert (ecg["montage"], ecg["channels"], ecg["unit"], ecg["sample_rate_hz"]) == ("ecg", ["I", "II"], "mV", 100)
@@ -239,7 +239,7 @@ def test_edf_with_a_table_of_persons(raw: Path, make: Make) -> None:
     assert source["join"] == {"Subject": "Subject{subject}"}
     assert source["columns"] == {"table": ["Age", "Gender"]}
     assert source["labels"] == ["part2"]
-    assert source["leave_out"] == ["Temp"]
+    assert source["exclude"] == ["Temp"]
     assert source["window_s"] == 5
     assert state["data"]["split"]["by"] == "subject"
     assert state["objectives"]["contrastive"]["pairs"] == [["eeg", "ecg"]]

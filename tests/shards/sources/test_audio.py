@@ -170,9 +170,6 @@ def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             AudioFolder(**fields)  # type: ignore[arg-type]
-    item = next(AudioFolder().items(listed))
-    with pytest.raises(ValueError, match="'sound', which the recipe has not"):
-        AudioFolder(modality="sound").make(item, MODALITIES)
 
 
 def test_one_file_is_a_folder_of_one(digits: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from shards.sources.audio import AudioFolder
-from shards.sources.base import Source, matching, walk
+from shards.sources.base import Source
 from shards.sources.bioscan import Bioscan
 from shards.sources.edf import Edf
 from shards.sources.fasta import Fasta
 from shards.sources.hub import Hub
 from shards.sources.images import ImageFolder
 from shards.sources.molecules import Molecules
+from shards.sources.paths import find_files, walk
 from shards.sources.rows import Rows
 from shards.sources.wfdb import Wfdb
 
@@ -34,7 +35,7 @@ from shards.sources.wfdb import Wfdb
     ids=lambda source: source.type,
 )
 def test_an_absolute_glob_is_one_line(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^data\.source names files by the absolute path /raw/\*: name them below "):
+    with pytest.raises(ValueError, match=r"^data\.source gives the absolute path /raw/\*: give a path relative to "):
         list(source.items(tmp_path))
 
 
@@ -43,14 +44,14 @@ def test_files_match_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.txt").mkdir()
-    assert matching(tmp_path, "*.txt") == [tmp_path / "a.txt"]
-    assert matching(tmp_path, "*.[tT]*", anywhere=True) == [tmp_path / "a.txt", tmp_path / "b" / "x.TXT"]
-    assert matching(tmp_path, "**/*", (".txt",)) == [tmp_path / "a.txt", tmp_path / "b" / "x.TXT"]
-    assert matching(tmp_path / "c.dat", "*.txt") == [tmp_path / "c.dat"]
+    assert find_files(tmp_path, "*.txt") == [tmp_path / "a.txt"]
+    assert find_files(tmp_path, "*.[tT]*", recursive=True) == [tmp_path / "a.txt", tmp_path / "b" / "x.TXT"]
+    assert find_files(tmp_path, "**/*", (".txt",)) == [tmp_path / "a.txt", tmp_path / "b" / "x.TXT"]
+    assert find_files(tmp_path / "c.dat", "*.txt") == [tmp_path / "c.dat"]
     with pytest.raises(ValueError, match=r"^no file \*\.csv in"):
-        matching(tmp_path, "*.csv")
+        find_files(tmp_path, "*.csv")
     with pytest.raises(ValueError, match=r"^no \.wav, \.ogg file \* in"):
-        matching(tmp_path, "*", (".wav", ".ogg"))
+        find_files(tmp_path, "*", (".wav", ".ogg"))
 
 
 def test_globs_mean_what_they_do_elsewhere(tmp_path: Path) -> None:
@@ -60,9 +61,9 @@ def test_globs_mean_what_they_do_elsewhere(tmp_path: Path) -> None:
     patterns = ("*.txt", "**/*.txt", "b/*.txt", "b/**/*.txt", "*/*/*", "**/c/*", "[[]d]/*", "?/x.txt", "**/[!a].txt")
     for pattern in patterns:
         expected = sorted(path for path in tmp_path.glob(pattern) if path.is_file())
-        assert matching(tmp_path, pattern) == expected, pattern
+        assert find_files(tmp_path, pattern) == expected, pattern
         expected = sorted(path for path in tmp_path.rglob(pattern) if path.is_file())
-        assert matching(tmp_path, pattern, anywhere=True) == expected, pattern
+        assert find_files(tmp_path, pattern, recursive=True) == expected, pattern
 
 
 def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
@@ -74,8 +75,8 @@ def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
     (raw / "again").symlink_to(other)
     (raw / "an early name").symlink_to(raw / "own")
     (raw / "loop").symlink_to(raw)
-    assert matching(raw, "*.txt", anywhere=True) == [raw / "a link" / "other.txt", raw / "own" / "own.txt"]
-    assert list(walk(raw, leave_out=[other])) == [
+    assert find_files(raw, "*.txt", recursive=True) == [raw / "a link" / "other.txt", raw / "own" / "own.txt"]
+    assert list(walk(raw, exclude=[other])) == [
         (raw, []),
         (raw / "own", ["own.txt"]),
     ]

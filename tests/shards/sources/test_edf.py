@@ -24,7 +24,8 @@ from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
-from shards.sources.edf import Edf, Timeline
+from shards.sources.edf import Edf
+from shards.sources.edf_annotations import Timeline
 
 MODALITIES: dict[str, Modality] = {
     "eeg": Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.5),
@@ -164,7 +165,7 @@ def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
 def test_channels_may_be_left_out(tmp_path: Path) -> None:
     record(tmp_path / "a.edf", ("EEG Fp1", "EOG left", "ECG"))
     assert made(Edf(), tmp_path) == ["signal with an unknown channel"]
-    [sample] = made(Edf(leave_out=("eog*",)), tmp_path)
+    [sample] = made(Edf(exclude=("eog*",)), tmp_path)
     assert held(sample, "eeg").channels == ("EEG Fp1",)
 
 
@@ -173,10 +174,10 @@ def test_channels_may_be_left_out(tmp_path: Path) -> None:
     [
         ({"join": {}}, "belong together"),
         ({"table": None}, "belong together"),
-        ({"join": {"Subject": "{person}"}}, "a field that pattern does not give"),
+        ({"join": {"Subject": "{person}"}}, "'person', which the pattern does not give"),
+        ({"join": {"Subject": "{subject"}}, "is not text with fields in braces"),
         ({"join": {"Person": "Subject{subject}"}}, "has no column 'Person'"),
         ({"table": "none.csv"}, "no file"),
-        ({"columns": {"rows": ("Age",)}}, "'rows', which the recipe has not"),
     ],
 )
 def test_recipes_that_do_not_fit_the_files_are_refused(persons: Path, changes: dict[str, Any], why: str) -> None:
@@ -186,7 +187,7 @@ def test_recipes_that_do_not_fit_the_files_are_refused(persons: Path, changes: d
 
 def test_a_person_twice_in_the_table_is_refused(persons: Path) -> None:
     (persons / "twice.csv").write_text("Subject,Age\nSubject00,1\nSubject00,2\n")
-    with pytest.raises(ValueError, match="has Subject 'Subject00' twice"):
+    with pytest.raises(ValueError, match="has two rows with Subject 'Subject00'"):
         made(Edf(**{**PERSONS, "table": "twice.csv"}), persons)
 
 
@@ -279,14 +280,14 @@ def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
     ]  # fmt: skip
     at = next(s for s in made(onset, tmp_path) if isinstance(s, Sample) and s.groups["symbol"] == "left, hand")
     np.testing.assert_allclose(held(at, "eeg").samples, [x[500:900] for x in samples], atol=1e-3)
-    centred = said(Edf(window_s=2, annotations="centred", labels=("start_s",)), tmp_path)
-    assert sorted(row["start_s"] for row in centred if row != beyond) == [0.0, 1.5, 3.2, 3.5]
-    assert centred.count(beyond) == 1
+    centered = said(Edf(window_s=2, annotations="centered", labels=("start_s",)), tmp_path)
+    assert sorted(row["start_s"] for row in centered if row != beyond) == [0.0, 1.5, 3.2, 3.5]
+    assert centered.count(beyond) == 1
 
 
 def test_no_two_windows_are_the_same_sample(tmp_path: Path) -> None:
     annotated(tmp_path / "a.edf", [(2.5, -1, "blink"), (2.5, 1.0, "left hand")])
-    for how in ("onset", "centred"):
+    for how in ("onset", "centered"):
         both = made(Edf(window_s=1, annotations=how), tmp_path)  # type: ignore[arg-type]
         assert len({sample.identity for sample in both if isinstance(sample, Sample)}) == 2
     with pyedflib.EdfWriter(str(tmp_path / "long.edf"), 1, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
@@ -387,11 +388,9 @@ def test_a_second_file_without_a_date_cannot_be_placed(night: Path) -> None:
     assert said(Edf(**SLEEP), night) == ["EDF file whose date cannot be read"] * 3
 
 
-def test_a_second_file_is_named_by_fields_there_are(night: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"annotation_file '{person}\.edf' asks for a field that pattern does not give"
-    ):
-        said(Edf(**{**SLEEP, "annotation_file": "{person}.edf"}), night)
+def test_a_second_file_is_named_by_fields_of_the_pattern() -> None:
+    with pytest.raises(ValueError, match=r"'{person}\.edf' uses the field 'person', which the pattern does not give"):
+        Edf(**{**SLEEP, "annotation_file": "{person}.edf"})
     with pytest.raises(ValueError, match="annotation_file needs annotations"):
         Edf(annotation_file="{record}.edf")
     with pytest.raises(ValueError, match="without '/'"):
@@ -439,11 +438,10 @@ def test_a_timeline_finds_what_a_search_of_all_annotations_finds() -> None:
                 and (round(10 * (note.onset_s + note.length_s)) > tenths or round(10 * note.onset_s) >= tenths)
             ]
             assert sorted(timeline.within(start, stop)) == sorted(inside)
-            assert timeline.bad(start, stop) == any(note.text != "rest" for note in inside)
+            assert timeline.is_bad(start, stop) == any(note.text != "rest" for note in inside)
 
 
 def test_annotations_are_walked_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards.sources import edf
 
     annotated(tmp_path / "a.edf", [(n, 0.005, "click") for n in range(6)])
     walked: list[int] = []
@@ -453,7 +451,7 @@ def test_annotations_are_walked_once_a_file(tmp_path: Path, monkeypatch: pytest.
             walked.append(len(annotations))
             super().__init__(annotations)
 
-    monkeypatch.setattr(edf, "Timeline", Counted)
+    monkeypatch.setattr("shards.sources.edf_annotations.Timeline", Counted)
     assert len(made(Edf(window_s=0.5), tmp_path)) == 12
     assert walked == [6]
     annotated(tmp_path / "a.edf", [(1.0, 0.5, "bad")])

@@ -254,7 +254,3 @@ def test_mistakes_are_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="data set no/where cannot be opened"):
         items(dataset="no/where", files=None)
-    with pytest.raises(ValueError, match="'image' is of type image, not table or text"):
-        Hub(dataset="json", columns={"image": ("a", "b")}).make(Row(1, {"a": 1, "b": 2}), MODALITIES)
-    with pytest.raises(ValueError, match="'photo', which the recipe has not"):
-        Hub(dataset="json", columns={"photo": "a"}).make(Row(1, {"a": 1}), MODALITIES)

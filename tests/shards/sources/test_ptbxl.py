@@ -20,7 +20,7 @@ from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.base import Sample
-from shards.sources.ptbxl import PtbXl, diagnoses
+from shards.sources.ptbxl import PtbXl, parse_diagnoses
 
 COLUMNS = """
 ecg_id patient_id age sex height weight nurse site device recording_date report scp_codes heart_axis
@@ -108,7 +108,7 @@ def test_records_with_their_rows(raw: Path) -> None:
 
 def test_the_rate_is_chosen_and_statements_may_be_absent(raw: Path) -> None:
     (raw / "scp_statements.csv").rename(raw / "elsewhere.csv")
-    sample = made(PtbXl(rate_hz=100, labels=("diagnostic_class",)), raw / "ptbxl_database.csv")[0]
+    sample = made(PtbXl(sample_rate_hz=100, labels=("diagnostic_class",)), raw / "ptbxl_database.csv")[0]
     assert isinstance(sample, Sample)
     assert json.loads(sample.members["ecg.json"])["sample_rate_hz"] == 100
     assert labels(sample) == {"diagnostic_class": None}
@@ -140,7 +140,7 @@ def test_a_build_splits_by_patient_or_fold(raw: Path, tmp_path: Path, by: str) -
 @pytest.mark.parametrize("text", ["[1]", "{'A'", "{'A': 'b'}", "1", "{'A': None}", "(" * 500])
 def test_codes_that_are_none(text: str) -> None:
     with pytest.raises(ContentError):
-        diagnoses(text, {})
+        parse_diagnoses(text, {})
 
 
 def test_folders_of_another_kind_are_refused(raw: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording
 from modalities.signal import Signal
-from modalities.table import Table
 from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.read import Split
@@ -176,11 +175,6 @@ def test_mistakes_of_recipes_are_named() -> None:
     assert "signals.eeg is no modality of data.source.columns" in refused({"signals": {"eeg": {"sample_rate_hz": 1}}})
     assert "unknown key 'data.source.signals.ecg.rate'" in refused({"signals": {"ecg": {"rate": 1}}})
     assert "without quotes as false" in refused({"signals": {"ecg": {"sample_rate_hz": 1, "channels": [False]}}})
-    with pytest.raises(ValueError, match=r"signals\.ecg is missing: it says the sample_rate_hz, unit and channels"):
-        Hub(dataset="json", columns={"ecg": "x"}).make(Row(1, {"x": [1.0]}), ECG)
-    said = {"ecg": SignalColumns(sample_rate_hz=1)}
-    with pytest.raises(ValueError, match="is for signals, but the recipe's ecg is of type table"):
-        Hub(dataset="json", columns={"ecg": "x"}, signals=said).make(Row(1, {"x": [1.0]}), {"ecg": Table()})
     with pytest.raises(ValueError, match="needs channels: the column 'x' has 3 without names"):
         made({"x": waves(0).tolist()})
 

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from modalities.files.reading import counted_changes
-from shards.sources.delimited import Line, rows_of
-from shards.sources.tables import cell_types, read_rows, read_written, single_cell
+from shards.sources.delimited import Line, read_lines
+from shards.sources.tables import infer_types, parse_cell, read_rows, read_table
 
 
 def written(tmp_path: Path, text: str | bytes, name: str = "a.csv") -> Path:
@@ -37,7 +37,7 @@ NAMES = ["methanol", '"wood spirit, crude', 'the "heavy" one', '5" trap', "48°0
 def test_between_tabs_a_quote_is_a_character(tmp_path: Path) -> None:
     path = written(tmp_path, "name\tn\n" + "".join(f"{name}\t{i}\n" for i, name in enumerate(NAMES)), "a.tsv")
     assert column(path, "n") == list(range(6))
-    assert read_written(path)["name"].to_list() == NAMES
+    assert read_table(path)["name"].to_list() == NAMES
 
 
 def test_between_tabs_whole_quoted_cells_are_unquoted(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_between_tabs_whole_quoted_cells_are_unquoted(tmp_path: Path) -> None:
 
 def test_a_csv_with_quotes_within_cells(tmp_path: Path) -> None:
     path = written(tmp_path, 'place,trap\n48°06\'00"N,5" trap\n"a ""b"", c",x\n')
-    assert read_written(path).rows() == [("48°06'00\"N", '5" trap'), ('a "b", c', "x")]
+    assert read_table(path).rows() == [("48°06'00\"N", '5" trap'), ('a "b", c', "x")]
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_csv_with_quotes_within_cells(tmp_path: Path) -> None:
 )
 def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(ValueError, match=rf"a\.csv cannot be read: {fault}"):
-        read_written(written(tmp_path, text))
+        read_table(written(tmp_path, text))
 
 
 def test_a_row_with_a_fault_takes_no_other_with_it(tmp_path: Path) -> None:
     path = written(tmp_path, 'n,name\n1,a\n2,"wood spirit\n3,b\n4,the "heavy" one\n5,c,d\n6,e\n')
-    lines = list(rows_of(path))
+    lines = list(read_lines(path))
     assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6, 7]
     assert [line.cells[0] for line in lines if not line.fault] == ["n", "1", "3", "4", "6"]
     assert lines[5] == Line(6, ["5", "c", "d"], "3 cells under a header of 2")
@@ -74,7 +74,7 @@ def test_a_row_with_a_fault_takes_no_other_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "mark"), [("a.csv", "\t"), ("a.csv", ";"), ("a.tsv", ","), ("a.txt", ";")])
 def test_the_separator_is_what_the_header_has(tmp_path: Path, name: str, mark: str) -> None:
-    assert read_written(written(tmp_path, f"name{mark}mass\nx{mark}1.5\n", name)).rows() == [("x", "1.5")]
+    assert read_table(written(tmp_path, f"name{mark}mass\nx{mark}1.5\n", name)).rows() == [("x", "1.5")]
 
 
 def test_the_separator_is_what_the_header_has_most_of(tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_unicode_is_read(tmp_path: Path, encoding: str, suffix: str) -> None:
     mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}.get(encoding, b"")
     data = mark + "site,n\nMünchen,1\nÅs,2\n".encode(encoding)
     path = written(tmp_path, gzip.compress(data) if suffix else data, f"a.csv{suffix}")
-    assert read_written(path).rows() == [("München", "1"), ("Ås", "2")]
+    assert read_table(path).rows() == [("München", "1"), ("Ås", "2")]
 
 
 def test_other_encodings_are_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.csv cannot be read: line 3 is not UTF-8, save it as UTF-8 text"):
-        read_written(written(tmp_path, "site,n\nOslo,1\nMünchen,2\n".encode("latin-1")))
+        read_table(written(tmp_path, "site,n\nOslo,1\nMünchen,2\n".encode("latin-1")))
     with pytest.raises(ValueError, match=r"a\.csv cannot be read: it is not text in UTF-8"):
-        read_written(written(tmp_path, "site,n\nOslo,1\n".encode("utf-16-le")))
+        read_table(written(tmp_path, "site,n\nOslo,1\n".encode("utf-16-le")))
 
 
 # Types
@@ -122,7 +122,7 @@ def test_what_a_file_types_as_text_is_text(tmp_path: Path) -> None:
 
 def test_a_column_is_of_one_type_over_all_files() -> None:
     first, second = pl.DataFrame({"plate": ["7", "10"]}), pl.DataFrame({"plate": ["007", "A12"]})
-    assert [cell_types([first]).cell("plate", "7"), cell_types([first, second]).cell("plate", "7")] == [7, "7"]
+    assert [infer_types([first]).cell("plate", "7"), infer_types([first, second]).cell("plate", "7")] == [7, "7"]
 
 
 def test_a_column_is_what_nearly_all_its_cells_are(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_codes_hold_for_typed_columns(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_single_cell_is_a_number_if_nothing_is_lost_by_that(text: str, value: Any) -> None:
-    cell = single_cell(text)
+    cell = parse_cell(text)
     assert cell == value
     assert type(cell) is type(value)
 
@@ -211,7 +211,7 @@ def test_quotes_far_apart_swallow_no_rows(tmp_path: Path) -> None:
     notes = [f"note {n}" for n in range(100)]
     notes[10], notes[70] = '"see note', 'trap 5"'
     path = written(tmp_path, "n\tnote\n" + "".join(f"{n}\t{note}\n" for n, note in enumerate(notes)), "a.tsv")
-    assert read_written(path)["note"].to_list() == notes
+    assert read_table(path)["note"].to_list() == notes
 
 
 def test_quotes_as_r_writes_them(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_headers_as_spreadsheets_write_them(tmp_path: Path, name: str, text: str
 
 def test_a_truth_column_that_meets_other_words_keeps_them() -> None:
     frame = pl.DataFrame({"x": ["True", "FALSE", "unknown"]})
-    types = cell_types([frame], kinds={"x": "boolean"})
+    types = infer_types([frame], kinds={"x": "boolean"})
     assert [types.cell("x", cell) for cell in frame["x"]] == [True, False, "unknown"]
 
 

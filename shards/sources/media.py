@@ -1,0 +1,149 @@
+"""Base of the sources `images` and `audio`: each file is a sample, described by its name and a row of a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+
+from modalities.base import Modality
+from modalities.files.reading import ContentError, read_file
+from shards.sources.base import Sample
+from shards.sources.checks import require_extension, require_modality, require_tables
+from shards.sources.fields import index_rows, pattern_fields
+from shards.sources.folder import FolderSource
+from shards.sources.members import dump_cells, group_values, table_member
+from shards.sources.paths import find_files
+
+
+class File(NamedTuple):
+    """One item.
+
+    path: where the file is. name: its path relative to the raw folder. row: its row of the table. fault: why it is
+    unusable, empty if it is not. part: (start, stop) of a range of samples of a recording, None for the whole file.
+    """
+
+    path: Path
+    name: str
+    row: dict[str, Any]
+    fault: str = ""
+    part: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaFolder(FolderSource):
+    """Base of sources whose files are the content: samples `{modality}.{extension}` with `labels.json`.
+
+    modality: name of the modality that reads the files. table: CSV, TSV or Parquet file, relative to the raw folder,
+    with one row per file. filename: its column that names the file, by a path relative to the raw folder or by a name,
+    with or without suffix. The pattern gives fields of text, the table fields with typed cells.
+
+    labels: fields that become labels, by default those of the pattern. columns: the fields of each table modality. A
+    split can be made by any field. The identity is the path relative to the raw folder.
+    """
+
+    noun: ClassVar[str]
+    """Word for a file in the reasons why samples are skipped."""
+
+    modality: str
+    table: str | None = None
+    filename: str = "filename"
+    labels: tuple[str, ...] | None = None
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.table is None:
+            fields = (*pattern_fields(self.pattern), *self.builtin_fields)
+            if unknown := [name for name in self._requested if name not in fields]:
+                raise ValueError(f"data.source: field {unknown[0]!r} is not in the pattern, and there is no table")
+
+    @property
+    def builtin_fields(self) -> tuple[str, ...]:
+        """Fields that every file has without a pattern."""
+        return ()
+
+    @property
+    def _requested(self) -> list[str]:
+        """Fields that the recipe uses."""
+        return [*(self.labels or ()), *(name for names in self.columns.values() for name in names)]
+
+    def check(self, modalities: Mapping[str, Modality]) -> None:
+        modality = require_modality(self.modality, modalities, "modality")
+        suffix = PurePosixPath(self.files).suffix.lower()
+        # an array may be an image, a spectrogram or a signal, so `.npy` counts only if the glob asks for it
+        suffixes = (suffix,) if suffix in self.suffixes else [name for name in self.suffixes if name != ".npy"]
+        extensions = [name.removeprefix(".") for name in suffixes]
+        require_extension(modality, extensions, f"data.source.modality: {self.modality!r}")
+        require_tables(self.columns, modalities)
+
+    def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
+        return frozenset({self.modality, *self.columns})
+
+    def items(self, raw: Path) -> Iterator[File]:
+        root = raw.parent if raw.is_file() else raw
+        paths = find_files(raw, self.files, self.suffixes)
+        names = [path.relative_to(root).as_posix() for path in paths]
+        if self.table is None:
+            yield from (File(path, name, {}) for path, name in zip(paths, names, strict=True))
+            return
+        rows = self._rows(root / self.table)
+        counts = Counter(alias for name in names for alias in _aliases(name))
+        for path, name in zip(paths, names, strict=True):
+            matches = [alias for alias in _aliases(name) if alias in rows]
+            if not matches:
+                yield File(path, name, {}, f"{self.noun} without a row in the table")
+            elif counts[matches[0]] > 1:
+                yield File(path, name, {}, f"{self.noun} whose name in the table stands for several files")
+            else:
+                yield File(path, name, rows[matches[0]])
+        for name in rows:
+            if name not in counts:
+                yield File(root / name, name, rows[name], f"row of the table without its {self.noun}")
+
+    def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
+        """Rows of the table by their cell in the column `filename`."""
+        other_fields = (*pattern_fields(self.pattern), *self.builtin_fields)
+        columns = [name for name in self._requested if name not in other_fields]
+        return index_rows(path, self.filename, columns, lambda name: PurePosixPath(name).as_posix(), self.missing)
+
+    def make(self, item: File, modalities: Mapping[str, Modality]) -> Sample:
+        if item.fault:
+            raise ContentError(item.fault, item.name)
+        fields = {**item.row, **self.fields(item.name)}
+        extension, data = self.content(item)
+        members = {f"{self.modality}.{extension}": data}
+        for name, columns in self.columns.items():
+            members |= table_member(name, fields, columns)
+        if labels := self.default_labels(fields) if self.labels is None else self.labels:
+            members["labels.json"] = dump_cells(fields, labels)
+        identity = item.name if item.part is None else f"{item.name}:{item.part[0]}:{item.part[1]}"
+        return Sample(identity=identity, members=members, groups=group_values(fields))
+
+    def content(self, item: File) -> tuple[str, bytes]:
+        """Extension and bytes of the member that an item becomes; by default its file, unchanged.
+
+        Raises:
+            ContentError: the file is missing, too large or unreadable.
+        """
+        return item.path.suffix.lower().lstrip("."), read_file(item.path, self.noun)
+
+    def default_labels(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
+        """The labels of a file if the recipe lists none."""
+        return pattern_fields(self.pattern)
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """The fields of a path relative to the raw folder.
+
+        Raises:
+            ContentError: the path does not match the pattern.
+        """
+        return dict(self.name_fields(PurePosixPath(name)))
+
+
+def _aliases(name: str) -> list[str]:
+    """The names by which a table may call a file, the most exact first."""
+    path = PurePosixPath(name)
+    return list(dict.fromkeys((name, path.with_suffix("").as_posix(), path.name, path.stem)))
