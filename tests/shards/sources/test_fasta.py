@@ -171,8 +171,6 @@ def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
             {"derive": {"x": {"column": ("colour", "land"), "word": 1}}, "columns": {}, "labels": ()},
             "no column 'colour or land'; it has accession",
         ),
-        ({"columns": {"smell": ("mass",)}}, "'smell', which is no modality"),
-        ({"columns": {"dna": "mass"}}, "'dna' is of type dna, not table or text"),
     ],
 )
 def test_what_is_not_there_is_named(raw: Path, changes: dict[str, Any], message: str) -> None:
