@@ -1,3 +1,3 @@
 """Kinds of data. A new one is one file here and one name in the line below."""
 
-from modalities import dna, image, signal, smiles, spectrogram, table, text  # noqa: F401  (importing registers them)
+from modalities import dna, image, lightcurve, signal, smiles, spectrogram, table, text  # noqa: F401  (importing registers them)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
-from modalities.base import Modality, SineCosine, fitted, register
+from modalities.base import fitted, register
+from modalities.drawing import draw_png
 from modalities.files.images import EXTENSIONS, from_pillow, read
 from modalities.files.magic import detect_type, extensions_of
 from modalities.files.pixels import RGB, Nodata, Picture, from_array
 from modalities.files.reading import ContentError, lazy_import
 from modalities.layers.context import Context, Width
-from modalities.layers.patches import Stem, patch_embedding, restored, squared_error
+from modalities.layers.patches import PatchEmbedding, Stem, build_stem
+from modalities.patch_modality import PatchModality
 from modalities.tokens import Tokens
 
 _FLAT = 1e-6
@@ -31,7 +30,7 @@ _TOLERANCE = 1 / 128
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Image(Modality):
+class Image(PatchModality):
     """Square patches on a grid (ViT, Dosovitskiy et al. 2021).
 
     The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
@@ -225,21 +224,11 @@ class Image(Modality):
         return patches
 
     def embedding(self, dim: int) -> nn.Module:
-        return PatchEmbedding(self.widths[0], len(self.band_names) if self.separate else 1, dim, self.stem)
+        channels = 2 + (len(self.band_names) if self.separate else 1)
+        return PatchEmbedding(build_stem(self.widths[0], dim, self.stem), dim, scales=(1.0, 1.0), channels=channels)
 
     def context(self, dim: int) -> Context | None:
         return Context(dim, 2, self.window) if self.window else None
-
-    def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, self.widths[0])
-
-    def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over a patch."""
-        return squared_error(prediction, values, self.target == "normalized")
-
-    def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches in pixel units; normalized ones borrow the true patch's mean and std, as MAE shows them."""
-        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalized"))
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         filled = np.where(target[:, None], reconstructed.values, tokens.values)
@@ -265,25 +254,7 @@ class Image(Modality):
         if bands != 3:
             pixels = np.repeat(pixels[..., :1], 3, axis=2)
         pixels = np.where(np.isnan(pixels), np.array([0.75, 0.8, 0.88]), pixels)
-        buffer = io.BytesIO()
-        pillow = lazy_import("PIL.Image", "pillow")
-        pillow.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(buffer, "png")
-        return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-class PatchEmbedding(nn.Module):
-    """Content from the pixels of the patch, place from row, column and band."""
-
-    def __init__(self, width: int, bands: int, dim: int, stem: Stem):
-        super().__init__()
-        self.content = patch_embedding(width, dim, stem)
-        self.place = SineCosine(2, dim)
-        self.band = nn.Embedding(bands + 2, dim)
-
-    def forward(
-        self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.content(values), self.place(coords) + self.band(ids[:, 1])
+        return draw_png((pixels.clip(0, 1) * 255).astype(np.uint8))
 
 
 def grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:

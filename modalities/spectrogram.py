@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import math
@@ -18,11 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from modalities.base import Modality, SineCosine, fitted, register
+from modalities.base import fitted, register
+from modalities.drawing import draw_png
 from modalities.files.lengths import unreadable, with_length
 from modalities.files.magic import detect_type, extensions_of, has_magic
 from modalities.files.reading import ContentError, lazy_import, parse_json
-from modalities.layers.patches import restored, squared_error
+from modalities.layers.patches import PatchEmbedding, build_stem
+from modalities.patch_modality import PatchModality
 from modalities.tokens import Tokens
 
 MAX_SAMPLES = 100_000_000
@@ -55,7 +56,7 @@ class Audio(NamedTuple):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Spectrogram(Modality):
+class Spectrogram(PatchModality):
     """Patches of a kaldi-compatible log-mel spectrogram, with the settings of SSAST (Gong et al. 2022).
 
     Sound is resampled to `sample_rate_hz`, less its mean, and seen through Hann windows of `window_ms` every `shift_ms`
@@ -262,19 +263,9 @@ class Spectrogram(Modality):
         return energies
 
     def embedding(self, dim: int) -> nn.Module:
-        step = self.patch[1] * self._shift / self.sample_rate_hz
-        return SpectrogramEmbedding(self.widths[0], self.channel_count, dim, (step, float(self.patch[0])))
-
-    def head(self, dim: int) -> nn.Module:
-        return nn.Linear(dim, self.widths[0])
-
-    def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over a patch."""
-        return squared_error(prediction, values, self.target == "normalized")
-
-    def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Patches in the units of values; normalized ones borrow the true patch's mean and std (MAE)."""
-        return tokens._replace(values=restored(prediction, tokens.values, self.target == "normalized"))
+        scales = (self.patch[1] * self._shift / self.sample_rate_hz, float(self.patch[0]))
+        stem = build_stem(self.widths[0], dim, "linear")
+        return PatchEmbedding(stem, dim, scales=scales, channels=self.channel_count + 2)
 
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
         hidden = target[:, None]
@@ -295,27 +286,7 @@ class Spectrogram(Modality):
         hidden = np.isnan(share)
         colours = [np.interp(np.where(hidden, 0, share), np.arange(len(_SCALE)), _SCALE[:, i]) for i in range(3)]
         pixels = np.where(hidden[..., None], np.array([191, 204, 224]), np.stack(colours, -1)).astype(np.uint8)
-        buffer = io.BytesIO()
-        lazy_import("PIL.Image", "pillow").fromarray(pixels).save(buffer, "png")
-        data = base64.b64encode(buffer.getvalue()).decode()
-        return f'<img alt="" style="width:auto;max-width:100%;height:96px" src="data:image/png;base64,{data}">'
-
-
-class SpectrogramEmbedding(nn.Module):
-    """Content from the energies of the patch, place from time and mel band, in patches, and the channel."""
-
-    def __init__(self, width: int, channels: int, dim: int, steps: tuple[float, float]):
-        super().__init__()
-        self.steps = steps
-        self.content = nn.Linear(width, dim)
-        self.place = SineCosine(2, dim)
-        self.channel = nn.Embedding(channels + 2, dim)
-
-    def forward(
-        self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        grid = coords.float() / torch.tensor(self.steps, device=coords.device)
-        return self.content(values), self.place(grid) + self.channel(ids[:, 1])
+        return draw_png(pixels, "width:auto;max-width:100%;height:96px")
 
 
 def resample(samples: torch.Tensor, rate_hz: float, wanted_hz: int) -> torch.Tensor:

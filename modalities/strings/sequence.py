@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import Modality, SineCosine
+from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.layers.context import Context, Width
+from modalities.layers.positions import SineCosine
 from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import Tokens
 
@@ -105,9 +106,9 @@ class SequenceEmbedding(nn.Module):
     def __init__(self, num_ids: int, dim: int):
         super().__init__()
         self.content = nn.Embedding(num_ids, dim)
-        self.place = SineCosine(1, dim)
+        self.position = SineCosine(1, dim)
 
     def forward(
         self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.content(ids[:, 0]), self.place(coords)
+        return self.content(ids[:, 0]), self.position(coords)

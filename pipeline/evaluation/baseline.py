@@ -10,6 +10,7 @@ import numpy as np
 from modalities.base import Modality
 from modalities.files.reading import lazy_import
 from modalities.image import Image
+from modalities.lightcurve import LightCurve
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
@@ -86,7 +87,7 @@ def _sound(modality: Spectrogram, members: Mapping[str, bytes], tokens: Tokens) 
 @plain.register
 def _bands(modality: Signal, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
     """Logarithms of each known channel's power in five bands by Welch's method, and of its variance."""
-    if modality.uneven or modality.sample_rate_hz < 2 * RHYTHMS_HZ[0][1]:  # too slow for any of the bands
+    if modality.sample_rate_hz < 2 * RHYTHMS_HZ[0][1]:  # too slow for any of the bands
         return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
     rate_hz = modality.sample_rate_hz
     found = np.zeros((len(modality.vocabulary), len(RHYTHMS_HZ) + 1), np.float32)
@@ -98,6 +99,12 @@ def _bands(modality: Signal, members: Mapping[str, bytes], tokens: Tokens) -> np
         bands = [power[(low <= hz) & (hz < high)] for low, high in RHYTHMS_HZ]
         found[channel] = np.log(np.array([*(band.sum() for band in bands), series.var()]) + 1e-9)
     return found.ravel()
+
+
+@plain.register
+def _curve(modality: LightCurve, members: Mapping[str, bytes], tokens: Tokens) -> np.ndarray:
+    """Mean and std of each position in a patch, over all patches."""
+    return np.concatenate([tokens.values.mean(0), tokens.values.std(0)])
 
 
 @plain.register

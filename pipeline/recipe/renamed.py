@@ -41,6 +41,8 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("modalities.*.faulty=leave_out", "faulty_channels=exclude", ("signal",)),
     Renamed("modalities.*.faulty", "faulty_channels", ("signal",)),
     Renamed("modalities.*.clipped", "max_clipped", ("signal",)),
+    Renamed("modalities.*.uneven=true", " is gone: use `type: lightcurve`", ("signal",)),
+    Renamed("modalities.*.uneven", " is gone: leave it out", ("signal",)),
     Renamed("modalities.*.odd", "invalid_cells", ("table",)),
     Renamed("modalities.*.randomise", "randomize", ("smiles",)),
     Renamed("modalities.*.size", "vocabulary_size", ("dna",)),

@@ -14,7 +14,7 @@ from modalities.base import Modality
 from modalities.files.channels import suggest
 from modalities.files.reading import ContentError
 from modalities.files.recording import Recording, to_members
-from modalities.signal import Signal
+from modalities.multichannel import MultichannelModality
 from shards.sources.base import Sample, Source
 from shards.sources.checks import require_signal, require_tables
 from shards.sources.folder import FolderSource
@@ -94,9 +94,9 @@ def assign_channels(
     Raises:
         ContentError: no modality knows a channel, or no channel is left.
     """
-    signals = {name: modality for name, modality in modalities.items() if isinstance(modality, Signal)}
+    signals = {name: modality for name, modality in modalities.items() if isinstance(modality, MultichannelModality)}
     channels: dict[str, list[int]] = {}
-    unlisted = [modality for modality in signals.values() if not modality.chosen]
+    unlisted = [modality for modality in signals.values() if not modality.selected_channels]
     for number, label in enumerate(labels):
         if any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in exclude):
             continue

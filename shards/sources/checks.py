@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from modalities.base import Modality
 from modalities.names import did_you_mean
-from modalities.signal import Signal
+from modalities.multichannel import MultichannelModality
 from modalities.table import Table
 from modalities.text import Text
 
@@ -68,6 +68,6 @@ def require_signal(modalities: Mapping[str, Modality], source: str) -> None:
     Raises:
         ValueError: it has none.
     """
-    if not any(isinstance(modality, Signal) for modality in modalities.values()):
+    if not any(isinstance(modality, MultichannelModality) for modality in modalities.values()):
         types = ", ".join(f"{name} ({modality.type})" for name, modality in modalities.items())
         raise ValueError(f"data.source of type {source} needs a modality of type signal; the recipe has {types}")

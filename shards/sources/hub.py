@@ -14,7 +14,7 @@ import numpy as np
 from modalities.base import Modality
 from modalities.files.magic import detect_type
 from modalities.files.reading import MAX_BYTES, ContentError, count_change, lazy_import, read_file
-from modalities.signal import Signal
+from modalities.multichannel import MultichannelModality
 from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.strings.cells import is_missing
@@ -88,9 +88,9 @@ class Hub(Source):
     def check(self, modalities: Mapping[str, Modality]) -> None:
         for name in self.columns:
             modality = require_modality(name, modalities, "columns")
-            if isinstance(modality, Signal) and name not in self.signals:
+            if isinstance(modality, MultichannelModality) and name not in self.signals:
                 raise ValueError(f"data.source.signals.{name} is missing: give the sample_rate_hz, unit and channels")
-            if name in self.signals and not isinstance(modality, Signal):
+            if name in self.signals and not isinstance(modality, MultichannelModality):
                 raise ValueError(f"data.source.signals.{name}: {name!r} is of type {modality.type}, not signal")
         lists = {
             n: columns for n, columns in self.columns.items() if not isinstance(columns, str) and n not in self.signals

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities import base
-from modalities.base import MODALITY_TYPES, Modality, SineCosine, fitted, from_json
+from modalities.base import MODALITY_TYPES, Modality, fitted, from_json
 from modalities.dna import Dna
 from modalities.files.reading import ContentError, lazy_import
 from modalities.files.recording import Recording
 from modalities.image import Image, Picture
+from modalities.layers.positions import SineCosine
+from modalities.lightcurve import LightCurve
 from modalities.masks.masking import Masking
 from modalities.masks.modes import MODES
 from modalities.signal import Signal
@@ -58,7 +60,7 @@ MADE: dict[str, Modality] = {
     ),
     "frames": Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(16, 2), channels="keep", target="values"),
     "eeg": Signal(montage="eeg", sample_rate_hz=50, low_hz=1, high_hz=20, notch_hz=(16,), patch_s=0.2, window_s=0.7),
-    "curve": Signal(uneven=True, errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
+    "curve": LightCurve(errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
     "table": Table(min_count=1, exclude=("label",)),
     "dates": Table(min_count=1, max_categories=1),
     "dna": Dna(kmer=3, stride=2, reverse_complement=True),

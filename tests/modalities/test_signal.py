@@ -25,10 +25,12 @@ from modalities.files.recording import (
     resample,
     to_members,
 )
-from modalities.layers.patches import log_amplitudes, restored_spectra
+from modalities.layers.patches import log_amplitudes, restore_values
+from modalities.lightcurve import LightCurve
 from modalities.masks.draw import draw_mask
 from modalities.masks.masking import Masking, MaskRules
 from modalities.signal import Signal
+from pipeline.recipe.load import load
 
 ECG: dict[str, Any] = {"montage": "ecg", "unit": "mV", "sample_rate_hz": 100, "patch_s": 0.2}
 
@@ -145,7 +147,7 @@ def test_a_member_that_is_absent_is_named(absent: str) -> None:
 def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.files.recording.MAX_SAMPLES", 100)
     assert "more than 100 numbers" in reason(Signal(**ECG), members(noise()))
-    monkeypatch.setattr("modalities.signal.MAX_TOKENS", 19)
+    monkeypatch.setattr("modalities.multichannel.MAX_TOKENS", 19)
     with pytest.raises(ContentError, match=r"more than 19 tokens \(cut it with window_s\)"):
         Signal(**ECG).prepare(noise())
     assert Signal(**ECG, window_s=1).prepare(noise()).samples.shape == noise().samples.shape
@@ -277,7 +279,7 @@ def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
 def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
     raw = noise(("g", "g_error", "r", "r_error"), times=np.cumsum(np.random.default_rng(0).random(200) + 0.1))
     raw.samples[1, [60, 130]] = np.nan
-    curve = Signal(channels="any", uneven=True, errors=True, faulty_channels="exclude", patch_points=4)
+    curve = LightCurve(channels="any", errors=True, faulty_channels="exclude", patch_points=4)
     assert curve.decode(members(raw._replace(rate_hz=0.0))).channels == ("r", "r_error")
     raw.samples[1, [60, 130]], raw.samples[1, 5], raw.samples[3, 150:] = 1, np.nan, np.nan
     cut = curve.decode(members(raw._replace(rate_hz=0.0)))
@@ -389,7 +391,7 @@ def test_montages_may_differ_and_what_is_missing_has_no_tokens() -> None:
 
 def test_channels_pick_order_and_pass_over_the_rest() -> None:
     modality = Signal(**{**ECG, "channels": ("avr", "MLII")})
-    assert modality.chosen == ("aVR", "II")
+    assert modality.selected_channels == ("aVR", "II")
     raw = modality.decode(to_members(noise(("II", "PLETH", "aVR", "V1"))))
     assert raw.channels == ("aVR", "II")
     assert modality.decode(to_members(noise(("V1", "II")))).channels == ("II",)
@@ -482,7 +484,7 @@ def test_uneven_times_are_kept_and_nothing_is_interpolated() -> None:
     times = np.cumsum(np.random.default_rng(0).random(50)) + 5e9
     samples = np.abs(noise(("flux", "flux_error"), 0.5).samples)
     raw = Recording(samples, ("flux", "flux_error"), ("Jy", "Jy"), 0.0, 0.0, times)
-    modality = Signal(uneven=True, errors=True, patch_points=8, normalize="mad", window_points=40)
+    modality = LightCurve(errors=True, patch_points=8, normalize="mad", window_points=40)
     modality = modality.fit([modality.decode(to_members(raw))])
     assert modality.names == ("flux",)
     assert modality.widths == (16, 2, 12)
@@ -508,7 +510,7 @@ def test_times_that_are_even_are_a_rate_and_a_rate_is_times() -> None:
     raw = noise()
     timed = raw._replace(rate_hz=0.0, times=3 + np.arange(200) / 100)
     assert Signal(**ECG).decode(to_members(timed)).rate_hz == pytest.approx(100)
-    uneven = Signal(montage="ecg", uneven=True).decode(to_members(raw))
+    uneven = LightCurve(montage="ecg").decode(to_members(raw))
     assert uneven.rate_hz == 0
     np.testing.assert_allclose(uneven.times, np.arange(200) / 100)  # type: ignore[arg-type]
 
@@ -540,8 +542,6 @@ def test_parse_takes_what_users_have(tmp_path: Path) -> None:
         ({"notch_hz": (60,)}, "half of sample_rate_hz"),
         ({"low_hz": 20, "high_hz": 10}, "low_hz 20 must be below"),
         ({"normalize": "fixed", "unit": None}, "needs a unit"),
-        ({"errors": True}, "set uneven"),
-        ({"uneven": True, "low_hz": 1}, "even rate"),
         ({"channels": ("I", "V77")}, r"'V77'; nearest in the ecg montage: V7"),
         ({"channels": ("II", "MLII")}, "twice"),
         ({"mask": Masking(kind="block")}, "no grid"),
@@ -557,7 +557,7 @@ def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], why: str) ->
 
 
 def test_loss_leaves_errors_out() -> None:
-    modality = Signal(uneven=True, errors=True, patch_points=4)
+    modality = LightCurve(errors=True, patch_points=4)
     values, prediction = torch.randn(3, 8), torch.randn(3, 4)
     ids = torch.full((3, 2), 2)
     expected = (prediction - values[:, :4]).square().mean(1)
@@ -654,9 +654,22 @@ def test_a_spectrum_as_target_ignores_phase_and_is_what_the_stem_sees() -> None:
 def test_reconstructed_spectra_borrow_the_phases() -> None:
     values = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
     spectra = log_amplitudes(torch.from_numpy(values)).numpy()
-    np.testing.assert_allclose(restored_spectra(spectra, values), values, atol=1e-5)
+    np.testing.assert_allclose(restore_values(spectra, values, "spectrum"), values, atol=1e-5)
 
 
-def test_uneven_times_have_no_spectrum() -> None:
-    with pytest.raises(ValueError, match="have no spectrum"):
-        Signal(uneven=True, target="spectrum")
+def test_uneven_times_have_no_spectrum(recipe: dict[str, Any]) -> None:
+    recipe["modalities"]["table"] = {"type": "lightcurve", "target": "spectrum"}
+    with pytest.raises(ValueError, match=r"modalities.table.*target.*'values' or 'normalized'"):
+        load(recipe)
+
+
+def test_recipes_of_signals_at_uneven_times_name_the_type_lightcurve(recipe: dict[str, Any]) -> None:
+    recipe["modalities"]["table"] = {"type": "signal", "uneven": True, "patch_points": 8}
+    with pytest.raises(ValueError, match=r"'modalities.table.uneven: true' is gone: use `type: lightcurve`"):
+        load(recipe)
+
+
+def test_signals_saved_by_earlier_versions_are_refused_by_one_line() -> None:
+    state = {**Signal().to_json(), "uneven": True, "normalise": "channel"}
+    with pytest.raises(ValueError, match="modality 'signal' has no field normalise, uneven"):
+        from_json(state)

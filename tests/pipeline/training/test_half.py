@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoProcessor
 from modalities.base import MODALITY_TYPES, Modality
 from modalities.dna import Dna
 from modalities.image import Image
+from modalities.lightcurve import LightCurve
 from modalities.masks.masking import Action, Mask
 from modalities.signal import Signal
 from modalities.smiles import Smiles
@@ -30,7 +31,7 @@ KINDS: dict[str, Modality] = {
     "image": Image(size=16, patch=8, window=3),
     "sound": Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(8, 4)),
     "eeg": Signal(montage="eeg", sample_rate_hz=50, patch_s=0.2, stem="spectral", target="spectrum"),
-    "curve": Signal(uneven=True, errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
+    "curve": LightCurve(errors=True, patch_points=5, normalize="mad", target="normalized", stem="mlp"),
     "smiles": Smiles(min_count=1, window=3),
     "dna": Dna(kmer=3),
     "text": Text(vocabulary=300, kind="bpe", length=20),

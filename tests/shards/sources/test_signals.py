@@ -13,6 +13,7 @@ import pytest
 from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording
+from modalities.lightcurve import LightCurve
 from modalities.signal import Signal
 from pipeline.recipe.load import load
 from shards.build import SplitBy, build
@@ -104,7 +105,7 @@ def test_light_curves_have_their_own_times(tmp_path: Path) -> None:
     rows = {"t": times, "g": [flux.tolist() for flux in fluxes]}
     features = {"t": datasets.List(datasets.Value("float64")), "g": FLOATS}
     source = {"columns": {"ecg": "g"}, "signals": {"ecg": {"times": {"column": "t"}}}}
-    modality = Signal(uneven=True, patch_points=5, channels=("g",))
+    modality = LightCurve(patch_points=5, channels=("g",))
     found = decoded(rows, features, source, modality, tmp_path)
     curves = sorted(zip(fluxes, times, strict=True), key=lambda curve: float(curve[0][0]))
     for recording, (flux, time) in zip(found, curves, strict=True):

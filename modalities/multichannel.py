@@ -1,0 +1,388 @@
+"""Base of modalities of recordings with several channels: signals and light curves."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from torch import nn
+
+from modalities.base import fitted
+from modalities.drawing import draw_channels
+from modalities.files.channels import Montage, Position, position, positions, ranked, resolve, suggest
+from modalities.files.edf import read_edf
+from modalities.files.reading import ContentError, count_change
+from modalities.files.recording import (
+    MAX_SAMPLES,
+    UNCALIBRATED,
+    Normalize,
+    Recording,
+    described,
+    factor,
+    fault,
+    from_members,
+    normalize,
+    to_members,
+    without_gaps,
+)
+from modalities.files.waveforms import read_csv, read_wfdb, wfdb_extent
+from modalities.layers.patches import PatchEmbedding, Stem, Target, build_stem
+from modalities.masks.masking import Masking
+from modalities.patch_modality import PatchModality
+from modalities.strings.vocabulary import Vocabulary
+from modalities.tokens import Axes, Tokens
+
+MAX_TOKENS = 16_384
+"""Largest number of tokens of a recording; a window cuts longer ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultichannelModality(PatchModality):
+    """Patches of single channels, so that any montage of any length fits (LaBraM, Jiang et al. 2024).
+
+    montage: how names of channels are read (`files.channels.resolve`); a name that it does not know is refused.
+    channels: the channels to read and their order; others are left out. A derivation such as `F3-C3` is computed from
+    its electrodes if a file lacks it. `any` accepts every name, without a position. A channel that a recording lacks
+    has no tokens.
+    unit: the unit that recordings are converted to; `null` takes numbers as they are.
+    normalize, scale: how a recording is scaled over its whole length (`files.recording.normalize`); `scale` is in
+    `unit`.
+    max_clipped: largest share of a channel's samples that may be at an extreme.
+    faulty_channels: `refuse` skips a recording with a channel that is constant, clipped or has missing samples (NaN);
+    `exclude` leaves such a channel out, or cuts the recording to its longest stretch without missing samples,
+    whichever keeps more numbers.
+    stem: how a patch is embedded: by a linear map (`linear`) or with a hidden layer (`mlp`).
+
+    Tokens: `values`: a patch. `ids`: 2 (content) and the channel. `coords`: x, y, z of the electrode in cm, zeros
+    without a position; time of the patch in s after the sample's beginning.
+    """
+
+    extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
+    requires: ClassVar[tuple[str, ...]] = ("scipy", "wfdb", "pyedflib")
+    axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
+    row_axis: ClassVar[str | None] = "channel"
+
+    window_key: ClassVar[str]
+    """The recipe key that sets `window`."""
+
+    target: Target = "values"
+    montage: Montage = "any"
+    channels: Literal["any"] | tuple[str, ...] = ()
+    unit: str | None = None
+    normalize: Normalize = "channel"
+    scale: float = 1.0
+    max_clipped: float = 0.05
+    faulty_channels: Literal["refuse", "exclude"] = "refuse"
+    names: tuple[str, ...] = fitted(())
+    electrodes: tuple[tuple[str, float, float, float], ...] = fitted(())
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"{self.type} scale is {self.scale}, but must be above 0")
+        if self.patch < 1 or (self.window is not None and self.window < self.patch):
+            raise ValueError(f"a {self.type}'s window holds at least one patch, and a patch at least one sample")
+        if self.normalize == "fixed" and self.unit is None:
+            raise ValueError(f"{self.type} normalize 'fixed' needs a unit that scale is in")
+        if any(masking.kind == "block" for masking in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
+            raise ValueError(f"{self.type}s are no grid for mask kind 'block': use 'span', 'channel' or 'time'")
+        for name in self.channels if self.channels != "any" else ():
+            if resolve(name, self.montage) is None:
+                raise ValueError(f"{self.type} channel {suggest(name, self.montage)}")
+        if len(set(self.selected_channels)) < len(self.selected_channels):
+            raise ValueError(f"{self.type} channels name a channel twice")
+
+    @property
+    @abstractmethod
+    def patch(self) -> int:
+        """Samples of one channel in a token."""
+
+    @property
+    @abstractmethod
+    def window(self) -> int | None:
+        """Largest number of samples of a recording that are used; None for all."""
+
+    @abstractmethod
+    def set_clock(self, raw: Recording) -> Recording:
+        """The recording with its samples' rate, or with the time of each, whichever this modality works with.
+
+        Raises:
+            ContentError: the recording does not have it.
+        """
+
+    @abstractmethod
+    def process(self, raw: Recording) -> tuple[np.ndarray, np.ndarray | None]:
+        """Samples `(channels, T)` resampled, filtered and scaled; their errors, scaled alike, or None."""
+
+    @abstractmethod
+    def patch_times(self, raw: Recording, start: int, count: int) -> np.ndarray:
+        """Times of `count` patches from sample `start` on: when each begins in s, then further columns."""
+
+    def count_samples(self, raw: Recording) -> int:
+        """Number of samples of a channel after `process`."""
+        return raw.samples.shape[1]
+
+    @cached_property
+    def selected_channels(self) -> tuple[str, ...]:
+        """The channels that the recipe names, in the montage's spelling; empty if it takes all."""
+        names = () if self.channels == "any" else self.channels
+        return tuple(name for label in names if (name := resolve(label, self.montage)))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Channels of the training data."""
+        return Vocabulary(self.names)
+
+    @cached_property
+    def positions(self) -> dict[str, Position]:
+        """Positions of electrodes in cm."""
+        return {name: (x, y, z) for name, x, y, z in self.electrodes}
+
+    @property
+    def example(self) -> str:
+        return '"record.npy"'
+
+    @property
+    def target_width(self) -> int:
+        return self.patch
+
+    def is_error(self, name: str) -> bool:
+        """Whether a channel holds the errors of another one."""
+        return False
+
+    def measured_channel(self, name: str) -> str:
+        """The channel that a row of a recording measures, or whose errors it holds."""
+        return name
+
+    def error_channels(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Names of the channels that hold the errors of `names`."""
+        return ()
+
+    def takes(self, label: str) -> bool:
+        """Whether this modality reads a channel that a file calls `label`."""
+        name = resolve(label, self.montage)
+        if self.selected_channels:
+            return name in self._needed_channels
+        return name is not None or self.channels == "any"
+
+    @cached_property
+    def _needed_channels(self) -> frozenset[str]:
+        """The selected channels, with the electrodes and errors that go with them."""
+        names = self.selected_channels
+        parts = (part for name in names for part in (name.split("-") if self.montage == "eeg" else ()))
+        return frozenset((*names, *parts, *self.error_channels(names)))
+
+    def fit(self, raws: Iterable[Recording]) -> Self:
+        """The channels of the training data, and positions of electrodes."""
+        channels = {name for raw in raws for name in raw.channels}
+        if not channels:
+            raise ValueError(f"no {self.type}s to fit on")
+        return dataclasses.replace(
+            self,
+            names=ranked((name for name in channels if not self.is_error(name)), self.montage),
+            electrodes=tuple((name, *place) for name, place in positions().items()) if self.montage == "eeg" else (),
+        )
+
+    def members(self, path: Path) -> dict[str, bytes]:
+        """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
+
+        EDF, BDF and WFDB files hold many kinds of channels; those that this modality knows are read.
+        """
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
+            return super().members(path)
+        if suffix == ".csv":
+            return to_members(read_csv(path))
+        if suffix in (".edf", ".bdf") and path.is_file():
+            return to_members(read_edf(path, self._assign_rows)[self.type])
+        headers = [header for header in (Path(f"{path}.hea"), path.with_suffix(".hea")) if header.is_file()]
+        if not headers:
+            raise ContentError(
+                f"signal file of the unknown kind {suffix}" if path.is_file() else "signal file is missing"
+            )
+        return to_members(read_wfdb(headers[0], self._assign_rows, 0, wfdb_extent(headers[0])[1])[0][self.type])
+
+    def _assign_rows(self, labels: Sequence[str]) -> dict[str, list[int]]:
+        rows = [row for row, label in enumerate(labels) if self.takes(label)]
+        if not rows:
+            raise ContentError("signal without any of the recipe's channels")
+        return {self.type: rows}
+
+    def decode(self, members: dict[str, bytes]) -> Recording:
+        return self.prepare(from_members(members))
+
+    def parse(self, value: Any) -> Recording:
+        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
+        if isinstance(value, Recording):
+            return self.prepare(described(value.samples, _describe(value)))
+        if isinstance(value, dict):
+            return self.prepare(described(value.get("samples"), value))
+        if not isinstance(value, (str, Path)):
+            raise ContentError(f"a signal cannot be read from {type(value).__name__}")
+        return self.decode(self.members(Path(value)))
+
+    def prepare(self, raw: Recording) -> Recording:
+        """Select, name and check the channels of a recording, and convert it to the recipe's unit.
+
+        Raises:
+            ContentError: an unknown channel, one that occurs twice or is faulty, another unit, a clock that does not
+                fit, no token, more than `MAX_TOKENS`, a channel without spread or errors.
+        """
+        raw = self._convert(self._select(raw))
+        is_lenient = self.faulty_channels == "exclude"
+        if is_lenient and np.isnan(raw.samples).any():
+            raw = self._exclude_faulty(raw)  # first, because gaps of a channel that is left out cost the others nothing
+        raw = without_gaps(raw, [self.measured_channel(name) for name in raw.channels], is_lenient)
+        raw = self.set_clock(self._exclude_faulty(raw))
+        self.check(raw)
+        return raw
+
+    def _convert(self, raw: Recording) -> Recording:
+        """Convert a recording to the recipe's unit."""
+        if self.unit is not None:
+            factors = np.array([factor(unit, self.unit) for unit in raw.units], np.float32)
+            raw = raw._replace(samples=raw.samples * factors[:, None], units=(self.unit,) * len(factors))
+            if np.isinf(raw.samples).any():
+                raise ContentError("signal with samples that are not numbers", f"in {self.unit}")
+        elif UNCALIBRATED in raw.units:
+            for name, unit in zip(raw.channels, raw.units, strict=True):
+                if unit == UNCALIBRATED:
+                    count_change(f"channel {name} is uncalibrated: its numbers are those of the converter")
+        return raw
+
+    def _exclude_faulty(self, raw: Recording) -> Recording:
+        """Leave out channels whose samples, apart from missing ones, are constant or clipped.
+
+        Raises:
+            ContentError: there are some and they may not be left out, or no others.
+        """
+        faults: dict[str, str] = {}
+        for name, channel in zip(raw.channels, raw.samples, strict=True):
+            samples = channel[~np.isnan(channel)]
+            if not self.is_error(name) and len(samples) and (reason := fault(samples, self.max_clipped)):
+                faults[name] = reason
+        rows = [row for row, name in enumerate(raw.channels) if self.measured_channel(name) not in faults]
+        if faults and (self.faulty_channels == "refuse" or not rows):
+            first = min(faults.values())
+            raise ContentError(f"signal with a {first} channel", next(n for n, f in faults.items() if f == first))
+        for name, reason in faults.items():
+            count_change(f"channel {name} left out: {reason}")
+        return raw.only(rows)
+
+    def _select(self, raw: Recording) -> Recording:
+        """Name the channels as the montage does, and select those of the recipe in its order."""
+        labels = [self._resolve(label) for label in raw.channels]
+        rows = {name: row for row, name in enumerate(labels) if name is not None}
+        names = [name for name in labels if name is not None]
+        if repeated := sorted(name for name in self._needed_channels or set(names) if names.count(name) > 1):
+            raise ContentError("signal with a channel twice", repeated[0])
+        raw = raw._replace(channels=tuple(name or "" for name in labels))
+        if not self.selected_channels:
+            return raw.only([rows[name] for name in ranked(names, self.montage)])
+        for name in self.selected_channels:
+            first, _, second = name.partition("-")
+            if name not in rows and self.montage == "eeg" and first in rows and second in rows:
+                rows[name] = len(raw.channels)
+                difference = raw.samples[rows[first]] - raw.samples[rows[second]]
+                raw = raw._replace(
+                    samples=np.concatenate([raw.samples, difference[None]]),
+                    channels=(*raw.channels, name),
+                    units=(*raw.units, raw.units[rows[first]]),
+                )
+        selected = [*self.selected_channels, *self.error_channels(self.selected_channels)]
+        present = [name for name in selected if name in rows]
+        if not present:
+            raise ContentError("signal without any of the recipe's channels")
+        return raw.only([rows[name] for name in present])
+
+    def _resolve(self, label: str) -> str | None:
+        name = resolve(label, self.montage)
+        if name is None and self.channels == "any":
+            name = resolve(label, "any")
+        if name is None and not self.selected_channels:
+            raise ContentError("signal with an unknown channel", suggest(label, self.montage))
+        return name
+
+    def check(self, raw: Recording) -> None:
+        """Refuse a recording that cannot become tokens, as far as that is known before it is processed.
+
+        Raises:
+            ContentError: too many numbers or tokens, or none.
+        """
+        count = self.count_samples(raw)
+        if len(raw.channels) * count > MAX_SAMPLES:
+            raise ContentError(f"signal of more than {MAX_SAMPLES:,} numbers at the recipe's rate")
+        patches = min(count, self.window or count) // self.patch
+        if not patches:
+            raise ContentError("signal shorter than a patch", f"{raw.samples.shape[1]} samples")
+        if patches * len(self.measured_channels(raw)) > MAX_TOKENS:
+            raise ContentError(f"signal of more than {MAX_TOKENS:,} tokens", f"cut it with {self.window_key}")
+
+    def check_spread(self, raw: Recording) -> None:
+        """Refuse a channel that cannot be scaled; call it if scaling is all that `process` does.
+
+        Raises:
+            ContentError: a channel without spread.
+        """
+        if self.normalize in ("percentile", "mad"):  # others scale all but constant channels, which are faulty
+            rows = [row for row, name in enumerate(raw.channels) if not self.is_error(name)]
+            normalize(raw.samples[rows], self.normalize, self.scale)
+
+    def measured_channels(self, raw: Recording) -> list[str]:
+        """The channels of a recording that have tokens: all but those that hold errors."""
+        return [name for name in raw.channels if not self.is_error(name)]
+
+    def tokenize(self, raw: Recording, rng: np.random.Generator | None = None) -> Tokens:
+        """Tokens of a window: a random one in training, else the middle; a rest shorter than a patch is left out."""
+        samples, errors = self.process(raw)
+        names = self.measured_channels(raw)
+        count = min(samples.shape[1], self.window or samples.shape[1]) // self.patch * self.patch
+        spare = samples.shape[1] - count
+        start = spare // 2 if rng is None else int(rng.integers(spare + 1))
+        patches = count // self.patch
+        window = slice(start, start + count)
+        parts = [part[:, window].reshape(-1, self.patch) for part in (samples, errors) if part is not None]
+        ids = np.full((len(parts[0]), 2), 2, np.int64)
+        ids[:, 1] = np.repeat([self._channel_id(name) for name in names], patches)
+        places = [position(name, self.positions) or (0.0, 0.0, 0.0) for name in names]
+        times = self.patch_times(raw, start, patches)
+        coords = np.concatenate([np.repeat(places, patches, 0), np.tile(times, (len(names), 1))], 1)
+        return Tokens(np.concatenate(parts, 1).astype(np.float32, copy=False), ids, coords.astype(np.float32))
+
+    def _channel_id(self, name: str) -> int:
+        if name not in self.vocabulary and position(name, self.positions) is None:
+            raise ContentError("signal with a channel that training did not hold", name)
+        return self.vocabulary.id(name)  # UNKNOWN for a new electrode, whose position tells it apart
+
+    def _embed(self, dim: int, stem: Stem | Literal["spectral"], patch_s: float) -> nn.Module:
+        """Embedding of patches of `patch_s` seconds, the unit of time coordinates."""
+        width, _, coordinates = self.widths
+        scales = (1.0, 1.0, 1.0, *[patch_s] * (coordinates - 3))
+        channels = len(self.vocabulary)
+        return PatchEmbedding(build_stem(width, dim, stem), dim, scales=scales, channels=channels, positions=4)
+
+    def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
+        values, predicted = tokens.values[:, : self.patch], reconstructed.values[:, : self.patch]
+        peak = max(float(np.percentile(np.abs(values), 99.5)), 1e-6)
+        visible = np.where(target[:, None], np.nan, values)
+        keys = np.column_stack([tokens.ids[:, 1], tokens.coords[:, :3]])
+        group = np.unique(keys, axis=0, return_inverse=True)[1]
+        rows = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+        names = [self.vocabulary.entries[tokens.ids[row[0], 1]] for row in rows]
+        predicted = np.where(target[:, None], predicted, np.nan)
+        return {
+            "original": draw_channels(names, rows, target, peak, values),
+            "masked": draw_channels(names, rows, target, peak, visible),
+            "reconstructed": draw_channels(names, rows, target, peak, visible, predicted),
+        }
+
+
+def _describe(raw: Recording) -> dict[str, Any]:
+    """A recording's description as its JSON member has it."""
+    description = {"channels": raw.channels, "unit": raw.units, "start_s": raw.start_s, "times": raw.times}
+    return {**description, "sample_rate_hz": raw.rate_hz}
