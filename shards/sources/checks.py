@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from modalities.base import Modality
-from modalities.names import did_you_mean
 from modalities.multichannel import MultichannelModality
+from modalities.names import did_you_mean
 from modalities.table import Table
 from modalities.text import Text
 
