@@ -27,8 +27,8 @@ from pipeline.commands.evaluate import evaluate, ranked
 from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import tokenize
 from pipeline.evaluation.measures import retrieval
+from pipeline.machine import keep_freed_memory
 from pipeline.run import Run
-from pipeline.training.launch import keep_freed_memory
 from shards.read import Split
 
 WIDTH = 128

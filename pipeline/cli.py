@@ -186,14 +186,15 @@ def pretrain_command(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain; goes on where the run stands. `torchrun` or --devices for many ranks."""
-    from pipeline.commands.pretrain import open_sets, pretrain
+    from pipeline.commands.pretrain import pretrain
+    from pipeline.data.sets import open_sets
     from pipeline.recipe.load import load
     from pipeline.run import Run
-    from pipeline.training.launch import share
+    from pipeline.training.launch import samples_per_rank
 
     if devices > 1 and "RANK" not in os.environ:
         checked = load(recipe, overrides or ())  # what is wrong is said once here, not by every rank
-        share(checked.train, devices)
+        samples_per_rank(checked.train, devices)
         open_sets(checked, "train", verify=False)
         _ranks(devices, [recipe, *(overrides or ()), *(["--out", str(out)] if out else []), *["--json"] * as_json])
         return

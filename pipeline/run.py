@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +16,7 @@ import yaml
 from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
+from pipeline.machine import environment
 from pipeline.model.modeling import SensoriumModel
 from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
@@ -50,7 +48,6 @@ RESUMABLE = {
 }
 """Keys that may change when a run goes on."""
 SKIPPED, VERSIONS = "skipped.jsonl", "versions.json"
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy", "polars", "safetensors")
 
 
 class Run:
@@ -152,6 +149,10 @@ class Run:
         found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != TEMPORARY_SUFFIX)
         return sorted(found, key=_step)
 
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after a number of steps."""
+        return self.folder / "checkpoints" / f"step-{step}"
+
     def result(self) -> dict[str, Any]:
         """The figures so far, one key a verb."""
         path = self.folder / "result.json"
@@ -243,38 +244,3 @@ def flatten(state: Any, path: str = "") -> dict[str, Any]:
         for name, nested in state.items()
         for key, value in flatten(nested, f"{path}.{name}" if path else str(name)).items()
     }
-
-
-def environment() -> dict[str, Any]:
-    """What the run ran on."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-def content_hash(data: bytes) -> str:
-    """Short hash by which contents are compared between training and test sets, as in the indexes of shards."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def group_hash(by: str | None, group: str) -> set[str]:
-    """Short hash of a group, of which groups of another kind have none; no hash where each sample is its own."""
-    return set() if by is None else {"group:" + content_hash(json.dumps([by, group]).encode())}
-
-
-def short_hashes(members: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, bytes]]:
-    """Short hashes of a sample's members, by modality and extension, as `Split.contents` finds them in indexes."""
-    return {
-        modality: {extension: bytes.fromhex(content_hash(data)) for extension, data in parts.items()}
-        for modality, parts in members.items()
-    }
-
-
-def joint_hash(contents: Mapping[str, bytes]) -> str:
-    """Short hash of a modality, of those of its members: one alone may be shared, as channel names of signals are."""
-    digests = [digest for _, digest in sorted(contents.items())]
-    return digests[0].hex() if len(digests) == 1 else content_hash(b"".join(digests))

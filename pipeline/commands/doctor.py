@@ -15,7 +15,7 @@ import torch
 import modalities
 import shards.sources
 from modalities.extras import install_command
-from pipeline.training.launch import fast_bf16
+from pipeline.machine import fast_bf16
 
 REQUIRED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
 OPTIONAL = {

@@ -26,9 +26,9 @@ from pipeline.data import labelled
 from pipeline.data.labelled import Labelled, Task, task_of
 from pipeline.evaluation import baseline
 from pipeline.evaluation.measures import classification, paired_difference, regression
+from pipeline.machine import environment, keep_freed_memory
 from pipeline.model.modeling import SensoriumModel
-from pipeline.run import VERSIONS, Run, environment
-from pipeline.training.launch import keep_freed_memory
+from pipeline.run import VERSIONS, Run
 from shards.files import atomic_folder, write_json
 from shards.split import assign
 

@@ -11,12 +11,13 @@ import torch
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from pipeline.commands.pretrain import build, fit, open_sets
+from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import KeptSamples, tokenize
-from pipeline.data.mixture import mixture
+from pipeline.data.sets import open_training_data
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
-from pipeline.training.launch import bf16, share
+from pipeline.training.launch import samples_per_rank, uses_bf16
+from pipeline.training.module import build_module
 from shards.read import Split
 
 GIB = 2**30
@@ -31,11 +32,12 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
             modality.
     """
     checked = load(recipe, overrides)
-    a_rank = share(checked.train, ranks)
-    sets = open_sets(checked, "train", verify=checked.data.verify)
+    rank_samples = samples_per_rank(checked.train, ranks)
+    data = open_training_data(checked, verify=checked.data.verify)
+    sets, order = data.sets, data.order
     few = checked.model_copy(update={"data": checked.data.model_copy(update={"fit_samples": SAMPLED})})
-    fitted = fit(few, sets)
-    module = build(checked.model_copy(update={"init": None}), fitted)
+    fitted = fit_modalities(few, sets)
+    module = build_module(checked.model_copy(update={"init": None}), fitted)
     parameters = {
         "total": sum(p.numel() for p in module.parameters()),
         "trunk": sum(p.numel() for p in module.model.trunk.parameters()),
@@ -45,7 +47,6 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
     some = _some(sets)
     tokens, unusable = _tokens(some, fitted)
     samples = sum(sum(held.epoch_sizes) for held in sets)
-    order = mixture(checked, sets)
     seen = checked.train.steps * checked.train.batch_size
     return {
         "recipe": checked.name,
@@ -67,9 +68,9 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), 
             "unusable_of_sampled": [unusable, len(some)],
         },
         "tokens_a_sample": tokens,
-        "precision": "bf16" if bf16(checked.train) else "fp32",
+        "precision": "bf16" if uses_bf16(checked.train) else "fp32",
         "memory_gib_by_zero_stage": memory(parameters["total"], ranks),
-        "activations_gib_a_rank": activations(checked, a_rank * sum(tokens.values())) / GIB,
+        "activations_gib_a_rank": activations(checked, rank_samples * sum(tokens.values())) / GIB,
         "flops_a_step": 6 * parameters["trunk"] * checked.train.batch_size * sum(tokens.values()) * len(module.views),
     }
 

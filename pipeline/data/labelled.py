@@ -24,9 +24,9 @@ from modalities.strings.cells import Kind, is_identifier, to_number, to_quantity
 from modalities.table import Table
 from modalities.text import Text
 from modalities.tokens import Tokens
+from pipeline.data.hashes import group_hash, joint_hash, short_hashes
 from pipeline.data.loader import tokenize, tokens_at
 from pipeline.recipe.schema import Recipe
-from pipeline.run import group_hash, joint_hash, short_hashes
 from shards.manifest import NAME, Manifest
 from shards.names import need_columns
 from shards.read import Members, Split

@@ -76,7 +76,7 @@ class Cursor:
         """Positions that were trained on."""
         return self.position - sum(end - start for start, end in self.skipped)
 
-    def ahead(self, samples: int) -> Cursor:
+    def advanced(self, samples: int) -> Cursor:
         """The cursor after so many more positions."""
         return Cursor(self.position + samples, self.skipped)
 

@@ -7,32 +7,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 
 from pipeline.recipe.schema import DataSet, Recipe
 from shards.order import Mixture
 from shards.read import Split
-from shards.select import read_weights, select
 
 IMBALANCE = 0.1
 """How much more often samples of one node's stream may come than those of another, at most: one pass in ten. Equal
 shards keep to it, whatever their number, from ten a node on."""
-
-
-def keep(held: Split, shards: DataSet) -> None:
-    """Restrict a split to the recipe's keep-list, if it names one; reads every index once.
-
-    Raises:
-        ValueError: the list is missing or wrong, or nothing is left.
-    """
-    if shards.keep is None:
-        return
-    weights = read_weights(Path(shards.keep), shards.weights)
-    keys = (held.keys(shard) for shard in range(len(held.sizes)))
-    try:
-        held.selection = select(keys, weights, weighted=shards.weights is not None)
-    except ValueError as error:
-        raise ValueError(f"{shards.keep} keeps nothing of the {held.split} split of {held.folder}: {error}") from error
 
 
 def mixture(recipe: Recipe, sets: Sequence[Split]) -> Mixture:

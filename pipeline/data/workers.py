@@ -31,7 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from pipeline.training.launch import keep_freed_memory
+from pipeline.machine import keep_freed_memory
 
 AHEAD = 4
 """Items that a worker may be ahead of its receiver."""

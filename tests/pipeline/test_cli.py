@@ -22,7 +22,7 @@ import yaml
 
 from pipeline import cli
 from pipeline.run import Run
-from pipeline.training.engine import read_checkpoint
+from pipeline.training.checkpoint import read_checkpoint
 from shards.index import index_path
 from shards.manifest import Manifest, sha256
 

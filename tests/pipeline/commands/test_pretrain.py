@@ -21,10 +21,12 @@ from safetensors.torch import load_file
 
 from modalities.table import Table
 from pipeline.commands.build import build_shards
-from pipeline.commands.pretrain import build, pretrain
+from pipeline.commands.pretrain import pretrain
 from pipeline.recipe.load import load
 from pipeline.run import Run
-from pipeline.training.engine import Engine, StepStats, read_checkpoint
+from pipeline.training.checkpoint import read_checkpoint
+from pipeline.training.module import build_module
+from pipeline.training.step import Engine, StepStats
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 FLAT = "train.schedule.kind=constant"
@@ -200,8 +202,8 @@ def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
     assert signal.getsignal(sent) == handler
     assert psutil.Process().children() == children
     told = capfd.readouterr().err
-    assert "ending when a checkpoint is saved" in told
-    assert f"{sent.name} at step 3: the same command goes on from there" in told
+    assert "stopping after this step and a checkpoint" in told
+    assert f"{sent.name} at step 3: the same command resumes from there" in told
     run = Run(tmp_path / "run")
     assert [path.name for path in run.checkpoints()] == ["step-3"]
     assert not run.model.exists()
@@ -255,8 +257,8 @@ def test_init_takes_the_weights_of_another_run(recipe: dict[str, Any], run: Path
     fitted = Run(run).modalities()
     assert fitted is not None
     torch.manual_seed(1)
-    fresh = build(load(recipe), fitted).model.state_dict()
-    taken = build(load({**recipe, "init": str(run)}), fitted).model.state_dict()
+    fresh = build_module(load(recipe), fitted).model.state_dict()
+    taken = build_module(load({**recipe, "init": str(run)}), fitted).model.state_dict()
     source = load_file(run / "model" / "model.safetensors")
     assert not all(torch.equal(fresh[name], source[name]) for name in source)
     assert all(torch.equal(taken[name], source[name]) for name in source)
@@ -270,7 +272,7 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     source = pretrain(few, out=tmp_path / "few")
     fitted = Run(run).modalities()
     assert fitted is not None
-    grown = build(load({**recipe, "init": str(source)}), fitted).model.state_dict()
+    grown = build_module(load({**recipe, "init": str(source)}), fitted).model.state_dict()
     taken = load_file(source / "model" / "model.safetensors")
     assert all(torch.equal(grown[name], value) for name, value in taken.items())
     assert any(name.startswith("input_embeddings.image") and name not in taken for name in grown)

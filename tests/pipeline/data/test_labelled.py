@@ -17,9 +17,9 @@ from modalities.image import Image, Picture
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
+from pipeline.data.hashes import content_hash, joint_hash, short_hashes
 from pipeline.data.labelled import Labelled, Task, load, task_of
 from pipeline.recipe.load import load as checked
-from pipeline.run import content_hash, joint_hash, short_hashes
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
 

@@ -24,8 +24,9 @@ from modalities.image import Image
 from modalities.masks.masking import Action, Masking
 from modalities.smiles import Smiles
 from modalities.table import Table
-from pipeline.commands.pretrain import fit, open_sets
+from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import FixedBatches, KeptSamples, RawBatches, TrainingBatches, tokenize
+from pipeline.data.sets import open_sets
 from pipeline.data.workers import prefetch
 from pipeline.model.batch import Batch, Pack
 from pipeline.recipe.load import load
@@ -325,7 +326,7 @@ def test_a_stream_is_frozen(stream: TrainingBatches) -> None:
 def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any]) -> None:
     """A worker is forked from a process that has threads of its own; what it reads first must not wait for them."""
     checked = load(recipe)
-    fitted = fit(checked, open_sets(checked, "train", verify=False))
+    fitted = fit_modalities(checked, open_sets(checked, "train", verify=False))
     code = (
         "import sys, polars, numpy\n"
         "from pathlib import Path\n"

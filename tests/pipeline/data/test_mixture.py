@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 
 from pipeline.commands.plan import plan
-from pipeline.commands.pretrain import open_sets, pretrain
+from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import Cursor
 from pipeline.data.mixture import mixture, shares
+from pipeline.data.sets import open_sets
 from pipeline.recipe.load import load
 from pipeline.run import Run
 from shards.order import deal

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from modalities.base import Modality
 from modalities.masks.masking import Action
 from modalities.tokens import MISSING, Tokens
-from pipeline.commands.pretrain import build, fit, open_sets
+from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import TrainingBatches
+from pipeline.data.sets import open_sets
 from pipeline.model.batch import Batch, pack
 from pipeline.model.modeling import Encoding
 from pipeline.objectives import base
@@ -27,8 +28,10 @@ from pipeline.objectives.base import Objective, ObjectiveConfig, Term
 from pipeline.objectives.contrastive import LARGEST_SCALE, Bounded, Contrastive, ContrastiveObjective
 from pipeline.objectives.regression import Regression
 from pipeline.recipe.load import load
-from pipeline.training.engine import Engine, Pretraining
-from pipeline.training.launch import accelerate
+from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.training.launch import create_accelerator
+from pipeline.training.module import Pretraining, build_module
+from pipeline.training.step import Engine
 
 Draw = Callable[[int], list[dict[str, Tokens]]]
 NAMES = ("smiles", "image", "table")
@@ -38,10 +41,10 @@ def prepared(recipe: dict[str, Any], **changes: Any) -> tuple[Pretraining, Train
     """The module a recipe describes and the batches for it."""
     checked = load({**recipe, **changes})
     sets = open_sets(checked, "train", verify=False)
-    fitted = fit(checked, sets)
+    fitted = fit_modalities(checked, sets)
     torch.manual_seed(0)
     size = checked.train.batch_size
-    return build(checked, fitted), TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, size, size)
+    return build_module(checked, fitted), TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, size, size)
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
         def check(self, modalities: Mapping[str, Modality]) -> None:
             assert modalities
 
-        def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
+        def build_module(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
             return PullObjective(self.to)
 
     class PullObjective(Objective):
@@ -236,7 +239,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
         load({**recipe, "objectives": {"pull": {"too": 1}}})
     module, stream = prepared(recipe, objectives={"pull": {"to": 0.25, "weight": 2.0}, "masked": {}})
     assert set(module.views) == {"full", "visible"}
-    engine = Engine(module, checked.train, accelerate(checked.train, tmp_path))
+    engine = Engine(module, checked.train, create_accelerator(checked.train, tmp_path))
     reports = [engine.step([stream[0]], 1e-2) for _ in range(4)]
     assert reports[-1].terms["pull/fused"] < reports[0].terms["pull/fused"]
     first = reports[0]
@@ -244,9 +247,9 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
     pull: Any = engine.unwrapped.objectives["pull"]
     assert pull.steps == 4
     assert pull.point.item() != 0.25
-    engine.save(tmp_path / "c", {})
+    save_checkpoint(engine, tmp_path / "c", {})
     engine.step([stream[0]], 1e-2)
-    engine.load(tmp_path / "c")
+    load_checkpoint(engine, tmp_path / "c")
     assert pull.steps == 4, "running state stands in checkpoints"
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.commands.pretrain import pretrain
 from pipeline.run import Run
-from pipeline.training.engine import read_checkpoint
+from pipeline.training.checkpoint import read_checkpoint
 
 
 def torchrun(ranks: int, recipe: Path, out: Path, *overrides: str) -> list[str]:
@@ -177,7 +177,7 @@ def test_ranks_asked_to_end_do_so_together_and_go_on_exactly(
     _, said = process.communicate(timeout=120)
     last = run.checkpoints()[-1]
     assert last.name != "step-200", "the run ended before it could be asked to"
-    assert f"{sent.name} at step {last.name.removeprefix('step-')}: the same command goes on from there" in said
+    assert f"{sent.name} at step {last.name.removeprefix('step-')}: the same command resumes from there" in said
     if sent == signal.SIGINT:
         assert process.returncode == 130
         assert "Traceback" not in said
@@ -188,17 +188,19 @@ def test_ranks_asked_to_end_do_so_together_and_go_on_exactly(
 FORGET = """
 import sys, json, torch
 from pathlib import Path
-from pipeline.training.engine import Engine
-from pipeline.training.launch import accelerate
+from pipeline.training.step import Engine
+from pipeline.training.launch import create_accelerator
 from pipeline.data.loader import TrainingBatches
-from pipeline.commands.pretrain import build, fit, open_sets
+from pipeline.data.fit import fit_modalities
+from pipeline.data.sets import open_sets
+from pipeline.training.module import build_module
 from pipeline.recipe.load import load
 recipe = load(sys.argv[1], [f"train.zero={sys.argv[2]}"])
 sets = open_sets(recipe, "train", verify=False)
-fitted = fit(recipe, sets)
+fitted = fit_modalities(recipe, sets)
 torch.manual_seed(0)
-accelerator = accelerate(recipe.train, Path(sys.argv[3]))
-engine = Engine(build(recipe, fitted), recipe.train, accelerator)
+accelerator = create_accelerator(recipe.train, Path(sys.argv[3]))
+engine = Engine(build_module(recipe, fitted), recipe.train, accelerator)
 stream = TrainingBatches(sets, fitted, 0, recipe.data.shuffle_block, 16, 16, engine.rank, engine.world)
 reports = []
 for number in (0, 1, 2):
@@ -241,17 +243,19 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     assert (first, second, third) == (True, False, True)
     import torch as t
 
-    from pipeline.commands.pretrain import build, fit, open_sets
+    from pipeline.data.fit import fit_modalities
     from pipeline.data.loader import TrainingBatches
+    from pipeline.data.sets import open_sets
     from pipeline.recipe.load import load
-    from pipeline.training.engine import Engine
-    from pipeline.training.launch import accelerate
+    from pipeline.training.launch import create_accelerator
+    from pipeline.training.module import build_module
+    from pipeline.training.step import Engine
 
     checked = load(recipe)
     sets = open_sets(checked, "train", verify=False)
-    fitted = fit(checked, sets)
+    fitted = fit_modalities(checked, sets)
     t.manual_seed(0)
-    engine = Engine(build(checked, fitted), checked.train, accelerate(checked.train, tmp_path))
+    engine = Engine(build_module(checked, fitted), checked.train, create_accelerator(checked.train, tmp_path))
     stream = TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, 16, 16)
     assert engine.step([stream[0]], 1e-3).loss == pytest.approx(one, rel=1e-5)
     assert engine.step([stream[2]], 1e-3).loss == pytest.approx(three, rel=1e-4)

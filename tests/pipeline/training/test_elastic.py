@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.commands.pretrain import fit, open_sets
+from pipeline.data.fit import fit_modalities
+from pipeline.data.sets import open_sets
 from pipeline.recipe.load import load
 
 DELIVER = """
@@ -20,7 +21,7 @@ from pathlib import Path
 from modalities.base import from_json
 from pipeline.data.loader import TrainingBatches
 from pipeline.data.mixture import mixture
-from pipeline.commands.pretrain import open_sets
+from pipeline.data.sets import open_sets
 from pipeline.recipe.load import load
 from pipeline.data.workers import prefetch
 
@@ -88,7 +89,7 @@ def folder(recipe: dict[str, Any], many_shards: Path, tmp_path: Path) -> Path:
     recipe["modalities"]["smiles"]["mask"] = {"kind": "span", "ratio": 0.2, "mode": "bert"}
     recipe["train"] |= {"micro_batch_size": 8}
     checked = load(recipe)
-    fitted = fit(checked, open_sets(checked, "train", verify=False))
+    fitted = fit_modalities(checked, open_sets(checked, "train", verify=False))
     (tmp_path / "kinds.json").write_text(json.dumps({name: kind.to_json() for name, kind in fitted.items()}))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path

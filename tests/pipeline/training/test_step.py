@@ -12,24 +12,27 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.commands.pretrain import build, fit, open_sets
+from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import TrainingBatches
+from pipeline.data.sets import open_sets
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe, Schedule
-from pipeline.training import engine as engine_module
-from pipeline.training import launch
-from pipeline.training.engine import Engine, learning_rate, parameter_groups, read_checkpoint
-from pipeline.training.launch import accelerate
+from pipeline.training import checkpoint, launch
+from pipeline.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from pipeline.training.launch import create_accelerator
+from pipeline.training.module import build_module
+from pipeline.training.schedule import learning_rate, parameter_groups
+from pipeline.training.step import Engine
 
 
 def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, Engine, TrainingBatches]:
     """An engine and the stream that feeds it."""
     checked = load({**recipe, "train": {**recipe["train"], **train}})
     sets = open_sets(checked, "train", verify=False)
-    fitted = fit(checked, sets)
+    fitted = fit_modalities(checked, sets)
     torch.manual_seed(0)
-    module = build(checked, fitted)
-    engine = Engine(module, checked.train, accelerate(checked.train, tmp_path))
+    module = build_module(checked, fitted)
+    engine = Engine(module, checked.train, create_accelerator(checked.train, tmp_path))
     size = checked.train.micro_batch_size or checked.train.batch_size
     stream = TrainingBatches(
         sets, fitted, checked.train.seed, checked.data.shuffle_block, checked.train.batch_size, size
@@ -52,7 +55,7 @@ def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_pat
     batch = stream[0]
     gradients = plain_gradients(engine, batch)
     assert all(gradient is not None for gradient in gradients.values())
-    reference = build(checked, engine.unwrapped.model.modalities)
+    reference = build_module(checked, engine.unwrapped.model.modalities)
     reference.load_state_dict(engine.unwrapped.state_dict())
     optimizer = torch.optim.AdamW(parameter_groups(reference, checked.train.weight_decay), betas=checked.train.betas)
     for group in optimizer.param_groups:
@@ -124,17 +127,17 @@ def test_checkpoint_brings_everything_back(recipe: dict[str, Any], tmp_path: Pat
     _, engine, stream = made(recipe, tmp_path)
     for i in range(3):
         engine.step([stream[i]], 1e-3)
-    engine.save(tmp_path / "c", {"position": 48})
+    save_checkpoint(engine, tmp_path / "c", {"position": 48})
     losses = [engine.step([stream[i]], 1e-3).loss for i in range(3, 6)]
     _, other, _ = made(recipe, tmp_path)
-    assert other.load(tmp_path / "c")["position"] == 48
+    assert load_checkpoint(other, tmp_path / "c")["position"] == 48
     assert [other.step([stream[i]], 1e-3).loss for i in range(3, 6)] == losses
 
 
 def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, stream = made(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
-    engine.save(tmp_path / "c", {})
+    save_checkpoint(engine, tmp_path / "c", {})
     found = read_checkpoint(tmp_path / "c")
     names = [name for name, _ in engine.unwrapped.named_parameters()]
     assert {f"{part}:{name}" for name in names for part in ("parameter", "exp_avg", "exp_avg_sq")} == set(found)
@@ -147,17 +150,17 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(
 ) -> None:
     _, engine, stream = made(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
-    engine.save(tmp_path / "c", {"position": 16})
+    save_checkpoint(engine, tmp_path / "c", {"position": 16})
     before = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
 
     def full(tensors: Any, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(engine_module, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     engine.step([stream[1]], 1e-3)
     with pytest.raises(OSError, match="No space left"):
-        engine.save(tmp_path / "c", {"position": 32})
+        save_checkpoint(engine, tmp_path / "c", {"position": 32})
     assert {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
     assert json.loads(before["state.json"])["position"] == 16
@@ -165,7 +168,7 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(
 
 def test_a_missing_part_of_a_checkpoint_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, _ = made(recipe, tmp_path)
-    engine.save(tmp_path / "c", {})
+    save_checkpoint(engine, tmp_path / "c", {})
     next((tmp_path / "c").glob("*.safetensors")).rename(tmp_path / "c" / "state-00000-of-00002.safetensors")
     with pytest.raises(ValueError, match="1 of 2 parts"):
         read_checkpoint(tmp_path / "c")
@@ -205,12 +208,12 @@ def test_decay_spares_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: 
 def test_a_batch_that_ranks_cannot_share_is_refused(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="16 samples cannot be divided among 3 ranks"):
-        accelerate(load(recipe).train, Path("unused"))
+        create_accelerator(load(recipe).train, Path("unused"))
 
 
 def test_auto_precision_follows_the_hardware(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     auto = SimpleNamespace(precision="auto")
     for fast in (True, False):
         monkeypatch.setattr(launch, "fast_bf16", lambda fast=fast: fast)
-        assert launch.bf16(auto) is fast  # type: ignore[arg-type]
-    assert launch.bf16(SimpleNamespace(precision="bf16"))  # type: ignore[arg-type]
+        assert launch.uses_bf16(auto) is fast  # type: ignore[arg-type]
+    assert launch.uses_bf16(SimpleNamespace(precision="bf16"))  # type: ignore[arg-type]
