@@ -1,11 +1,11 @@
-"""How the time of a window grows with the number of annotations in its recording.
+"""How does the time for one window grow with the number of annotations in its recording?
 
     python benchmarks/annotated_windows.py [--windows 200] [--annotations 16000]
 
-Writes EDF+ files with a sixteenth of the annotations and with all, and makes windows in the middle of each as source
-`edf` does (`source`), without asking for annotations and with `overlap`. Beside it, all annotations are compared with
-each window (`walk`). Prints one JSON line: median processor time of a window in ms for both files, and its growth (1
-where it does not depend on the annotations, 16 where all are walked).
+Writes one EDF+ file with a sixteenth of the annotations and one with all, and makes windows in the middle of both by
+three methods: the source `edf` without annotations (`source`) and with `overlap`, and a comparison of all annotations
+with each window (`walk`). Prints one JSON line: median CPU time per window in ms for both files, and its growth (1 if
+it does not depend on the annotations, 16 if all are compared).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WINDOW_S = 0.6
 
 
 def write(path: Path, annotations: int) -> None:
-    """A recording at 100 Hz with an annotation a second."""
+    """Write a recording at 100 Hz with one annotation per second."""
     header = {"label": "Fp1", "dimension": "uV", "sample_frequency": 100, "transducer": "", "prefilter": ""}
     limits = {"physical_max": 100.0, "physical_min": -100.0, "digital_max": 2000, "digital_min": -2000}
     with pyedflib.EdfWriter(str(path), 1, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
@@ -47,7 +47,7 @@ def walk(path: Path, item: Excerpt) -> list[Any]:
 
 
 def timed(make: Callable[[Excerpt], Any], items: list[Excerpt]) -> float:
-    """Median time of one item in ms; the first reads the file."""
+    """Median CPU time per item in ms, without the first item, which reads the file."""
     times = []
     for item in items:
         started = time.process_time()
@@ -64,17 +64,17 @@ def measure(folder: Path, annotations: int, count: int) -> dict[str, Any]:
         plain, overlap = Edf(window_s=WINDOW_S), Edf(window_s=WINDOW_S, annotations="overlap")
         items = list(plain.items(path))
         items = items[len(items) // 2 :][: count + 1]
-        ways: dict[str, Callable[[Excerpt], Any]] = {
+        methods: dict[str, Callable[[Excerpt], Any]] = {
             "source": lambda item, source=plain: source.make(item, MODALITIES),  # type: ignore[misc]
             "overlap": lambda item, source=overlap: source.make(item, MODALITIES),  # type: ignore[misc]
             "walk": lambda item, path=path: walk(path, item),  # type: ignore[misc]
         }
-        for name, way in ways.items():
-            times.setdefault(name, []).append(timed(way, items))
+        for name, method in methods.items():
+            times.setdefault(name, []).append(timed(method, items))
     return {
         "annotations": [annotations // 16, annotations],
         "windows": len(items) - 1,
-        "ms": {name: [round(each, 3) for each in pair] for name, pair in times.items()},
+        "ms": {name: [round(time_ms, 3) for time_ms in pair] for name, pair in times.items()},
         "growth": {name: round(pair[1] / pair[0], 1) for name, pair in times.items()},
     }
 

@@ -1,7 +1,7 @@
-"""Does one shared transformer with masked modelling retrieve as well as three plain towers with contrast alone?
+"""Does one shared transformer with masked modeling retrieve as well as three separate towers with contrast alone?
 
 Trains the recipe `molecules`, then three separate towers (transformer, CNN, MLP; CLIP loss over all three pairs, no
-masking, data ready in memory) for as many seconds, and prints recall at 10 of both on the same gallery.
+masking, data in memory) for the same number of seconds, and prints recall at 10 of both on the same gallery.
 
     python benchmarks/contrast_only.py --shards runs/demo/shards
 """
@@ -39,7 +39,7 @@ class SmilesTower(nn.Module):
     def __init__(self, num_ids: int):
         super().__init__()
         self.embedding = nn.Embedding(num_ids, WIDTH, padding_idx=0)
-        self.place = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
+        self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
         layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
         self.out = nn.Linear(WIDTH, WIDTH)
@@ -47,7 +47,7 @@ class SmilesTower(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         ids = ids[:, : int((ids != 0).sum(1).max())]
         padding = ids == 0
-        x = self.blocks(self.embedding(ids) + self.place[: ids.shape[1]], src_key_padding_mask=padding)
+        x = self.blocks(self.embedding(ids) + self.positions[: ids.shape[1]], src_key_padding_mask=padding)
         keep = (~padding).unsqueeze(2)
         return self.out((x * keep).sum(1) / keep.sum(1))
 
@@ -66,7 +66,7 @@ class ImageTower(nn.Module):
 
 
 class Towers(nn.Module):
-    """Three towers and a learnt temperature, about 0.9 million parameters with descriptors of a few dozen columns."""
+    """Three towers and a learned temperature, about 0.9 million parameters with descriptors of a few dozen columns."""
 
     def __init__(self, num_ids: int, columns: int):
         super().__init__()
@@ -85,19 +85,19 @@ class Towers(nn.Module):
         return {name: F.normalize(tower(batch[name]), dim=1) for name, tower in self.towers.items()}
 
 
-def arrays(split: Split, places: list[tuple[int, int]], modalities: dict[str, Modality]) -> dict[str, torch.Tensor]:
-    """Padded ids, whole images and rows of a split, from the same fitted modalities."""
-    smiles = np.zeros((len(places), LENGTH), np.int64)
+def arrays(split: Split, locations: list[tuple[int, int]], modalities: dict[str, Modality]) -> dict[str, torch.Tensor]:
+    """Padded ids, complete images and table rows of a split, from the same fitted modalities."""
+    smiles = np.zeros((len(locations), LENGTH), np.int64)
     images, rows = [], []
     drawing = modalities["image"]
     assert isinstance(drawing, Image)
-    for i, place in enumerate(places):
-        tokens = tokenize(split.read(*place), modalities)
+    for i, location in enumerate(locations):
+        tokens = tokenize(split.read(*location), modalities)
         ids = tokens["smiles"].ids[:LENGTH, 0]
         smiles[i, : len(ids)] = ids
         side, grid = drawing.patch, drawing.size // drawing.patch
-        paper = (drawing.background - drawing.mean[0]) / drawing.std[0] if drawing.background is not None else 0.0
-        image = np.full((grid, grid, side, side), paper, np.float32)
+        background = (drawing.background - drawing.mean[0]) / drawing.std[0] if drawing.background is not None else 0.0
+        image = np.full((grid, grid, side, side), background, np.float32)
         row, column = tokens["image"].coords.astype(int).T
         image[row, column] = tokens["image"].values.reshape(-1, side, side)
         images.append(image.transpose(0, 2, 1, 3).reshape(1, grid * side, grid * side))
@@ -109,21 +109,21 @@ def arrays(split: Split, places: list[tuple[int, int]], modalities: dict[str, Mo
     }
 
 
-def peer(split: Split, modalities: dict[str, Modality], seconds: float, batch_size: int) -> tuple[Towers, int]:
-    """Train the towers for some seconds; the model and the number of samples seen."""
+def train_towers(split: Split, modalities: dict[str, Modality], seconds: float, batch_size: int) -> tuple[Towers, int]:
+    """Train the towers for `seconds`; returns the model and the number of training samples."""
     torch.manual_seed(0)
     keep_freed_memory()
     data = arrays(split, [(shard, n) for _, _, shard, n in split.locations()], modalities)
     model = Towers(modalities["smiles"].num_ids, data["table"].shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    count, seen = len(data["smiles"]), 0
+    count, samples = len(data["smiles"]), 0
     generator = torch.Generator().manual_seed(0)
     started = time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, 2 * (1 - passed / seconds))
-        chosen = torch.randint(count, (batch_size,), generator=generator)
-        embeddings = model({name: values[chosen] for name, values in data.items()})
+        indices = torch.randint(count, (batch_size,), generator=generator)
+        embeddings = model({name: values[indices] for name, values in data.items()})
         scale = model.log_scale.exp().clamp(1, 100)
         answers = torch.arange(batch_size)
         loss = torch.zeros(())
@@ -133,8 +133,8 @@ def peer(split: Split, modalities: dict[str, Modality], seconds: float, batch_si
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        seen += batch_size
-    return model.eval(), seen
+        samples += batch_size
+    return model.eval(), samples
 
 
 def main() -> None:
@@ -157,12 +157,12 @@ def main() -> None:
         else:
             run, seconds = arguments.run, arguments.seconds
         ours = evaluate(run, arguments.shards, split=arguments.split)["retrieval"]
-        held = Run(run)
-        recipe, modalities = held.recipe(), held.modalities()
+        finished = Run(run)
+        recipe, modalities = finished.recipe(), finished.modalities()
         assert modalities is not None
-        seen_by_ours = recipe.train.steps * recipe.train.batch_size
-        parameters = sum(p.numel() for p in held.load_model().parameters())
-        model, seen = peer(Split(arguments.shards, "train"), modalities, seconds, arguments.batch_size)
+        our_samples = recipe.train.steps * recipe.train.batch_size
+        parameters = sum(p.numel() for p in finished.load_model().parameters())
+        model, samples = train_towers(Split(arguments.shards, "train"), modalities, seconds, arguments.batch_size)
     unseen = Split(arguments.shards, arguments.split)
     gallery = ranked(unseen)[: recipe.evaluate.gallery]
     with torch.inference_mode():
@@ -175,12 +175,12 @@ def main() -> None:
                 "seconds": round(seconds, 1),
                 "ours": {
                     "parameters": parameters,
-                    "samples": seen_by_ours,
+                    "samples": our_samples,
                     "r10": {k: round(v["r10"], 4) for k, v in ours.items()},
                 },
                 "peer": {
                     "parameters": sum(p.numel() for p in model.parameters()),
-                    "samples": seen,
+                    "samples": samples,
                     "r10": {k: round(v["r10"], 4) for k, v in theirs.items()},
                 },
             }

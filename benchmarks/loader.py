@@ -1,36 +1,33 @@
-"""How fast are samples read, shuffled, decoded and handed over, beside the loaders that others use?
+"""How fast are samples read, shuffled, decoded and batched, compared with other loaders?
 
     python -m venv PEERS && PEERS/bin/pip install -r benchmarks/loader-peers.txt
     python benchmarks/loader.py --peers PEERS/bin/python --work DIR
 
-Writes the same bytes once in each loader's format (ours and webdataset's are the same tars) and prints one JSON line.
-`rows`, by modality and number of worker processes: samples/s of each side, `decode_limit` (the decode function alone,
-over bytes in memory, in as many processes), `ratio_best_peer` and `share_of_limit` of ours. `memory`: of one of our
-workers, after 10,000 samples and after ten times as many: `anonymous_mib` is what it holds itself, `uss_mib` counts the
-pages of mapped tars too, which belong to the system's cache and are given up when memory is short.
+Writes the same bytes once in each loader's format (sensorium and webdataset share the tars) and prints one JSON line.
+`rows`, by modality and number of worker processes: samples/s of each loader, `decode_limit` (the decode function
+alone, over bytes in memory, in the same number of processes), and for sensorium (`ours`) `ratio_best_peer` and
+`share_of_limit`. `memory` is that of one sensorium worker after 10,000 samples and after ten times as many:
+`anonymous_mib` is its own, `uss_mib` includes the pages of mapped tars, which the system reclaims if memory is short.
 
-All sides shuffle, decode by `DECODE` in their workers and hand over batches of `default_collate`. Before anything is
-timed, each side's samples are compared with the originals by checksum, set by set. A figure is the median of turns
-that the sides take: passes over the whole set, as many as last `TURN_S`, since a machine shared with others is held up
-for moments that are long beside a short pass. A pass is timed from its first batch to its last, so that starting
-workers and first filling a buffer for shuffling is held against nobody. Every side runs in a process of its own;
-webdataset and datasets in this environment, litdata and streaming in that of `--peers`, whose pins clash with ours.
+All loaders shuffle, decode by `DECODE` in their workers and give batches of `default_collate`. Before anything is
+timed, each loader's samples are compared with the originals by checksum. The loaders take turns, and a figure is the
+median over turns. A turn is at least `TURN_S` of epochs, because a shared machine pauses for times that are long
+compared with one epoch. An epoch is timed from its first batch to its last, so that starting workers and filling a
+shuffle buffer count for no loader. Every loader runs in its own process: webdataset and datasets in this environment,
+litdata and streaming in that of `--peers`, whose pins conflict with ours.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -38,143 +35,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import simplejpeg
-import soundfile
 import torch
+from loader_samples import BATCH, DECODE, MEMBERS, SAMPLES, SEED, SHARD, checksum, make_tars, originals, write_once
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, default_collate
 
-SEED = 0
-SHARD = {"image": 1024, "smiles": 8192, "ecg": 1024, "audio": 1024}
-"""Samples of a tar, which so holds at least 10 MB."""
 AHEAD = 4
-"""Batches that each worker makes ahead, the same on all sides."""
+"""Batches that each worker prefetches, the same for all loaders."""
 TURN_S = 3.0
-"""Seconds that a side is timed for in its turn, at least."""
-ENDURED = 10_000
-"""Samples after which memory is read, and again after ten times as many."""
-MEMBERS = {"image": ("jpg",), "smiles": ("txt",), "ecg": ("npy", "json"), "audio": ("flac",)}
-SAMPLES = {"image": 8192, "smiles": 131_072, "ecg": 8192, "audio": 4096}
-BATCH = {"image": 64, "smiles": 256, "ecg": 64, "audio": 64}
-REPEATED = ("image", "smiles")
-"""What memory is measured on."""
+"""Shortest time in seconds of a loader's turn."""
+MEMORY_SAMPLES = 10_000
+"""Number of samples after which memory is measured, and again after ten times as many."""
+MEMORY_MODALITIES = ("image", "smiles")
+"""Modalities for which memory is measured."""
 PACKAGES = {"webdataset": "webdataset", "litdata": "litdata", "streaming": "mosaicml-streaming", "datasets": "datasets"}
-"""The peers, and what they are called where packages are."""
+"""The other loaders, and the names of their packages."""
 
 
-# litdata hands over memoryviews, which all of these take
-def ecg(npy: bytes, said: bytes) -> np.ndarray:
-    samples = np.load(io.BytesIO(npy), allow_pickle=False)
-    if len(json.loads(bytes(said))["channels"]) != len(samples):
-        raise ValueError("an ECG that is not as described")
-    return samples
-
-
-def audio(flac: bytes) -> np.ndarray:
-    return soundfile.read(io.BytesIO(flac), dtype="float32")[0]
-
-
-def smiles(text: bytes) -> str:
-    return str(text, "ascii")
-
-
-DECODE: dict[str, Callable[..., Any]] = {
-    "image": simplejpeg.decode_jpeg,  # (256, 256, 3) uint8
-    "smiles": smiles,
-    "ecg": ecg,  # (12, 5000) float32
-    "audio": audio,  # (80000,) float32
-}
-
-
-# What is read
-
-
-def photos(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes]]:
-    """Crops of the two photographs that come with scikit-learn, encoded at quality 90."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
-    for number in range(count):
-        picture = pictures[number % len(pictures)]
-        side = int(rng.integers(256, min(picture.size)))
-        x, y = (int(rng.integers(length - side + 1)) for length in picture.size)
-        crop = picture.resize((256, 256), Image.Resampling.BILINEAR, (x, y, x + side, y + side))
-        yield (simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=90),)
-
-
-def molecules(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes]]:
-    """SMILES that come with RDKit."""
-    from rdkit import RDConfig
-
-    lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_bytes().splitlines()
-    yield from ((lines[number].split()[0],) for number in rng.integers(len(lines), size=count))
-
-
-def heartbeats(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes, bytes]]:
-    """Twelve channels of 10 s at 500 Hz, as a source writes them: a pulse a beat, and noise."""
-    from modalities.files.recording import Recording, to_members
-
-    leads = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-    time_s = np.arange(5000) / 500
-    for _ in range(count):
-        pulse = np.exp(-(((time_s * rng.uniform(0.8, 1.6)) % 1 - 0.5) ** 2) / 2e-4)
-        samples = rng.normal(size=(12, 1)) * pulse + 0.02 * rng.normal(size=(12, 5000))
-        members = to_members(Recording(samples.astype(np.float32), leads, ("mV",) * 12, 500.0))
-        yield members["npy"], members["json"]
-
-
-def sounds(count: int, rng: np.random.Generator) -> Iterator[tuple[bytes]]:
-    """Five seconds at 16 kHz: a voice's harmonics, syllables and noise."""
-    time_s = np.arange(80_000) / 16_000
-    for _ in range(count):
-        pitch_hz = rng.uniform(90, 250)
-        voice = sum(np.sin(2 * np.pi * pitch_hz * n * time_s + rng.uniform(0, 6)) / n for n in range(1, 12))
-        loud = np.clip(np.sin(2 * np.pi * rng.uniform(2, 5) * time_s), 0, 1)
-        file = io.BytesIO()
-        wave = 0.1 * voice * loud + 0.003 * rng.normal(size=len(time_s))
-        soundfile.write(file, wave.astype(np.float32), 16_000, format="FLAC", subtype="PCM_16")
-        yield (file.getvalue(),)
-
-
-MADE = {"image": photos, "smiles": molecules, "ecg": heartbeats, "audio": sounds}
-
-
-def make_tars(modality: str, count: int, folder: Path) -> None:
-    """Shards that ours and webdataset read, indexed as `sensorium shards index` does."""
-    from shards.manifest import index
-
-    samples = MADE[modality](count, np.random.default_rng(SEED))
-    size = SHARD[modality]
-    for first in range(0, count, size):
-        with tarfile.open(folder / f"train-{first // size:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number in range(first, min(first + size, count)):
-                for extension, data in zip(MEMBERS[modality], next(samples), strict=True):
-                    entry = tarfile.TarInfo(f"{number:032x}.{modality}.{extension}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-    index(folder, {})
-
-
-def written(folder: Path, make: Callable[[Path], None]) -> None:
-    """Create a folder atomically unless it exists."""
-    from shards.files import atomic_folder
-
-    if not folder.exists():
-        with atomic_folder(folder) as temporary:
-            make(temporary)
-
-
-def originals(tars: Path, modality: str) -> Iterator[tuple[bytes, ...]]:
-    """The members of each sample."""
-    for path in sorted(tars.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            contents = [tar.extractfile(entry).read() for entry in tar]  # type: ignore[union-attr]
-        each = len(MEMBERS[modality])
-        yield from (tuple(contents[i : i + each]) for i in range(0, len(contents), each))
-
-
-# The sides: each makes its files of the tars once, if it needs any, and loads them
+# The loaders: each converts the tars to its own format once, if it has one, and loads it
 
 
 def load(dataset: Any, workers: int, kind: type[DataLoader] = DataLoader, **settings: Any) -> DataLoader:
@@ -182,7 +59,7 @@ def load(dataset: Any, workers: int, kind: type[DataLoader] = DataLoader, **sett
 
 
 class Ours:
-    make = None  # the tars are there
+    make = None  # reads the tars
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
@@ -195,7 +72,7 @@ class Ours:
             DECODE[modality],
             BATCH[modality],
             SEED,
-            members=tuple(f"{modality}.{each}" for each in MEMBERS[modality]),
+            members=tuple(f"{modality}.{extension}" for extension in MEMBERS[modality]),
             stack=modality != "smiles",
         )
         return prefetch(dataset, range(-(-samples // BATCH[modality])), workers)
@@ -213,14 +90,14 @@ class Webdataset:
 
         files = [str(path) for path in sorted(folder.glob("*.tar"))]
         dataset = webdataset.WebDataset(files, shardshuffle=len(files), seed=SEED).shuffle(1000)
-        dataset = dataset.to_tuple(*(f"{modality}.{each}" for each in MEMBERS[modality])).map(decode)
+        dataset = dataset.to_tuple(*(f"{modality}.{extension}" for extension in MEMBERS[modality])).map(decode)
         dataset = dataset.batched(BATCH[modality], collation_fn=default_collate)
         return load(dataset, workers, webdataset.WebLoader, batch_size=None)
 
 
-def bare(about: tuple[Path, str]) -> Iterator[Any]:
-    """Samples for litdata, a single member as bytes alone."""
-    for members in originals(*about):
+def litdata_samples(tars_and_modality: tuple[Path, str]) -> Iterator[Any]:
+    """Samples for litdata; a single member is bytes instead of a tuple."""
+    for members in originals(*tars_and_modality):
         yield members[0] if len(members) == 1 else members
 
 
@@ -229,7 +106,9 @@ class Litdata:
     def make(tars: Path, modality: str, folder: Path) -> None:
         from litdata import optimize
 
-        optimize(bare, [(tars, modality)], str(folder), chunk_bytes="64MB", num_workers=1, start_method="fork")
+        optimize(
+            litdata_samples, [(tars, modality)], str(folder), chunk_bytes="64MB", num_workers=1, start_method="fork"
+        )
 
     @staticmethod
     def load(folder: Path, modality: str, workers: int, samples: int) -> Iterable[Any]:
@@ -237,18 +116,18 @@ class Litdata:
 
         class Decoded(StreamingDataset):
             def __getitem__(self, index: Any) -> Any:
-                held = super().__getitem__(index)
-                return DECODE[modality](*(held if isinstance(held, (tuple, list)) else [held]))
+                sample = super().__getitem__(index)
+                return DECODE[modality](*(sample if isinstance(sample, (tuple, list)) else [sample]))
 
         dataset = Decoded(str(folder), shuffle=True, seed=SEED)
         return load(dataset, workers, StreamingDataLoader, batch_size=BATCH[modality], collate_fn=default_collate)
 
 
 def without_torchvision() -> None:
-    """streaming imports it for sets that nobody reads here, and its wheels, linked to CUDA, fail beside a CPU torch."""
-    for name, held in {"datasets": ("VisionDataset", "CIFAR10"), "transforms.functional": ("to_tensor",)}.items():
+    """Replace torchvision, which streaming imports for unused data sets; its CUDA wheels fail with a CPU torch."""
+    for name, attributes in {"datasets": ("VisionDataset", "CIFAR10"), "transforms.functional": ("to_tensor",)}.items():
         module = ModuleType(f"torchvision.{name}")
-        vars(module).update(dict.fromkeys(held, object))
+        vars(module).update(dict.fromkeys(attributes, object))
         sys.modules[module.__name__] = module
 
 
@@ -278,7 +157,7 @@ class Streaming:
 
 
 class Datasets:
-    """Arrow on disk, of which a batch sampler takes whole batches of shuffled rows at once."""
+    """Arrow on disk, from which a batch sampler takes complete batches of shuffled rows."""
 
     @staticmethod
     def make(tars: Path, modality: str, folder: Path) -> None:
@@ -305,7 +184,7 @@ class Datasets:
         return load(dataset, workers, sampler=batches, batch_size=None, collate_fn=stacked)
 
 
-SIDES: dict[str, Any] = {
+LOADERS: dict[str, Any] = {
     "ours": Ours,
     "webdataset": Webdataset,
     "litdata": Litdata,
@@ -314,23 +193,14 @@ SIDES: dict[str, Any] = {
 }
 
 
-# What a side is asked for, in its own process
+# Tasks of a loader, in its own process
 
 
-def checksum(batches: Iterable[Any]) -> list[int]:
-    """Number of samples, and the sum of their checksums, which no order changes."""
-    count = total = 0
-    for batch in batches:
-        count += len(batch)
-        total += sum(zlib.crc32(part.encode() if isinstance(part, str) else np.asarray(part)) for part in batch)
-    return [count, total]
-
-
-def turn(timed: Callable[[], float], samples: int) -> float:
-    """Samples/s of as many passes of so many as fill a turn."""
+def take_turn(measure: Callable[[], float], samples: int) -> float:
+    """Mean samples/s over the epochs of one turn; `measure` gives the samples/s of one epoch of `samples`."""
     spans: list[float] = []
     while sum(spans) < TURN_S:
-        spans.append(samples / timed())
+        spans.append(samples / measure())
     return len(spans) * samples / sum(spans)
 
 
@@ -341,12 +211,12 @@ def rate(batches: Iterable[Any], samples: int) -> float:
         started = started or time.perf_counter()
         sizes.append(len(batch))
     if sum(sizes) != samples:
-        raise RuntimeError(f"{sum(sizes)} samples in a pass instead of {samples}")
+        raise RuntimeError(f"{sum(sizes)} samples in an epoch instead of {samples}")
     return sum(sizes[1:]) / (time.perf_counter() - started)
 
 
-def alone(held: list[tuple[bytes, ...]], modality: str, workers: int) -> float:
-    """Samples/s of decoding what lies in memory, in so many processes."""
+def decode_rate(members_in_memory: list[tuple[bytes, ...]], modality: str, workers: int) -> float:
+    """Samples/s of decoding bytes in memory in `workers` processes."""
     context = multiprocessing.get_context("fork")
     ready, spans = context.Barrier(workers), context.SimpleQueue()
 
@@ -354,7 +224,7 @@ def alone(held: list[tuple[bytes, ...]], modality: str, workers: int) -> float:
         decode = DECODE[modality]
         ready.wait()
         started = time.perf_counter()  # one clock for all processes of a machine
-        for members in held[number::workers]:
+        for members in members_in_memory[number::workers]:
             decode(*members)
         spans.put((started, time.perf_counter()))
 
@@ -364,20 +234,20 @@ def alone(held: list[tuple[bytes, ...]], modality: str, workers: int) -> float:
     first, last = zip(*(spans.get() for _ in processes), strict=True)
     for process in processes:
         process.join()
-    return len(held) / (max(last) - min(first))
+    return len(members_in_memory) / (max(last) - min(first))
 
 
-def endure(batches: Iterable[Any]) -> dict[str, list[float]]:
-    """MiB of the one worker after `ENDURED` samples and after ten times as many."""
+def measure_memory(batches: Iterable[Any]) -> dict[str, list[float]]:
+    """Memory in MiB of the only worker after `MEMORY_SAMPLES` samples and after ten times as many."""
     import psutil
 
-    seen, readings = 0, []
+    count, readings = 0, []
     for batch in batches:
-        seen += len(batch)
-        if seen >= ENDURED * 10 ** len(readings):
+        count += len(batch)
+        if count >= MEMORY_SAMPLES * 10 ** len(readings):
             (worker,) = psutil.Process().children()
-            held = worker.memory_full_info()
-            readings.append((held.rss - held.shared, held.uss))
+            memory = worker.memory_full_info()
+            readings.append((memory.rss - memory.shared, memory.uss))
     anonymous, uss = ([round(part / 2**20, 1) for part in parts] for parts in zip(*readings, strict=True))
     return {"anonymous_mib": anonymous, "uss_mib": uss}
 
@@ -386,21 +256,21 @@ def answer(name: str, task: str, work: Path, modality: str, workers: int, sample
     tars = work / f"{modality}-{samples}" / "tars"
     if name == "decode_limit":
         if task == "rate":
-            return turn(partial(alone, list(originals(tars, modality)), modality, workers), samples)
+            return take_turn(partial(decode_rate, list(originals(tars, modality)), modality, workers), samples)
         return checksum([DECODE[modality](*members)] for members in originals(tars, modality))
-    side, folder = SIDES[name], tars
-    if side.make:
+    loader, folder = LOADERS[name], tars
+    if loader.make:
         folder = tars.with_name(name)
-        written(folder, partial(side.make, tars, modality))
-    if task == "endure":
-        return endure(side.load(folder, modality, workers, 11 * ENDURED))
+        write_once(folder, partial(loader.make, tars, modality))
+    if task == "measure_memory":
+        return measure_memory(loader.load(folder, modality, workers, 11 * MEMORY_SAMPLES))
     if task == "checksum":
-        return checksum(side.load(folder, modality, workers, samples))
-    return turn(lambda: rate(side.load(folder, modality, workers, samples), samples), samples)
+        return checksum(loader.load(folder, modality, workers, samples))
+    return take_turn(lambda: rate(loader.load(folder, modality, workers, samples), samples), samples)
 
 
 def serve(name: str) -> None:
-    """Answer tasks that come as JSON lines; what libraries print goes to standard error."""
+    """Answer tasks given as JSON lines; the output of libraries goes to standard error."""
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -414,7 +284,7 @@ def serve(name: str) -> None:
 
 
 class Server:
-    """A side in a process of its own."""
+    """A loader in its own process."""
 
     def __init__(self, name: str, python: str):
         self.name = name
@@ -446,39 +316,43 @@ class Server:
 
 
 def compare(work: Path, pythons: dict[str, str], counts: dict[str, int], workers: list[int], repeats: int) -> Any:
-    """The figures of all sides, after their samples were found to be the same."""
+    """The figures of all loaders, after a check that their samples are the same."""
     for modality, count in counts.items():
         (work / f"{modality}-{count}").mkdir(parents=True, exist_ok=True)
-        print(f"writing {count:,} samples of {modality}, unless they are there", file=sys.stderr)
-        written(work / f"{modality}-{count}" / "tars", partial(make_tars, modality, count))
+        print(f"writing {count:,} samples of {modality}, unless they exist", file=sys.stderr)
+        write_once(work / f"{modality}-{count}" / "tars", partial(make_tars, modality, count))
     servers = {name: Server(name, python) for name, python in pythons.items()}
     rows = []
     for modality, count in counts.items():
         sums = {name: server.ask("checksum", work, modality, 1, count) for name, server in servers.items()}
-        if wrong := [name for name, found in sums.items() if found != sums["decode_limit"]]:
-            sys.exit(f"{', '.join(wrong)} handed over other samples of {modality} than there are: {sums}")
+        if wrong := [name for name, checksums in sums.items() if checksums != sums["decode_limit"]]:
+            sys.exit(f"{', '.join(wrong)} gave other samples of {modality} than the original ones: {sums}")
         for number in workers:
-            print(f"timing {modality} with {number} at work", file=sys.stderr)
+            print(f"timing {modality} with {number} workers", file=sys.stderr)
             turns = [
                 {name: server.ask("rate", work, modality, number, count) for name, server in servers.items()}
                 for _ in range(repeats)
             ]
             rows.append(row(modality, number, turns))
-    held = {name: servers["ours"].ask("endure", work, name, 1, counts[name]) for name in counts if name in REPEATED}
+    memory = {
+        name: servers["ours"].ask("measure_memory", work, name, 1, counts[name])
+        for name in counts
+        if name in MEMORY_MODALITIES
+    }
     return {
         "rows": rows,
-        "memory": held,
+        "memory": memory,
         "versions": {name: servers[name].version for name in PACKAGES if name in servers},
     }
 
 
 def row(modality: str, workers: int, turns: list[dict[str, float]]) -> dict[str, Any]:
-    rates = {side: statistics.median(turn[side] for turn in turns) for side in turns[0]}
-    best = max((rates[side] for side in PACKAGES if side in rates), default=None)
+    rates = {loader: statistics.median(turn[loader] for turn in turns) for loader in turns[0]}
+    best = max((rates[loader] for loader in PACKAGES if loader in rates), default=None)
     return {
         "modality": modality,
         "workers": workers,
-        **{side: round(rates[side]) if side in rates else None for side in (*SIDES, "decode_limit")},
+        **{loader: round(rates[loader]) if loader in rates else None for loader in (*LOADERS, "decode_limit")},
         "ratio_best_peer": round(rates["ours"] / best, 2) if best else None,
         "share_of_limit": round(rates["ours"] / rates["decode_limit"], 3),
     }
@@ -486,12 +360,12 @@ def row(modality: str, workers: int, turns: list[dict[str, float]]) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where the sets are written, and found again by the next run")
-    parser.add_argument("--peers", help="a python that has litdata and streaming; without it they are left out")
+    parser.add_argument("--work", type=Path, help="folder for the sets, which the next run reuses")
+    parser.add_argument("--peers", help="a Python with litdata and streaming; without it they are left out")
     parser.add_argument("--modalities", nargs="+", choices=MEMBERS, default=list(MEMBERS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--samples", type=int, help=f"of each set, by default {SAMPLES}; in tars of {SHARD}")
+    parser.add_argument("--samples", type=int, help=f"samples of each set, by default {SAMPLES}; per tar {SHARD}")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -502,9 +376,9 @@ def main() -> None:
         pythons |= dict.fromkeys(("litdata", "streaming"), arguments.peers)
     else:
         print("litdata and streaming are left out: --peers names no python that has them", file=sys.stderr)
-    whole = max(map(SHARD.__getitem__, arguments.modalities)) * max(arguments.workers)
-    if arguments.samples and arguments.samples % whole:
-        parser.error(f"--samples must be a multiple of {whole:,}, so that each worker of each side has whole tars")
+    multiple = max(map(SHARD.__getitem__, arguments.modalities)) * max(arguments.workers)
+    if arguments.samples and arguments.samples % multiple:
+        parser.error(f"--samples must be a multiple of {multiple:,}, so that all workers have complete tars")
     counts = {modality: arguments.samples or SAMPLES[modality] for modality in arguments.modalities}
     with tempfile.TemporaryDirectory() as aside:
         work = arguments.work or Path(aside)

@@ -1,11 +1,12 @@
-"""How long it takes from a folder of very many shards to the first sample, and how well its order mixes.
+"""How long does it take from a folder of very many shards to the first sample, and how well are samples shuffled?
 
     python benchmarks/order.py [--shards 100000] [--samples 1000] [--nodes 1]
 
-Writes that many indexes and tars (of their full size, but holes), then opens them in a fresh process. Prints one JSON
-line: `seconds` from opening the folder to the key of the order's first sample, `seconds_manifest` of it for reading
-JSON alone (timed before), `memory_mib` that it took, `places_per_s` for further places, `neighbours_of_a_shard`: the
-chance that a sample's neighbour is of its own shard, `full_permutation`: the same if all were permuted at once.
+Writes that many indexes and tars (sparse files of full size), then opens them in a fresh process. Prints one JSON
+line: `seconds` from opening the folder to the key of the order's first sample, `seconds_manifest` for reading the
+JSON alone (timed before), `memory_mib` used, `positions_per_s` for further positions, `same_shard`: the probability
+that the next sample is from the same shard, and `full_permutation`: the same probability if all samples were permuted
+at once.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from shards.manifest import Manifest, Shard, sha256
 from shards.order import Mixture
 from shards.read import Split
 
-PLACES = 50_000
+POSITIONS = 50_000
 
 
 def write(folder: Path, shards: int, samples: int) -> None:
-    """Shards of one index, as links to it, of which a filesystem bears some ten thousand."""
-    size, made = samples * 10_000, []
+    """Write shards that share indexes through hard links; a file system allows some ten thousand links per file."""
+    size, rows = samples * 10_000, []
     for number in range(shards):
         tar = folder / f"train-{number:06}.tar"
         with tar.open("wb") as file:
@@ -42,12 +43,12 @@ def write(folder: Path, shards: int, samples: int) -> None:
             digest = sha256(first)
         else:
             os.link(first, index_path(tar))
-        made.append(Shard(tar.name, "train", samples, size, "0" * 64, digest))
-    Manifest(tuple(made), {"image.jpg": shards * samples}).write(folder)
+        rows.append(Shard(tar.name, "train", samples, size, "0" * 64, digest))
+    Manifest(tuple(rows), {"image.jpg": shards * samples}).write(folder)
 
 
 def peak_kib() -> int:
-    """Most memory this program has held; unlike getrusage's it does not count what the parent held before."""
+    """Peak memory of this process in KiB; unlike getrusage it excludes the parent's before the fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -66,9 +67,9 @@ def measure(folder: Path, nodes: int) -> dict[str, float]:
     first = time.perf_counter() - started
     memory = peak_kib() - memory
     began = time.perf_counter()
-    places = np.array([order.locate(position) for position in range(PLACES)])
-    rate = PLACES / (time.perf_counter() - began)
-    own = places[::nodes, 2]
+    positions = np.array([order.locate(position) for position in range(POSITIONS)])
+    rate = POSITIONS / (time.perf_counter() - began)
+    indices = positions[::nodes, 2]
     return {
         "shards": len(sizes),
         "samples": sum(sizes),
@@ -76,8 +77,8 @@ def measure(folder: Path, nodes: int) -> dict[str, float]:
         "seconds": round(first, 3),
         "seconds_manifest": round(read, 3),
         "memory_mib": round(memory / 1024, 1),
-        "places_per_s": round(rate),
-        "neighbours_of_a_shard": round(float((own[1:] == own[:-1]).mean()), 5),
+        "positions_per_s": round(rate),
+        "same_shard": round(float((indices[1:] == indices[:-1]).mean()), 5),
         "full_permutation": round((sizes[0] - 1) / (sum(sizes) - 1), 7),
     }
 
@@ -85,7 +86,7 @@ def measure(folder: Path, nodes: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=100_000)
-    parser.add_argument("--samples", type=int, default=1000, help="in each shard")
+    parser.add_argument("--samples", type=int, default=1000, help="samples per shard")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,10 +1,11 @@
-"""Does pretraining help on real data with few labels? Raw files to fine-tuned figures, set by set.
+"""Does pretraining help on real data with few labels? From raw files to fine-tuned figures, set by set.
 
-For each set: shards from the raw folder, the recipe's demo size pretrained on the training split, then fine-tuned on a
-few of its labels by seeds 0 to 4 and judged on the test split, whose groups (speakers, videos, subjects, species,
-scaffolds) neither has seen; beside it the same model from scratch and a classical baseline on the same labels
-(`pipeline/baseline.py`). Everything but the labels' draw and the heads is fixed below. Each set runs in a process of
-its own. Writes a list of rows to `--out`, a table of them beside it, and prints one JSON line a set.
+For each set: shards from the raw folder, the recipe's demo size pretrained on the training split, then fine-tuned on
+a few of its labels with seeds 0 to 4 and judged on the test split, whose groups (speakers, videos, subjects, species,
+scaffolds) pretraining and fine-tuning have not seen; for comparison, the same model from scratch and a classical
+baseline on the same labels (`pipeline/evaluation/baseline.py`). Everything but the draw of labels and the heads is
+fixed below. Each set runs in its own process. Writes a list of rows to `--out`, a Markdown table beside it, and
+prints one JSON line per set.
 
     python benchmarks/real_data.py --data DIR --out docs/results.json
 """
@@ -31,7 +32,7 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class Set:
-    """A folder of raw data, the recipe for it, and how well which label is told from which modalities."""
+    """A folder of raw data, its recipe, and the label to predict from which modalities."""
 
     folder: str
     recipe: str
@@ -56,10 +57,10 @@ SETS = {
         500,
         mode="linear",
         overrides=("data.split.by=scientific_name", "data.source.unique=true"),
-        note="Two labels a genus leave a probe little to go by. Barcodes begin at many letters of the gene: with "
+        note="Two labels per genus are little for a probe. Barcodes begin at many positions of the gene: with "
         "4-mers without overlap, which agree only in the same frame, both starts stayed near 0.06 and did not differ. "
-        "Words by byte pair encoding fall alike wherever a barcode begins; they were chosen on a fifth of the training "
-        "species. Counts of the same words remain the better features for so few labels.",
+        "Subwords by byte pair encoding are the same wherever a barcode begins; they were selected on a fifth of the "
+        "training species. Counts of the same subwords are still the better features with so few labels.",
     ),
     "arithmetic": Set(
         "eeg_arithmetic",
@@ -68,8 +69,8 @@ SETS = {
         "part",
         ("eeg", "ecg"),
         100,
-        note="All three stand together: the test split is 4 subjects, and what they share with others is little and "
-        "plain. Amplitudes of spectra as the target help: pretrained on raw waves it was worse than from scratch.",
+        note="All three are equal within the spread: the test split is 4 subjects, who share little with the others. "
+        "Amplitudes of spectra as the target help: pretrained on raw waves, it was worse than from scratch.",
     ),
     "fish": Set(
         "fish",
@@ -78,8 +79,8 @@ SETS = {
         "species",
         ("image",),
         100,
-        note="540 frames of 45 videos are near copies of each other, too little for a masked autoencoder, and the mean "
-        "over patches loses the layout that a thumbnail of 16 x 16 keeps.",
+        note="540 frames of 45 videos are near-duplicates, too little for a masked autoencoder, and the mean "
+        "over patches loses the layout that a thumbnail of 16 x 16 pixels keeps.",
     ),
     "ecg": Set(
         "ecg/cinc2021",
@@ -88,7 +89,7 @@ SETS = {
         "sinus_rhythm",
         ("ecg",),
         20,
-        note="38 records, 7 of them in the test with the label: shows that the way runs end to end, and no more.",
+        note="38 records, 7 of them in the test split with the label: shows that the pipeline runs end to end.",
     ),
     "penguins": Set("tables", "tables", "species of an unseen bird", "species", ("table",), 20),
     "molecules": Set(
@@ -99,40 +100,41 @@ SETS = {
         ("smiles",),
         50,
         metric="spearman",
-        overrides=(  # ESOL, FreeSolv and Lipophilicity, of which the first alone has the label
+        overrides=(  # ESOL, FreeSolv and Lipophilicity, only the first has the label
             "data.source.files='[EFL]*.csv'",
             "data.split.test=0.2",
             "data.source.properties=[measured log solubility in mols per litre]",
         ),
-        note="The gain depends on which scaffolds are held back: it was sure on a fifth of the training scaffolds, by "
-        "which the pretraining on three tables was chosen, and is within the spread of label draws on this test split.",
+        note="The gain depends on which scaffolds are held out: it was significant on a fifth of the training "
+        "scaffolds, by which the pretraining on three tables was selected, and is within the spread of label draws on "
+        "this split.",
     ),
 }
 
 
 def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
-    """The row of one set."""
-    chosen = SETS[name]
+    """Build, pretrain and fine-tune one set; returns its row of figures."""
+    task = SETS[name]
     shards, run = work / "shards", work / "pretrain"
-    overrides = [*chosen.overrides, f"data.shards=[{{path: {json.dumps(str(shards))}}}]"]
+    overrides = [*task.overrides, f"data.shards=[{{path: {json.dumps(str(shards))}}}]"]
     started = time.perf_counter()
-    manifest = sm.build_shards(chosen.recipe, data / chosen.folder, shards, overrides)
-    sm.pretrain(chosen.recipe, overrides, run)
+    manifest = sm.build_shards(task.recipe, data / task.folder, shards, overrides)
+    sm.pretrain(task.recipe, overrides, run)
     evaluated = sm.evaluate(run)
-    settings = Settings(labels=chosen.labels, mode=chosen.mode)
+    settings = Settings(labels=task.labels, mode=task.mode)
     tuned = sm.finetune(
         run,
         shards,
-        chosen.label,
+        task.label,
         out=work / "finetune",
-        modalities=list(chosen.modalities),
+        modalities=list(task.modalities),
         seeds=SEEDS,
         settings=settings,
     )
     figures = {
         start: {
-            "mean": tuned[start][f"{chosen.metric}_mean"],
-            "sd": tuned[start][f"{chosen.metric}_sd"],
+            "mean": tuned[start][f"{task.metric}_mean"],
+            "std": tuned[start][f"{task.metric}_sd"],
             "seeds": SEEDS,
         }
         for start in ("pretrained", "scratch", "baseline")
@@ -140,8 +142,8 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
     largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "set": name,
-        "task": chosen.task,
-        "metric": chosen.metric,
+        "task": task.task,
+        "metric": task.metric,
         **figures,
         "gain": tuned["difference"],
         "interval95": tuned["interval95"],
@@ -156,24 +158,24 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The rows as a page."""
+    """The rows as a Markdown page."""
     lines = [
         "# Real data, few labels",
         "",
         "Written by `python benchmarks/real_data.py --data DIR --out docs/results.json`. Each set is built into shards",
         "from its raw folder, its recipe's demo size is pretrained on the training split, fine-tuned on a few labels",
-        "and judged on groups that neither has seen, beside the same model from scratch and a classical baseline:",
+        "and judged on groups that training has not seen, beside the same model from scratch and a classical baseline:",
         "ridge or logistic regression on Morgan fingerprints, k-mer spectra, thumbnails, mel-band statistics, band",
         f"powers or table cells. Mean and std over {SEEDS} draws of labels and heads; the gain is the mean",
-        "paired difference of pretrained and scratch with its 95% interval (Student's t). Seconds are the whole way,",
-        "on 2 cores shared with other work, memory is the largest process's.",
+        "paired difference of pretrained and scratch with its 95% interval (Student's t). Seconds are for everything,",
+        "on 2 cores shared with other work; memory is that of the largest process.",
         "",
-        "| set | what | labels | test | metric | pretrained | scratch | baseline | gain | 95% interval | s | GiB |",
+        "| set | task | labels | test | metric | pretrained | scratch | baseline | gain | 95% interval | s | GiB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         figures = (
-            f"{row[start]['mean']:.3f} ± {row[start]['sd']:.3f}" for start in ("pretrained", "scratch", "baseline")
+            f"{row[start]['mean']:.3f} ± {row[start]['std']:.3f}" for start in ("pretrained", "scratch", "baseline")
         )
         low, high = row["interval95"]
         cells = [
@@ -198,8 +200,10 @@ def page(rows: list[dict[str, Any]]) -> str:
     ]
     lines.append("|---|---|---|---|---|")
     for row in rows:
-        for pair, found in row["retrieval"].items():
-            lines.append(f"| {row['set']} | {pair} | {found['r10']:.3f} | {found['chance_r10']:.3f} | {found['n']} |")
+        for pair, recall in row["retrieval"].items():
+            lines.append(
+                f"| {row['set']} | {pair} | {recall['r10']:.3f} | {recall['chance_r10']:.3f} | {recall['n']} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -208,10 +212,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets' raw folders")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of rows; rows of sets not run are kept")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--work", type=Path, help="new folder for shards and runs, kept; a temporary one by default")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--work", type=Path, help="new folder for shards and runs, which are kept; a temporary one by default"
+    )
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.here:
+    if options.in_process:
         write_json(options.out, measure(options.sets[0], options.data, options.work))
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -222,7 +228,7 @@ def main() -> None:
             command = [
                 sys.executable,
                 __file__,
-                "--here",
+                "--in-process",
                 "--sets",
                 name,
                 "--data",
@@ -233,7 +239,7 @@ def main() -> None:
             subprocess.run([*command, "--out", str(work / "row.json")], check=True)
             rows[name] = json.loads((work / "row.json").read_text())
             print(json.dumps(rows[name]), flush=True)
-            ordered = [rows[each] for each in SETS if each in rows]
+            ordered = [rows[key] for key in SETS if key in rows]
             write_json(options.out, ordered)
             write_text(options.out.with_suffix(".md"), page(ordered))
 

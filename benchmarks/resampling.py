@@ -1,12 +1,12 @@
-"""What a sharp resampling filter costs, and what it keeps out.
+"""What does a sharp resampling filter cost, and how much aliasing does it prevent?
 
     python benchmarks/resampling.py [--seconds 10] [--repeats 31]
 
-Resamples a clip to 16 kHz as the modality `spectrogram` does (`ours`) and with torchaudio's default filter (`default`),
-in turns. Prints one JSON line with a row for each rate: median processor time of a clip in ms (`resample_ms`), of
-kaldi's features that follow (`features_ms`), the median of the ratios of both ways to resample and of both with the
-features (`ratio`, `ratio_with_features`), and the alias of a tone at 8.5 kHz in
-dB of the tone (`alias_db`).
+Resamples a clip to 16 kHz as the modality `spectrogram` does (`ours`) and with torchaudio's default filter
+(`default`), alternately. Prints one JSON line with a row for each rate: median CPU time per clip in ms
+(`resample_ms`) and of the kaldi features that follow (`features_ms`), the median ratio of ours to the default without
+and with the features (`ratio`, `ratio_with_features`), and the alias of a tone at 8.5 kHz in dB relative to the tone
+(`alias_db`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def alias_db(resampled: Callable[[torch.Tensor], torch.Tensor], rate_hz: int) -> float | None:
-    """Level of what a tone above half of 16 kHz becomes, None where the clip cannot have such a tone."""
+    """Level of the alias of a tone above half of 16 kHz; None if the clip's rate is too low for such a tone."""
     tone_hz = RATE_HZ / 2 * 17 / 16
     if tone_hz >= rate_hz / 2:
         return None
@@ -46,19 +46,19 @@ def alias_db(resampled: Callable[[torch.Tensor], torch.Tensor], rate_hz: int) ->
 
 def measure(rate_hz: int, seconds: float, repeats: int) -> dict[str, Any]:
     default = torchaudio.transforms.Resample(rate_hz, RATE_HZ)
-    ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "ours": lambda samples: resample(samples, rate_hz, RATE_HZ),
         "default": default,
     }
     clip = torch.from_numpy(np.random.default_rng(0).standard_normal((1, round(seconds * rate_hz))).astype(np.float32))
     modality = Spectrogram(sample_rate_hz=RATE_HZ)
     lower = Audio(default(clip).numpy(), RATE_HZ)
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "features")}
+    times: dict[str, list[float]] = {name: [] for name in (*methods, "features")}
     for _ in range(repeats + 1):
-        for name, way in ways.items():
-            times[name].append(timed(lambda way=way: way(clip)))  # type: ignore[misc]
+        for name, method in methods.items():
+            times[name].append(timed(lambda method=method: method(clip)))  # type: ignore[misc]
         times["features"].append(timed(lambda: modality.log_mel(lower)))
-    ours, theirs, features = (each[1:] for each in times.values())  # the first computes the filter
+    ours, theirs, features = (series[1:] for series in times.values())  # the first computes the filter
     return {
         "rate_hz": rate_hz,
         "resample_ms": {"ours": round(1000 * median(ours), 2), "default": round(1000 * median(theirs), 2)},
@@ -67,7 +67,7 @@ def measure(rate_hz: int, seconds: float, repeats: int) -> dict[str, Any]:
         "ratio_with_features": round(
             median((a + f) / (b + f) for a, b, f in zip(ours, theirs, features, strict=True)), 2
         ),
-        "alias_db": {name: alias_db(way, rate_hz) for name, way in ways.items()},
+        "alias_db": {name: alias_db(method, rate_hz) for name, method in methods.items()},
     }
 
 

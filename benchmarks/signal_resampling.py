@@ -1,12 +1,12 @@
-"""What bringing a signal to another rate costs, and what it keeps out.
+"""What does resampling a signal cost, and how much aliasing does it prevent?
 
     python benchmarks/signal_resampling.py [--repeats 31]
 
-Resamples recordings in three ways, in turns: as the modality `signal` does (`ours`), by scipy's polyphase filter of the
-same weights (`polyphase`), and by scipy's polyphase filter of its own (`default`). Prints one JSON line with a row for
-each recording: median processor time of one in ms (`ms`), the medians of the ratios of ours to both others (`ratio`),
-and the level of a tone 6% above the highest frequency that the new rate holds, in dB of the tone (`alias_db`, null
-where the old rate has no such tone).
+Resamples recordings by three methods, alternately: as the modality `signal` does (`ours`), by scipy's polyphase
+filter with the same weights (`polyphase`), and by scipy's polyphase filter with its default weights (`default`).
+Prints one JSON line with a row for each recording: median CPU time in ms (`ms`), the median ratio of ours to both
+others (`ratio`), and the level of the alias of a tone 6% above the highest frequency of the new rate, in dB relative
+to the tone (`alias_db`, null if the old rate is too low for such a tone).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def alias_db(resampled: Callable[[np.ndarray], np.ndarray], old_hz: int, new_hz: int) -> float | None:
-    """Level of what a tone above half of the new rate becomes."""
+    """Level of the alias of a tone above half of the new rate."""
     tone_hz = new_hz / 2 * 1.06
     if tone_hz >= old_hz / 2:
         return None
@@ -54,19 +54,19 @@ def alias_db(resampled: Callable[[np.ndarray], np.ndarray], old_hz: int, new_hz:
 
 def measure(channels: int, count: int, old_hz: int, new_hz: int, repeats: int) -> dict[str, Any]:
     up, down = ratio(old_hz, new_hz).as_integer_ratio()
-    most = max(up, down)
-    weights = firwin(64 * most + 1, 0.911 / most, window=("kaiser", 9.0))
-    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    factor = max(up, down)
+    weights = firwin(64 * factor + 1, 0.911 / factor, window=("kaiser", 9.0))
+    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "ours": lambda samples: resample(samples, old_hz, new_hz),
         "polyphase": lambda samples: resample_poly(samples, up, down, axis=1, padtype="line", window=weights),
         "default": lambda samples: resample_poly(samples, up, down, axis=1, padtype="line"),
     }
     recording = np.random.default_rng(0).standard_normal((channels, count)).astype(np.float32)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            spent = timed(lambda way=way: way(recording))  # type: ignore[misc]
-            if turn:  # the first computes the filter
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for repeat in range(repeats + 1):
+        for name, method in methods.items():
+            spent = timed(lambda method=method: method(recording))  # type: ignore[misc]
+            if repeat:  # the first computes the filter
                 times[name].append(spent)
     return {
         "channels": channels,
@@ -77,7 +77,7 @@ def measure(channels: int, count: int, old_hz: int, new_hz: int, repeats: int) -
             name: round(median(a / b for a, b in zip(times["ours"], times[name], strict=True)), 2)
             for name in ("polyphase", "default")
         },
-        "alias_db": {name: alias_db(way, old_hz, new_hz) for name, way in ways.items()},
+        "alias_db": {name: alias_db(method, old_hz, new_hz) for name, method in methods.items()},
     }
 
 

@@ -1,11 +1,12 @@
-"""How long it takes to cut a long MP3 recording to windows, and whether they hold what the recording holds.
+"""How long does it take to cut a long MP3 recording into windows, and are the samples right?
 
     python benchmarks/windows.py [--minutes 30] [--window 5]
 
-Writes recordings of a third of the length and of the whole, and cuts each in two ways: as the source `audio` does, and
-by opening the file, seeking and reading for each window (`seek`). Prints one JSON line: processor `seconds` of each,
-windows made FLAC alike, the larger file's over the smaller one's (`growth`, 3 where time grows with length), `ratio`
-of the two ways, and how many windows differ by more than 2**-14 from the recording read whole (`wrong`).
+Writes one recording of a third of the length and one of the full length, and cuts both by two methods: as the source
+`audio` does (`source`), and by opening the file, seeking and reading for each window (`seek`). Both encode windows as
+FLAC. Prints one JSON line: CPU `seconds` of both, the longer file's time over the shorter one's (`growth`, 3 if time
+is proportional to length), the `ratio` of seek to source, and the number of windows that differ by more than 2**-14
+from the recording read at once (`wrong`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RATE_HZ = 44_100
 
 
 def write(path: Path, minutes: float) -> None:
-    """Calls of a gliding tone with pauses, ten seconds that repeat."""
+    """Write ten seconds of calls, a gliding tone with pauses, again and again."""
     time_s = np.arange(10 * RATE_HZ) / RATE_HZ
     calls = np.sin(2 * np.pi * (880 * time_s + 50 * np.sin(time_s))) * (np.sin(8 * time_s) > 0)
     with soundfile.SoundFile(path, "w", RATE_HZ, 1, format="MP3") as file:
@@ -52,30 +53,30 @@ def by_seeking(path: Path, window_s: float) -> list[bytes]:
     return cut
 
 
-def wrong(parts: list[bytes], whole: np.ndarray) -> int:
-    """How many windows are not what the whole recording holds there."""
+def count_wrong(parts: list[bytes], recording: np.ndarray) -> int:
+    """Number of windows that differ from the recording read at once."""
     count, at = 0, 0
     for part in parts:
         samples, _ = soundfile.read(io.BytesIO(part), dtype="float32")
-        count += bool(np.abs(samples - whole[at : at + len(samples)]).max() > 2**-14)
+        count += bool(np.abs(samples - recording[at : at + len(samples)]).max() > 2**-14)
         at += len(samples)
     return count
 
 
 def measure(folder: Path, minutes: float, window_s: float) -> dict[str, object]:
-    ways: dict[str, Callable[[Path, float], list[bytes]]] = {"source": by_source, "seek": by_seeking}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    methods: dict[str, Callable[[Path, float], list[bytes]]] = {"source": by_source, "seek": by_seeking}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     row: dict[str, object] = {"minutes": minutes, "window_s": window_s}
     for length in (minutes / 3, minutes):
         path = folder / f"{length}.mp3"
         write(path, length)
-        whole, _ = soundfile.read(path, dtype="float32")
+        recording, _ = soundfile.read(path, dtype="float32")
         faults = {}
-        for name, cut in ways.items():
+        for name, cut in methods.items():
             started = time.process_time()
             parts = cut(path, window_s)
             seconds[name].append(time.process_time() - started)
-            faults[name] = wrong(parts, whole)
+            faults[name] = count_wrong(parts, recording)
         row |= {"windows": len(parts), "wrong": faults}
     row["seconds"] = {name: round(times[1], 2) for name, times in seconds.items()}
     row["growth"] = {name: round(times[1] / times[0], 1) for name, times in seconds.items()}
@@ -86,7 +87,7 @@ def measure(folder: Path, minutes: float, window_s: float) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--window", type=float, default=5, help="in s")
+    parser.add_argument("--window", type=float, default=5, help="length of a window in s")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), arguments.minutes, arguments.window)))

@@ -217,7 +217,7 @@ def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=environment)
     told = json.loads(done.stdout)
     assert (told["shards"], told["samples"], told["nodes"]) == (40, 4_000_000, 4)
-    assert {"seconds", "memory_mib", "neighbours_of_a_shard"} <= told.keys()
+    assert {"seconds", "memory_mib", "same_shard"} <= told.keys()
 
 
 def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch: pytest.MonkeyPatch) -> None:
