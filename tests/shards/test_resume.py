@@ -20,8 +20,9 @@ import pytest
 
 from modalities.base import Modality
 from modalities.text import Text
-from shards.build import CHUNK, SplitBy, build
+from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
+from shards.samples import CHUNK
 from shards.sources.base import Sample, Source
 
 COUNT = 5 * CHUNK
@@ -122,7 +123,7 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
         return log.read_text().splitlines() if log.exists() else []
 
     def written() -> int:
-        return len(list((tmp_path / "out.building").glob("*/written/*.tar")))
+        return len(list((tmp_path / "out.building").glob("*/entries/*.tar")))
 
     stages: list[Callable[[], bool]] = [lambda: len(lines()) > 2 * CHUNK + 5, lambda: written() > 1]
     for reached in stages:
@@ -151,7 +152,7 @@ def test_finished_chunks_are_not_made_again(raw: Path, tmp_path: Path) -> None:
     told: list[str] = []
     again(raw, tmp_path / "out", told)
     assert Interrupted.made == list(range(3 * CHUNK, COUNT))
-    assert told == [f"going on in {tmp_path / 'out.building'}: 3 chunks of {CHUNK} items and 0 shards are there"]
+    assert told == [f"resuming in {tmp_path / 'out.building'}: 3 chunks of {CHUNK} items and 0 shards are done"]
     again(raw, tmp_path / "whole")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out.building").exists()
@@ -186,7 +187,7 @@ def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkey
         write_index(tar, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr("shards.build.write_index", full)
+        patch.setattr("shards.tar_writer.write_index", full)
         with pytest.raises(OSError, match="No space"):
             again(raw, tmp_path / "out")
     Interrupted.made.clear()
@@ -206,7 +207,7 @@ def test_other_raw_files_or_settings_start_anew(raw: Path, tmp_path: Path, chang
         (raw / "file.txt").write_text("other")
     told: list[str] = []
     again(raw, tmp_path / "out", told, **({"dedupe": "exact"} if changed == "recipe" else {}))
-    assert told == [f"{tmp_path / 'out.building'} is of another recipe or other raw files: starting anew"]
+    assert told == [f"{tmp_path / 'out.building'} belongs to another recipe or other raw files: starting again"]
     assert Interrupted.made == list(range(COUNT))
 
 

@@ -142,11 +142,11 @@ def test_a_build_by_other_versions_starts_anew(tmp_path: Path, pretend: Any, mon
     with pytest.raises(KeyboardInterrupt):
         go()
     aside = tmp_path / "out.building"
-    assert told == [f"going on in {aside}: 1 chunks of 64 items and 0 shards are there"]
+    assert told == [f"resuming in {aside}: 1 chunks of 64 items and 0 shards are done"]
     pretend()
     monkeypatch.setattr(Stopping, "stop", False)
     manifest = go()
     here = version("rdkit")
-    assert told[1:] == [f"{aside} was begun with rdkit 2025.3.6, now {here}: starting anew"]
+    assert told[1:] == [f"{aside} was begun with rdkit 2025.3.6, now {here}: starting again"]
     assert manifest.versions["rdkit"] == here
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["versions"]["rdkit"] == here
