@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pipeline.platforms import check_platform
+
 if TYPE_CHECKING:
     from pipeline.commands.build import build_shards as build_shards
     from pipeline.commands.demo import demo as demo
@@ -38,6 +40,7 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'sensorium' has no attribute {name!r}")
+    check_platform()
     module, attribute = _PLACES[name]
     value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value

@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def doctor() -> dict[str, Any]:
     versions = {}
     for name in REQUIRED:
         versions[name] = _version(name)
-        if versions[name] is None:
+        if versions[name] is None and not (name == "deepspeed" and sys.platform != "linux"):
             missing.append(f"{name} is not installed: {install_command(name)}")
     for name, use in OPTIONAL.items():
         versions[name] = _version(name)
@@ -54,6 +55,8 @@ def doctor() -> dict[str, Any]:
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if not accelerators:
         missing.append("no GPU that torch can use: small recipes train on CPUs, `sensorium plan` says what one needs")
+    if torch.backends.mps.is_available():
+        missing.append("no training on Apple GPUs (MPS): models train on the CPU of this machine")
     if not fast_bf16():
         missing.append("no bf16 arithmetic in hardware: precision 'auto' trains in fp32")
     return {

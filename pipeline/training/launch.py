@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from modalities.files.reading import lazy_import
 from pipeline.machine import fast_bf16
+from pipeline.platforms import check_deepspeed
 from pipeline.recipe.schema import Train
 
 if not torch.accelerator.is_available():
@@ -114,7 +115,8 @@ def create_accelerator(train: Train, run: Path) -> Any:
     """The Accelerator of this process.
 
     Raises:
-        ValueError: a micro-batch cannot be divided among the ranks, or a tracker is not installed.
+        ValueError: a micro-batch cannot be divided among the ranks, a tracker is not installed, or DeepSpeed is needed
+            and does not run on this platform.
     """
     from accelerate import Accelerator, DataLoaderConfiguration, DeepSpeedPlugin, InitProcessGroupKwargs
 
@@ -131,6 +133,7 @@ def create_accelerator(train: Train, run: Path) -> Any:
     }
     if stage is None:
         return Accelerator(mixed_precision="bf16" if uses_bf16(train) else "no", **options)
+    check_deepspeed()
     _set_single_process_environment()
     import deepspeed
 

@@ -52,7 +52,7 @@ def test_wheel_has_the_command_the_license_and_the_extras(archives: Path) -> Non
     with zipfile.ZipFile(wheel) as file:
         information = {Path(name).name: name for name in file.namelist() if ".dist-info/" in name}
         metadata = message_from_bytes(file.read(information["METADATA"]))
-        assert b"sensorium = pipeline.cli:main" in file.read(information["entry_points.txt"])
+        assert b"sensorium = pipeline.__main__:main" in file.read(information["entry_points.txt"])
         assert "LICENSE" in information
     assert {"molecules", "audio", "biosignals", "all"} <= set(metadata.get_all("Provides-Extra"))
     assert 'deepspeed<0.20,>=0.19.8; sys_platform == "linux"' in metadata.get_all("Requires-Dist")
