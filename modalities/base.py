@@ -28,7 +28,11 @@ def fitted(default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Modality(ABC):
-    """One kind of data. Fields are the recipe's keys, save those marked `fitted`."""
+    """One kind of data. Fields are the recipe's keys, save those marked `fitted`.
+
+    Attributes:
+        mask: How tokens are masked; a list of maskings is applied in turn.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]

@@ -35,20 +35,21 @@ _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n
 @register
 @dataclass(frozen=True, kw_only=True)
 class Dna(TokenSequence):
-    """DNA as k-mers (BarcodeBERT, Millan Arias et al. 2023), letters or learned subwords; raw data is a string of
-    IUPAC letters.
+    """DNA as k-mers (BarcodeBERT, Millan Arias et al. 2023), letters or learned subwords; raw data is a string of IUPAC
+    letters.
 
-    vocabulary: how a sequence becomes tokens.
-        `kmer`: windows of `kmer` letters every `stride` letters (default `kmer`: windows do not overlap). With
-        `random_phase` the first window starts at a random one of the first `kmer` letters in training, and at the first
-        letter otherwise. Letters after the last complete window are ignored. A window with any letter other than A, C,
-        G and T is unknown.
-        `character`: one token per letter, uncertain letters included.
-        `learned`: at most `vocabulary_size` subwords by byte pair encoding (DNABERT-2, Zhou et al. 2023).
-    length: maximum number of nucleotides.
-    too_long: whether a longer sequence is cut to `length` or its sample is skipped (`refuse`).
-    reverse_complement: read half of the training sequences from the other strand.
-    unknown: share of unknown tokens in the training split.
+    Attributes:
+        vocabulary: `kmer`: windows of `kmer` letters; a window with any letter other than A, C, G and T is unknown,
+            and letters after the last complete window are ignored. `character`: one token per letter, uncertain
+            letters included. `learned`: subwords by byte pair encoding (DNABERT-2, Zhou et al. 2023).
+        kmer (letters): Length of a k-mer.
+        stride (letters): Distance between the starts of k-mers; by default `kmer`, so that they do not overlap.
+        vocabulary_size: Largest number of learned subwords.
+        length (letters): Largest length of a sequence.
+        too_long: Whether a longer sequence is cut to `length` (`cut`) or its sample is skipped (`refuse`).
+        random_phase: Whether the first k-mer starts at a random one of the first `kmer` letters in training; otherwise
+            at the first.
+        reverse_complement: Whether half of the training sequences are read from the other strand.
     """
 
     type: ClassVar[str] = "dna"

@@ -33,25 +33,34 @@ _TOLERANCE = 1 / 128
 class Image(PatchModality):
     """Square patches on a grid (ViT, Dosovitskiy et al. 2021).
 
-    The longer side is scaled to `size` pixels, the shorter in proportion, both to a multiple of `patch`. Where all
-    training images have the same bands a token is a patch with all of them; where they differ a token is one band of
-    a patch. `ids` are 2 (there is content) and the band, from 2 on. `target`: what masked modelling predicts, the
-    standardized pixels or each patch normalized by its own mean and std (MAE). `background`: the value of an empty
-    background; patches of nothing else become no tokens, so that a sparse drawing costs no more than its strokes.
-    `stem`: how a patch is embedded, by one linear map (ViT) or with a hidden layer, which suits line drawings.
-    `window`: side, in patches, of what a convolution before the trunk reads together.
-    `normalize`: standardized by mean and std of all training images or, where light and colour cast say more of
-    the day than of the subject, by each image's own.
+    If all training images have the same bands, a token is a patch with all of them; otherwise it is one band of a
+    patch. `ids` are 2 (there is content) and the band, from 2 on. Pixels without data count for no mean or std;
+    patches without any data become no tokens, and in other patches a pixel without data has the band's mean. Flips,
+    crops and changes of brightness and contrast are drawn at random in training only.
 
-    `nodata`: which pixels hold no data. By default (`file`) those that the file marks: TIFF's GDAL no-data value and
-    mask pages, NaN in floats. A number marks those of this value too, as it is written in the file, before it is
-    scaled; `refuse` refuses images with any. Pixels without data count for no mean or std; patches without any
-    data become no tokens, in others a pixel without data has the band's mean.
-
-    In training alone, and at random: `flip` mirrors and turns images, for data in which no direction is special, or
-    mirrors them left to right (`horizontal`). `crop`: least and largest share of the area that is cut out, at 3/4 to
-    4/3 of the image's own aspect, and scaled to the size of the whole (Szegedy et al. 2015). `brightness` b
-    multiplies all pixels by 1 - b to 1 + b, `contrast` c their distance from the image's mean by 1 - c to 1 + c.
+    Attributes:
+        size (px): Length of the longer side after scaling; the shorter one is scaled in proportion, both to a multiple
+            of `patch`.
+        patch (px): Side of a patch.
+        bands: Bands to use: those of the file, or the image converted to `grey` or `rgb`.
+        target: What masked modeling predicts: the standardized pixels (`values`), or each patch normalized by its own
+            mean and std (`normalized`; MAE, He et al. 2022).
+        flip: Whether to flip and rotate images, for data in which no direction is special, or only flip them left to
+            right (`horizontal`).
+        crop: Smallest and largest share of the area that is cut out, at 3/4 to 4/3 of the image's aspect ratio, and
+            scaled to the size of the whole (Szegedy et al. 2015).
+        brightness: Largest relative change b: pixels are multiplied by 1 - b to 1 + b.
+        contrast: Largest relative change c: the distance of pixels from their mean is multiplied by 1 - c to 1 + c.
+        background: Value of an empty background; patches of nothing else become no tokens, so that a sparse drawing is
+            cheap.
+        stem: How a patch is embedded: by one linear map (ViT), or with a hidden layer (`mlp`), which suits line
+            drawings.
+        window (patches): Side of the square that a convolution before the trunk reads together; 0 for none.
+        normalize: Standardize by the mean and std of all training images (`data`), or by each image's own (`image`),
+            if light and color cast say more about the day than about the subject.
+        nodata: Pixels without data: those that the file marks (`file`: GDAL's no-data value and mask pages of TIFF,
+            NaN in floats); a number also marks pixels of this value as written in the file; `refuse` skips images with
+            any.
     """
 
     type: ClassVar[str] = "image"

@@ -25,15 +25,16 @@ ERROR = "_error"
 class LightCurve(MultichannelModality):
     """Patches of observations at uneven times, without interpolation.
 
-    See `MultichannelModality` for channels, units and scaling.
+    See `MultichannelModality` for channels, units and scaling. After the time of the patch's first observation,
+    `coords` have the times of all its observations in s after that.
 
-    patch_points, window_points: observations of one channel in a patch, and of a recording that are seen, None for all:
-    a random stretch in training, else the middle.
-    errors: whether each channel (`flux`) comes with the errors of its values (`flux_error`), which join its patches as
-    further values and are never predicted.
-
-    Tokens: `coords` have, after the time of the patch's first observation, the times of all its observations in s after
-    that.
+    Attributes:
+        errors: Whether each channel (`flux`) comes with the errors of its values (`flux_error`), which join its
+            patches as further values and are never predicted.
+        patch_points (observations): Length of a patch.
+        window_points (observations): Length of the part of a recording that is used, random in training and the middle
+            otherwise; by default all of it.
+        stem: How a patch is embedded: by a linear map or with a hidden layer (`mlp`).
     """
 
     type: ClassVar[str] = "lightcurve"

@@ -46,21 +46,24 @@ MAX_TOKENS = 16_384
 class MultichannelModality(PatchModality):
     """Patches of single channels, so that any montage of any length fits (LaBraM, Jiang et al. 2024).
 
-    montage: how names of channels are read (`files.channels.resolve`); a name that it does not know is refused.
-    channels: the channels to read and their order; others are left out. A derivation such as `F3-C3` is computed from
-    its electrodes if a file lacks it. `any` accepts every name, without a position. A channel that a recording lacks
-    has no tokens.
-    unit: the unit that recordings are converted to; `null` takes numbers as they are.
-    normalize, scale: how a recording is scaled over its whole length (`files.recording.normalize`); `scale` is in
-    `unit`.
-    max_clipped: largest share of a channel's samples that may be at an extreme.
-    faulty_channels: `refuse` skips a recording with a channel that is constant, clipped or has missing samples (NaN);
-    `exclude` leaves such a channel out, or cuts the recording to its longest stretch without missing samples,
-    whichever keeps more numbers.
-    stem: how a patch is embedded: by a linear map (`linear`) or with a hidden layer (`mlp`).
-
     Tokens: `values`: a patch. `ids`: 2 (content) and the channel. `coords`: x, y, z of the electrode in cm, zeros
-    without a position; time of the patch in s after the sample's beginning.
+    without a position; time of the patch in s after the sample's beginning. A channel that a recording lacks has no
+    tokens.
+
+    Attributes:
+        montage: How names of channels are read (`files.channels.resolve`); a name that it does not know is refused.
+            `any` accepts every name, without a position.
+        channels: Channels to use, in this order; by default all names that the montage knows, and `any` for all names.
+            A derivation such as `F3-C3` is computed from its electrodes if a file lacks it.
+        unit: Unit to which recordings are converted; `null` takes numbers as they are.
+        normalize: How a recording is scaled over its whole length: each channel by its mean and std (`channel`); all
+            channels by one std (`recording`); all recordings by `scale` (`fixed`); each channel by the 95th percentile
+            of its magnitude (`percentile`; BIOT) or by its median and median absolute deviation (`mad`).
+        scale: Divisor of `normalize: fixed`, in `unit`.
+        max_clipped: Largest share of a channel's samples that may be at an extreme.
+        faulty_channels: `refuse` skips a recording with a channel that is constant, clipped or has missing samples
+            (NaN); `exclude` leaves such a channel out, or cuts the recording to its longest stretch without missing
+            samples, whichever keeps more numbers.
     """
 
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")

@@ -17,9 +17,10 @@ from modalities.tokens import Tokens
 class PatchModality(Modality):
     """Images, spectrograms and signals: one head, loss and reconstruction for every `target`.
 
-    target: what masked modeling predicts. `values`: the values of a patch; `normalized`: each patch less its mean, over
-    its std (MAE, He et al. 2022); `spectrum`: log amplitudes of its frequencies, which noise and phase leave alone
-    (BrainBERT, Wang et al. 2023).
+    Attributes:
+        target: What masked modeling predicts: the values of a patch (`values`); each patch less its mean, over its std
+            (`normalized`; MAE, He et al. 2022); or the log amplitudes of its frequencies (`spectrum`), which ignore
+            phase and are robust to noise (BrainBERT, Wang et al. 2023).
     """
 
     target: Target = "normalized"

@@ -24,11 +24,18 @@ _EVEN = 0.01
 class Signal(MultichannelModality):
     """Patches of single channels at an even rate; see `MultichannelModality` for channels, units and scaling.
 
-    sample_rate_hz: the rate that recordings are resampled to.
-    low_hz, high_hz, notch_hz: edges of the band-pass filter and frequencies to remove.
-    patch_s, window_s: length of a patch, and of the window that is seen, None for the whole recording: a random one in
-    training, else the middle; a rest shorter than a patch is left out.
-    stem: `spectral` embeds a patch with a hidden layer and by its spectrum (CBraMod, Wang et al. 2025).
+    A rest shorter than a patch is ignored.
+
+    Attributes:
+        sample_rate_hz: Sample rate to which recordings are resampled.
+        low_hz: Cut-off of the high-pass filter; none by default.
+        high_hz: Cut-off of the low-pass filter; none by default.
+        notch_hz: Frequencies that notch filters remove.
+        patch_s: Length of a patch.
+        window_s: Length of the part of a recording that is used, random in training and the middle otherwise; by
+            default all of it.
+        stem: How a patch is embedded: by a linear map, with a hidden layer (`mlp`), or with a hidden layer and by its
+            spectrum (`spectral`; CBraMod, Wang et al. 2025).
     """
 
     type: ClassVar[str] = "signal"

@@ -37,10 +37,14 @@ _FORM = re.compile(r"[!-~]+")
 class Smiles(TokenSequence):
     """SMILES by the atom-wise scheme of Schwaller et al. 2019; raw data is a string.
 
-    Bracket atoms seen at least `min_count` times in training have a token of their own. Rarer ones are spelled by
-    their parts (`[Cu-3]` as `[`, `Cu`, `-`, `3`, `]`), so tokens always join to the very string they came from. A
-    molecule of more than `length` tokens is refused, never cut. In training a share `randomize` of the molecules is
-    spelled anew from a random atom and in a random order (Bjerrum 2017), where that needs no more than `length` tokens.
+    Bracket atoms that are rare in training are spelled by their parts (`[Cu-3]` as `[`, `Cu`, `-`, `3`, `]`), so
+    tokens always join to the string they came from.
+
+    Attributes:
+        min_count: Number of training occurrences from which a bracket atom has a token of its own.
+        length (tokens): Largest length; a longer molecule is skipped, never cut.
+        randomize: Share of training molecules written anew from a random atom in a random order (Bjerrum 2017), if
+            that needs no more than `length` tokens.
     """
 
     type: ClassVar[str] = "smiles"

@@ -59,18 +59,28 @@ class Audio(NamedTuple):
 class Spectrogram(PatchModality):
     """Patches of a kaldi-compatible log-mel spectrogram, with the settings of SSAST (Gong et al. 2022).
 
-    Sound is resampled to `sample_rate_hz`, less its mean, and seen through Hann windows of `window_ms` every `shift_ms`
-    and `mel_bands` triangular filters from `low_hz` to `high_hz` (half the rate by default). A token is a patch of
-    `patch` (mel bands, frames): `[16, 16]` or, as frames, `[128, 2]`. Values are `(x - mean) / (2 * std)`, of
-    training data. `ids` are 2 (there is content) and the channel, from 2 on; `coords` the patch's first frame in s
-    since the start of what is seen, and its lowest mel band. A tail shorter than a patch is filled up with silence
-    (`FLOOR`), so that no sound is lost and a clip of one window has a token.
+    Sound is resampled, freed of its mean, and seen through Hann windows and triangular mel filters. Values are `(x -
+    mean) / (2 * std)` of the training data. `ids` are 2 (there is content) and the channel, from 2 on; `coords` are
+    the patch's first frame in s and its lowest mel band. A tail shorter than a patch is padded with silence
+    (`FLOOR`), so that no sound is lost.
 
-    channels: mix to mono, or keep them, one token a patch and channel. length_s: longest sound seen, None for all;
-    of a longer one a random part in training, else the `crop`. time_mask_s, frequency_mask: longest stretch of time
-    in s and number of mel bands that training replaces by the mean (SpecAugment, Park et al. 2019). target: what
-    masked modelling predicts, the values or each patch normalized by its own mean and std (MAE). max_clipped:
-    share of samples in flat runs at the extremes beyond which a recording is refused.
+    Attributes:
+        sample_rate_hz: Sample rate to which sound is resampled.
+        mel_bands: Number of mel filters.
+        window_ms (ms): Length of a window.
+        shift_ms (ms): Distance between windows.
+        low_hz: Lower edge of the mel filters.
+        high_hz: Upper edge of the mel filters; by default half of the sample rate.
+        patch: Mel bands and frames of a patch: `[16, 16]`, or `[128, 2]` for whole frames.
+        channels: Mix channels to `mono`, or `keep` them, one token per patch and channel.
+        length_s: Largest length; of a longer sound a random part is used in training, else the part that `crop` names.
+            `null` for all.
+        crop: Part of a longer sound outside training.
+        time_mask_s: Longest stretch that training replaces by the mean (SpecAugment, Park et al. 2019).
+        frequency_mask (mel bands): Largest number of neighboring mel bands that training replaces by the mean.
+        target: What masked modeling predicts: the values, or each patch normalized by its own mean and std (MAE, He et
+            al. 2022).
+        max_clipped: Share of samples in flat runs at the extremes above which a recording is skipped.
     """
 
     type: ClassVar[str] = "spectrogram"

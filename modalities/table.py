@@ -56,26 +56,31 @@ InvalidCells = Literal["missing", "bound", "error"]
 class Table(Modality):
     """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
 
-    Numbers are standardised with the training split's mean and std, without cells 10 deviations off, so that a
-    stray 9999 does not flatten the rest, nor codes for missing values (`scale`, `codes_in`); those enter by their
-    logarithm. Categories are entries
-    `column=value` seen at least `min_count` times; a missing cell is a token of its own and is never a target. `ids`
-    `(N, 1 + M)` hold the content (0 missing, 1 unknown category, 2 number, then categories) and the name's M subwords.
-    A number in a column never seen while fitting enters as sign(x) log(1 + |x|), for there is nothing to standardise
-    it with.
+    Numbers are standardised with the training split's mean and std, without cells 10 deviations off, so that a stray
+    9999 does not flatten the rest, nor codes for missing values (`scale`, `codes_in`); those enter by their
+    logarithm. Categories are entries `column=value` seen at least `min_count` times; a missing cell is a token of
+    its own and is never a target. `ids` `(N, 1 + M)` hold the content (0 missing, 1 unknown category, 2 number, then
+    categories) and the name's M subwords. A number in a column never seen while fitting enters as sign(x) log(1 +
+    |x|), for there is nothing to standardise it with.
 
     A column is what nearly all its cells are (`cells.column_of`), which is learned while fitting and holds for all
-    later data. Numbers written with one and the same unit (`12 mm`) are numbers, their unit a part of the name; one in
-    another unit or without one is never converted. ISO dates and times (`2015-11-05`, UTC where no offset stands) are
-    numbers of days since 1970, with sine and cosine of the day of the year as two more values of the token. A column of
-    more than `max_categories` entries has as many buckets instead, to which its values are assigned by hash (Weinberger
-    et al. 2009), rare and new ones too.
+    later data. Numbers written with one and the same unit (`12 mm`) are numbers, their unit a part of the name; one
+    in another unit or without one is never converted. ISO dates and times (`2015-11-05`, UTC where no offset stands)
+    are numbers of days since 1970, with sine and cosine of the day of the year as two more values of the token. A
+    column of more than `max_categories` entries has as many buckets instead, to which its values are assigned by
+    hash (Weinberger et al. 2009), rare and new ones too.
 
-    invalid_cells: how to read cells of a column of numbers or dates that are neither (`<0.01`, `ND`, `2019-05`), for
-        all columns or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`; other cells are
-        missing) or `error`.
-    missing: by column, the cells that mean a missing value, in place of `cells.MISSING_WORDS`: `{iron: [-999],
-        country: []}`. The values of the recipe's source are added.
+    Attributes:
+        min_count: Number of training occurrences from which a category has an entry of its own; rarer ones are
+            unknown.
+        max_categories: Number of entries above which a column has that many buckets instead, assigned by hash
+            (Weinberger et al. 2009).
+        exclude: Columns to ignore.
+        invalid_cells: How to read cells of a number or date column that are neither (`<0.01`, `ND`, `2019-05`), for
+            all columns or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`; other cells
+            are missing) or `error`.
+        missing: By column, the cells that mean a missing value, in place of `cells.MISSING_WORDS`: `{iron: [-999],
+            country: []}`. The values of the recipe's source are added.
     """
 
     type: ClassVar[str] = "table"

@@ -26,10 +26,13 @@ SMALLEST = 300
 class Text(TokenSequence):
     """Subwords of sentencepiece (Kudo & Richardson 2018); raw data is a string.
 
-    `vocabulary`: the largest number of pieces; a small training split yields fewer. `kind`: byte pair encoding, which
-    spells names in fewer tokens where there is little text, or a unigram model. Letters that are no piece are spelled
-    in their UTF-8 bytes, so tokens always read as the text they came from. Of a text of more than `length` tokens the
-    first `length` are used. Sentencepiece's own sign for a space (U+2581) is read as a space.
+    Letters outside the vocabulary are spelled in their UTF-8 bytes, so tokens always read as the text they came
+    from. Sentencepiece's own sign for a space (U+2581) is read as a space.
+
+    Attributes:
+        vocabulary: Largest number of pieces, at least 300; a small training split yields fewer.
+        kind: `bpe`, byte pair encoding, which spells names in fewer tokens if there is little text, or `unigram`.
+        length (tokens): Largest length; of a longer text the first tokens are used.
     """
 
     type: ClassVar[str] = "text"

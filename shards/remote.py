@@ -46,12 +46,14 @@ class TooLargeError(ShardError):
 
 @dataclass(frozen=True)
 class Cache:
-    """How remote shards are fetched and kept.
+    """How remote shards are downloaded and kept on local disk.
 
-    folder, size_gib: where they are kept on local disk and how much of it they may take; the least recently opened go
-    first. Processes share a folder, and one that has a shard open goes on reading it when it goes.
-    timeout_s: a connection that brings nothing for so long is cut. give_up_s: a link is tried again with growing pauses
-    until no attempt has come further for so long; then, `timeout_s` later at the latest, it is an error.
+    Attributes:
+        folder: Folder on local disk, which processes of a machine share.
+        size_gib: Largest size of the folder. The least recently opened shards are removed first; a process that has
+            one of them open keeps reading it.
+        timeout_s: Time without data after which a connection is closed.
+        give_up_s: Time without progress after which a download fails; until then it is retried with growing pauses.
 
     Raises:
         ValueError: a size or time that is not positive and finite.

@@ -11,7 +11,17 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitBy:
-    """How samples are divided: `by` names the group that must not be torn apart (None: every sample by itself)."""
+    """How samples are divided into training, validation and test.
+
+    Attributes:
+        by: Field whose values are never divided between splits, such as a patient or a scaffold; by default every
+            sample is a group of its own.
+        validation: Share of the samples for validation.
+        test: Share of the samples for the test.
+        large: Share of all samples above which a group goes to training, if it is also twice as large as an even
+            share.
+        seed: Seed of the division.
+    """
 
     by: str | None = None
     validation: float = 0.05

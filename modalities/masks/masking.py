@@ -44,16 +44,18 @@ class Mask(NamedTuple):
 class Masking:
     """How one modality is masked. A recipe's `mask` is one such section or a list of them, applied in turn.
 
-    kind: `random`: random tokens; `span`: runs of `span` neighboring tokens; `block`: squares of side `span` on the
-    grid of the first two coordinates; an axis of the modality (time, frequency, channel): all tokens at some of its
-    values, `span` neighboring values at a time. Other packages may register more kinds.
-    ratio: share of the maskable tokens, or of an axis's values, that become targets; it moves linearly to
-    `final_ratio` over `ratio_steps` steps.
-    mode: what the encoder gets in place of targets. `drop`: nothing; `mask`: a mask token; `bert`: a mask token (80%),
-    random content (10%) or the content itself (10%; Devlin et al. 2019); `corrupt`: zeros (35%), noise (30%) or the
-    content of another token (35%; GMML, Atito et al. 2021).
-    span: a length, or the range from which lengths are drawn (`[3, 5]` for SSAST's clusters); by default 3, along an
-    axis 1.
+    Attributes:
+        kind: `random` masks random tokens; `span`, runs of `span` neighboring tokens; `block`, squares of side `span`
+            on the grid of the first two coordinates; an axis of the modality (time, frequency, channel), all tokens at
+            some of its values, `span` neighboring values at a time. Other packages may register more kinds.
+        ratio: Share of the maskable tokens, or of an axis's values, that become targets.
+        mode: What the encoder gets in place of targets. `drop`: nothing; `mask`: a mask token; `bert`: a mask token
+            (80%), random content (10%) or the content itself (10%; Devlin et al. 2019); `corrupt`: zeros (35%), noise
+            (30%) or the content of another token (35%; GMML, Atito et al. 2021).
+        span: Number of neighboring tokens: one length, or the range from which lengths are drawn (`[3, 5]` for SSAST's
+            clusters). The default is 3, and 1 along an axis.
+        final_ratio: Ratio to which `ratio` moves linearly over `ratio_steps` steps; it stays constant by default.
+        ratio_steps: Number of training steps over which the ratio moves.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

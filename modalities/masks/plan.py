@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPlan:
-    """How masks of the modalities of one sample go together: the recipe key `masking`.
+    """How the masks of one sample's modalities go together: the recipe key `masking`.
 
-    kind: `independent`: each modality by its own `mask`. `complementary`: `modality` (by default the sample's first)
-    leads; of the other modalities, exactly the tokens that it keeps are hidden, along the shared `axis`, so that each
-    time is visible in one of them; a modality without that axis hides the share of tokens that the leader keeps.
-    `hide`: with `probability`, all tokens of one modality (`modality`, or a random one) are targets, masked in place
-    (the extreme case of MultiMAE, Bachmann et al. 2022); at least one modality stays visible.
+    Attributes:
+        kind: `independent` masks each modality by its own `mask`. `complementary` lets one modality lead: of the
+            others exactly the tokens are hidden that the leader keeps, along the shared `axis`, so that each time is
+            visible in one of them; a modality without that axis hides the share of tokens that the leader keeps.
+            `hide` masks all tokens of one modality in place (the extreme case of MultiMAE, Bachmann et al. 2022); at
+            least one modality stays visible.
+        probability: Probability that `hide` hides a modality of a sample.
+        modality: The modality that leads or is hidden; by default the sample's first one leads and a random one is
+            hidden.
+        axis: Axis along which `complementary` compares tokens.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -25,9 +25,10 @@ MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence(Modality):
-    """Strings as tokens of one id each, placed by their index in the row; masked modelling predicts the id.
+    """Strings as tokens of one id each, at their index in the string; masked modeling predicts the id.
 
-    window: tokens in a row that a convolution before the trunk reads together.
+    Attributes:
+        window (tokens): Number of neighboring tokens that a convolution before the trunk reads together; 0 for none.
     """
 
     extensions: ClassVar[tuple[str, ...]] = ("txt",)

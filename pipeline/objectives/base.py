@@ -25,7 +25,11 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(ABC):
-    """A recipe's `objectives.NAME`; it builds what it describes."""
+    """A recipe's `objectives.NAME`; it builds what it describes.
+
+    Attributes:
+        weight: Factor of the objective in the loss.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     name: ClassVar[str]

@@ -24,10 +24,14 @@ LARGEST_SCALE = math.log(100.0)
 @register
 @dataclass(frozen=True, kw_only=True)
 class Contrastive(ObjectiveConfig):
-    """Symmetric InfoNCE (CLIP, Radford et al. 2021) over pairs of modalities, each pair both ways.
+    """Symmetric InfoNCE (CLIP, Radford et al. 2021) over pairs of modalities, in both directions.
 
-    pairs: `all`, or a list of pairs. reads: the encoding contrasted; `visible` contrasts masked samples (FLIP, Li et
-    al. 2023), which costs no second pass. scale: initial inverse temperature, learnt and kept within [1, 100].
+    Attributes:
+        loss: The loss.
+        pairs: `all`, or a list of pairs of modalities.
+        reads: Encoding whose embeddings are contrasted; `visible` contrasts masked samples (FLIP, Li et al. 2023),
+            which saves a forward pass.
+        scale: Initial inverse temperature; it is learned and stays within [1, 100].
     """
 
     name = "contrastive"

@@ -16,10 +16,13 @@ from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 @register
 @dataclass(frozen=True, kw_only=True)
 class Masked(ObjectiveConfig):
-    """Masked modelling in every modality (BERT, Devlin et al. 2019; MAE, He et al. 2022; MultiMAE,
-    Bachmann et al. 2022).
+    """Masked modeling in every modality (BERT, Devlin et al. 2019; MAE, He et al. 2022; MultiMAE, Bachmann et al.
+    2022).
 
-    What is predicted and by which loss is the modality's own. `weights` scales single modalities, 1 where not named.
+    The modality decides what is predicted and by which loss.
+
+    Attributes:
+        weights: Factors of single modalities; 1 for those not named.
     """
 
     name = "masked"

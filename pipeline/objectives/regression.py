@@ -25,7 +25,9 @@ _USUAL_TOKENS = 16.0
 class Regression(ObjectiveConfig):
     """Multi-task regression of a table from other modalities (ChemBERTa-2, Ahmad et al. 2022).
 
-    target: the modality whose tokens are predicted. reads: the encoding whose tokens predict them.
+    Attributes:
+        target: Modality whose tokens are predicted.
+        reads: Encoding whose tokens predict them.
     """
 
     name = "regression"

@@ -44,7 +44,13 @@ class Section(BaseModel):
 
 
 class Decoder(Section):
-    """The decoder of masked modeling."""
+    """The decoder of masked modeling.
+
+    Attributes:
+        dim: Width of the decoder; a multiple of `heads`.
+        depth: Number of transformer blocks; 0 predicts from the trunk's tokens directly.
+        heads: Number of attention heads per block.
+    """
 
     dim: int = Field(192, ge=1)
     depth: int = Field(2, ge=0)
@@ -52,7 +58,17 @@ class Decoder(Section):
 
 
 class Model(Section):
-    """Sizes of the model."""
+    """Sizes of the model.
+
+    Attributes:
+        dim: Width of the trunk; a multiple of `heads`.
+        depth: Number of transformer blocks of the trunk.
+        heads: Number of attention heads per block.
+        mlp_ratio: Hidden width of a block's MLP, relative to `dim`.
+        embedding: Width of the embeddings that objectives contrast.
+        fusion_depth: Number of further blocks after the trunk, over all modalities of a sample; 0 for none.
+        decoder: Sizes of the decoder of masked modeling.
+    """
 
     dim: int = Field(384, ge=2)
     depth: int = Field(6, ge=1)
@@ -73,11 +89,15 @@ class Model(Section):
 class DataSet(Section):
     """One shard set, a folder or a URL; or a group of them that counts as one set among its siblings.
 
-    weight: share among siblings, a number or points `[[step, weight], ...]` that each apply from their step on. Without
-        weights, shares are proportional to sizes to the power of 1 / temperature, the temperature of the parent.
-    epochs: passes over the set in the whole run, instead of a weight.
-    keep: CSV or Parquet file of the keys to use.
-    weights: column of `keep` that says how often each key comes in an epoch.
+    Attributes:
+        path: Folder or URL of the set.
+        sets: Members of a group, instead of a path.
+        weight: Share among siblings: a number, or points `[[step, weight], ...]` that each apply from their step on.
+            Without weights, shares are proportional to size^(1 / temperature), with the temperature of the parent.
+        temperature: Flattens the shares of a group's members without weights.
+        epochs: Number of epochs of the set in the whole run, instead of a weight.
+        keep: CSV or Parquet file of the keys to use; all by default.
+        weights: Column of `keep` that says how often each key comes in an epoch.
     """
 
     path: str | None = None
@@ -151,12 +171,21 @@ def _check_weights(siblings: Sequence[DataSet], temperature: float) -> None:
 class Data(Section):
     """Where samples come from. Only `shards build` reads `source`, `split` and `dedupe`.
 
-    canonical_nodes: number of streams among which shards are divided, so that each of that many nodes reads its own
-        shards only.
-    dedupe: how duplicates are detected, a method of `shards.dedupe` for all modalities that it suits or one for each;
-        of samples that are equal in all modalities named, the first is kept.
-    shuffle_block: samples that are shuffled together.
-    max_skipped: share of unusable samples above which training stops.
+    Attributes:
+        shards: The shard sets to train on, or groups of them.
+        temperature: Flattens the shares of sets without weights: a share is proportional to size^(1 / temperature).
+        canonical_nodes: Number of streams among which shards are divided, so that each of that many nodes reads only
+            its own shards.
+        source: The reader of the raw files.
+        split: How samples are divided into training, validation and test.
+        dedupe: How duplicates are detected: `exact`, `perceptual` or `sequence` for all modalities that it suits, or
+            one of them by modality. Of samples that are equal in all modalities named, the first is kept.
+        fit_samples: Number of training samples that vocabularies, means and standard deviations are fitted on.
+        samples_per_shard: Number of samples in a shard.
+        shuffle_block: Number of samples that are shuffled together.
+        verify: Whether the tars of a set are compared with the manifest's sha256 before training.
+        max_skipped: Share of unusable samples above which training stops.
+        cache: How remote shards are downloaded and kept.
     """
 
     shards: tuple[DataSet, ...] = ()
@@ -217,7 +246,12 @@ class Data(Section):
 class Schedule(Section):
     """Learning rate over steps: linear warm-up, then decay to `final` times the peak.
 
-    cosine: over all remaining steps. wsd: constant, then linear over the last `decay` share (Hu et al. 2024).
+    Attributes:
+        kind: `cosine` decays over all remaining steps; `wsd` stays constant, then decays linearly over the last
+            `decay` share (Hu et al. 2024); `constant` does not decay.
+        warmup (steps): Number of steps of the linear warm-up.
+        decay: Share of the steps in which `wsd` decays.
+        final: Last learning rate, relative to the peak.
     """
 
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -229,10 +263,26 @@ class Schedule(Section):
 class Train(Section):
     """The training run. `batch_size` and `micro_batch_size` count samples over all ranks.
 
-    micro_batch_size: samples of one forward pass; by default the whole batch. Gradients are accumulated over a step.
-    precision: `bf16` is float32 weights under autocast; `auto` is bf16 if the hardware has it.
-    zero: stage of ZeRO; `auto` is stage 2 on several ranks, and no DeepSpeed in a single process.
-    max_nonfinite_steps: steps in a row with a loss or gradient that is not finite after which training stops.
+    Attributes:
+        steps: Number of updates of the weights.
+        batch_size (samples): Samples of one step.
+        micro_batch_size (samples): Samples of one forward pass, a divisor of `batch_size`; by default the whole batch.
+            Gradients are accumulated over a step.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        betas: Decay rates of AdamW's two moments.
+        gradient_clip: Largest norm of the gradient; a longer one is scaled down.
+        schedule: Learning rate over steps.
+        precision: `bf16` keeps float32 weights and computes under autocast; `auto` is bf16 if the hardware has it.
+        zero: Stage of DeepSpeed's ZeRO; `auto` is stage 2 on several ranks, and no DeepSpeed in a single process.
+        seed: Seed of the order, the masks, the augmentations and the initial weights.
+        workers: Number of worker processes per rank that prepare batches; 0 prepares them in the main process.
+        log_every (steps): Steps between rows of `metrics.jsonl`.
+        checkpoint_every (steps): Steps between checkpoints.
+        keep_checkpoints: Number of checkpoints kept; older ones are removed.
+        max_nonfinite_steps (steps): Steps in a row with a loss or gradient that is not finite, after which training
+            stops.
+        trackers: Experiment trackers that also get the metrics.
     """
 
     steps: int = Field(10_000, ge=1)
@@ -270,7 +320,10 @@ class Train(Section):
 class Evaluate(Section):
     """Settings of the command `evaluate`.
 
-    gallery: samples among which retrieval searches. probe: label to probe. probe_samples: training samples of a probe.
+    Attributes:
+        gallery (samples): Number of samples among which retrieval searches.
+        probe: Label that linear and nearest-neighbor probes predict from frozen features.
+        probe_samples (samples): Number of training samples that a probe learns from.
     """
 
     gallery: int = Field(1000, ge=2)
@@ -279,7 +332,19 @@ class Evaluate(Section):
 
 
 class Recipe(Section):
-    """A complete recipe with a value for every key."""
+    """A complete recipe with a value for every key.
+
+    Attributes:
+        name: Name of the recipe, and of its run directory `runs/NAME`: letters, digits, `_` and `-`.
+        model: Sizes of the model.
+        data: Where samples come from.
+        modalities: The kinds of data, each under a name of your choice.
+        masking: How the masks of a sample's modalities go together.
+        objectives: What the model learns, by the name of the objective.
+        train: The training run.
+        evaluate: Settings of the command `evaluate`.
+        init: Run directory whose weights the run starts from.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     model: Model = Model()

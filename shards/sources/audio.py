@@ -35,15 +35,18 @@ _BLOCK = 1 << 20
 @register
 @dataclass(frozen=True, kw_only=True)
 class AudioFolder(WindowedSource, MediaFolder):
-    """WAV, FLAC, Ogg and MP3 files, as `Folder` describes.
+    """WAV, FLAC, Ogg and MP3 files; see `MediaFolder` for the keys.
 
-    window_s, stride_s: recordings longer than `window_s` are cut to windows, one every `stride_s` (default: without
-    overlap), a rest shorter than a window is left out and counted; they have the field `start_s`, and their first and
-    last sample in their identity. Windows of whole numbers become FLAC without a loss, those of lossy formats
-    FLAC of 24 bits where it holds them to 16 bits of each channel's highest sample, all others WAV of floats.
+    Recordings longer than `window_s` are cut into windows, which have the field `start_s`; the end of a recording
+    that is shorter than a window is left out and counted. Windows of integers become FLAC without loss; windows of
+    lossy formats become FLAC of 24 bits if that holds them to 16 bits of each channel's highest sample, and WAV of
+    floats otherwise.
 
-    A file whose header does not say its length, or less than there is, becomes one whose header does, counted as a
-    change; one whose header says more than there is is left out.
+    A file whose header states no length, or less than there is, becomes one whose header does, which is counted as a
+    change; one whose header states more than there is is skipped.
+
+    Attributes:
+        modality: Name of the modality that reads the files.
     """
 
     type: ClassVar[str] = "audio"

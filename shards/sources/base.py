@@ -64,10 +64,13 @@ class StoredSample:
 class Source(ABC):
     """A reader of one raw format. The fields of a subclass are the keys of `data.source` in a recipe.
 
-    A subclass implements `items` and `make`, and overrides `check` and `draft` if it can. Decorate it with `register`.
+    A subclass implements `items` and `make`, and overrides `check` and `draft` if it can. Decorate it with
+    `register`.
 
-    missing: by column, the cells that mean a missing value in that column, instead of the usual words
-    (`modalities.strings.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. Applies to cells, labels and groups.
+    Attributes:
+        missing: By column, the cells that mean a missing value, in place of the usual words
+            (`modalities.strings.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It applies to cells, labels and
+            groups.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -36,14 +36,21 @@ class Specimen(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Bioscan(Source):
-    """Specimens of BIOSCAN-5M (Gharaee et al. 2024): image, DNA barcode, taxonomy and other columns of its CSV.
+    """Specimens of BIOSCAN-5M (Gharaee et al. 2024): image, DNA barcode, taxonomy and other columns of its CSV file.
 
-    file: the CSV, a glob below the raw folder. images: folder of a size of images, laid out as
-    `{split}/{chunk}/{processid}.jpg`. splits: the rows taken by the column `split`, all by default; what is trained on
-    and tested is divided by `data.split`. image, dna: the modalities of these, left out where the recipe has no such.
-    columns: for other modalities their columns, cells of a table or words of one text; by default the text `taxonomy`
-    reads from phylum to species as far as it is known. labels: columns kept apart. A split can be made by any column,
-    such as `dna_bin`, `genus` or `species`; where it is empty the specimens stay together.
+    A split can be made by any column, such as `dna_bin`, `genus` or `species`; specimens without a value stay
+    together.
+
+    Attributes:
+        file: The CSV file, a glob below the raw folder.
+        images: Folder of one image size, with files `{split}/{chunk}/{processid}.jpg`.
+        splits: Values of the column `split` whose rows are used; all by default. Training and test are divided by
+            `data.split`.
+        image: Name of the image modality; it is left out if the recipe does not define it.
+        dna: Name of the DNA modality; it is left out if the recipe does not define it.
+        columns: By further modality, its columns: cells of a table or words of one text. By default the text
+            `taxonomy` reads from phylum to species as far as they are known.
+        labels: Columns stored as labels, apart from the content.
     """
 
     type: ClassVar[str] = "bioscan"

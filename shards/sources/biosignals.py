@@ -33,9 +33,13 @@ LOOKAHEAD = 256
 class BiosignalSource(Source):
     """Base of sources that give each recording fields: channels become signals, fields become tables and labels.
 
-    columns: the fields of each table modality. labels: fields that are kept apart from the content. flags: labels that
-    are 1 if the list in a field contains a code and 0 if not, `{fibrillation: [codes, AFIB]}`; the field may also be
-    text such as `426177001,426783006`. A split can be made by any field.
+    A split can be made by any field.
+
+    Attributes:
+        columns: Fields of each table modality.
+        labels: Fields stored as labels, apart from the content.
+        flags: Labels that are 1 if the list in a field contains a code and 0 if not, `{fibrillation: [codes, AFIB]}`;
+            the field may also be text such as `426177001,426783006`.
     """
 
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -73,7 +77,8 @@ class BiosignalSource(Source):
 class BiosignalFolder(WindowedSource, FolderSource, BiosignalSource):
     """Base of sources that find biosignal files by a glob and cut them into windows.
 
-    exclude: patterns of the names of channels to ignore, such as `EOG*`; case does not matter.
+    Attributes:
+        exclude: Patterns of the names of channels to ignore, such as `EOG*`; case does not matter.
     """
 
     exclude: tuple[str, ...] = ()

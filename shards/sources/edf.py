@@ -52,28 +52,26 @@ class Excerpt(NamedTuple):
 class Edf(BiosignalFolder):
     """One sample per file, or per window of one, with all signal modalities and tables.
 
-    files: glob that also applies in every folder below the raw folder. Channels go to the signal modalities that know
-    their names: `EEG Fp1` to one of montage eeg, `ECG ECG` to one of montage ecg.
+    Channels go to the signal modalities that know their names: `EEG Fp1` to one of montage eeg, `ECG ECG` to one of
+    montage ecg. Windows that overlap an annotation beginning with `bad`, in any case (`BAD_acq_skip`, as mne exports
+    it), are left out; a recording that is not cut into windows is taken whole, which is counted. The end of a
+    recording that is shorter than a window is left out and counted. Fields of a recording are those of its file
+    name, `record` (the file name without suffix), `start_s` (of the window), and a row of `table`.
 
-    annotations: how the annotations of EDF+ and BDF+ files become fields. `overlap`: windows at regular times, each
-    with the annotations that it overlaps as `symbol` (the text that covers most of it, or is most frequent in it),
-    `symbols` (all texts, separated by commas) and `annotations` (their number). `centered`, `onset`: one window of
-    `window_s` around each annotation, or from its start on, with its text as `symbol`; windows that cross an end are
-    left out.
-
-    annotation_file: a second file of annotations in the same folder, as in the pairs of Sleep-EDF. It is named by the
-    fields of the first file, with `*` for the rest: files `*-PSG.edf`, pattern `{night:7}{rest}-PSG.edf` and
-    annotation_file `{night}*-Hypnogram.edf` join SC4001EC-Hypnogram to SC4001E0-PSG. The dates of both files place its
-    annotations.
-
-    Windows that overlap an annotation beginning with `bad`, in any case (`BAD_acq_skip`, as mne exports it), are left
-    out; a recording that is not cut into windows is taken whole, which is counted. The end of a recording that is
-    shorter than a window is left out and counted.
-
-    Fields of a recording are those of its file name, `record` (the file name without suffix), `start_s` (of the
-    window), and a row of `table` (CSV, TSV or Parquet, relative to the raw folder). join: the column of the table and
-    the text that it has for a recording, `{Subject: "Subject{subject}"}`. values: replacements for the values of a
-    field, `{part: {"1": rest, "2": task}}`.
+    Attributes:
+        files: Glob that also applies in every folder below the raw folder.
+        annotations: How annotations of EDF+ and BDF+ files become fields. `overlap`: windows at regular times, each
+            with the annotations that it overlaps as `symbol` (the text that covers most of it, or is most frequent in
+            it), `symbols` (all texts, separated by commas) and `annotations` (their number). `centered`, `onset`: one
+            window of `window_s` around each annotation, or from its start on, with its text as `symbol`; windows that
+            cross an end are left out.
+        annotation_file: A second file of annotations in the same folder, as in the pairs of Sleep-EDF, named by the
+            fields of the first file with `*` for the rest: files `*-PSG.edf`, pattern `{night:7}{rest}-PSG.edf` and
+            annotation_file `{night}*-Hypnogram.edf` join SC4001EC-Hypnogram to SC4001E0-PSG. The dates of both files
+            place its annotations.
+        table: CSV, TSV or Parquet file with one row per person or recording, relative to the raw folder.
+        join: The column of `table` and the text that it has for a recording: `{Subject: "Subject{subject}"}`.
+        values: Replacements for the values of a field: `{part: {"1": rest, "2": task}}`.
     """
 
     type: ClassVar[str] = "edf"

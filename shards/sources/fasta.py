@@ -51,19 +51,26 @@ class Record(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Fasta(Source):
-    """FASTA records become samples of the modality `dna`, their table rows `columns` of others and `labels`.
+    """FASTA records become samples of a DNA modality; their table rows give other modalities and labels.
 
-    files: glob below the raw folder, gzip by the name's end. pattern: what of a record's header is its id (the first
-    group of a regular expression, or all that it matches), by default the first word. table: CSV, TSV or Parquet file
-    below the raw folder, joined by its column `key`; it is held in memory. columns: for each modality its column, or a
-    list of columns: cells of a table, words of one text. labels: columns kept apart.
+    A split can be made by any column, by `id`, or by `sequence`, so that equal ones stay together.
 
-    derive: new columns, `genus: {column: scientific_name, word: 1}` for a word, `country: {column: country, pattern:
-    "[^:]+"}` for what a regular expression finds, `month: {column: collection_date, date: month}` for the `month`
-    (`May`) or `year` of the first date, as GenBank or ISO 8601 writes it; numbers become numbers, and `25.66 S`
-    degrees, negative in the south and west. column: a name, or a list of names of which the table has at least one;
-    the first that is filled counts. unique: of equal sequences the first alone is taken. A split can be made by any
-    column, by `id`, or by `sequence`, so that equal ones stay together.
+    Attributes:
+        files: Glob of the FASTA files below the raw folder; gzip by the suffix.
+        pattern: Regular expression for the id in a record's header: its first group, or all that it matches; by
+            default the first word.
+        table: CSV, TSV or Parquet file below the raw folder, joined by its column `key`; it must fit into memory.
+        key: Column of `table` with the ids.
+        dna: Name of the DNA modality.
+        unique: Whether only the first of equal sequences is used.
+        columns: By modality, its column, or a list of columns that become the cells of a table or the words of one
+            text.
+        derive: New columns: `genus: {column: scientific_name, word: 1}` for a word, `country: {column: country,
+            pattern: "[^:]+"}` for the match of a regular expression, `month: {column: collection_date, date: month}`
+            for the `month` (`May`) or `year` of the first date, in GenBank's form or ISO 8601. Numbers become numbers,
+            and `25.66 S` degrees, negative in the south and west. `column` may be a list of names, of which the first
+            filled one counts.
+        labels: Columns stored as labels, apart from the content.
     """
 
     type: ClassVar[str] = "fasta"

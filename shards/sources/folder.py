@@ -13,10 +13,12 @@ from shards.sources.fields import path_fields, pattern_fields
 class FolderSource(Source):
     """Base of sources that read the files of a folder.
 
-    files: glob relative to the raw folder. pattern: form of the paths with fields in braces, such as
-    `{digit}_{speaker}_{i}.wav` or, with folders, `{species}/{recorder}_{date}.flac`. It describes as many of the last
-    parts of a path as it has itself; a pattern without a suffix describes files of any suffix. A field is the shortest
-    text that matches, and `{video:15}` is 15 characters long.
+    Attributes:
+        files: Glob of the files, relative to the raw folder.
+        pattern: Form of the paths, with fields in braces: `{digit}_{speaker}_{take}.wav`, or with folders
+            `{species}/{recorder}_{date}.flac`. It describes as many of the last parts of a path as it has itself;
+            without a suffix it describes files of any suffix. A field is the shortest text that matches, and
+            `{video:15}` is 15 characters long.
     """
 
     files: str = "**/*"

@@ -39,20 +39,27 @@ class Row(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Hub(Source):
-    """One row one sample.
+    """One sample per row of a data set on the Hugging Face Hub, streamed.
 
-    dataset: `user/name` on the Hub, or a format that `datasets` knows (`parquet`, `json`, `csv`, `imagefolder`, ...),
-    whose `files` are a glob below the raw folder; for a data set of the Hub the raw folder may be any. config, split,
-    revision: which part and version of it. columns: for each modality its column or a list of columns, cells of a
-    table or words of one text. key: column that identifies a row; without one it is the row's number. labels: columns
-    kept apart. signals: for each modality of signals what its columns of lists are (`SignalColumns`), such as
-    `ecg: {sample_rate_hz: 500, unit: mV, channels: {column: leads}}`; a list of columns is one for each channel.
+    Images and sounds are kept as the bytes that the data set holds; lists of numbers become arrays; numbered classes
+    become their names. A split can be made by any column of text or numbers that is used or named in `groups`, or by
+    the `scaffold` of a SMILES. No code of a data set is run.
 
-    Images and sounds are kept as the bytes that the data set holds, without decoding (`modalities.files.lengths` tells
-    of sounds that do not say their length); lists of numbers become arrays;
-    numbered classes become their names. A split can be made by any column of text or numbers that is used here or
-    named in `groups`, or by `scaffold` of a SMILES. Rows are streamed, so that nothing is downloaded but what is read;
-    limit: how many rows are read at most. No code of a data set is run.
+    Attributes:
+        dataset: `user/name` on the Hub, or a format that `datasets` knows (`parquet`, `json`, `csv`, `imagefolder`,
+            ...).
+        files: Glob of the files below the raw folder, if `dataset` is a format.
+        config: Configuration of the data set.
+        split: Split of the data set to read.
+        revision: Version of the data set: a commit, branch or tag.
+        columns: By modality, its column, or a list of columns that become the cells of a table or the words of one
+            text.
+        signals: By signal modality, what its columns of lists are, such as `ecg: {sample_rate_hz: 500, unit: mV,
+            channels: {column: leads}}`; a list of columns has one for each channel.
+        key: Column that identifies a row; by default the row's number.
+        labels: Columns stored as labels, apart from the content.
+        groups: Further columns that a split can be made by.
+        limit (rows): Largest number of rows to read; all by default.
     """
 
     type: ClassVar[str] = "hub"

@@ -19,6 +19,9 @@ class ImageFolder(MediaFolder):
 
     Every image below a folder has the field `class`, the name of that folder. It is the label if the recipe gives
     neither labels nor pattern nor table.
+
+    Attributes:
+        modality: Name of the modality that reads the files.
     """
 
     type: ClassVar[str] = "images"

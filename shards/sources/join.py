@@ -27,17 +27,18 @@ class Item(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Join(Source):
-    """Samples of the first source, each with the members of the others' samples of the same key.
+    """Samples of the first source, each with the members of the other sources' samples of the same key.
 
-    sources: the sources, each as `data.source` would have it, all below one raw folder. by: what they are joined by,
-    one name for all or one for each in turn; anything that a split of that source can be made by, such as a column of
-    `rows` or a field of a file name. how: `inner` leaves out samples of the first source that lack a partner, `left`
-    keeps them with what there is.
+    Several samples of the first source may share a partner; of several samples of another source with one key, the
+    first is used. Samples that are left out, without a key or a partner, are counted by reason. Labels are merged,
+    and a split can be made by the fields of any source; if two have a field of one name, that of the first counts.
+    The samples of all sources but the first must fit into memory, without their members.
 
-    Several samples of the first source may share a partner; of several samples of another source with one key the
-    first is taken. Samples without a key or without a partner are counted by reason where they are left out. Labels
-    are merged, and a split can be made by whatever one of the sources offers; where two say the same name the first
-    holds. The samples of all sources but the first are held in memory, without their members.
+    Attributes:
+        sources: The sources, each as `data.source` would have it, all below one raw folder.
+        by: Field that they are joined by: one name for all, or one for each in turn. Any field that a split of that
+            source can be made by.
+        how: `inner` leaves out samples of the first source that lack a partner; `left` keeps them.
     """
 
     type: ClassVar[str] = "join"

@@ -36,12 +36,16 @@ class File(NamedTuple):
 class MediaFolder(FolderSource):
     """Base of sources whose files are the content: samples `{modality}.{extension}` with `labels.json`.
 
-    modality: name of the modality that reads the files. table: CSV, TSV or Parquet file, relative to the raw folder,
-    with one row per file. filename: its column that names the file, by a path relative to the raw folder or by a name,
-    with or without suffix. The pattern gives fields of text, the table fields with typed cells.
+    The pattern gives fields of text, the table fields with typed cells. A split can be made by any field. The
+    identity of a sample is its path relative to the raw folder.
 
-    labels: fields that become labels, by default those of the pattern. columns: the fields of each table modality. A
-    split can be made by any field. The identity is the path relative to the raw folder.
+    Attributes:
+        modality: Name of the modality that reads the files.
+        table: CSV, TSV or Parquet file with one row per file, relative to the raw folder.
+        filename: Column of `table` that names the file, by a path relative to the raw folder or by a name, with or
+            without suffix.
+        labels: Fields stored as labels; by default those of the pattern.
+        columns: Fields of each table modality.
     """
 
     noun: ClassVar[str]

@@ -58,15 +58,21 @@ class Record(NamedTuple):
 class Molecules(Source):
     """Files of molecules become samples `smiles.txt`, `image.png` (grey drawing), `table.json` and `labels.json`.
 
-    Of the first three those are made whose names are modalities of the recipe.
+    Of the first three, those are made whose names are modalities of the recipe. A split can be made by `scaffold`
+    (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate;
+    `shards.sources.chemistry` describes how stereochemical groups, atom maps, salts and `*` are treated.
 
-    files: glob below the raw folder, of `.smi`, `.csv`, `.tsv` and `.sdf` files, also with gzip (`.sdf.gz`). smiles:
-    column of a table that holds SMILES. drawing_px: side of the square drawing. bond_px: length of a bond, smaller
-    only where a molecule would not fit, so that drawings are to scale. line_px: width of a bond's line. descriptors:
-    names in `rdkit.Chem.Descriptors`. labels: such names too. properties: columns of a table or data fields of an SDF
-    that become labels as well; of several tables some may lack them. Samples can be grouped by `scaffold` (Bemis &
-    Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, of a racemate its CXSMILES; what becomes
-    of stereochemical groups, atom maps, salts and `*` says `shards.sources.chemistry`.
+    Attributes:
+        files: Glob of `.smi`, `.csv`, `.tsv`, `.parquet` and `.sdf` files below the raw folder, also with gzip
+            (`.sdf.gz`).
+        smiles: Column of a table that has the SMILES.
+        drawing_px: Side of the square drawing.
+        bond_px: Length of a bond, so that drawings have one scale; smaller only if a molecule would not fit.
+        line_px: Width of a bond's line.
+        descriptors: Names in `rdkit.Chem.Descriptors` that become the table.
+        labels: Names in `rdkit.Chem.Descriptors` that become labels.
+        properties: Columns of a table, or data fields of an SDF file, that become labels; of several tables some may
+            lack them.
     """
 
     type: ClassVar[str] = "molecules"

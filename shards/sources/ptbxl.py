@@ -32,11 +32,13 @@ class Row(NamedTuple):
 class PtbXl(BiosignalSource):
     """One sample per record, with the field names of PTB-XL.
 
-    sample_rate_hz: 500 (column `filename_hr`) or 100 (`filename_lr`). Fields of a record are the columns of the
-    database and, from its `scp_codes`, `codes` (all, separated by commas), `code` (the likeliest) and, if
-    `scp_statements.csv` exists, `diagnostic_class` (of the likeliest diagnostic code: NORM, MI, STTC, CD or HYP). Among
-    the fields for a split are `patient_id`, which keeps each patient on one side, and `strat_fold`, the ten folds that
-    come with the data.
+    Fields of a record are the columns of the database and, from its `scp_codes`, `codes` (all, separated by commas),
+    `code` (the likeliest) and, if `scp_statements.csv` exists, `diagnostic_class` (of the likeliest diagnostic code:
+    NORM, MI, STTC, CD or HYP). Among the fields for a split are `patient_id`, which keeps each patient in one split,
+    and `strat_fold`, the ten folds that come with the data.
+
+    Attributes:
+        sample_rate_hz: 500 (column `filename_hr`) or 100 (`filename_lr`).
     """
 
     type: ClassVar[str] = "ptbxl"

@@ -37,14 +37,17 @@ class Item(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Rows(Source):
-    """One row one sample.
+    """One sample per row of a table.
 
-    file: below the raw folder. columns: for each modality its column (text itself, or the path below the table's
-    folder of a file as `Modality.members` reads it) or a list of columns: cells of a table, words of one text. key:
-    column that identifies a row, as it is written; without one it is the row's number, counted over all files. labels:
-    columns kept apart from the content. A split can be made by any column as it is written, or by `scaffold` of a
-    SMILES; both are empty where there is none. Of several files one that cannot be read is left out and counted; what a
-    column's cells are is decided over all of them.
+    A split can be made by any column, or by the `scaffold` of a SMILES. Of several files, one that cannot be read is
+    left out and counted; the type of a column is decided over all files.
+
+    Attributes:
+        file: CSV, TSV or Parquet file, or a glob for several of them, below the raw folder.
+        columns: By modality, its column (the text itself, or the path of a file relative to the table's folder), or a
+            list of columns that become the cells of a table or the words of one text.
+        key: Column that identifies a row; by default the row's number over all files.
+        labels: Columns stored as labels, apart from the content.
     """
 
     type: ClassVar[str] = "rows"

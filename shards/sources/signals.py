@@ -23,12 +23,15 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class SignalColumns:
-    """What samples in a column are, each as a value for all rows or as `{column: NAME}`.
+    """The signal of one modality in a data set's columns, each property as a value for all rows or as `{column: NAME}`.
 
-    sample_rate_hz: of all channels; or times, the column of the time of each sample in s, where it is uneven. unit: of
-    all channels, or a list of one for each; none is a number without a unit. channels: their names in the order of the
-    samples, by default the names of the columns where each channel has its own. time_first: samples are
-    (time, channels), not (channels, time).
+    Attributes:
+        sample_rate_hz: Sample rate of all channels.
+        times (s): Column of the time of each sample, for uneven times, instead of a sample rate.
+        unit: Unit of all channels, or a list with one per channel; by default numbers have no unit.
+        channels: Names of the channels in the order of the samples; by default the names of the columns if each
+            channel has its own.
+        time_first: Whether samples are (time, channels) instead of (channels, time).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

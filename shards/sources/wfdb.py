@@ -47,22 +47,23 @@ class Excerpt(NamedTuple):
 class Wfdb(BiosignalFolder):
     """One sample per record, or per window of one.
 
-    files: glob of headers that also applies in every folder below the raw folder. Channels go to the signal modalities
-    that know their names, each at its own rate (several samples per frame). A channel without a gain is uncalibrated;
-    only a modality with `unit: null` takes it.
-
-    annotations: extension of the files of annotations, such as `atr`. centered: cut one window around each annotation
-    instead of windows at regular times; windows that cross an end are left out. Annotations follow the clock of their
-    file (`time resolution`), and windows begin at any sample of the fastest channel. The end of a record that is
-    shorter than a window is left out and counted.
+    Channels go to the signal modalities that know their names, each at its own rate (several samples per frame). A
+    channel without a gain is uncalibrated; only a modality with `unit: null` takes it. Annotations follow the clock
+    of their file (`time resolution`), and windows begin at any sample of the fastest channel. The end of a record
+    that is shorter than a window is left out and counted.
 
     Fields of a record are those of its file name, `record` (its name), `start_s` (of a window), its comments of the
     form `Age: 74` and, with annotations, `symbol` (of the annotation, or the most frequent in the window), `symbols`
-    (all, separated by commas) and `annotations` (their number).
+    (all, separated by commas) and `annotations` (their number). Each segment of a record of several segments is a
+    sample, or is cut into windows. It has the field `segment` (its name), the `record` and comments of the whole
+    record and, if it has none of its own, the annotations of the whole; `start_s` counts from the beginning of the
+    whole.
 
-    Each segment of a record of several segments is a sample, or is cut into windows. It has the field `segment` (its
-    name), the `record` and comments of the whole record and, if it has none of its own, the annotations of the whole;
-    `start_s` counts from the beginning of the whole.
+    Attributes:
+        files: Glob of headers that also applies in every folder below the raw folder.
+        annotations: Extension of the files of annotations, such as `atr`; none are read by default.
+        centered: Whether one window is cut around each annotation instead of windows at regular times; windows that
+            cross an end are left out.
     """
 
     type: ClassVar[str] = "wfdb"

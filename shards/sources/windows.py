@@ -14,8 +14,9 @@ from shards.sources.base import Source
 class WindowedSource(Source):
     """Base of sources that cut recordings into windows.
 
-    window_s: length of a window in s; None keeps recordings whole. stride_s: time from the start of one window to the
-    start of the next in s; None is `window_s`, so that windows do not overlap.
+    Attributes:
+        window_s: Length of a window; by default recordings are kept whole.
+        stride_s: Time between the starts of two windows; by default `window_s`, so that windows do not overlap.
     """
 
     window_s: float | None = None
