@@ -54,6 +54,8 @@ class Dna(TokenSequence):
 
     type: ClassVar[str] = "dna"
 
+    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
+
     vocabulary: Literal["kmer", "character", "learned"] = "kmer"
     kmer: int = 4
     stride: int | None = None
@@ -136,6 +138,10 @@ class Dna(TokenSequence):
             if not any(_BASES.issuperset(sequence[i : i + self.kmer]) for i in starts):
                 raise ContentError("DNA without a known token")
         return sequence
+
+    def canonical(self, raw: str) -> str:
+        """The alphabetically first of the two strands."""
+        return min(raw, reverse_complement(raw))
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
         if rng is not None and self.reverse_complement and rng.random() < 0.5:

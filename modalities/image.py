@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,8 @@ from torch import nn
 from modalities.base import fitted, register
 from modalities.drawing import draw_png
 from modalities.files.images import EXTENSIONS, from_pillow, read
-from modalities.files.magic import detect_type, extensions_of
+from modalities.files.magic import detect_type, extensions_of, find_type
+from modalities.files.pictures import perceptual_hash, thumbnail_features
 from modalities.files.pixels import RGB, Nodata, Picture, from_array
 from modalities.files.reading import ContentError, lazy_import
 from modalities.layers.context import Context, Width
@@ -22,6 +24,8 @@ from modalities.layers.patches import PatchEmbedding, Stem, build_stem
 from modalities.patch_modality import PatchModality
 from modalities.tokens import Tokens
 
+_WHITE = 1.0
+"""Value of the white paper of line drawings."""
 _FLAT = 1e-6
 """Least variance of an image that is standardized by its own."""
 _TOLERANCE = 1 / 128
@@ -67,6 +71,9 @@ class Image(PatchModality):
     extensions: ClassVar[tuple[str, ...]] = (*extensions_of("image", is_stored=True), "npy")
     requires: ClassVar[tuple[str, ...]] = ("imagecodecs", "pillow", "simplejpeg", "tifffile")
 
+    comparisons: ClassVar[tuple[str, ...]] = ("exact", "perceptual")
+    illustrates: ClassVar[bool] = True
+
     size: int = 224
     patch: int = 16
     bands: Literal["file", "grey", "rgb"] = "file"
@@ -99,6 +106,25 @@ class Image(PatchModality):
     @property
     def example(self) -> str:
         return '"picture.png"'
+
+    @property
+    def is_drawing(self) -> bool:
+        return self.background == _WHITE
+
+    def perceptual_hash(self, raw: Picture) -> str:
+        return perceptual_hash(raw)
+
+    def plain(self, raw: Picture) -> np.ndarray:
+        """Pixels of a thumbnail, and the mean and std of each band."""
+        return thumbnail_features(raw, self.band_names, self.mean)
+
+    def thumbnail(self, members: Mapping[str, bytes]) -> str:
+        """The image file itself if web browsers display its type."""
+        extension, data = next(iter(members.items()))
+        file_type = find_type(extension)
+        if file_type is None or file_type.mime is None:
+            return super().thumbnail(members)
+        return f'<img alt="" src="data:{file_type.mime};base64,{base64.b64encode(data).decode()}">'
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -146,7 +172,7 @@ class Image(PatchModality):
             return self._bands(from_pillow(value, self.nodata))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
-        return self.decode(self.members(Path(value)))
+        return self.decode(self.read_members(Path(value)))
 
     def _bands(self, picture: Picture) -> Picture:
         pixels, bands, incomplete = picture

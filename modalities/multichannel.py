@@ -68,6 +68,7 @@ class MultichannelModality(PatchModality):
 
     extensions: ClassVar[tuple[str, ...]] = ("npy", "json")
     requires: ClassVar[tuple[str, ...]] = ("scipy", "wfdb", "pyedflib")
+    is_recording: ClassVar[bool] = True
     axes: ClassVar[Axes] = {"channel": ("ids", 1), "time": ("coords", 3)}
     row_axis: ClassVar[str | None] = "channel"
 
@@ -191,14 +192,14 @@ class MultichannelModality(PatchModality):
             electrodes=tuple((name, *place) for name, place in positions().items()) if self.montage == "eeg" else (),
         )
 
-    def members(self, path: Path) -> dict[str, bytes]:
+    def read_members(self, path: Path) -> dict[str, bytes]:
         """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
 
         EDF, BDF and WFDB files hold many kinds of channels; those that this modality knows are read.
         """
         suffix = path.suffix.lower()
         if suffix == ".npy":
-            return super().members(path)
+            return super().read_members(path)
         if suffix == ".csv":
             return to_members(read_csv(path))
         if suffix in (".edf", ".bdf") and path.is_file():
@@ -227,7 +228,7 @@ class MultichannelModality(PatchModality):
             return self.prepare(described(value.get("samples"), value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"a signal cannot be read from {type(value).__name__}")
-        return self.decode(self.members(Path(value)))
+        return self.decode(self.read_members(Path(value)))
 
     def prepare(self, raw: Recording) -> Recording:
         """Select, name and check the channels of a recording, and convert it to the recipe's unit.

@@ -11,7 +11,7 @@ from torch import nn
 
 from modalities.base import register
 from modalities.files.reading import ContentError
-from modalities.files.recording import Recording, band, normalize, ratio, resample
+from modalities.files.recording import RHYTHMS_HZ, Recording, band, log_band_powers, normalize, ratio, resample
 from modalities.layers.patches import Stem
 from modalities.multichannel import MultichannelModality
 
@@ -72,6 +72,16 @@ class Signal(MultichannelModality):
     @property
     def widths(self) -> tuple[int, int, int]:
         return self.patch, 2, 4
+
+    def plain(self, raw: Recording) -> np.ndarray:
+        """Logarithms of each channel's power in five frequency bands (Welch's method) and of its variance."""
+        if self.sample_rate_hz < 2 * RHYTHMS_HZ[0][1]:  # too slow for any of the bands
+            return super().plain(raw)
+        tokens = self.tokenize(raw)
+        powers = np.zeros((len(self.vocabulary), len(RHYTHMS_HZ) + 1), np.float32)
+        for channel in np.unique(tokens.ids[:, 1]):
+            powers[channel] = log_band_powers(tokens.values[tokens.ids[:, 1] == channel].ravel(), self.sample_rate_hz)
+        return powers.ravel()
 
     def set_clock(self, raw: Recording) -> Recording:
         """The recording with a rate; times are replaced by theirs if it is even."""

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modalities.base import fitted, register
+from modalities.base import CellContent, fitted, register
 from modalities.files.reading import ContentError, lazy_import
+from modalities.strings.chemistry import PACKAGES, canonical, morgan, scaffold, structure
 from modalities.strings.sequence import TokenSequence, in_a_row, text_member
 from modalities.strings.vocabulary import Vocabulary, common
 from modalities.tokens import Tokens
@@ -48,6 +49,10 @@ class Smiles(TokenSequence):
     """
 
     type: ClassVar[str] = "smiles"
+
+    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
+    group_names: ClassVar[tuple[str, ...]] = ("scaffold",)
+    build_requires: ClassVar[tuple[str, ...]] = PACKAGES
 
     min_count: int = 20
     length: int = 1024
@@ -96,6 +101,22 @@ class Smiles(TokenSequence):
         if (atoms := len(_ATOMS.findall(smiles))) > self.length:  # however many brackets are learned
             raise ContentError(f"SMILES of more than {self.length} tokens", f"{atoms} tokens")
         return smiles
+
+    def from_cell(self, cell: Any) -> CellContent:
+        """RDKit's canonical SMILES of a SMILES or CXSMILES, and the scaffold of the molecule."""
+        smiles, identity, molecule = structure(str(cell))
+        return CellContent({"txt": smiles.encode()}, identity, {"scaffold": scaffold(molecule)})
+
+    def canonical(self, raw: str) -> str:
+        """RDKit's canonical SMILES; well-formed SMILES that RDKit cannot read are compared as they are written."""
+        try:
+            return canonical(raw)
+        except ContentError:
+            return raw
+
+    def plain(self, raw: str) -> np.ndarray:
+        """Morgan fingerprint `(2048,)`."""
+        return morgan(raw)
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
         ids = self.lexicon.encode(self.split(raw))

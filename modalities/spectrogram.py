@@ -137,6 +137,16 @@ class Spectrogram(PatchModality):
     def example(self) -> str:
         return '"clip.wav"'
 
+    def plain(self, raw: Audio) -> np.ndarray:
+        """Mean and std over time of each mel band, and the length of the sound."""
+        tokens, (height, width) = self.tokenize(raw), self.patch
+        rows = [
+            tokens.values[tokens.coords[:, 1] == low].reshape(-1, height, width)
+            for low in np.unique(tokens.coords[:, 1])
+        ]
+        means, stds = ([getattr(row, name)((0, 2)) for row in rows] for name in ("mean", "std"))
+        return np.concatenate([*means, *stds, [tokens.coords[:, 0].max()]])
+
     @property
     def widths(self) -> tuple[int, int, int]:
         return self.patch[0] * self.patch[1], 2, 2
@@ -165,11 +175,11 @@ class Spectrogram(PatchModality):
             *(_array(data, members.get("json")) if extension == "npy" else _recording(data, extension))
         )
 
-    def members(self, path: Path) -> dict[str, bytes]:
+    def read_members(self, path: Path) -> dict[str, bytes]:
         """As for all modalities; a sound file's header says its length (`modalities.files.lengths`)."""
-        return {extension: self.member(extension, data) for extension, data in super().members(path).items()}
+        return {extension: self.stored_bytes(extension, data) for extension, data in super().read_members(path).items()}
 
-    def member(self, extension: str, data: bytes) -> bytes:
+    def stored_bytes(self, extension: str, data: bytes) -> bytes:
         """A file's bytes as a shard holds them; those that cannot be used stay as they are, for `decode` to refuse."""
         if extension in ("npy", "json"):
             return data
@@ -190,7 +200,7 @@ class Spectrogram(PatchModality):
             return self.decode({detect_type(value, self.extensions) or "wav": value})
         if not isinstance(value, (str, Path)):
             raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
-        return self.decode(self.members(Path(value)))
+        return self.decode(self.read_members(Path(value)))
 
     def _checked(self, samples: np.ndarray, rate_hz: float) -> Audio:
         """Sound that can be used, mixed if the recipe says so."""

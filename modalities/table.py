@@ -8,9 +8,8 @@ import html
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from string import ascii_lowercase, digits
 from typing import Any, ClassVar, Literal
@@ -20,19 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modalities.base import Modality, fitted, register
+from modalities.base import CellContent, Modality, fitted, register
 from modalities.files.reading import ContentError, count_change
-from modalities.strings.cells import (
-    Cell,
-    Column,
-    Kind,
-    column_of,
-    is_missing,
-    to_bound,
-    to_days,
-    to_number,
-    to_quantity,
-)
+from modalities.strings.cells import Cell, Kind
+from modalities.strings.columns import CellReader, InvalidCells, Row, cell_text, describe_column
+from modalities.strings.scaling import compress, expand, format_date, scale, season
 from modalities.strings.vocabulary import Vocabulary, common, words
 from modalities.tokens import MISSING, UNKNOWN, Tokens
 
@@ -40,15 +31,7 @@ NUMBER = 2
 """Content id of every number; categories follow."""
 MAX_BYTES = 10_000_000
 """Longer rows are refused before they are parsed."""
-_LARGEST = float(np.finfo(np.float32).max)
-_FAR = 10.0
-"""Deviations from the mean beyond which a number is wild: it does not set its column's scale, and enters compressed."""
 _FREQUENCIES = 8
-_REPEATED, _DISTINCT = 3, 10
-"""A code for missing values repeats at least so often, in a column of at least so many other numbers."""
-
-Row = dict[str, Cell]
-InvalidCells = Literal["missing", "bound", "error"]
 
 
 @register
@@ -85,6 +68,9 @@ class Table(Modality):
 
     type: ClassVar[str] = "table"
     extensions: ClassVar[tuple[str, ...]] = ("json",)
+
+    identifies: ClassVar[bool] = False
+    cells: ClassVar[Literal["none", "text", "typed"]] = "typed"
 
     min_count: int = 2
     max_categories: int = 1000
@@ -124,7 +110,7 @@ class Table(Modality):
         """Whether a column was seen while fitting."""
         return column in self.columns
 
-    def kinds(self) -> dict[str, Kind]:
+    def column_kinds(self) -> dict[str, Kind]:
         """What each column was found to be while fitting; one with a unit, whose cells are read as text, is text."""
         numbers: dict[str, Kind] = {name: "date" if name in self.dates else "number" for name in self.scales}
         words: dict[str, Kind] = dict.fromkeys((*self._units, *self.hashed), "text")
@@ -132,6 +118,13 @@ class Table(Modality):
             name: "boolean" if name in self._booleans else "text" for name, _ in self.categories
         }
         return {**numbers, **words, **categories}
+
+    @property
+    def missing_codes(self) -> Mapping[str, tuple[str | int | float, ...]]:
+        return self.missing
+
+    def with_missing_codes(self, codes: Mapping[str, tuple[str | int | float, ...]]) -> Table:
+        return dataclasses.replace(self, missing={**codes, **self.missing})
 
     @cached_property
     def _booleans(self) -> frozenset[str]:
@@ -160,20 +153,19 @@ class Table(Modality):
         return len(self.vocabulary)
 
     def fit(self, raws: Iterable[Row]) -> Table:
-        cells = self._cells(raws)
+        cells = self._reader.collect(raws)
         if not cells:
             raise ValueError("no table with a filled cell to fit on")
         numbers, units, dates, categories, hashed = [], [], [], [], []
         for name, values in sorted(cells.items()):
-            column = _column(values)
-            self._refuse_invalid(name, column)
+            column = describe_column(values)
+            self._reader.refuse_invalid(name, column)
             if column.kind in ("number", "date"):
-                array = self._array(name, column, values)
-                codes = codes_in(array) if self._may_have_codes(name) else ()
-                numbers.append((name, *scale(array[~np.isin(array, codes)])))
+                array = self._reader.numbers(name, column, values)
+                numbers.append((name, *scale(array[~np.isin(array, self._reader.codes(name, array))])))
                 units += [(name, column.unit)] if column.unit else []
                 dates += [name] if column.kind == "date" else []
-            elif len(known := common(map(_text, values), self.min_count)) > self.max_categories:
+            elif len(known := common(map(cell_text, values), self.min_count)) > self.max_categories:
                 hashed.append(name)
             else:
                 categories.append((name, known))
@@ -201,116 +193,25 @@ class Table(Modality):
             ValueError: a cell that is none of its column's numbers, where `invalid_cells` is `error`.
         """
         lines = []
-        for name, values in sorted(self._cells(raws).items()):
-            column = _column(values)
-            self._refuse_invalid(name, column)
-            taken = "missing" if self._policy(name) == "missing" else "read as their bounds where they have one"
+        for name, values in sorted(self._reader.collect(raws).items()):
+            column = describe_column(values)
+            self._reader.refuse_invalid(name, column)
+            taken = "missing" if self._reader.policy(name) == "missing" else "read as their bounds where they have one"
             lines += [
                 f"{line}; these are {taken}" if column.invalid else line for line in [column.summary(name)] if line
             ]
-            lines += self._code_lines(name, column, values)
+            lines += self._reader.report_codes(name, column, values)
             if column.kind == "text":
-                counts = Counter(map(_text, values))
+                counts = Counter(map(cell_text, values))
                 rare = sum(count for count in counts.values() if count < self.min_count)
                 if rare > len(values) / 2 and len(counts) <= self.max_categories:
                     lines.append(f"{name}: {rare:,} of {len(values):,} cells are too rare to be learned")
         return lines
 
-    def survey_labels(self, rows: Iterable[Row]) -> list[str]:
-        """What a scientist has to know of labels: cells that are no numbers where nearly all are, likely codes."""
-        lines = []
-        for name, values in sorted(self._cells(rows).items()):
-            column = _column(values)
-            lines += [line for line in [column.summary(name)] if line]
-            lines += self._code_lines(name, column, values)
-        return lines
-
-    def _code_lines(self, name: str, column: Column, values: Iterable[Cell]) -> list[str]:
-        """A line for each likely code for missing values, unless the recipe says that there is none."""
-        if column.kind not in ("number", "date") or not self._may_have_codes(name):
-            return []
-        numbers = [(self._value(name, cell, column.kind == "date", column.unit), cell) for cell in values]
-        lines = []
-        for code in codes_in(np.array([number for number, _ in numbers if number is not None], np.float64)):
-            alike = [cell for number, cell in numbers if number == code]
-            cell = next((f'"{cell.strip()}"' for cell in alike if isinstance(cell, str)), _plain(code))
-            lines.append(
-                f"{name}: {len(alike):,} of {len(numbers):,} cells are {cell}, far from all others: if that means "
-                f"missing, say `missing: {{{name}: [{cell}]}}` in data.source"
-            )
-        return lines
-
-    def _may_have_codes(self, name: str) -> bool:
-        """Whether a column may have codes for missing values that the recipe does not say: not with `[]`."""
-        return bool(self.missing.get(name, ("",)))
-
-    def _cells(self, raws: Iterable[Row]) -> dict[str, list[Cell]]:
-        """The filled cells of each column; where plus stands, minus is no word for missing.
-
-        Raises:
-            ValueError: `invalid_cells` names a column that is not there.
-        """
-        cells: dict[str, list[Cell]] = {}
-        minus, names = Counter[str](), set[str]()
-        for row in raws:
-            names |= row.keys()
-            for column, cell in row.items():
-                if column not in self.exclude and not self._empty(column, cell):
-                    cells.setdefault(column, []).append(cell)
-                elif cell == "-" and column not in self.missing:
-                    minus[column] += 1
-        if names and (
-            unknown := [
-                name
-                for name in ([] if isinstance(self.invalid_cells, str) else self.invalid_cells)
-                if name not in names
-            ]
-        ):
-            raise ValueError(f"table `invalid_cells` names {unknown[0]!r}, which is no column of it")
-        for column, times in minus.items():
-            if "+" in cells.get(column, ()):
-                cells[column] += ["-"] * times
-        return cells
-
     @cached_property
-    def _signed(self) -> frozenset[str]:
-        """Columns in which plus is a value, so that minus is one too."""
-        return frozenset(name for name, values in self.categories if "+" in values)
-
-    def _empty(self, column: str, cell: Cell) -> bool:
-        if cell == "-" and column in self._signed and column not in self.missing:
-            return False
-        return is_missing(cell, column, self.missing) or not (isinstance(cell, str) or abs(cell or 0) <= _LARGEST)
-
-    def _policy(self, column: str) -> InvalidCells:
-        return self.invalid_cells if isinstance(self.invalid_cells, str) else self.invalid_cells.get(column, "missing")
-
-    def _refuse_invalid(self, name: str, column: Column) -> None:
-        if column.invalid and self._policy(name) == "error":
-            raise ValueError(
-                f"{column.summary(name)}: correct them, or set `invalid_cells` of the table to missing or bound"
-            )
-
-    def _array(self, name: str, column: Column, values: Iterable[Cell]) -> np.ndarray:
-        """The numbers of a column, for dates in days."""
-        read = (self._value(name, cell, column.kind == "date", column.unit) for cell in values)
-        return np.array([number for number in read if number is not None], np.float64)
-
-    def _value(self, column: str, cell: Cell, date: bool, unit: str) -> float | None:
-        """A cell of a column of numbers or dates as its number; None where it is none."""
-        number: float | None
-        if not isinstance(cell, str):
-            number = None if date or unit or cell is None else float(cell)
-        elif date:
-            number = to_days(cell)
-        elif unit:
-            quantity = to_quantity(cell)
-            number = quantity[0] if quantity and quantity[1] == unit else None
-        else:
-            number = to_number(cell)
-        if number is None and isinstance(cell, str) and not date and self._policy(column) == "bound":
-            number = to_bound(cell.strip().removesuffix(unit).strip()) if cell.strip().endswith(unit) else None
-        return number if number is not None and abs(number) <= _LARGEST else None
+    def _reader(self) -> CellReader:
+        signed = frozenset(name for name, values in self.categories if "+" in values)
+        return CellReader(missing=self.missing, invalid_cells=self.invalid_cells, exclude=self.exclude, signed=signed)
 
     def _refuse_homonyms(self, columns: Iterable[str]) -> None:
         seen: dict[bytes, str] = {}
@@ -330,6 +231,29 @@ class Table(Modality):
             ids = self._pieces(column)[: self.name_length]
             self._spelled[column] = np.array(ids + [0] * (self.name_length - len(ids)), np.int64)
         return self._spelled[column]
+
+    def from_cell(self, cell: Any) -> CellContent:
+        """A mapping of columns to cells."""
+        if not isinstance(cell, dict):
+            return super().from_cell(cell)
+        return CellContent({"json": json.dumps(cell, default=str).encode()})
+
+    def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        """A JSON object of the cells; dates and other types that JSON lacks become text."""
+        if all(cell is None for cell in row.values()):
+            return {}
+        return {"json": json.dumps(dict(row), default=str).encode()}
+
+    def has_content(self, raw: Row) -> bool:
+        """Numbers of unknown columns are no content that a pretrained table can read."""
+        return any(map(self.knows, raw)) and super().has_content(raw)
+
+    def plain(self, raw: Row) -> np.ndarray:
+        """The standardized number of each column, 0 if missing; whether it is missing; and the categories, one-hot."""
+        cells = [self.tokenize({column: raw.get(column)}) for column in self.columns]
+        numbers = np.concatenate([cell.values[0] for cell in cells])
+        contents = np.concatenate([cell.ids[:, 0] for cell in cells])
+        return np.concatenate([numbers, contents == MISSING, np.bincount(contents, minlength=self.num_ids) > 0])
 
     def decode(self, members: dict[str, bytes]) -> Row:
         if len(members.get("json", b"")) > MAX_BYTES:
@@ -362,22 +286,22 @@ class Table(Modality):
 
     def _content(self, column: str, cell: Cell) -> tuple[int, tuple[float, ...]]:
         """Content id and values of a cell."""
-        if self._empty(column, cell):
+        if self._reader.is_empty(column, cell):
             return MISSING, ()
         if column in self.scales:
-            number = self._value(column, cell, column in self.dates, self._units.get(column, ""))
+            number = self._reader.number(column, cell, column in self.dates, self._units.get(column, ""))
             if number is None:
-                if self._policy(column) == "error":
+                if self._reader.policy(column) == "error":
                     raise ContentError(f"table cell of {column!r} that is no number", repr(cell))
                 kind = "dates" if column in self.dates else "numbers"
                 count_change(f"{column}: cells that are no {kind} are missing")
                 return MISSING, ()
-            return NUMBER, (self._standard(column, number), *(_season(number) if column in self.dates else ()))
+            return NUMBER, (self._standard(column, number), *(season(number) if column in self.dates else ()))
         if not self.knows(column) and not isinstance(cell, (str, bool)):
             return NUMBER, (self._standard(column, float(cell or 0)),)
         if column in self.hashed:
-            return self.vocabulary.id(f"{column}#{_bucket(_text(cell), self.max_categories)}"), ()
-        text = _text(cell)
+            return self.vocabulary.id(f"{column}#{_bucket(cell_text(cell), self.max_categories)}"), ()
+        text = cell_text(cell)
         content = self.vocabulary.id(f"{column}={text.lower() if column in self._booleans else text}")
         if content == UNKNOWN:
             count_change(f"{column}: cells that training did not have are unknown")
@@ -441,7 +365,7 @@ class Table(Modality):
                 return html.escape(self.vocabulary.entries[content].removeprefix(f"{columns[i]}="))
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
-                return _date(number)
+                return format_date(number)
             return html.escape(f"{self._shown(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
@@ -493,91 +417,6 @@ class CellEmbedding(nn.Module):
         kind = self.category(content)
         is_number = (content == NUMBER).unsqueeze(-1)
         return kind + is_number * number * (1 + self.scale(name)), name
-
-
-def scale(numbers: np.ndarray) -> tuple[float, float]:
-    """Mean and std of a column's numbers `(N,)`; the std is positive.
-
-    Wild ones are left out, again and again until none is found (sigma clipping, as astronomers do), but for a column
-    that is nearly always the same, and never more than a hundredth of it: there the others are what it tells.
-    """
-    few = len(numbers) / 100
-    low, high = np.quantile(numbers, [0.01, 0.99])
-    same = high - low <= 1e-9 * max(abs(low), abs(high))
-    near = numbers
-    while True:
-        mean, std = float(near.mean()), float(near.std())
-        if near.min() == near.max() or not std:  # rounding may give constants one
-            return float(near[0]), 1.0
-        kept = near[np.abs(near - mean) <= _FAR * std]
-        if same or len(kept) == len(near) or len(numbers) - len(kept) > few:
-            return mean, std
-        near = kept
-
-
-def compress(number: float) -> float:
-    """A standardised number, beyond `_FAR` its logarithm, which goes on from there at the same slope."""
-    far = min(abs(number), _LARGEST) / _FAR
-    return number if far <= 1 else math.copysign(_FAR * (1 + math.log(far)), number)
-
-
-def expand(number: float) -> float:
-    """The standardised number that `compress` made this of."""
-    far = min(abs(number) / _FAR - 1, 700.0)  # a prediction may be anything
-    return number if far <= 0 else math.copysign(_FAR * math.exp(far), number)
-
-
-def _text(cell: Cell) -> str:
-    return str(cell).lower() if isinstance(cell, bool) else str(cell).strip()
-
-
-def _column(cells: Iterable[Cell]) -> Column:
-    """What a column of cells from JSON is; texts there are texts, unless numbers stand beside them."""
-    texts, numbers, booleans = Counter[str](), 0, 0
-    for cell in cells:
-        if isinstance(cell, str):
-            texts[cell.strip()] += 1
-        elif isinstance(cell, bool):
-            booleans += 1
-        else:
-            numbers += 1
-    return column_of(texts, numbers, booleans, typed=True)
-
-
-def _plain(number: float) -> str:
-    """A number as a recipe's YAML reads it."""
-    return f"{int(number)}" if number.is_integer() else repr(number)
-
-
-def codes_in(numbers: np.ndarray) -> tuple[float, ...]:
-    """Numbers of a column `(N,)` that are likely codes for missing values, such as -999.
-
-    Such a number repeats, and lies alone: more than 10 deviations from the column's median, and more than 5 from every
-    other number. Deviations are by quartiles, which codes do not move.
-    """
-    values, counts = np.unique(numbers, return_counts=True)
-    if len(values) <= _DISTINCT:
-        return ()
-    low, median, high = np.quantile(numbers, [0.25, 0.5, 0.75])
-    std = (high - low) / 1.349  # of a normal distribution
-    far = np.abs(values - median) > _FAR * std
-    gaps = np.diff(values)
-    alone = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf)) > _FAR / 2 * std
-    return tuple(values[far & alone & (counts >= _REPEATED)].tolist()) if std else ()
-
-
-def _season(day: float) -> tuple[float, float]:
-    """Sine and cosine of the day of the year, of a mean year, so that every day has one place on the circle."""
-    angle = 2 * math.pi * (day / 365.2425 % 1)
-    return math.sin(angle), math.cos(angle)
-
-
-def _date(day: float) -> str:
-    """Days since 1970, to the nearest hour, as a date; what a calendar cannot hold is shown as its number."""
-    try:
-        return datetime.fromtimestamp(round(day * 24) * 3_600, UTC).date().isoformat()
-    except (ValueError, OverflowError, OSError):
-        return f"{day:.4g} days since 1970"
 
 
 def _bucket(value: str, count: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -37,6 +38,10 @@ class Text(TokenSequence):
 
     type: ClassVar[str] = "text"
     requires: ClassVar[tuple[str, ...]] = ("sentencepiece",)
+
+    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
+    identifies: ClassVar[bool] = False
+    cells: ClassVar[Literal["none", "text", "typed"]] = "text"
 
     vocabulary: int = 4096
     kind: Literal["unigram", "bpe"] = "bpe"
@@ -80,6 +85,15 @@ class Text(TokenSequence):
         if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
             raise ContentError("text of letters that are none")
         return text
+
+    def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        """The filled cells as words of one text."""
+        words = " ".join(str(cell).strip() for cell in row.values() if cell is not None)
+        return {"txt": words.encode()} if words else {}
+
+    def canonical(self, raw: str) -> str:
+        """The text without differences of case, whitespace and Unicode compatibility forms."""
+        return " ".join(unicodedata.normalize("NFKC", raw).casefold().split())
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
         return in_a_row(np.array(self._processor.encode(raw)[: self.length], np.int64))

@@ -5,35 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
 from modalities.base import Modality
-from modalities.dna import Dna, reverse_complement
-from modalities.files.pixels import RGB
-from modalities.files.reading import ContentError, lazy_import
-from modalities.image import Image, Picture
-from modalities.smiles import Smiles
-from modalities.text import Text
-from shards.sources.chemistry import canonical
 
-KINDS: dict[str, tuple[type[Modality], ...]] = {
-    "exact": (Modality,),
-    "perceptual": (Image,),
-    "sequence": (Dna, Smiles, Text),
-}
+KINDS = ("exact", "perceptual", "sequence")
 """How content can be compared, and of which modalities. exact: the bytes of all members. perceptual: 64-bit hashes of
 images, within `NEAR_BITS`; not for line drawings, of which different ones are as near as that. sequence: what a
 sequence says, not how it is written: DNA of either strand, canonical SMILES, text without case and spacing."""
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey image (ITU-R BT.601), so that a colour image is like its grey copy."""
-
-WHITE = 1.0
-"""Value of white paper in an image of line drawings (`modalities.image.Image.background`)."""
 _DRAWING = (
     "but line drawings look alike where they are not the same: compare what they show, "
     "as the SMILES of molecules by `data.dedupe: {smiles: sequence}`"
@@ -63,10 +44,10 @@ def resolve_dedupe(
     drawn = {
         name
         for name, modality in modalities.items()
-        if drawings is not None and (name in drawings or (isinstance(modality, Image) and modality.background == WHITE))
+        if drawings is not None and (name in drawings or modality.is_drawing)
     }
     if isinstance(wanted, str):
-        found = {name: wanted for name, modality in modalities.items() if isinstance(modality, KINDS[wanted])}
+        found = {name: wanted for name, modality in modalities.items() if wanted in modality.comparisons}
         if wanted == "perceptual" and found and not (found := {n: kind for n, kind in found.items() if n not in drawn}):
             raise ValueError(f"data.dedupe is 'perceptual', {_DRAWING}")
         if not found:
@@ -75,8 +56,8 @@ def resolve_dedupe(
     for name, kind in wanted.items():
         if name not in modalities:
             raise ValueError(f"data.dedupe names the modality {name!r}, which the recipe has not")
-        if not isinstance(modalities[name], KINDS[kind]):
-            known = ", ".join(each for each, types in KINDS.items() if isinstance(modalities[name], types))
+        if kind not in modalities[name].comparisons:
+            known = ", ".join(modalities[name].comparisons)
             raise ValueError(
                 f"data.dedupe.{name} is {kind!r}, but a modality of type {modalities[name].type} "
                 f"can be compared by {known}"
@@ -95,32 +76,10 @@ def fingerprint(
     sequence says, where the source knows it.
     """
     if kind == "perceptual":
-        return phash(raw)
+        return modality.perceptual_hash(raw)
     if kind == "sequence":
-        return _digest((canonical or normal_form(modality, raw)).encode())
+        return _digest((canonical or modality.canonical(raw)).encode())
     return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
-
-
-def phash(picture: Picture) -> str:
-    """64-bit perceptual hash of an image of any bands, from its lowest cosine frequencies (Zauner 2010)."""
-    grey = np.average(picture.pixels, axis=2, weights=LUMA if picture.bands == RGB else None)
-    if picture.incomplete:
-        grey = np.where(np.isnan(grey), np.nanmean(grey), grey)
-    grey = (grey - grey.min()) / max(float(np.ptp(grey)), 1e-12)
-    image = lazy_import("PIL.Image", "pillow").fromarray((grey * 255).astype(np.uint8))
-    return str(lazy_import("imagehash", "imagehash").phash(image))
-
-
-def normal_form(modality: Modality, sequence: str) -> str:
-    """The one way to write all that says the same."""
-    if isinstance(modality, Dna):
-        return min(sequence, reverse_complement(sequence))
-    if isinstance(modality, Smiles):
-        try:
-            return canonical(sequence)
-        except ContentError:  # a SMILES of well-formed tokens that is no molecule stands for itself
-            return sequence
-    return " ".join(unicodedata.normalize("NFKC", sequence).casefold().split())
 
 
 def _digest(*parts: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from modalities.base import Modality
-from modalities.table import Table
+from modalities.strings.columns import survey_labels
 from shards import features
 from shards.files import write_json
 from shards.index import index_path, write_index
@@ -106,7 +106,7 @@ def _notes(job: Job, work: Path, ledger: Ledger) -> Iterator[str]:
                 if ranges
             )
             yield from (f"{name}, {line}" for line in modality.survey(raws))
-    yield from (f"label {line}" for line in Table(missing=job.source.missing).survey_labels(_labels(work, ledger)))
+    yield from (f"label {line}" for line in survey_labels(_labels(work, ledger), job.source.missing))
 
 
 def _labels(work: Path, ledger: Ledger) -> Iterator[dict[str, Any]]:

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from modalities.base import Modality
 from modalities.files.magic import FILE_TYPES
 from modalities.files.reading import lazy_import
-from modalities.smiles import Smiles
 from shards.sources.base import Source
-from shards.sources.chemistry import PACKAGES
 
 _COMPARING = {"perceptual": ("imagehash", "pillow", "scipy")}
 _FORMATS = {
@@ -32,8 +30,8 @@ def required_packages(
     needed = {package for modality in modalities.values() for package in modality.requires}
     if read & _WAVEFORMS:  # the source reads recordings, so signals are arrays
         needed -= _WAVEFORMS
-    if source is not None and any(isinstance(modality, Smiles) for modality in modalities.values()):
-        needed |= set(PACKAGES)
+    if source is not None:
+        needed |= {package for modality in modalities.values() for package in modality.build_requires}
     return tuple(sorted(read | needed | {package for kind in kinds for package in _COMPARING.get(kind, ())}))
 
 

@@ -344,3 +344,15 @@ def normalize(samples: np.ndarray, how: Normalize, scale: float) -> np.ndarray:
     if not (spread > 0).all():
         raise ContentError("signal with a channel that has no spread")
     return (centred / spread).astype(np.float32)
+
+
+RHYTHMS_HZ = ((0.5, 4), (4, 8), (8, 13), (13, 30), (30, 45))
+"""Frequency bands: delta, theta, alpha, beta and gamma of the EEG; baseline wander, T, P and QRS waves of the ECG."""
+
+
+def log_band_powers(series: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Logarithms `(6,)` of the power of a series `(T,)` in each of `RHYTHMS_HZ` (Welch's method), and its variance."""
+    welch = lazy_import("scipy.signal", "scipy").welch
+    hz, power = welch(series, rate_hz, nperseg=min(len(series), round(2 * rate_hz)))
+    bands = [power[(low <= hz) & (hz < high)] for low, high in RHYTHMS_HZ]
+    return np.log(np.array([*(band.sum() for band in bands), series.var()]) + 1e-9)

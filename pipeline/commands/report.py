@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import re
 from collections import Counter
@@ -17,8 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from modalities.base import Modality
-from modalities.files.magic import find_type
+from modalities.base import TEXT_EXTENSIONS, Modality
 from modalities.files.reading import lazy_import
 from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
@@ -270,30 +267,9 @@ def retrieval_examples(
 
 
 def thumbnail(members: Members, name: str, fitted: Mapping[str, Modality]) -> str:
-    """A sample's modality as small HTML; molecules and rows come with their drawing where the sample has one."""
-    drawing = next((m for m, kind in fitted.items() if kind.type == "image" and m in members), None)
-    if fitted[name].type == "image":
-        return _picture(fitted[name], members[name])
-    beside = "" if drawing is None else _picture(fitted[drawing], members[drawing])
-    extension, data = next(iter(members[name].items()))
-    if extension in ("txt", "json"):
-        text = data.decode(errors="replace")
-        return (
-            f'{beside}<code title="{html.escape(text)}">{html.escape(text[:60])}{"…" if len(text) > 60 else ""}</code>'
-        )
-    return _drawn(fitted[name], members[name])
-
-
-def _picture(modality: Modality, members: Mapping[str, bytes]) -> str:
-    """An image as it is where browsers show its format."""
-    extension, data = next(iter(members.items()))
-    file_type = find_type(extension)
-    if file_type is None or file_type.mime is None:
-        return _drawn(modality, members)
-    return f'<img alt="" src="data:{file_type.mime};base64,{base64.b64encode(data).decode()}">'
-
-
-def _drawn(modality: Modality, members: Mapping[str, bytes]) -> str:
-    """What a modality draws of its own tokens."""
-    tokens = modality.tokenize(modality.decode(dict(members)))
-    return modality.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+    """A sample's modality as small HTML; texts and tables come with a picture of the sample if it has one."""
+    content = fitted[name].thumbnail(members[name])
+    if next(iter(members[name])) not in TEXT_EXTENSIONS:
+        return content
+    picture = next((other for other, modality in fitted.items() if modality.illustrates and other in members), None)
+    return content if picture is None else fitted[picture].thumbnail(members[picture]) + content

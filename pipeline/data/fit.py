@@ -11,8 +11,6 @@ import numpy as np
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from modalities.table import Table
-from modalities.tokens import UNKNOWN
 from pipeline.data.loader import KeptSamples
 from pipeline.recipe.schema import Recipe
 from shards.read import Split
@@ -57,7 +55,7 @@ def _fit(modality: Modality, raw_items: Any, pretrained: Modality | None) -> Mod
     """The modality fitted on `raw_items(modality)`, or the pretrained one under the recipe's masks if it serves."""
     if pretrained is not None and configured_state(pretrained) == configured_state(modality):
         pretrained = dataclasses.replace(pretrained, mask=modality.mask)
-        if any(finds_content(pretrained, raw) for raw in raw_items(pretrained)):
+        if any(pretrained.has_content(raw) for raw in raw_items(pretrained)):
             return pretrained
     return modality.fit(raw_items(modality))
 
@@ -75,13 +73,3 @@ def configured_state(modality: Modality) -> dict[str, Any]:
 def _state(modality: Modality, fitted: bool) -> dict[str, Any]:
     names = {f.name for f in dataclasses.fields(modality) if bool(f.metadata.get("fitted")) is fitted} - {"mask"}
     return {"type": modality.type, **{name: getattr(modality, name) for name in names}}
-
-
-def finds_content(modality: Modality, raw: Any) -> bool:
-    """Whether a raw item has any token that is neither missing nor unknown to a fitted modality."""
-    if isinstance(modality, Table) and not any(map(modality.knows, raw)):
-        return False  # numbers of any column count as content
-    try:
-        return bool((modality.tokenize(raw).ids[:, 0] > UNKNOWN).any())
-    except ContentError:
-        return False

@@ -21,8 +21,7 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.names import did_you_mean, format_names
 from modalities.strings.cells import Kind, is_identifier, to_number, to_quantity
-from modalities.table import Table
-from modalities.text import Text
+from modalities.strings.columns import survey_labels
 from modalities.tokens import Tokens
 from pipeline.data.hashes import group_hash, joint_hash, short_hashes
 from pipeline.data.loader import tokenize, tokens_at
@@ -163,7 +162,7 @@ def _from_rows(
     if not rows:
         raise ValueError(f"no usable row in {data}" + first_of(skipped))
     if label:
-        for line in Table(missing=source.missing).survey_labels({label: row[3]} for row in rows):
+        for line in survey_labels(({label: row[3]} for row in rows), source.missing):
             print(f"{data}: label {line}", file=sys.stderr)
     return Labelled(
         tuple(row[0] for row in rows),
@@ -194,7 +193,10 @@ def _source(
         need_columns(data, frame.columns, [label])
     codes = _codes(frame.columns, modalities, usual)
     kinds: dict[str, Kind] = {
-        column: kind for table in _tables(modalities) for column, kind in table.kinds().items() if column != label
+        column: kind
+        for modality in modalities.values()
+        for column, kind in modality.column_kinds().items()
+        if column != label
     }
     types = infer_types([frame], codes, kinds=kinds, typed=is_typed(data))
     read = _columns(data, frame, types, modalities, columns, usual.reads if usual else {}, (label, leave))
@@ -203,17 +205,13 @@ def _source(
     return source, types
 
 
-def _tables(modalities: Mapping[str, Modality]) -> list[Table]:
-    return [modality for modality in modalities.values() if isinstance(modality, Table)]
-
-
 def _codes(
     columns: Sequence[str], modalities: Mapping[str, Modality], source: Source | None
 ) -> dict[str, tuple[str | int | float, ...]]:
     """What means missing, by column of a file, as the recipe's source and its tables have it."""
     codes = dict(source.missing) if source else {}
-    for table in _tables(modalities):
-        codes |= table.missing
+    for modality in modalities.values():
+        codes |= modality.missing_codes
     return {name: tuple(values) for name, values in codes.items() if name in columns}
 
 
@@ -247,14 +245,14 @@ def _columns(
         need_columns(data, frame.columns, named)
         if taken := [column for column in named if column in labels]:
             raise ValueError(f"--columns gives the label {taken[0]!r} to {name!r}: leave it out")
-        if isinstance(modality, Table):
+        if modality.cells == "typed":
             chosen = named or [column for column in free if modality.knows(column)]
             for column in chosen:
                 if not (modality.knows(column) or _is_numeric(frame, types, column)):
                     raise ValueError(f"{name!r} takes new columns of numbers alone, {column!r} is none: leave it out")
             if chosen:
                 found[name] = tuple(chosen)
-        elif len(named) > 1 and not isinstance(modality, Text):
+        elif len(named) > 1 and modality.cells == "none":
             raise ValueError(f"--columns gives {name!r} {len(named)} columns, but tables and texts alone take several")
         elif named:
             found[name] = named[0] if len(named) == 1 else tuple(named)
@@ -295,7 +293,7 @@ def _tell_left(
     """Name the columns of numbers that no modality reads but a table could."""
     taken = {column for columns in found.values() for column in _listed(columns)}
     left = [column for column in numbers if column not in taken]
-    for name in (name for name, modality in modalities.items() if isinstance(modality, Table) and name not in given):
+    for name in (name for name, modality in modalities.items() if modality.cells == "typed" and name not in given):
         if left:
             columns = "+".join([*found.get(name, ()), *left])
             told = f"--columns {name}={columns}" if len(columns) < 300 else f"them as --columns {name}=a+b"
@@ -358,7 +356,7 @@ def hashes_of(
     are left out.
     """
     here = [name for name in modalities if name in contents]
-    telling = [name for name in here if not isinstance(modalities[name], (Table, Text))] or here
+    telling = [name for name in here if modalities[name].identifies] or here
     return frozenset({f"{name}:{joint_hash(contents[name])}" for name in telling} | group_hash(by, group))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from modalities.table import Table
+from modalities.base import MODALITY_TYPES
 from pipeline.draft.columns import Columns
 from pipeline.draft.names import Names
 from pipeline.draft.settings import State
@@ -96,7 +96,7 @@ class Sheet:
             f"{name}: {', '.join(map(repr, counts))} is taken for missing; if it is a value: missing: {{{name}: []}}"
             for name, counts in types.words.items()
         ]
-        return [*Table().survey(types.row(row) for row in written.iter_rows(named=True)), *words]
+        return [*MODALITY_TYPES["table"]().survey(types.row(row) for row in written.iter_rows(named=True)), *words]
 
     def distinct(self, column: str) -> int:
         """Different values of a column."""

@@ -12,8 +12,8 @@ import polars as pl
 
 from modalities.files.reading import ContentError
 from modalities.strings.cells import is_identifier
+from modalities.strings.chemistry import canonical
 from pipeline.draft.survey import ROWS, kind_of, spread
-from shards.sources.chemistry import canonical
 from shards.sources.tables import infer_types, is_typed, read_table
 
 ID = "identifies rows"

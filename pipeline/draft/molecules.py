@@ -10,12 +10,12 @@ import polars as pl
 
 import recipes
 from modalities.files.reading import ContentError
+from modalities.strings.chemistry import canonical, smiles_of
 from pipeline.draft.base import Draft, Sheet, glob_of, labelled
 from pipeline.draft.columns import Columns, columns_of, typed
 from pipeline.draft.settings import State
 from pipeline.draft.survey import ROWS, Survey, spread
 from pipeline.recipe.load import read
-from shards.sources.chemistry import canonical, smiles_of
 from shards.sources.molecules import FIELD, Molecules, Record, as_text, sdf
 
 PROPERTIES = 20

@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from modalities.dna import Dna
+from modalities.base import MODALITY_TYPES
 from modalities.files.channels import Montage, ranked, resolve
 from modalities.files.reading import ContentError, lazy_import
 from modalities.files.recording import factor
-from modalities.image import Image
 from pipeline.draft.survey import spread
 
 State = dict[str, Any]
@@ -37,7 +36,7 @@ def image(paths: Sequence[Path]) -> State | None:
     sides, bands = [], set()
     for path in spread(paths):
         try:
-            picture = Image().decode({path.suffix.lower().lstrip("."): path.read_bytes()})
+            picture = MODALITY_TYPES["image"]().decode({path.suffix.lower().lstrip("."): path.read_bytes()})
         except (ContentError, OSError):
             continue
         sides.append(max(picture.pixels.shape[:2]))
@@ -82,7 +81,7 @@ def dna(sequences: Sequence[str]) -> State | None:
     lengths = []
     for sequence in sequences:
         try:
-            lengths.append(len(Dna().parse(sequence)))
+            lengths.append(len(MODALITY_TYPES["dna"]().parse(sequence)))
         except ContentError:
             continue
     if len(lengths) < len(sequences) / 2 or not lengths:

@@ -19,7 +19,6 @@ import shards.sources  # noqa: F401
 from modalities.base import MODALITY_TYPES, Modality
 from modalities.masks.plan import MaskPlan, check_masks
 from modalities.names import did_you_mean
-from modalities.table import Table
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
 from shards.configs import parse_dataclass, parse_typed, refuse_bool_key, refuse_bools
 from shards.dedupe import resolve_dedupe
@@ -385,12 +384,7 @@ class Recipe(Section):
             if part
             for column, codes in part.missing.items()
         }
-        return {
-            name: dataclasses.replace(modality, missing={**codes, **modality.missing})
-            if codes and isinstance(modality, Table)
-            else modality
-            for name, modality in value.items()
-        }
+        return {name: modality.with_missing_codes(codes) for name, modality in value.items()}
 
     @field_validator("masking", mode="before")
     @classmethod

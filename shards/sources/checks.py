@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from modalities.base import Modality
-from modalities.multichannel import MultichannelModality
 from modalities.names import did_you_mean
-from modalities.table import Table
-from modalities.text import Text
 
 
 def require_modality(name: str, modalities: Mapping[str, Modality], key: str) -> Modality:
@@ -32,7 +29,7 @@ def require_tables(names: Iterable[str], modalities: Mapping[str, Modality], key
         ValueError: one is not.
     """
     for name in names:
-        if not isinstance(modality := require_modality(name, modalities, key), Table):
+        if (modality := require_modality(name, modalities, key)).cells != "typed":
             raise ValueError(f"data.source.{key}: {name!r} is of type {modality.type}, but must be a table")
 
 
@@ -45,7 +42,7 @@ def require_cells(
         ValueError: one is not.
     """
     for name in columns:
-        if not isinstance(modality := require_modality(name, modalities, key), Table | Text):
+        if (modality := require_modality(name, modalities, key)).cells == "none":
             raise ValueError(f"data.source.{key}: {name!r} is of type {modality.type}, but must be a table or a text")
 
 
@@ -68,6 +65,6 @@ def require_signal(modalities: Mapping[str, Modality], source: str) -> None:
     Raises:
         ValueError: it has none.
     """
-    if not any(isinstance(modality, MultichannelModality) for modality in modalities.values()):
+    if not any(modality.is_recording for modality in modalities.values()):
         types = ", ".join(f"{name} ({modality.type})" for name, modality in modalities.items())
         raise ValueError(f"data.source of type {source} needs a modality of type signal; the recipe has {types}")

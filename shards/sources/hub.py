@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,19 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from modalities.base import Modality
+from modalities.base import CellContent, Modality
 from modalities.files.magic import detect_type
 from modalities.files.reading import MAX_BYTES, ContentError, count_change, lazy_import, read_file
-from modalities.multichannel import MultichannelModality
-from modalities.smiles import Smiles
-from modalities.spectrogram import Spectrogram
 from modalities.strings.cells import is_missing
-from modalities.table import Table
 from shards.names import need_columns
 from shards.remote import Cache, Remote, TooLargeError
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
-from shards.sources.chemistry import scaffold, structure
 from shards.sources.members import cell_members, dump_cells, group_values
 from shards.sources.paths import find_files
 from shards.sources.signals import SignalColumns
@@ -95,9 +89,9 @@ class Hub(Source):
     def check(self, modalities: Mapping[str, Modality]) -> None:
         for name in self.columns:
             modality = require_modality(name, modalities, "columns")
-            if isinstance(modality, MultichannelModality) and name not in self.signals:
+            if modality.is_recording and name not in self.signals:
                 raise ValueError(f"data.source.signals.{name} is missing: give the sample_rate_hz, unit and channels")
-            if name in self.signals and not isinstance(modality, MultichannelModality):
+            if name in self.signals and not modality.is_recording:
                 raise ValueError(f"data.source.signals.{name}: {name!r} is of type {modality.type}, not signal")
         lists = {
             n: columns for n, columns in self.columns.items() if not isinstance(columns, str) and n not in self.signals
@@ -156,19 +150,18 @@ class Hub(Source):
             if name in self.signals:
                 parts = self.signals[name].members(name, column, row)
                 members |= {f"{name}.{extension}": data for extension, data in parts.items()}
-            elif not isinstance(column, str) or (isinstance(modality, Table) and not isinstance(cell, dict)):
+            elif not isinstance(column, str) or (modality.cells == "typed" and not isinstance(cell, dict)):
                 members |= cell_members(row, {name: column}, modalities)
             elif cell is None:
                 continue
-            elif isinstance(modality, Smiles):
-                smiles, canonical[name], molecule = structure(str(cell))
-                groups["scaffold"] = scaffold(molecule)
-                members[f"{name}.txt"] = smiles.encode()
             else:
-                extension, data = _member(cell, modality, name)
-                members[f"{name}.{extension}"] = data
-        if any(isinstance(modalities[name], Smiles) for name in self.columns):
-            groups.setdefault("scaffold", "")
+                content = _content(cell, modality, name)
+                members |= {f"{name}.{extension}": data for extension, data in content.members.items()}
+                groups |= content.groups
+                if content.canonical is not None:
+                    canonical[name] = content.canonical
+        for group in (group for name in self.columns for group in modalities[name].group_names):
+            groups.setdefault(group, "")
         if self.labels:
             members["labels.json"] = dump_cells(row, self.labels)
         if not members:
@@ -201,19 +194,17 @@ def _named(row: dict[str, Any], classes: Mapping[str, list[str]]) -> dict[str, A
     return row
 
 
-def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
-    """Extension and bytes of a cell of a modality.
+def _content(cell: Any, modality: Modality, name: str) -> CellContent:
+    """Content of a cell that is a file, an array as lists, or what the modality reads.
 
     Raises:
-        ContentError: nothing there that the modality reads.
+        ContentError: the modality cannot be made of it.
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
         data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")
         return _file(_extension(data, cell["path"], modality, name), data, modality)
     if isinstance(cell, bytes):
         return _file(_extension(cell, None, modality, name), cell, modality)
-    if isinstance(cell, str) and "txt" in modality.extensions:
-        return "txt", cell.encode()
     if isinstance(cell, list) and "npy" in modality.extensions:
         try:
             array = np.asarray(cell, np.float32)
@@ -221,15 +212,13 @@ def _member(cell: Any, modality: Modality, name: str) -> tuple[str, bytes]:
             raise ContentError(f"{name} of lists that are not an array") from error
         buffer = io.BytesIO()
         np.save(buffer, array)
-        return "npy", buffer.getvalue()
-    if isinstance(cell, dict) and isinstance(modality, Table):
-        return "json", json.dumps(cell, default=str).encode()
-    raise ContentError(f"{name} cannot be made of {type(cell).__name__}")
+        return CellContent({"npy": buffer.getvalue()})
+    return modality.from_cell(cell)
 
 
-def _file(extension: str, data: bytes, modality: Modality) -> tuple[str, bytes]:
-    """Extension and bytes of a file, of a sound with a header that says its length."""
-    return extension, modality.member(extension, data) if isinstance(modality, Spectrogram) else data
+def _file(extension: str, data: bytes, modality: Modality) -> CellContent:
+    """A file of one extension as content."""
+    return CellContent({extension: modality.stored_bytes(extension, data)})
 
 
 def _contents(path: str, noun: str) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from modalities.image import Image
+from modalities.base import MODALITY_TYPES
 from shards.sources.base import register
 from shards.sources.media import MediaFolder
 
@@ -25,7 +25,7 @@ class ImageFolder(MediaFolder):
     """
 
     type: ClassVar[str] = "images"
-    suffixes: ClassVar[tuple[str, ...]] = tuple(f".{extension}" for extension in Image.extensions)
+    suffixes: ClassVar[tuple[str, ...]] = tuple(f".{extension}" for extension in MODALITY_TYPES["image"].extensions)
     noun: ClassVar[str] = "image"
 
     modality: str = "image"

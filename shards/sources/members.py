@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from modalities.base import Modality
-from modalities.table import Table
-from modalities.text import Text
 
 
 def is_nested(value: Any) -> bool:
@@ -32,14 +30,10 @@ def cell_members(
     members: dict[str, bytes] = {}
     for name, listed in columns.items():
         names = (listed,) if isinstance(listed, str) else listed
-        if isinstance(modalities[name], Table):
-            members |= table_member(name, row, names)
-        elif isinstance(modalities[name], Text):
-            words = " ".join(str(row[column]).strip() for column in names if row[column] is not None)
-            if words:
-                members[f"{name}.txt"] = words.encode()
-        else:
+        if modalities[name].cells == "none":
             raise ValueError(f"data.source.columns: {name!r} is of type {modalities[name].type}, not table or text")
+        content = modalities[name].from_columns({column: row[column] for column in names})
+        members |= {f"{name}.{extension}": data for extension, data in content.items()}
     return members
 
 

@@ -17,10 +17,7 @@ import polars as pl
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from shards.names import need_columns
-from shards.sources.base import Sample, Source, register
-from shards.sources.checks import require_extension
-from shards.sources.chemistry import (
+from modalities.strings.chemistry import (
     PACKAGES,
     check_descriptors,
     describe,
@@ -30,6 +27,9 @@ from shards.sources.chemistry import (
     smiles_of,
     structure,
 )
+from shards.names import need_columns
+from shards.sources.base import Sample, Source, register
+from shards.sources.checks import require_extension
 from shards.sources.delimited import BrokenFileError, column_names, read_lines, valid_rows
 from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types
@@ -60,7 +60,7 @@ class Molecules(Source):
 
     Of the first three, those are made whose names are modalities of the recipe. A split can be made by `scaffold`
     (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate;
-    `shards.sources.chemistry` describes how stereochemical groups, atom maps, salts and `*` are treated.
+    `modalities.strings.chemistry` describes how stereochemical groups, atom maps, salts and `*` are treated.
 
     Attributes:
         files: Glob of `.smi`, `.csv`, `.tsv`, `.parquet` and `.sdf` files below the raw folder, also with gzip

@@ -12,13 +12,9 @@ import polars as pl
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from modalities.smiles import Smiles
-from modalities.table import Table
-from modalities.text import Text
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
-from shards.sources.chemistry import scaffold, structure
 from shards.sources.delimited import BrokenFileError
 from shards.sources.members import cell_members, dump_cells, is_nested
 from shards.sources.paths import find_files
@@ -111,23 +107,23 @@ class Rows(Source):
         canonical: dict[str, str] = {}
         for name, column in self.columns.items():
             modality = modalities[name]
-            if isinstance(modality, Table) or not isinstance(column, str):
+            if modality.cells == "typed" or not isinstance(column, str):
                 texts: dict[str, Any] = {column: text or None for column, text in written.items()}
-                members |= cell_members(texts if isinstance(modality, Text) else row, {name: column}, modalities)
+                members |= cell_members(texts if modality.cells == "text" else row, {name: column}, modalities)
             elif column not in written:
                 raise ContentError(f"{name} is a column of neither text nor names of files")
             elif not (cell := written[column]):
-                if isinstance(modality, Smiles):
-                    groups.setdefault("scaffold", "")
-            elif isinstance(modality, Smiles):
-                smiles, canonical[name], molecule = structure(cell)
-                groups["scaffold"] = scaffold(molecule)
-                members[f"{name}.txt"] = smiles.encode()
+                for group in modality.group_names:
+                    groups.setdefault(group, "")
             elif modality.extensions == ("txt",):
-                members[f"{name}.txt"] = cell.encode()
+                content = modality.from_cell(cell)
+                members |= {f"{name}.{extension}": data for extension, data in content.members.items()}
+                groups |= content.groups
+                if content.canonical is not None:
+                    canonical[name] = content.canonical
             else:
                 try:
-                    files = modality.members(folder / cell)
+                    files = modality.read_members(folder / cell)
                 except OSError as error:  # such as of a name that is too long for one
                     raise ContentError(f"{name} file that cannot be read", error.strerror or "") from error
                 members |= {f"{name}.{extension}": data for extension, data in files.items()}

@@ -180,7 +180,7 @@ def test_show_marks_targets_and_guesses() -> None:
 
 
 def test_randomized_spellings_are_the_same_molecule() -> None:
-    from shards.sources.chemistry import canonical
+    from modalities.strings.chemistry import canonical
 
     changed = 0
     for number, smiles in enumerate(nci()[:400]):

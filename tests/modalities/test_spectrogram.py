@@ -343,7 +343,7 @@ def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
     data[40:44] = bytes(4)
     (tmp_path / "a.wav").write_bytes(data)
     with counted_changes() as changes:
-        [(extension, member)] = Spectrogram().members(tmp_path / "a.wav").items()
+        [(extension, member)] = Spectrogram().read_members(tmp_path / "a.wav").items()
         assert Spectrogram().decode({extension: member}).samples.shape == GOOD.samples.shape
     assert soundfile.info(io.BytesIO(member)).frames == GOOD.samples.shape[1]
     assert changes == {"wav audio that does not state its length: read to the end of the file": 1}

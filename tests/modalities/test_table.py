@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from modalities.files.reading import ContentError, counted_changes
 from modalities.masks.draw import draw_mask
 from modalities.masks.masking import Masking, MaskRules
-from modalities.table import MAX_BYTES, NUMBER, Cell, Row, Table, codes_in, compress, expand, scale
+from modalities.strings.cells import Cell
+from modalities.strings.columns import Row
+from modalities.strings.scaling import compress, expand, find_codes, scale
+from modalities.table import MAX_BYTES, NUMBER, Table
 from modalities.tokens import maskable
 
 ROWS: list[Row] = [
@@ -562,12 +565,12 @@ def test_codes_for_missing_values_are_told_and_no_part_of_the_mean() -> None:
     ids=["two values", "one outlier", "lognormal", "counts", "heavy tails"],
 )
 def test_far_numbers_that_are_no_codes(numbers: list[float]) -> None:
-    assert codes_in(np.array(numbers)) == ()
+    assert find_codes(np.array(numbers)) == ()
 
 
 def test_ages_of_300_are_a_code() -> None:
     ages = np.random.default_rng(0).normal(60, 17, 5000).clip(18, 89).round()
-    assert codes_in(np.append(ages, [300] * 60)) == (300,)
+    assert find_codes(np.append(ages, [300] * 60)) == (300,)
 
 
 def test_words_for_missing_may_be_values() -> None:
@@ -590,7 +593,7 @@ def test_truth_values_enter_alike_however_they_are_written() -> None:
     table = Table().fit([{"treated": True}, {"treated": True}, {"treated": False}, {"treated": False}])
     for cell in (True, "True", "TRUE", " true "):
         assert content(table, "treated", cell) == (category(table, "treated", "true"), 0)
-    assert table.kinds() == {"treated": "boolean"}
+    assert table.column_kinds() == {"treated": "boolean"}
 
 
 def test_new_values_are_unknown_and_counted() -> None:

@@ -22,13 +22,13 @@ from modalities.dna import Dna
 from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.smiles import Smiles
+from modalities.strings.chemistry import canonical
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
 from shards.manifest import Manifest, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
-from shards.sources.chemistry import canonical
 from shards.sources.images import ImageFolder
 from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows

@@ -13,12 +13,13 @@ from PIL import Image as Pillow
 
 from modalities.base import Modality
 from modalities.dna import Dna
+from modalities.files.pictures import perceptual_hash
 from modalities.image import Image
 from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.dedupe import NEAR_BITS, fingerprint, phash, resolve_dedupe
+from shards.dedupe import NEAR_BITS, fingerprint, resolve_dedupe
 from shards.manifest import Manifest
 from shards.read import Members, Split
 from shards.sources.join import Join
@@ -114,7 +115,7 @@ def test_hashes_of_images_within_the_limit_are_alike(tmp_path: Path, monkeypatch
     changes = [*range(1, NEAR_BITS + 1)] * 20 + [NEAR_BITS + 1] * 20
     hashes = [first, *(first ^ sum(1 << int(i) for i in rng.choice(64, n, replace=False)) for n in changes)]
     given = iter(hashes)
-    monkeypatch.setattr("shards.dedupe.phash", lambda _: f"{next(given):016x}")
+    monkeypatch.setattr("modalities.image.perceptual_hash", lambda _: f"{next(given):016x}")
     raw = table(tmp_path / "raw", "a.csv", "file", *(f"{i}.png" for i in range(len(hashes))))
     for i in range(len(hashes)):
         (raw / f"{i}.png").write_bytes(encoded(scene(0), format="png"))
@@ -130,9 +131,9 @@ def test_hashes_of_images_within_the_limit_are_alike(tmp_path: Path, monkeypatch
 def test_images_of_any_depth_and_bands_have_a_hash() -> None:
     grey = np.asarray(scene(1).convert("L"))
     deep = Image().parse(grey.astype(np.uint16) * 257)
-    assert phash(deep) == phash(Image().parse(grey))
-    assert phash(Image().parse(np.repeat(grey[..., None], 5, axis=2))) == phash(deep)
-    assert len(phash(Image().parse(np.zeros((8, 9), np.uint8)))) == 16
+    assert perceptual_hash(deep) == perceptual_hash(Image().parse(grey))
+    assert perceptual_hash(Image().parse(np.repeat(grey[..., None], 5, axis=2))) == perceptual_hash(deep)
+    assert len(perceptual_hash(Image().parse(np.zeros((8, 9), np.uint8)))) == 16
 
 
 def test_a_smiles_that_is_no_molecule_stands_for_itself() -> None:

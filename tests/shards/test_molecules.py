@@ -17,9 +17,9 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.image import Image
 from modalities.smiles import Smiles
+from modalities.strings.chemistry import canonical, scaffold
 from modalities.table import Table
 from shards.build import SplitBy, build
-from shards.sources.chemistry import canonical, scaffold
 from shards.sources.molecules import Molecules, Record
 
 ALL: dict[str, Modality] = {"smiles": Smiles(), "image": Image(), "table": Table()}

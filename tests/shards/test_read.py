@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from modalities.base import Modality
 from modalities.image import Image
 from modalities.smiles import Smiles
+from modalities.strings.chemistry import canonical
 from modalities.table import Table
 from shards.build import SplitBy, build
 from shards.manifest import Manifest, Shard, sha256
 from shards.read import Members, Split
-from shards.sources.chemistry import canonical
 from shards.sources.molecules import Molecules
 
 MODALITIES: dict[str, Modality] = {"smiles": Smiles(), "image": Image(size=16, patch=16), "table": Table()}

@@ -48,13 +48,13 @@ def edf_file(path: Path, labels: tuple[str, ...], rates: tuple[int, ...]) -> lis
 
 
 def held(modality: Modality, path: Path) -> Recording:
-    return from_members(modality.members(path))
+    return from_members(modality.read_members(path))
 
 
 def reason(modality: Modality, path: Path) -> str:
     """Why a file is refused, when it is read or when its members are."""
     with pytest.raises(ContentError) as caught:
-        modality.decode(modality.members(path))
+        modality.decode(modality.read_members(path))
     return caught.value.reason
 
 
@@ -89,7 +89,7 @@ def test_arrays_come_with_the_json_beside_them(tmp_path: Path) -> None:
     np.save(tmp_path / "sound.npy", noise(1, 8000) / 8)
     (tmp_path / "sound.json").write_text('{"sample_rate_hz": 8000}')
     audio = Spectrogram(sample_rate_hz=8000, mel_bands=16)
-    assert audio.decode(audio.members(tmp_path / "sound.npy")).rate_hz == 8000
+    assert audio.decode(audio.read_members(tmp_path / "sound.npy")).rate_hz == 8000
 
 
 CSV = "time_s,II [mV],V1 (uV)\n" + "".join(f"{i / 100},{np.sin(i)},{i * i}\n" for i in range(60))

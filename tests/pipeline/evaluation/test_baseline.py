@@ -9,20 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from modalities.base import Modality
 from modalities.dna import Dna
-from modalities.files.recording import Recording, to_members
+from modalities.files.pictures import THUMBNAIL_PX
+from modalities.files.recording import RHYTHMS_HZ, Recording, to_members
 from modalities.image import Image
 from modalities.signal import Signal
 from modalities.smiles import Smiles
 from modalities.spectrogram import Audio, Spectrogram
 from modalities.table import Table
-from pipeline.evaluation.baseline import RHYTHMS_HZ, THUMBNAIL_PX, features
-
-
-def plain(modality: Modality, members: dict[str, bytes], raw: Any) -> np.ndarray:
-    """Features of one sample of one modality."""
-    return features([({"it": members}, {"it": modality.tokenize(raw)})], {"it": modality})[0]
+from pipeline.evaluation.baseline import features
 
 
 def test_strings_are_the_shares_of_their_entries_and_absent_modalities_zero() -> None:
@@ -44,13 +39,13 @@ def test_strings_are_the_shares_of_their_entries_and_absent_modalities_zero() ->
 def test_rows_of_a_table_are_cells_by_column_whatever_their_order() -> None:
     table = Table(min_count=1).fit([{"mass": 1.0, "sex": "m"}, {"mass": 3.0, "sex": "f"}])
     rows: list[dict[str, Any]] = [{"mass": 3.0, "sex": "f"}, {"sex": "f", "mass": 3.0}, {"mass": None, "sex": "f"}]
-    one, other, missing = (plain(table, {"json": json.dumps(row).encode()}, row) for row in rows)
+    one, other, missing = (table.plain(row) for row in rows)
     assert one.tolist() == other.tolist() != missing.tolist()
 
 
 def test_molecules_are_fingerprints() -> None:
     smiles = Smiles().fit(["CCO", "CCN"])
-    found = plain(smiles, {"txt": b"CCO"}, "CCO")
+    found = smiles.plain("CCO")
     assert found.shape == (2048,)
     assert 0 < found.sum() < 20
 
@@ -61,7 +56,7 @@ def test_images_are_thumbnails() -> None:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "png")
     image = Image(size=32, patch=8).fit([Image().parse(buffer.getvalue())])
-    found = plain(image, {"png": buffer.getvalue()}, image.parse(buffer.getvalue()))
+    found = image.plain(image.parse(buffer.getvalue()))
     red = found[: THUMBNAIL_PX**2].reshape(THUMBNAIL_PX, THUMBNAIL_PX)
     assert red[:, 0].max() == 0
     assert red[:, -1].min() == 1
@@ -90,7 +85,7 @@ def test_sounds_are_levels_of_mel_bands() -> None:
     time_s = np.arange(8000) / 8000
     low, high = (Audio(np.sin(2 * np.pi * hz * time_s)[None].astype(np.float32), 8000) for hz in (200, 3000))
     spectrogram = Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(4, 4)).fit([low, high])
-    means = [plain(spectrogram, {}, sound)[:16] for sound in (low, high)]
+    means = [spectrogram.plain(sound)[:16] for sound in (low, high)]
     assert means[0].argmax() < 4
     assert means[1].argmax() > 12
 
@@ -99,7 +94,7 @@ def test_signals_slower_than_any_band_are_means_and_stds() -> None:
     hours = Recording(np.arange(96, dtype=np.float32)[None], ("Cz",), ("uV",), 1 / 3600)
     signal = Signal(montage="eeg", unit="uV", sample_rate_hz=1 / 3600, patch_s=4 * 3600)
     signal = signal.fit([signal.decode(to_members(hours))])
-    assert plain(signal, {}, signal.parse(hours)).shape == (2 * signal.widths[0],)
+    assert signal.plain(signal.parse(hours)).shape == (2 * signal.widths[0],)
 
 
 def test_signals_are_band_powers_by_channel() -> None:
@@ -108,7 +103,7 @@ def test_signals_are_band_powers_by_channel() -> None:
     recording = Recording(samples, ("Cz", "Fz"), ("uV", "uV"), 100)
     signal = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.5)
     signal = signal.fit([signal.decode(to_members(recording))])
-    found = plain(signal, {}, signal.parse(recording)).reshape(-1, len(RHYTHMS_HZ) + 1)
+    found = signal.plain(signal.parse(recording)).reshape(-1, len(RHYTHMS_HZ) + 1)
     held = {name: found[signal.vocabulary.id(name)] for name in ("Cz", "Fz")}
     assert held["Cz"][:-1].argmax() == 0
     assert held["Fz"][:-1].argmax() == 2

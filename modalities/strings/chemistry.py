@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from modalities.files.reading import ContentError, count_change, counted_changes, lazy_import
 
 PACKAGES = ("rdkit", "chembl_structure_pipeline")
@@ -302,6 +304,15 @@ def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
 @cache
 def _descriptors() -> dict[str, Callable[[Any], float]]:
     return dict(lazy_import("rdkit.Chem.Descriptors", "rdkit").descList)
+
+
+def morgan(smiles: str, bits: int = 2048) -> np.ndarray:
+    """Morgan fingerprint of radius 2 (Rogers & Hahn 2010) `(bits,)` float32, zero if RDKit cannot read the SMILES."""
+    molecule = chemistry().MolFromSmiles(smiles) if smiles else None
+    if molecule is None:
+        return np.zeros(bits, np.float32)
+    generator = lazy_import("rdkit.Chem.rdFingerprintGenerator", "rdkit").GetMorganGenerator(radius=2, fpSize=bits)
+    return generator.GetFingerprintAsNumPy(molecule).astype(np.float32)
 
 
 def check_descriptors(names: Sequence[str]) -> None:

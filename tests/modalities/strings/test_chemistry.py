@@ -14,9 +14,9 @@ from rdkit.Chem import AllChem
 from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.smiles import Smiles
+from modalities.strings.chemistry import Structure, canonical, scaffold, smiles_in, smiles_of, structure
 from shards.build import SplitBy, build
 from shards.read import Split
-from shards.sources.chemistry import Structure, canonical, scaffold, smiles_in, smiles_of, structure
 from shards.sources.hub import Hub, Row
 from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
