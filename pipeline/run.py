@@ -1,4 +1,4 @@
-"""The run directory: what a run is, where it stands, what it found."""
+"""The run directory: recipe, fitted modalities, checkpoints, metrics, model and results of one training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 
 from modalities.base import Modality, from_json
 from pipeline.machine import environment
+from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
-from pipeline.recipe.renamed import RenamedKeyError
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.upgrade import upgrade_modalities, upgrade_recipe
 from shards.files import TEMPORARY_SUFFIX, write_json, write_text
 from shards.manifest import Manifest
 from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
@@ -46,12 +47,12 @@ RESUMABLE = {
     "data.cache.timeout_s",
     "data.cache.give_up_s",
 }
-"""Keys that may change when a run goes on."""
+"""Recipe keys that may change when a run resumes."""
 SKIPPED, VERSIONS = "skipped.jsonl", "versions.json"
 
 
 class Run:
-    """A run directory."""
+    """A run directory; `folder` need not exist yet."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -61,7 +62,7 @@ class Run:
         """A run that has a model.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the folder is not a run, or has no model yet.
         """
         run = cls(folder)
         if not (run.folder / "recipe.yaml").is_file():
@@ -81,25 +82,26 @@ class Run:
         return (self.folder / "head.json").is_file()
 
     def recipe(self) -> Recipe:
-        """The run's resolved recipe.
+        """The run's resolved recipe, also if an earlier version of sensorium wrote it.
 
         Raises:
-            ValueError: an earlier version of sensorium wrote it, with other keys.
+            ValueError: this version cannot read it.
         """
+        state = yaml.safe_load((self.folder / "recipe.yaml").read_text())
         try:
-            return load(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
-        except RenamedKeyError as error:
+            return load(upgrade_recipe(state))
+        except ValueError as error:
             raise ValueError(
-                f"an earlier version of sensorium made the run {self.folder} (in its recipe.yaml {error}): "
-                "use it with that version, or pretrain again"
+                f"an earlier version of sensorium made the run {self.folder}, and this one cannot read its recipe.yaml "
+                f"({error}): use it with that version, or pretrain again"
             ) from error
 
     def claim(self, recipe: Recipe) -> None:
         """Write the resolved recipe, or check that the one already there is the same.
 
         Raises:
-            ValueError: the directory belongs to another recipe, whose first key that differs the message names, or to a
-                run that has done more steps.
+            ValueError: the directory belongs to another recipe, and the message names the first key that differs; or to
+                a run that has done more steps.
         """
         path = self.folder / "recipe.yaml"
         if path.is_file():
@@ -122,121 +124,131 @@ class Run:
         write_json(self.folder / "environment.json", environment())
 
     def modalities(self) -> dict[str, Modality] | None:
-        """The fitted modalities, None before they are fitted."""
+        """The fitted modalities, None before they are fitted.
+
+        Raises:
+            ValueError: an earlier version of sensorium wrote them, and this one cannot read them.
+        """
         path = self.folder / "modalities.json"
         if not path.is_file():
             return None
-        return {name: from_json(state) for name, state in json.loads(path.read_text()).items()}
+        return {name: from_json(state) for name, state in upgrade_modalities(json.loads(path.read_text())).items()}
 
-    def save_modalities(self, modalities: dict[str, Modality]) -> None:
-        """Keep the fitted modalities."""
+    def save_modalities(self, modalities: Mapping[str, Modality]) -> None:
+        """Write the fitted modalities."""
         write_json(self.folder / "modalities.json", {name: m.to_json() for name, m in modalities.items()})
 
     def load_model(self) -> SensoriumModel:
-        """The pretrained model, in float32, for use.
+        """The model in float32, for inference or fine-tuning.
 
         Raises:
             ValueError: its file is broken.
         """
         try:
-            model = load_pretrained(self.model, dtype=torch.float32)
+            return load_model(self.model, dtype=torch.float32).eval()
         except SafetensorError as error:
             raise ValueError(f"{self.model} is broken ({error}): run `sensorium pretrain` again to write it") from error
-        return model.eval()
+
+    def untrained_model(self) -> SensoriumModel:
+        """A model of the same configuration, initialized from the global random state."""
+        return SensoriumModel(load_config(self.model))
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        found = (p for p in (self.folder / "checkpoints").glob("step-*") if p.suffix != TEMPORARY_SUFFIX)
-        return sorted(found, key=_step)
+        """The folders of all complete checkpoints, oldest first."""
+        folders = (self.folder / "checkpoints").glob("step-*")
+        return sorted((folder for folder in folders if folder.suffix != TEMPORARY_SUFFIX), key=_step)
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after a number of steps."""
         return self.folder / "checkpoints" / f"step-{step}"
 
     def result(self) -> dict[str, Any]:
-        """The figures so far, one key a verb."""
+        """The results so far, by command."""
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def add_result(self, **figures: Any) -> None:
-        """Add figures to `result.json`, replacing it at once."""
-        write_json(self.folder / "result.json", {**self.result(), **figures})
+    def add_result(self, **results: Any) -> None:
+        """Add results to `result.json`, by command."""
+        write_json(self.folder / "result.json", {**self.result(), **results})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of `metrics.jsonl`; where a run went back to a checkpoint the later row of a step counts."""
+        """Rows of `metrics.jsonl`; if a run resumed from an earlier step, the later row of a step counts."""
         rows = self._rows("metrics.jsonl")
         return list({(row["step"], row.get("split", "train")): row for row in rows}.values())
 
     def add_metrics(self, row: dict[str, Any]) -> None:
-        """Add a row to `metrics.jsonl`, on a line of its own whatever stands there; JSON has no nan, so it is null."""
+        """Append a row to `metrics.jsonl`; numbers that are not finite, which JSON has not, become null."""
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self._add_rows("metrics.jsonl", [row])
 
     def skipped(self) -> list[dict[str, Any]]:
-        """Samples that training could not use: step, shard, key, reason and time, each step of the run once."""
+        """Rows of `skipped.jsonl`: step, shard, key, reason and time of samples that training could not use."""
         rows = self._rows(SKIPPED)
         return list({(row["step"], row["shard"], row["key"], row["time"]): row for row in rows}.values())
 
     def add_skipped(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add all rows of a step to `skipped.jsonl`; `time` is how often the sample came in that step before."""
+        """Append all rows of a step to `skipped.jsonl`; `time` counts earlier rows of the same sample in the step."""
         times = Counter[tuple[str, str]]()
-        told = []
+        counted_rows = []
         for row in rows:
             sample = row["shard"], row["key"]
-            told.append({**row, "time": times[sample]})
+            counted_rows.append({**row, "time": times[sample]})
             times[sample] += 1
-        self._add_rows(SKIPPED, told)
+        self._add_rows(SKIPPED, counted_rows)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         lines = path.read_text().splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # a kill may leave half a line
+        return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
 
     def _add_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows on lines of their own, also after half a line."""
         with (self.folder / name).open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-            whole = file.read(1) in (b"", b"\n")
-            file.write((b"" if whole else b"\n") + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+            complete = file.read(1) in (b"", b"\n")
+            file.write((b"" if complete else b"\n") + b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
     def versions(self) -> dict[str, str]:
-        """Versions of the parsers that shaped the training data; empty for runs of before."""
+        """Versions of the parsers that shaped the training data; empty if an earlier version of sensorium trained."""
         path = self.folder / VERSIONS
         return json.loads(path.read_text()) if path.is_file() else {}
 
     def save_versions(self, manifests: Iterable[Manifest], modalities: Mapping[str, Modality]) -> None:
-        """Keep the versions of what made the shards and, where these do not say, of what reads them here."""
-        here, versions = installed_versions(required_packages(modalities)), dict[str, str]()
+        """Write the versions of the parsers that made the shards; installed ones if a manifest has none."""
+        installed, versions = installed_versions(required_packages(modalities)), dict[str, str]()
         for manifest in manifests:
-            versions |= manifest.versions or relevant_versions(here, manifest.fields)
+            versions |= manifest.versions or relevant_versions(installed, manifest.fields)
         write_json(self.folder / VERSIONS, versions)
 
     def compare_versions(self, data: str | Path, *versions: Mapping[str, str]) -> None:
-        """Warn in one line on standard error where data is read by other versions of parsers than the training data."""
-        own = self.versions()
-        if rows := sorted({row for each in versions for row in version_differences(each, own)}):
+        """Warn in one line on standard error if other versions of parsers read `data` than the training data."""
+        training = self.versions()
+        if rows := sorted({row for other in versions for row in version_differences(other, training)}):
             packages = ", ".join(f"{name} {version}, not {trained}" for name, version, trained in rows)
             print(
-                f"warning: {data} is read with other versions than what {self.folder} trained on: {packages}",
+                f"warning: {data} is read with other versions of packages than the training data of {self.folder}: "
+                f"{packages}",
                 file=sys.stderr,
             )
 
     def trained_on(self) -> set[str]:
-        """Hashes of the groups and contents the run trained on."""
+        """Hashes of the groups and contents that the run trained on."""
         path = self.folder / "trained_on.json"
         return set(json.loads(path.read_text())) if path.is_file() else set()
 
     def save_trained_on(self, hashes: Iterable[str]) -> None:
-        """Keep the hashes of what the run trains on."""
+        """Write the hashes of the groups and contents that the run trains on."""
         write_json(self.folder / "trained_on.json", sorted(hashes))
 
 
 def _step(checkpoint: Path) -> int:
+    """The number of steps before a checkpoint, from its folder's name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def flatten(state: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
+    """Nested mappings as one mapping with dotted keys."""
     if not isinstance(state, dict) or not state:
         return {path: state}
     return {
@@ -244,3 +256,28 @@ def flatten(state: Any, path: str = "") -> dict[str, Any]:
         for name, nested in state.items()
         for key, value in flatten(nested, f"{path}.{name}" if path else str(name)).items()
     }
+
+
+def load_config(source: str | Path) -> SensoriumConfig:
+    """The configuration of a model in a folder or on the Hub, also if an earlier version of sensorium saved it.
+
+    Raises:
+        OSError: there is no model.
+        ValueError: its modalities have a key that no longer exists.
+    """
+    config = SensoriumConfig.from_pretrained(source)
+    config.modalities = upgrade_modalities(config.modalities)
+    return config
+
+
+def load_model(source: str | Path, **options: Any) -> SensoriumModel:
+    """The model in a folder or on the Hub, also if an earlier version of sensorium saved it.
+
+    options: passed on to `from_pretrained`.
+
+    Raises:
+        OSError: there is no model.
+        SafetensorError: its file is broken.
+        ValueError: its modalities have a key that no longer exists.
+    """
+    return load_pretrained(source, config=load_config(source), **options)

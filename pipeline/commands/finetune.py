@@ -178,7 +178,7 @@ def _model(run: Run, start: str, seed: int) -> SensoriumModel:
     torch.manual_seed(seed)
     if start == "pretrained":
         return run.load_model()
-    return SensoriumModel(SensoriumModel.config_class.from_pretrained(run.model))
+    return run.untrained_model()
 
 
 def divide(

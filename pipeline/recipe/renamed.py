@@ -65,8 +65,8 @@ def refuse_renamed(recipe: Mapping[str, Any]) -> None:
     for path, parent in _mappings(recipe, ()):
         for key, value in parent.items():
             for row in RENAMED:
-                if message := _message(row, (*path, str(key)), parent, value):
-                    raise RenamedKeyError(message)
+                if error := renaming_error(row, (*path, str(key)), parent, value):
+                    raise RenamedKeyError(error)
 
 
 def _mappings(part: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
@@ -80,7 +80,7 @@ def _mappings(part: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
             yield from _mappings(value, (*path, str(number)))
 
 
-def _message(row: Renamed, path: tuple[str, ...], parent: Mapping[Any, Any], value: Any) -> str | None:
+def renaming_error(row: Renamed, path: tuple[str, ...], parent: Mapping[Any, Any], value: Any) -> str | None:
     """The error for a key that matches a row, None for any other key."""
     old, _, old_value = row.old.partition("=")
     if row.types and parent.get("type", parent.get("kind")) not in row.types:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from pipeline.data.fit import fitted_state
 from pipeline.model.modeling import SensoriumModel
-from pipeline.model.weights import load_pretrained
+from pipeline.run import load_model
 
 
 def load_source(source: str) -> SensoriumModel:
@@ -21,7 +21,7 @@ def load_source(source: str) -> SensoriumModel:
     """
     folder = Path(source) / "model"
     try:
-        return load_pretrained(folder if folder.is_dir() else source)
+        return load_model(folder if folder.is_dir() else source)
     except SafetensorError as error:
         raise ValueError(f"init: the model in {source} is broken ({error})") from error
 

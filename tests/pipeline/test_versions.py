@@ -44,7 +44,10 @@ def warnings(reads: Reads, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def warning(data: Path, run: Path, here: str, there: str) -> str:
-    return f"warning: {data} is read with other versions than what {run} trained on: rdkit {here}, not {there}"
+    return (
+        f"warning: {data} is read with other versions of packages than the training data of {run}: "
+        f"rdkit {here}, not {there}"
+    )
 
 
 def test_a_run_records_what_made_and_reads_its_data(run: Path, shards: Path) -> None:

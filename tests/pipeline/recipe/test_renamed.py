@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.commands.evaluate import evaluate
 from pipeline.recipe import renamed
 from pipeline.recipe.load import load
 from pipeline.recipe.renamed import RENAMED, Renamed, RenamedKeyError, refuse_renamed
 from pipeline.recipe.schema import Recipe
+from pipeline.run import Run
 
 
 def nest(path: list[str], value: Any) -> dict[str, Any]:
@@ -91,13 +91,18 @@ def test_rows_apply_by_type_and_value_and_reach_joined_sources(monkeypatch: pyte
     assert refusal({"modalities": {"a": {"uneven": True}}}) == "'modalities.a.uneven' is gone: leave it out"
 
 
-def test_a_run_of_an_earlier_version_is_refused_by_a_line_that_says_what_to_do(run: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_read_or_refused_by_a_line_that_says_what_to_do(
+    run: Path, tmp_path: Path
+) -> None:
     old = Path(shutil.copytree(run, tmp_path / "old"))
     state = yaml.safe_load((old / "recipe.yaml").read_text())
     state["train"]["pass_size"] = state["train"].pop("micro_batch_size")
     (old / "recipe.yaml").write_text(yaml.safe_dump(state))
+    assert Run(old).recipe() == Run(run).recipe()
+    state["train"]["passes"] = 2
+    (old / "recipe.yaml").write_text(yaml.safe_dump(state))
     with pytest.raises(ValueError, match="an earlier version of sensorium made the run") as caught:
-        evaluate(old)
-    assert "'train.pass_size' is now 'train.micro_batch_size'" in str(caught.value)
+        Run(old).recipe()
+    assert "train.passes" in str(caught.value)
     assert str(caught.value).endswith("use it with that version, or pretrain again")
     assert "\n" not in str(caught.value)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import TrainingBatches
@@ -132,6 +133,39 @@ def test_checkpoint_brings_everything_back(recipe: dict[str, Any], tmp_path: Pat
     _, other, _ = made(recipe, tmp_path)
     assert load_checkpoint(other, tmp_path / "c")["position"] == 48
     assert [other.step([stream[i]], 1e-3).loss for i in range(3, 6)] == losses
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Parameters had other names: `entries.NAME.kind` is now `input_embeddings.NAME.type_embedding`."""
+    objectives = {"masked": {}, "regression": {"target": "table"}}
+    _, engine, stream = made({**recipe, "objectives": objectives}, tmp_path)
+    engine.step([stream[0]], 1e-3)
+    save_checkpoint(engine, tmp_path / "c", {"position": 16})
+    tensors = read_checkpoint(tmp_path / "c")
+    (path,) = (tmp_path / "c").glob("*.safetensors")
+    pairs = [("input_embeddings.", "entries."), (".type_embedding", ".kind"), (".mask_token", ".hidden")]
+    pairs += [("decoder.drop_token", "decoder.dropped"), (".position.", ".place.")]
+    former = {}
+    for name, value in tensors.items():
+        for new, old in pairs:
+            name = name.replace(new, old)
+        former[name] = value
+    assert {"parameter:model.entries.smiles.kind", "exp_avg:objectives.regression.place.weight"} < former.keys()
+    save_file(former, path)
+    assert read_checkpoint(tmp_path / "c").keys() == tensors.keys()
+    loss = engine.step([stream[1]], 1e-3).loss
+    _, other, _ = made({**recipe, "objectives": objectives}, tmp_path)
+    load_checkpoint(other, tmp_path / "c")
+    assert other.step([stream[1]], 1e-3).loss == loss
+
+
+def test_a_checkpoint_without_a_parameter_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    _, engine, _ = made(recipe, tmp_path)
+    save_checkpoint(engine, tmp_path / "c", {})
+    (path,) = (tmp_path / "c").glob("*.safetensors")
+    save_file({k: v for k, v in load_file(path).items() if k != "parameter:model.decoder.drop_token"}, path)
+    with pytest.raises(ValueError, match=r"has no parameter model\.decoder\.drop_token: another version"):
+        load_checkpoint(engine, tmp_path / "c")
 
 
 def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any], tmp_path: Path) -> None:

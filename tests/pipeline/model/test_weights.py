@@ -1,0 +1,54 @@
+"""Models that earlier versions saved load under the present names of parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modalities.text import Text
+from pipeline.model.configuration import SensoriumConfig
+from pipeline.model.modeling import SensoriumModel
+from pipeline.model.weights import current_name, load_pretrained
+
+FORMER = {
+    "input_embeddings.kind.type_embedding": "entries.kind.kind",
+    "input_embeddings.kind.mask_token": "entries.kind.hidden",
+    "decoder.drop_token": "decoder.dropped",
+    "decoder.position.weight": "decoder.place.weight",
+}
+"""Former names of some parameters of a model whose modality is called `kind`, by present names."""
+
+
+def former_name(name: str) -> str:
+    """The name of a parameter in the first version."""
+    return FORMER.get(name) or name.replace("input_embeddings.", "entries.")
+
+
+@pytest.fixture
+def model() -> SensoriumModel:
+    """A model of one text modality."""
+    texts = Text(vocabulary=300, length=8).fit(["a wasp", "a moth", "the beetle"] * 10)
+    torch.manual_seed(0)
+    return SensoriumModel(SensoriumConfig({"kind": texts.to_json()}, dim=16, depth=1, heads=2, decoder_dim=12))
+
+
+def test_a_model_of_an_earlier_version_loads_and_is_saved_under_present_names(
+    model: SensoriumModel, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    assert set(FORMER) <= weights.keys()
+    save_file({former_name(name): value for name, value in weights.items()}, path, {"format": "pt"})
+    loaded = load_pretrained(tmp_path)
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+    loaded.save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == weights.keys()
+
+
+def test_every_parameter_has_its_name_back(model: SensoriumModel) -> None:
+    for name in model.state_dict():
+        assert current_name(former_name(name)) == current_name(name) == name
