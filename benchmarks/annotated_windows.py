@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyedflib
 
-from modalities.files.edf import edf_annotations
+from modalities.files.edf import read_edf_annotations
 from modalities.signal import Signal
 from shards.sources.edf import Edf, Excerpt
 
@@ -43,7 +43,7 @@ def write(path: Path, annotations: int) -> None:
 
 def walk(path: Path, item: Excerpt) -> list[Any]:
     start_s, stop_s = float(item.start_s), float(item.stop_s)
-    return [note for note in edf_annotations(path) if note[0] < stop_s and note[0] + note[1] > start_s]
+    return [note for note in read_edf_annotations(path) if note[0] < stop_s and note[0] + note[1] > start_s]
 
 
 def timed(make: Callable[[Excerpt], Any], items: list[Excerpt]) -> float:

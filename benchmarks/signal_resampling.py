@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.signal import firwin, resample_poly
 
-from modalities.files.recording import ratio, resample
+from modalities.files.recording import rate_ratio, resample
 
 RECORDINGS = (
     (12, 5000, 500, 100),
@@ -53,7 +53,7 @@ def alias_db(resampled: Callable[[np.ndarray], np.ndarray], old_hz: int, new_hz:
 
 
 def measure(channels: int, count: int, old_hz: int, new_hz: int, repeats: int) -> dict[str, Any]:
-    up, down = ratio(old_hz, new_hz).as_integer_ratio()
+    up, down = rate_ratio(old_hz, new_hz).as_integer_ratio()
     factor = max(up, down)
     weights = firwin(64 * factor + 1, 0.911 / factor, window=("kaiser", 9.0))
     methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -14,7 +14,7 @@ from torch import nn
 
 from modalities.base import fitted, register
 from modalities.drawing import draw_png
-from modalities.files.images import EXTENSIONS, from_pillow, read
+from modalities.files.images import EXTENSIONS, from_pillow, read_image
 from modalities.files.magic import detect_type, extensions_of, find_type
 from modalities.files.pictures import perceptual_hash, thumbnail_features
 from modalities.files.pixels import RGB, Nodata, Picture, from_array
@@ -160,7 +160,7 @@ class Image(PatchModality):
         )
 
     def decode(self, members: dict[str, bytes]) -> Picture:
-        return self._bands(read(members, self.nodata))
+        return self._bands(read_image(members, self.nodata))
 
     def parse(self, value: Any) -> Picture:
         """A path, encoded bytes, a Pillow image or an array `(H, W)` or `(H, W, B)`."""
@@ -226,8 +226,8 @@ class Image(PatchModality):
         Raises:
             ContentError: nothing but background, or no data.
         """
-        shape = grid_size(raw.pixels.shape[:2], self.size, self.patch)
-        whole = raw.pixels if self.crop is None or rng is None else cut(raw.pixels, self.crop, rng)
+        shape = compute_grid_size(raw.pixels.shape[:2], self.size, self.patch)
+        whole = raw.pixels if self.crop is None or rng is None else crop_random(raw.pixels, self.crop, rng)
         pixels = _resize_incomplete(whole, shape) if raw.incomplete else resize(whole, shape)
         if raw.incomplete and np.isnan(pixels).all():  # a part without data: the whole may have some
             pixels = _resize_incomplete(raw.pixels, shape)
@@ -292,7 +292,7 @@ class Image(PatchModality):
         return draw_png((pixels.clip(0, 1) * 255).astype(np.uint8))
 
 
-def grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
+def compute_grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
     """Height and width in pixels: the longer side near `size`, the aspect kept, both multiples of `patch`."""
     height, width = (max(round(side * size / (max(shape) * patch)), 1) * patch for side in shape)
     return height, width
@@ -329,7 +329,7 @@ def _moments(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), variance.astype(np.float32)
 
 
-def cut(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def crop_random(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """A random rectangle `(h, w, B)` of pixels `(H, W, B)`; `share`: least and largest part of the area."""
     height, width = pixels.shape[:2]
     side = rng.uniform(*share) ** 0.5

@@ -15,7 +15,15 @@ from torch import nn
 
 from modalities.base import fitted
 from modalities.drawing import draw_channels
-from modalities.files.channels import Montage, Position, position, positions, ranked, resolve, suggest
+from modalities.files.channels import (
+    Montage,
+    Position,
+    channel_position,
+    electrode_positions,
+    resolve_channel,
+    sort_channels,
+    suggest_channels,
+)
 from modalities.files.edf import read_edf
 from modalities.files.reading import ContentError, count_change
 from modalities.files.recording import (
@@ -23,15 +31,15 @@ from modalities.files.recording import (
     UNCALIBRATED,
     Normalize,
     Recording,
-    described,
-    factor,
-    fault,
+    build_recording,
+    find_fault,
     from_members,
     normalize,
+    remove_gaps,
     to_members,
-    without_gaps,
+    unit_factor,
 )
-from modalities.files.waveforms import read_csv, read_wfdb, wfdb_extent
+from modalities.files.waveforms import read_csv, read_wfdb, read_wfdb_extent
 from modalities.layers.patches import PatchEmbedding, Stem, Target, build_stem
 from modalities.masks.masking import Masking
 from modalities.patch_modality import PatchModality
@@ -96,8 +104,8 @@ class MultichannelModality(PatchModality):
         if any(masking.kind == "block" for masking in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
             raise ValueError(f"{self.type}s are no grid for mask kind 'block': use 'span', 'channel' or 'time'")
         for name in self.channels if self.channels != "any" else ():
-            if resolve(name, self.montage) is None:
-                raise ValueError(f"{self.type} channel {suggest(name, self.montage)}")
+            if resolve_channel(name, self.montage) is None:
+                raise ValueError(f"{self.type} channel {suggest_channels(name, self.montage)}")
         if len(set(self.selected_channels)) < len(self.selected_channels):
             raise ValueError(f"{self.type} channels name a channel twice")
 
@@ -135,7 +143,7 @@ class MultichannelModality(PatchModality):
     def selected_channels(self) -> tuple[str, ...]:
         """The channels that the recipe names, in the montage's spelling; empty if it takes all."""
         names = () if self.channels == "any" else self.channels
-        return tuple(name for label in names if (name := resolve(label, self.montage)))
+        return tuple(name for label in names if (name := resolve_channel(label, self.montage)))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -169,7 +177,7 @@ class MultichannelModality(PatchModality):
 
     def takes(self, label: str) -> bool:
         """Whether this modality reads a channel that a file calls `label`."""
-        name = resolve(label, self.montage)
+        name = resolve_channel(label, self.montage)
         if self.selected_channels:
             return name in self._needed_channels
         return name is not None or self.channels == "any"
@@ -186,10 +194,11 @@ class MultichannelModality(PatchModality):
         channels = {name for raw in raws for name in raw.channels}
         if not channels:
             raise ValueError(f"no {self.type}s to fit on")
+        electrodes = electrode_positions() if self.montage == "eeg" else {}
         return dataclasses.replace(
             self,
-            names=ranked((name for name in channels if not self.is_error(name)), self.montage),
-            electrodes=tuple((name, *place) for name, place in positions().items()) if self.montage == "eeg" else (),
+            names=sort_channels((name for name in channels if not self.is_error(name)), self.montage),
+            electrodes=tuple((name, *xyz) for name, xyz in electrodes.items()),
         )
 
     def read_members(self, path: Path) -> dict[str, bytes]:
@@ -209,7 +218,7 @@ class MultichannelModality(PatchModality):
             raise ContentError(
                 f"signal file of the unknown kind {suffix}" if path.is_file() else "signal file is missing"
             )
-        return to_members(read_wfdb(headers[0], self._assign_rows, 0, wfdb_extent(headers[0])[1])[0][self.type])
+        return to_members(read_wfdb(headers[0], self._assign_rows, 0, read_wfdb_extent(headers[0])[1])[0][self.type])
 
     def _assign_rows(self, labels: Sequence[str]) -> dict[str, list[int]]:
         rows = [row for row, label in enumerate(labels) if self.takes(label)]
@@ -223,9 +232,9 @@ class MultichannelModality(PatchModality):
     def parse(self, value: Any) -> Recording:
         """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
         if isinstance(value, Recording):
-            return self.prepare(described(value.samples, _describe(value)))
+            return self.prepare(build_recording(value.samples, _describe(value)))
         if isinstance(value, dict):
-            return self.prepare(described(value.get("samples"), value))
+            return self.prepare(build_recording(value.get("samples"), value))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"a signal cannot be read from {type(value).__name__}")
         return self.decode(self.read_members(Path(value)))
@@ -241,7 +250,7 @@ class MultichannelModality(PatchModality):
         is_lenient = self.faulty_channels == "exclude"
         if is_lenient and np.isnan(raw.samples).any():
             raw = self._exclude_faulty(raw)  # first, because gaps of a channel that is left out cost the others nothing
-        raw = without_gaps(raw, [self.measured_channel(name) for name in raw.channels], is_lenient)
+        raw = remove_gaps(raw, [self.measured_channel(name) for name in raw.channels], is_lenient)
         raw = self.set_clock(self._exclude_faulty(raw))
         self.check(raw)
         return raw
@@ -249,7 +258,7 @@ class MultichannelModality(PatchModality):
     def _convert(self, raw: Recording) -> Recording:
         """Convert a recording to the recipe's unit."""
         if self.unit is not None:
-            factors = np.array([factor(unit, self.unit) for unit in raw.units], np.float32)
+            factors = np.array([unit_factor(unit, self.unit) for unit in raw.units], np.float32)
             raw = raw._replace(samples=raw.samples * factors[:, None], units=(self.unit,) * len(factors))
             if np.isinf(raw.samples).any():
                 raise ContentError("signal with samples that are not numbers", f"in {self.unit}")
@@ -268,7 +277,7 @@ class MultichannelModality(PatchModality):
         faults: dict[str, str] = {}
         for name, channel in zip(raw.channels, raw.samples, strict=True):
             samples = channel[~np.isnan(channel)]
-            if not self.is_error(name) and len(samples) and (reason := fault(samples, self.max_clipped)):
+            if not self.is_error(name) and len(samples) and (reason := find_fault(samples, self.max_clipped)):
                 faults[name] = reason
         rows = [row for row, name in enumerate(raw.channels) if self.measured_channel(name) not in faults]
         if faults and (self.faulty_channels == "refuse" or not rows):
@@ -287,7 +296,7 @@ class MultichannelModality(PatchModality):
             raise ContentError("signal with a channel twice", repeated[0])
         raw = raw._replace(channels=tuple(name or "" for name in labels))
         if not self.selected_channels:
-            return raw.only([rows[name] for name in ranked(names, self.montage)])
+            return raw.only([rows[name] for name in sort_channels(names, self.montage)])
         for name in self.selected_channels:
             first, _, second = name.partition("-")
             if name not in rows and self.montage == "eeg" and first in rows and second in rows:
@@ -305,11 +314,11 @@ class MultichannelModality(PatchModality):
         return raw.only([rows[name] for name in present])
 
     def _resolve(self, label: str) -> str | None:
-        name = resolve(label, self.montage)
+        name = resolve_channel(label, self.montage)
         if name is None and self.channels == "any":
-            name = resolve(label, "any")
+            name = resolve_channel(label, "any")
         if name is None and not self.selected_channels:
-            raise ContentError("signal with an unknown channel", suggest(label, self.montage))
+            raise ContentError("signal with an unknown channel", suggest_channels(label, self.montage))
         return name
 
     def check(self, raw: Recording) -> None:
@@ -353,14 +362,14 @@ class MultichannelModality(PatchModality):
         parts = [part[:, window].reshape(-1, self.patch) for part in (samples, errors) if part is not None]
         ids = np.full((len(parts[0]), 2), 2, np.int64)
         ids[:, 1] = np.repeat([self._channel_id(name) for name in names], patches)
-        places = [position(name, self.positions) or (0.0, 0.0, 0.0) for name in names]
+        places = [channel_position(name, self.positions) or (0.0, 0.0, 0.0) for name in names]
         times = self.patch_times(raw, start, patches)
         coords = np.concatenate([np.repeat(places, patches, 0), np.tile(times, (len(names), 1))], 1)
         return Tokens(np.concatenate(parts, 1).astype(np.float32, copy=False), ids, coords.astype(np.float32))
 
     def _channel_id(self, name: str) -> int:
-        if name not in self.vocabulary and position(name, self.positions) is None:
-            raise ContentError("signal with a channel that training did not hold", name)
+        if name not in self.vocabulary and channel_position(name, self.positions) is None:
+            raise ContentError("signal with a channel that the training data lack", name)
         return self.vocabulary.id(name)  # UNKNOWN for a new electrode, whose position tells it apart
 
     def _embed(self, dim: int, stem: Stem | Literal["spectral"], patch_s: float) -> nn.Module:

@@ -11,7 +11,15 @@ from torch import nn
 
 from modalities.base import register
 from modalities.files.reading import ContentError
-from modalities.files.recording import RHYTHMS_HZ, Recording, band, log_band_powers, normalize, ratio, resample
+from modalities.files.recording import (
+    RHYTHMS_HZ,
+    Recording,
+    filter_band,
+    log_band_powers,
+    normalize,
+    rate_ratio,
+    resample,
+)
 from modalities.layers.patches import Stem
 from modalities.multichannel import MultichannelModality
 
@@ -94,16 +102,16 @@ class Signal(MultichannelModality):
         return raw._replace(times=None, rate_hz=len(steps) / float(raw.times[-1] - raw.times[0]))
 
     def count_samples(self, raw: Recording) -> int:
-        return math.ceil(raw.samples.shape[1] * ratio(raw.rate_hz, self.sample_rate_hz))
+        return math.ceil(raw.samples.shape[1] * rate_ratio(raw.rate_hz, self.sample_rate_hz))
 
     def check(self, raw: Recording) -> None:
         super().check(raw)
-        if ratio(raw.rate_hz, self.sample_rate_hz) == 1 and not (self.low_hz or self.high_hz or self.notch_hz):
+        if rate_ratio(raw.rate_hz, self.sample_rate_hz) == 1 and not (self.low_hz or self.high_hz or self.notch_hz):
             self.check_spread(raw)
 
     def process(self, raw: Recording) -> tuple[np.ndarray, np.ndarray | None]:
         samples = resample(raw.samples, raw.rate_hz, self.sample_rate_hz)
-        samples = band(samples, self.sample_rate_hz, self.low_hz, self.high_hz, self.notch_hz)
+        samples = filter_band(samples, self.sample_rate_hz, self.low_hz, self.high_hz, self.notch_hz)
         return normalize(samples, self.normalize, self.scale), None
 
     def patch_times(self, raw: Recording, start: int, count: int) -> np.ndarray:

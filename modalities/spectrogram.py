@@ -19,7 +19,7 @@ from torch import nn
 
 from modalities.base import fitted, register
 from modalities.drawing import draw_png
-from modalities.files.lengths import unreadable, with_length
+from modalities.files.lengths import add_length, sound_error
 from modalities.files.magic import detect_type, extensions_of, has_magic
 from modalities.files.reading import ContentError, lazy_import, parse_json
 from modalities.layers.patches import PatchEmbedding, build_stem
@@ -184,7 +184,7 @@ class Spectrogram(PatchModality):
         if extension in ("npy", "json"):
             return data
         with suppress(ContentError):
-            return with_length(data, extension)
+            return add_length(data, extension)
         return data
 
     def parse(self, value: Any) -> Audio:
@@ -216,7 +216,7 @@ class Spectrogram(PatchModality):
             samples = samples.mean(0, keepdims=True)
         if (np.ptp(samples, 1) <= 1e-6 * np.abs(samples).max(1)).all():
             raise ContentError("silent or constant audio")
-        if (share := clipped(samples)) > self.max_clipped:
+        if (share := clipped_share(samples)) > self.max_clipped:
             raise ContentError("clipped audio", f"{share:.0%} of the samples")
         return Audio(samples, rate_hz)
 
@@ -338,7 +338,7 @@ def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
     return kernel, count * old, resampler.width
 
 
-def clipped(samples: np.ndarray) -> float:
+def clipped_share(samples: np.ndarray) -> float:
     """Share of samples `(C, T)` in runs of three or more at their channel's highest or lowest value."""
     flat = np.zeros(samples.shape, bool)
     for ends in (samples == samples.max(1, keepdims=True), samples == samples.min(1, keepdims=True)):
@@ -387,7 +387,7 @@ def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
 
 def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
     """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
-    data = with_length(data, extension, built=True)
+    data = add_length(data, extension, built=True)
     try:
         with lazy_import("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, _rate(file.samplerate)
@@ -395,7 +395,7 @@ def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
                 raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")
             samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
     except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
-        raise ContentError(unreadable(extension, error), str(error)) from error
+        raise ContentError(sound_error(extension, error), str(error)) from error
     if samples.shape[1] < frames:
         raise ContentError(f"truncated {extension} audio")
     return samples, rate

@@ -34,26 +34,26 @@ LEADS = (
     *("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"),
     *("V7", "V8", "V9", "V3R", "V4R", "VX", "VY", "VZ", "V", "MCL1", "CM5", "ECG", "ECG1", "ECG2", "ECG3"),
 )
-"""Twelve leads, posterior and right ones, Frank's three, an unstated chest lead, and leads that say no place."""
+"""Twelve leads, posterior and right leads, Frank's three, an unnamed chest lead, and leads without a position."""
 _OLD = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
-"""Names of the 10-20 system that the 10-10 system changed."""
+"""Electrodes that the 10-20 system calls by other names than the 10-10 system."""
 _ELECTRODE_OF = {name.lower(): name for name in ELECTRODES} | {old.lower(): new for old, new in _OLD.items()}
 _LEAD_OF = {name.lower(): name for name in LEADS} | {
     **{"di": "I", "dii": "II", "diii": "III", "mli": "I", "mlii": "II", "mliii": "III", "ekg": "ECG"},
     **{"ekg1": "ECG1", "ekg2": "ECG2", "ekg3": "ECG3", "frankx": "VX", "franky": "VY", "frankz": "VZ"},
 }
-"""Modified limb leads (Holter, `MLII`) look along the same axes as the limb leads."""
+"""Modified limb leads (Holter, `MLII`) have the same axes as the limb leads."""
 _EEG_PREFIX = re.compile(r"^(eeg|pol|seeg)[\s:_-]+", re.IGNORECASE)
 _ECG_PREFIX = re.compile(r"^(ecg|ekg|lead|channel)[\s:_-]+", re.IGNORECASE)
 _REFERENCE = re.compile(r"[\s_-]+(ref\d?|le|cle|avg?|ave|average|car|ar|g\d?|gnd)$", re.IGNORECASE)
 _INACTIVE = frozenset({"A1", "A2", "M1", "M2"})
 
 
-def resolve(name: str, montage: Montage) -> str | None:
-    """A channel's name in the montage's own spelling; None where the montage has no such channel.
+def resolve_channel(name: str, montage: Montage) -> str | None:
+    """Convert a channel's name to the montage's spelling; None if the montage has no such channel.
 
-    eeg: `EEG FP1-REF`, `Fp1.` and `fp1` are `Fp1`, `T3` is `T7`; a derivation of two electrodes is `F3-C3`, by any of
-    their names. ecg: `ECG ECG` is `ECG`, `avr` is `aVR`, `MLII` is `II`, `vx` is Frank's `VX`. any: the name itself.
+    eeg: `EEG FP1-REF`, `Fp1.` and `fp1` are `Fp1`, `T3` is `T7`; a derivation of two electrodes is `F3-C3`, by any
+    of their names. ecg: `ECG ECG` is `ECG`, `avr` is `aVR`, `MLII` is `II`, `vx` is Frank's `VX`. any: the name itself.
     """
     text = " ".join(name.split())
     if montage == "any":
@@ -67,40 +67,40 @@ def resolve(name: str, montage: Montage) -> str | None:
     return "-".join(part for part in parts if part)
 
 
-def suggest(name: str, montage: Montage) -> str:
-    """What an unknown name may have meant: the nearest names of the montage."""
-    known = _ELECTRODE_OF if montage == "eeg" else _LEAD_OF
+def suggest_channels(name: str, montage: Montage) -> str:
+    """Suggest the montage's names that are nearest to an unknown one."""
+    names = _ELECTRODE_OF if montage == "eeg" else _LEAD_OF
     text = _REFERENCE.sub("", _ECG_PREFIX.sub("", _EEG_PREFIX.sub("", " ".join(name.split()))))
-    close = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.0)
-    return f"{name!r}; nearest in the {montage} montage: {', '.join(dict.fromkeys(known[near] for near in close))}"
+    close = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.0)
+    return f"{name!r}; nearest in the {montage} montage: {', '.join(dict.fromkeys(names[near] for near in close))}"
 
 
-def ranked(names: Iterable[str], montage: Montage) -> tuple[str, ...]:
-    """Names in the montage's order, others after them by name."""
-    place = {name: i for i, name in enumerate({"eeg": ELECTRODES, "ecg": LEADS, "any": ()}[montage])}
-    return tuple(sorted(names, key=lambda name: (place.get(name, len(place)), name)))
+def sort_channels(names: Iterable[str], montage: Montage) -> tuple[str, ...]:
+    """Sort names in the montage's order, other names after them alphabetically."""
+    rank = {name: i for i, name in enumerate({"eeg": ELECTRODES, "ecg": LEADS, "any": ()}[montage])}
+    return tuple(sorted(names, key=lambda name: (rank.get(name, len(rank)), name)))
 
 
-def positions() -> dict[str, Position]:
-    """Where electrodes lie on the head of the Colin 27 template: x to the right, y to the front, z up, in cm.
+def electrode_positions() -> dict[str, Position]:
+    """Positions of electrodes on the head of the Colin 27 template: x to the right, y to the front, z up, in cm.
 
-    They are read from mne once, when a modality is fitted.
+    They come from mne; modalities keep them from `fit` on.
     """
     montage = lazy_import("mne.channels", "mne").make_standard_montage("colin27_1005")
-    held = montage.get_positions()["ch_pos"]
-    return {name: tuple(round(100 * float(metres), 2) for metres in held[name]) for name in ELECTRODES}  # type: ignore[misc]
+    in_meters = montage.get_positions()["ch_pos"]
+    return {name: tuple(round(100 * float(meters), 2) for meters in in_meters[name]) for name in ELECTRODES}  # type: ignore[misc]
 
 
-def position(name: str, held: Mapping[str, Position]) -> Position | None:
-    """Where a channel lies, given where electrodes do; None where that is not known.
+def channel_position(name: str, electrodes: Mapping[str, Position]) -> Position | None:
+    """Position of a channel by the positions of electrodes; None if it is unknown.
 
-    A derivation lies halfway between its electrodes, and at the first where the second is an ear or mastoid, which
-    record little of their own.
+    A derivation is halfway between its electrodes, or at the first one if the second is an ear or mastoid, because
+    those record little activity.
     """
     first, _, second = name.partition("-")
-    if first not in held or (second and second not in held):
+    if first not in electrodes or (second and second not in electrodes):
         return None
-    a, b = held[first], held[second or first]
+    a, b = electrodes[first], electrodes[second or first]
     if second in _INACTIVE and first not in _INACTIVE:
         return a
     return ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, (a[2] + b[2]) / 2)

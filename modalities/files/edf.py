@@ -1,4 +1,4 @@
-"""EDF and BDF files: EEG, ECG and other channels, each at its own rate, and annotations."""
+"""EDF and BDF files: channels, each at its own rate, and annotations."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import numpy as np
 
 from modalities.files.reading import ContentError, cache_by_mtime, lazy_import
 from modalities.files.recording import Recording
-from modalities.files.waveforms import Pick, bounded
+from modalities.files.waveforms import AssignRows, check_numbers
 
 _FIELDS = {"label": 16, "transducer": 80, "unit": 8, "low": 8, "high": 8, "digital_low": 8, "digital_high": 8}
 _FIELDS |= {"filter": 80, "samples": 8, "reserved": 32}
-"""Characters that each field of a channel takes in a header, where all labels come first, then all transducers."""
+"""Characters of each field of a channel; a header has the labels of all channels first, then all transducers."""
 _ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
-"""Labels of what is no channel but text."""
+"""Labels of the channels of annotations."""
 _ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)\x14\x14")
-"""What begins the annotations of each data record: when the record begins."""
+"""Beginning of the annotations of each data record: the record's onset."""
 
 
 class EdfChannel(NamedTuple):
     """A channel of an EDF or BDF file.
 
-    low, high: in `unit`, of the digital values digital_low and digital_high. samples: in each data record, from
-    sample `first` of the record on.
+    low, high: values in `unit` of the digital values digital_low and digital_high. samples: number per data record.
+    first: index of the first of them in the record.
     """
 
     label: str
@@ -44,10 +44,11 @@ class EdfChannel(NamedTuple):
 
 
 class EdfHeader(NamedTuple):
-    """What an EDF or BDF file says of itself; data records of `record_s` follow `size` bytes, samples of `width` bytes.
+    """Header of an EDF or BDF file.
 
-    channels: also those of annotations. discontinuous: whether time may pass between records. start: when the
-    recording began, None where the file gives no date.
+    size: bytes of the header, before the data records. record_s: length of a data record. width: bytes per sample.
+    channels: including channels of annotations. discontinuous: whether there may be gaps between records. start: when
+    the recording began, None without a valid date.
     """
 
     size: int
@@ -65,20 +66,20 @@ class EdfHeader(NamedTuple):
 
     @property
     def length_s(self) -> Fraction:
-        """Length of the recording, exactly as the digits of the header say."""
+        """Exact length of the recording, by the decimal digits of the header."""
         return self.records * Fraction(str(self.record_s))
 
     def rate_hz(self, channel: EdfChannel) -> float:
-        """A channel's sample rate, 0 where the records have no length."""
+        """Sample rate of a channel; 0 if the records have no length."""
         return channel.samples / self.record_s if self.record_s > 0 else 0.0
 
 
 @cache_by_mtime(16)
-def edf_header(path: Path) -> EdfHeader:
-    """The header of an EDF or BDF file. Texts may be Latin-1 or UTF-8, and the date any: neither matters to samples.
+def read_edf_header(path: Path) -> EdfHeader:
+    """Read the header of an EDF or BDF file. Texts may be Latin-1 or UTF-8; any date is accepted.
 
     Raises:
-        ContentError: the file is not one, or its size is not what its header says.
+        ContentError: the file is of another type, or its size contradicts its header.
     """
     try:
         with path.open("rb") as file:
@@ -91,9 +92,9 @@ def edf_header(path: Path) -> EdfHeader:
         records, record_s, reserved = _integer(fixed[236:244]), _number(fixed[244:252]), _text(fixed[192:236])
         channels = _channels(cells, count)
     except (OSError, ValueError) as error:
-        raise unreadable_edf(error) from error
+        raise edf_error(error) from error
     size, width = 256 * (count + 1), 3 if fixed[:1] == b"\xff" else 2
-    if records == -1:  # the recorder was stopped before it wrote how many there are
+    if records == -1:  # the recorder was stopped before it wrote their number
         records = (path.stat().st_size - size) // max(width * _record_size(channels), 1)
     discontinuous = reserved[:5] in ("EDF+D", "BDF+D")
     header = EdfHeader(size, records, record_s, width, channels, discontinuous, _start(fixed[168:184]))
@@ -104,10 +105,10 @@ def edf_header(path: Path) -> EdfHeader:
 
 
 def _channels(cells: bytes, count: int) -> tuple[EdfChannel, ...]:
-    """The channels by a header's cells, field by field.
+    """Parse the channels of a header, field by field.
 
     Raises:
-        ValueError: what should be a number is none.
+        ValueError: a field is not a number.
     """
     columns, at = {}, 0
     for name, width in _FIELDS.items():
@@ -157,7 +158,7 @@ def _text(cell: bytes) -> str:
 
 
 def _start(cell: bytes) -> datetime | None:
-    """When a recording began, by `dd.mm.yyhh.mm.ss`, whose years are 1985 to 2084."""
+    """Parse the start of a recording, `dd.mm.yyhh.mm.ss` with years from 1985 to 2084; None if invalid."""
     numbers = re.fullmatch(r"(\d\d)\D(\d\d)\D(\d\d)(\d\d)\D(\d\d)\D(\d\d)", cell.decode("latin-1"))
     if numbers is None:
         return None
@@ -172,37 +173,37 @@ def _record_size(channels: tuple[EdfChannel, ...]) -> int:
     return sum(channel.samples for channel in channels)
 
 
-def edf_length_s(path: Path) -> Fraction:
-    """The exact length of an EDF or BDF file.
+def read_edf_length_s(path: Path) -> Fraction:
+    """Read the exact length of an EDF or BDF file.
 
     Raises:
-        ContentError: the file cannot be read or is empty.
+        ContentError: the file is unreadable or empty.
     """
-    header = edf_header(path)
+    header = read_edf_header(path)
     if not header.length_s > 0:
         raise ContentError("empty signal")
     return header.length_s
 
 
 def read_edf(
-    path: Path, pick: Pick, start_s: Fraction | int = 0, stop_s: Fraction | None = None
+    path: Path, assign_rows: AssignRows, start_s: Fraction | int = 0, stop_s: Fraction | None = None
 ) -> dict[str, Recording]:
-    """The recordings picked between two times of a file, the second of which is its end by default.
+    """Read recordings from `start_s` to `stop_s`, by default to the end of the file.
 
-    Each channel is cut to the nearest of its samples.
+    Both times are rounded to the nearest sample of each channel.
 
     Raises:
-        ContentError: the file cannot be read, time passes between its records, it is too large for memory, or the
-            channels of one recording differ in rate.
+        ContentError: the file is unreadable, has gaps between its records or is too large, or the channels of one
+            recording differ in rate.
     """
-    header = edf_header(path)
-    stop_s = edf_length_s(path) if stop_s is None else stop_s
+    header = read_edf_header(path)
+    stop_s = read_edf_length_s(path) if stop_s is None else stop_s
     if header.discontinuous and (gap_s := _gap_s(path)) is not None:
-        raise ContentError("discontinuous EDF+ file", f"its records are not one after the other at {gap_s:g} s")
+        raise ContentError("discontinuous EDF+ file", f"a gap at {gap_s:g} s")
     signals = header.signals
     recordings = {}
-    with _opened(path, header) as read:
-        for name, rows in pick([channel.label for channel in signals]).items():
+    with _open(path, header) as read:
+        for name, rows in assign_rows([channel.label for channel in signals]).items():
             rates = {header.rate_hz(signals[row]) for row in rows}
             if len(rates) > 1:
                 raise ContentError("signal whose channels differ in sample rate")
@@ -210,11 +211,11 @@ def read_edf(
             if not rate_hz > 0:
                 raise ContentError("signal with a sample rate of 0 or less")
             first, count = _samples_between(header, signals[rows[0]], start_s, stop_s)
-            bounded(len(rows) * count)
+            check_numbers(len(rows) * count)
             try:
                 samples = np.stack([read(row, first, count) for row in rows])
             except (OSError, ValueError) as error:
-                raise unreadable_edf(error) from error
+                raise edf_error(error) from error
             labels, units = zip(*((signals[row].label, signals[row].unit) for row in rows), strict=True)
             recordings[name] = Recording(samples.astype(np.float32), labels, units, rate_hz)
     return recordings
@@ -223,34 +224,34 @@ def read_edf(
 def _samples_between(
     header: EdfHeader, channel: EdfChannel, start_s: Fraction | int, stop_s: Fraction
 ) -> tuple[int, int]:
-    """The first sample of a channel between two times, and how many there are."""
+    """First sample of a channel between two times, and the number of samples."""
     rate_hz = channel.samples / Fraction(str(header.record_s))
     count = round((stop_s - start_s) * rate_hz)
     return min(round(start_s * rate_hz), header.records * channel.samples - count), count
 
 
 Read = Callable[[int, int, int], np.ndarray]
-"""A channel's values in its unit, by its number among the signals, first sample and number of samples."""
+"""Function (channel index, first sample, number of samples) -> values in the channel's unit."""
 
 
 @contextmanager
-def _opened(path: Path, header: EdfHeader) -> Iterator[Read]:
-    """What reads channels of a file: EDFlib, or `_decoded` where EDFlib refuses letters or dates of the header."""
+def _open(path: Path, header: EdfHeader) -> Iterator[Read]:
+    """Open a file for reading by EDFlib, or by `_decode` if EDFlib refuses letters or dates of the header."""
     edf = lazy_import("pyedflib", "pyedflib")
     try:
         file = edf.EdfReader(str(path), annotations_mode=edf.DO_NOT_READ_ANNOTATIONS)
-    except Exception:  # OSError by design, and UnicodeDecodeError or worse on hostile headers
-        yield partial(_decoded, path, header)
+    except Exception:  # OSError by design, UnicodeDecodeError and others for corrupt headers
+        yield partial(_decode, path, header)
         return
     try:
-        same = file.signals_in_file == len(header.signals)  # EDFlib counts annotations too where a file is no EDF+
-        yield file.readSignal if same else partial(_decoded, path, header)
+        has_same_signals = file.signals_in_file == len(header.signals)  # annotations count too if a file is not EDF+
+        yield file.readSignal if has_same_signals else partial(_decode, path, header)
     finally:
         file.close()
 
 
-def _decoded(path: Path, header: EdfHeader, row: int, start: int, count: int) -> np.ndarray:
-    """Samples `(count,)` of a channel as EDF 1992 and BDF define them, scaled as EDFlib does.
+def _decode(path: Path, header: EdfHeader, row: int, start: int, count: int) -> np.ndarray:
+    """Decode samples `(count,)` of a channel as EDF 1992 and BDF define them, scaled as in EDFlib.
 
     Raises:
         ContentError: its digital or physical limits are equal.
@@ -265,7 +266,7 @@ def _decoded(path: Path, header: EdfHeader, row: int, start: int, count: int) ->
 
 
 def _column(path: Path, header: EdfHeader, channel: EdfChannel, first: int, last: int) -> np.ndarray:
-    """Digital values `(records, samples)` of a channel in some of the data records."""
+    """Digital values `(records, samples)` of a channel in records `first` to `last`."""
     shape = (header.records, _record_size(header.channels), header.width)
     data = np.memmap(path, np.uint8, "r", header.size, shape)
     values = np.ascontiguousarray(data[first:last, channel.first : channel.first + channel.samples])
@@ -277,44 +278,44 @@ def _column(path: Path, header: EdfHeader, channel: EdfChannel, first: int, last
 
 @cache_by_mtime(16)
 def _gap_s(path: Path) -> float | None:
-    """When the records of a file first do not follow each other, or say no time; None where all do."""
-    header = edf_header(path)
-    texts = next((channel for channel in header.channels if channel.label in _ANNOTATIONS), None)
-    if texts is None or not header.records:
+    """Time of the first gap between records, or of a record without an onset; None if there is none."""
+    header = read_edf_header(path)
+    annotations = next((channel for channel in header.channels if channel.label in _ANNOTATIONS), None)
+    if annotations is None or not header.records:
         return 0.0
     data = np.memmap(path, np.uint8, "r", header.size, (header.records, _record_size(header.channels), header.width))
-    column = data[:, texts.first : texts.first + texts.samples]
+    column = data[:, annotations.first : annotations.first + annotations.samples]
     matches = [_ONSET.match(np.ascontiguousarray(record).tobytes()) for record in column]
     onsets = np.array([float(match[1]) if match else np.nan for match in matches])
     fastest = max((channel.samples for channel in header.signals), default=1)
     late = np.abs(onsets - onsets[0] - np.arange(len(onsets)) * header.record_s)
-    wrong = np.flatnonzero(~(late < 0.5 * header.record_s / max(fastest, 1)))  # by half a sample or more, or nan
+    wrong = np.flatnonzero(~(late < 0.5 * header.record_s / max(fastest, 1)))  # by half a sample or more, or NaN
     return float(wrong[0] * header.record_s) if len(wrong) else None
 
 
-def edf_offset_s(path: Path) -> float:
-    """By how much a file's first data record begins after the time in its header, 0 where the record does not say.
+def read_edf_offset_s(path: Path) -> float:
+    """Read how long after the start in its header a file's first data record begins; 0 if the record does not say.
 
-    Onsets of annotations count from the beginning of that record.
+    Onsets of annotations are relative to that record.
 
     Raises:
-        ContentError: the file cannot be read.
+        ContentError: the file is unreadable.
     """
-    header = edf_header(path)
-    texts = next((channel for channel in header.channels if channel.label in _ANNOTATIONS), None)
-    if texts is None or not header.records:
+    header = read_edf_header(path)
+    annotations = next((channel for channel in header.channels if channel.label in _ANNOTATIONS), None)
+    if annotations is None or not header.records:
         return 0.0
     try:
         with path.open("rb") as file:
-            file.seek(header.size + header.width * texts.first)
-            match = _ONSET.match(file.read(header.width * texts.samples))
+            file.seek(header.size + header.width * annotations.first)
+            match = _ONSET.match(file.read(header.width * annotations.samples))
     except OSError as error:
-        raise unreadable_edf(error) from error
+        raise edf_error(error) from error
     return float(match[1]) if match else 0.0
 
 
 class Annotation(NamedTuple):
-    """What an EDF+ or BDF+ file says of a time after its beginning, in units of 100 ns; `length_s` is 0 for none."""
+    """Annotation of an EDF+ or BDF+ file. Times have a resolution of 100 ns; `length_s` is 0 without a length."""
 
     onset_s: float
     length_s: float
@@ -322,20 +323,20 @@ class Annotation(NamedTuple):
 
 
 @cache_by_mtime(16)
-def edf_annotations(path: Path) -> list[Annotation]:
-    """The annotations of an EDF+ or BDF+ file, in the file's order; none of a file without a channel of them.
+def read_edf_annotations(path: Path) -> list[Annotation]:
+    """Read the annotations of an EDF+ or BDF+ file in its order; none from a file without a channel of them.
 
     Raises:
-        ContentError: they cannot be read.
+        ContentError: the annotations are unreadable.
     """
-    header = edf_header(path)
+    header = read_edf_header(path)
     if not any(channel.label in _ANNOTATIONS for channel in header.channels):
         return []
     edf = lazy_import("pyedflib", "pyedflib")
     try:
         with edf.EdfReader(str(path), annotations_mode=edf.READ_ALL_ANNOTATIONS) as file:
             onsets, lengths, texts = file.readAnnotations()
-    except Exception:  # as for samples, and UnicodeDecodeError for texts in Latin-1
+    except Exception:  # as for samples, and UnicodeDecodeError for Latin-1
         onsets, lengths, texts = _annotations_by_mne(path)
     return [
         Annotation(round(float(onset), 7), round(max(float(length), 0.0), 7), str(text).strip())
@@ -344,10 +345,10 @@ def edf_annotations(path: Path) -> list[Annotation]:
 
 
 def _annotations_by_mne(path: Path) -> tuple[Any, Any, Any]:
-    """Onsets in s, lengths in s and texts of files that EDFlib refuses.
+    """Read onsets in s, lengths in s and texts of a file that EDFlib refuses.
 
     Raises:
-        ContentError: mne refuses them too.
+        ContentError: mne refuses it too.
     """
     read = lazy_import("mne", "mne").read_annotations
     for encoding in ("utf8", "latin1"):
@@ -357,9 +358,9 @@ def _annotations_by_mne(path: Path) -> tuple[Any, Any, Any]:
             failure = error
         else:
             return annotations.onset, annotations.duration, annotations.description
-    raise unreadable_edf(failure) from failure
+    raise edf_error(failure) from failure
 
 
-def unreadable_edf(error: Exception) -> ContentError:
-    """Why a file is left out."""
+def edf_error(error: Exception) -> ContentError:
+    """Wrap a parser's error as the reason to skip a file."""
     return ContentError("unreadable EDF file", f"{type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from modalities.files.magic import extensions_of, find_type, has_magic
-from modalities.files.pixels import Nodata, Picture, check_size, from_array, on_white, turn_upright
+from modalities.files.pixels import Nodata, Picture, blend_on_white, check_size, from_array, turn_upright
 from modalities.files.reading import ContentError, MissingPackageError, count_change, lazy_import
 from modalities.files.tiff import read_tiff
 
@@ -25,7 +25,7 @@ _PADDED = ("RGBA", "LA", "PA", "RGBX")
 """Modes whose last band is no color."""
 
 
-def read(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
+def read_image(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
     """The first of a sample's image files, by extension; the EXIF or TIFF orientation is applied.
 
     Raises:
@@ -166,7 +166,7 @@ def _wide_png(data: bytes, orientation: int, nodata: Nodata, samples: np.ndarray
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         top = int(np.iinfo(pixels.dtype).max)
         samples = pixels[..., :-1] if samples is None else turn_upright(samples, orientation)
-        pixels = on_white(pixels[..., :-1], top, pixels[..., -1:] / top)
+        pixels = blend_on_white(pixels[..., :-1], top, pixels[..., -1:] / top)
     return from_array(pixels, nodata, samples)
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from modalities.files.magic import has_magic
-from modalities.files.mpeg import Data, after_id3, before_tags, frames, table_frame
+from modalities.files.mpeg import Data, build_table_frame, find_end_tags, scan_frames, skip_id3
 from modalities.files.reading import ContentError, count_change, lazy_import
 
 _UNKNOWN_WAV = 0x7FFFF000 - 0xFFFF
@@ -64,29 +64,29 @@ class SplicedFile(io.RawIOBase):
         return 0
 
 
-def with_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
+def add_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
     """A sound file's bytes with a header that says its length; other bytes than those given are counted as a change.
 
     built: a FLAC header that says a length is believed, as a build has checked it: that takes half as long as decoding.
 
     Raises:
-        ContentError: as `length_splice` does.
+        ContentError: as `find_splice` does.
     """
     if built and extension == "flac" and data[:4] == b"fLaC" and int.from_bytes(data[18:26], "big") & (1 << 36) - 1:
         return data
-    splice = length_splice(data, extension)
+    splice = find_splice(data, extension)
     if splice is None:
         return data
     count_change(splice.reason)
     return data[: splice.start] + splice.data + data[splice.stop :]
 
 
-def unreadable(extension: str, error: Exception) -> str:
+def sound_error(extension: str, error: Exception) -> str:
     """The reason for a file that libsndfile gave up."""
     return "truncated flac audio" if "lost sync" in str(error) else f"unreadable {extension} audio"
 
 
-def length_splice(data: Data, extension: str) -> Splice | None:
+def find_splice(data: Data, extension: str) -> Splice | None:
     """Compare the length in a sound file's header with its content; the splice that makes them agree, if they do not.
 
     libsndfile does not: it takes a size of 0 for no samples, and reads no further than a header states.
@@ -103,8 +103,8 @@ def length_splice(data: Data, extension: str) -> Splice | None:
     return _CHECKS[extension](data)
 
 
-def seeks(data: Data, extension: str) -> bool:
-    """Whether libsndfile finds places in a sound file that `length_splice` took.
+def can_seek(data: Data, extension: str) -> bool:
+    """Whether libsndfile finds places in a sound file that `find_splice` took.
 
     In FLAC it fails, or gives samples of another place, where blocks have other sizes or frames other numbers than the
     header says.
@@ -114,7 +114,7 @@ def seeks(data: Data, extension: str) -> bool:
 
 def _mp3(data: Data) -> Splice | None:
     """A table of the frames that there are, where a file has none or another: decoders then guess by the bit rate."""
-    mp3 = frames(data)
+    mp3 = scan_frames(data)
     if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):  # some count the table's frame
         raise ContentError("truncated mp3 audio")
     if mp3.table_count == mp3.total and mp3.xing:
@@ -129,7 +129,7 @@ def _mp3(data: Data) -> Splice | None:
         reason = "mp3 audio whose table has a wrong number of frames: frames counted"
     else:
         reason = "mp3 audio with a VBRI table, which the decoder ignores: frames counted"
-    table = table_frame(mp3.header, mp3.total, len(data) - mp3.first)
+    table = build_table_frame(mp3.header, mp3.total, len(data) - mp3.first)
     return Splice(mp3.start, mp3.first, table, reason)
 
 
@@ -252,7 +252,7 @@ class _Stream(NamedTuple):
 
 
 def _flac_stream(data: Data) -> _Stream:
-    start = after_id3(data)
+    start = skip_id3(data)
     info = data[start + 8 : start + 42]
     if data[start : start + 4] != b"fLaC" or len(info) < 34:
         raise ContentError("unreadable flac audio", "no STREAMINFO")
@@ -267,8 +267,8 @@ def _flac_stream(data: Data) -> _Stream:
     unit = _flac_unit(data, first, beginning, shortest == longest, largest)
     counts = _flac_samples(data, first, beginning.number, unit, largest)
     expected = 1 if beginning.by_sample or shortest < longest else longest  # by libFLAC
-    seeks = counts is not None and counts[1] >= total and beginning.number == 0 and unit == expected
-    return _Stream(start + 18, packed, total, counts, seeks)
+    has_index = counts is not None and counts[1] >= total and beginning.number == 0 and unit == expected
+    return _Stream(start + 18, packed, total, counts, has_index)
 
 
 def _flac_audio(data: Data, at: int) -> int:
@@ -307,7 +307,7 @@ def _flac_samples(data: Data, first: int, number: int, unit: int, largest: int) 
     A frame has a checksum over its header and one over itself. number, unit: of the first frame, and samples for each
     step from it. largest: bytes that a frame has at most.
     """
-    sync, end = data[first : first + 2], before_tags(data)
+    sync, end = data[first : first + 2], find_end_tags(data)
     stops, at = {end: 0}, end
     while len(stops) < _FLAC_HEADERS and (at := data.rfind(sync, max(first, end - 2 * largest), at + 1)) >= 0:
         if frame := _flac_frame(data[at : at + 32]):

@@ -42,7 +42,7 @@ class Frames(NamedTuple):
     partial: bool
 
 
-def after_id3(data: Data, at: int = 0) -> int:
+def skip_id3(data: Data, at: int = 0) -> int:
     """Where the ID3v2 tags that stand at `at` end."""
     while data[at : at + 3] == b"ID3" and at + 10 <= len(data):
         size = sum((byte & 0x7F) << shift for byte, shift in zip(data[at + 6 : at + 10], (21, 14, 7, 0), strict=True))
@@ -50,7 +50,7 @@ def after_id3(data: Data, at: int = 0) -> int:
     return min(at, len(data))
 
 
-def before_tags(data: Data) -> int:
+def find_end_tags(data: Data) -> int:
     """Where the tags at a file's end (ID3v1, APEv2) begin."""
     end = len(data)
     if end >= 128 and data[end - 128 : end - 125] == b"TAG":
@@ -91,13 +91,13 @@ def _starts(data: Data, at: int, end: int) -> Iterator[int]:
             yield place
 
 
-def frames(data: Data) -> Frames:
+def scan_frames(data: Data) -> Frames:
     """Walk the headers of an MP3 file's frames, over tags and damaged parts, as decoders do.
 
     Raises:
         ContentError: there is no frame, or they are of layer I or II, of a free bit rate, or not all alike.
     """
-    start, end = after_id3(data), before_tags(data)
+    start, end = skip_id3(data), find_end_tags(data)
     if re.match(rb"\xff[\xe4-\xe7\xf4-\xf7\xfc-\xff]", data[start : start + 2]):
         raise ContentError("mp3 file of MPEG layer I or II")
     if (first := next(_starts(data, start, end), None)) is None:
@@ -131,7 +131,7 @@ def _count(data: Data, at: int, end: int, first: bytes) -> tuple[int, bool]:
             count += 1
             at += size
             continue
-        following = next(_starts(data, after_id3(data, at), end), None)
+        following = next(_starts(data, skip_id3(data, at), end), None)
         if following is None:
             break
         if not _alike(data[following : following + 4], first):
@@ -153,7 +153,7 @@ def _table(data: Data, at: int) -> tuple[int | None, bool, bool]:
     return None, False, False
 
 
-def table_frame(header: bytes, count: int, size: int) -> bytes:
+def build_table_frame(header: bytes, count: int, size: int) -> bytes:
     """A frame of silence with a table that says how many frames of how many bytes, less this one's, follow it."""
     version, mono = header[1] >> 3 & 3, header[3] >> 6 == 3
     own = bytes([0xFF, header[1] | 1, _TABLE_BIT_RATE << 4 | header[2] & 0x0C, header[3]])

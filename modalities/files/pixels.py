@@ -46,16 +46,16 @@ def from_array(pixels: np.ndarray, nodata: Nodata = "file", samples: np.ndarray 
     check_size(*pixels.shape)
     if not pixels.shape[2]:
         raise ContentError("image without bands")
-    values, bands = scale_samples(pixels), band_names(pixels.shape[2])
+    values, bands = scale_samples(pixels), name_bands(pixels.shape[2])
     written = pixels if samples is None else samples.reshape(*pixels.shape[:2], -1)
-    missing = None if isinstance(nodata, str) else equals(written, nodata)
+    missing = None if isinstance(nodata, str) else equals_number(written, nodata)
     if missing is not None and (samples is not None or bands == RGB):
         # a color may have no red, a measurement lack one of its bands
         missing = np.asarray(missing.all(2, keepdims=True))
     return make_picture(values, bands, missing, nodata, floating=pixels.dtype.kind == "f")
 
 
-def band_names(count: int) -> tuple[str, ...]:
+def name_bands(count: int) -> tuple[str, ...]:
     """Names of the bands of an image that does not name them itself."""
     names = {1: ("grey",), 3: RGB}
     return names.get(count, tuple(f"band{i + 1}" for i in range(count)))
@@ -89,7 +89,7 @@ def scale_samples(pixels: np.ndarray, top: int = 0) -> np.ndarray:
         return pixels.astype(np.float32)
 
 
-def equals(samples: np.ndarray, number: float) -> np.ndarray | None:
+def equals_number(samples: np.ndarray, number: float) -> np.ndarray | None:
     """Which samples equal a number within the rounding of their type (GDAL's ARE_REAL_EQUAL); None if none can."""
     if samples.dtype.kind == "f":
         if not np.isfinite(number):
@@ -109,7 +109,7 @@ def equals(samples: np.ndarray, number: float) -> np.ndarray | None:
     return samples == samples.dtype.type(int(number))
 
 
-def on_white(colors: np.ndarray, top: int, alpha: np.ndarray, *, associated: bool = False) -> np.ndarray:
+def blend_on_white(colors: np.ndarray, top: int, alpha: np.ndarray, *, associated: bool = False) -> np.ndarray:
     """Colors `(H, W, B)` up to `top` over white, integers rounded as Pillow does.
 
     alpha: opacity `(H, W, 1)`, 0 to 1. associated: colors are multiplied by it already.

@@ -15,11 +15,11 @@ import numpy as np
 from modalities.files.pixels import (
     Nodata,
     Picture,
-    band_names,
+    blend_on_white,
     check_size,
-    equals,
+    equals_number,
     make_picture,
-    on_white,
+    name_bands,
     scale_samples,
     turn_upright,
 )
@@ -86,13 +86,13 @@ def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
         missing = _find_missing(page, samples, absent, nodata, extras)
         values, scale = _convert(page, samples, top, extras)
     if alpha is not None and top and values.shape[2] in (1, 3) and not extras:
-        values = on_white(values, scale, alpha / top, associated=associated)
+        values = blend_on_white(values, scale, alpha / top, associated=associated)
     elif alpha is not None:
         outside = _union(outside, _transparent_pixels(alpha, associated))
     values, missing = scale_samples(values, scale), _union(missing, outside)
     return make_picture(
         turn_upright(values, orientation),
-        band_names(values.shape[2]),
+        name_bands(values.shape[2]),
         None if missing is None else turn_upright(missing, orientation),
         nodata,
         floating=samples.dtype.kind == "f",
@@ -282,7 +282,7 @@ def _find_missing(
     missing = absent
     for number in (_gdal_nodata(page), None if isinstance(nodata, str) else nodata):
         if number is not None:
-            missing = _union(missing, equals(samples, number))
+            missing = _union(missing, equals_number(samples, number))
     if missing is not None and page.photometric in (_RGB, _PALETTE, _SEPARATED, _YCBCR) and not extras:
         missing = np.asarray(missing.all(2, keepdims=True))
     return missing

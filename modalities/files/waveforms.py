@@ -1,4 +1,4 @@
-"""Files that hold recordings: WFDB records, CSV with one column a channel."""
+"""Recordings in WFDB records, and in CSV files with one column per channel."""
 
 from __future__ import annotations
 
@@ -25,29 +25,32 @@ from modalities.files.reading import (
     parse_json,
     read_file,
 )
-from modalities.files.recording import MAX_SAMPLES, UNCALIBRATED, Recording, described
+from modalities.files.recording import MAX_SAMPLES, UNCALIBRATED, Recording, build_recording
 
-Pick = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
-"""Given the names of a file's channels, the numbers of those that each recording is made of."""
+AssignRows = Callable[[Sequence[str]], Mapping[str, Sequence[int]]]
+"""Function from the names of a file's channels to the indices of the channels of each recording."""
 
-LONGEST = 1_000_000_000
-"""Frames a WFDB record may have, eleven days at 1 kHz; a header that says more is not believed."""
-LONGEST_HEADER = 100_000
-"""Characters of a CSV file's first line."""
-TIMES = "time_s"
-"""The column of a CSV file that says when its samples were taken."""
+MAX_FRAMES = 1_000_000_000
+"""Largest number of frames of a WFDB record, eleven days at 1 kHz; a header with more is taken to be corrupt."""
+MAX_HEADER_CHARACTERS = 100_000
+"""Largest length of a CSV file's first line."""
+TIME_COLUMN = "time_s"
+"""Column of a CSV file with the time of each sample."""
 _UNIT = re.compile(r"(.*\S)\s*[\[(]([^\[\]()]+)[\])]")
 _DEFAULT_RATE_HZ, _DEFAULT_GAIN, _DEFAULT_UNIT = 250.0, 200.0, "mV"
-"""What the WFDB format assumes of a header that says nothing; wfdb divides by that gain."""
+"""Defaults of the WFDB format; wfdb divides by this gain."""
 _BITS = {name: Fraction(bits) for name, bits in {"8": 8, "80": 8, "212": 12, "16": 16, "61": 16, "160": 16}.items()}
 _BITS |= {"24": Fraction(24), "32": Fraction(32), "310": Fraction(32, 3), "311": Fraction(32, 3)}
-"""Bits of a sample in a file of signals, by its format; compressed formats are absent."""
+"""Bits per sample by signal format, without the compressed formats."""
 _BLOCK = 1 << 16
-"""Frames summed at once in files of differences."""
+"""Number of frames that are summed at once in files of differences."""
 
 
 class WfdbChannel(NamedTuple):
-    """A line of a WFDB header. samples: in each frame. gain: units of the converter in a `unit`, None for none."""
+    """Signal line of a WFDB header.
+
+    samples: number per frame. gain: converter units per `unit`, None if the header has none. skew: frames of delay.
+    """
 
     name: str
     unit: str
@@ -60,32 +63,33 @@ class WfdbChannel(NamedTuple):
 
 
 class WfdbHeader(NamedTuple):
-    """What a WFDB header says.
+    """WFDB header.
 
-    rate_hz, frames: a frame holds one sample of each channel, or several of the faster ones. frames: those that all
-    channels have, less those that a skew moves beyond the end. stated: whether the header says how many there are.
-    comments: without their `#`. segments: name and frames of each part, empty for a record of one; `~` is a gap.
+    rate_hz: frames per second; a frame has one sample of each channel, or several of faster channels. frames: number
+    of frames that all channels have, without those that a skew moves beyond the end. is_stated: whether the header
+    gives the number of frames. comments: without their `#`. segments: name and frames of each part, empty for a record
+    of one; `~` is a gap.
     """
 
     rate_hz: float
     frames: int
-    stated: bool
+    is_stated: bool
     channels: tuple[WfdbChannel, ...]
     comments: tuple[str, ...]
     segments: tuple[tuple[str, int], ...] = ()
 
     @property
     def skew(self) -> int:
-        """By how many frames the latest channel is late in its file."""
+        """Delay of the latest channel in its file, in frames."""
         return max((channel.skew for channel in self.channels), default=0)
 
     @property
     def ticks(self) -> int:
-        """Samples of the fastest channel in a frame, the finest parts of one that there are."""
+        """Samples of the fastest channel in a frame: the finest unit of time."""
         return max((channel.samples for channel in self.channels), default=1)
 
     def extent(self) -> tuple[float, int]:
-        """Frames a second and number of frames.
+        """Frames per second and number of frames.
 
         Raises:
             ContentError: the record has several segments, no frames or too many.
@@ -94,19 +98,19 @@ class WfdbHeader(NamedTuple):
             raise ContentError("WFDB record of several segments", "each of them is a record of its own")
         if self.frames < 1:
             raise ContentError("empty signal")
-        if self.frames > LONGEST:
-            raise ContentError(f"signal of more than {LONGEST:,} samples")
+        if self.frames > MAX_FRAMES:
+            raise ContentError(f"signal of more than {MAX_FRAMES:,} samples")
         return self.rate_hz, self.frames
 
 
 @cache_by_mtime(16)
-def wfdb_header(path: Path) -> WfdbHeader:
-    """The header of a WFDB record, of several segments too.
+def read_wfdb_header(path: Path) -> WfdbHeader:
+    """Read the header of a WFDB record, also of one with several segments.
 
-    The lines are read by wfdb's own expressions, which cost a hundredth of `wfdb.rdheader`.
+    The lines are parsed with wfdb's own expressions, which takes a hundredth of the time of `wfdb.rdheader`.
 
     Raises:
-        ContentError: the header cannot be read or says nothing usable.
+        ContentError: the header is unreadable or unusable.
     """
     syntax = lazy_import("wfdb.io.header", "wfdb")
     try:
@@ -123,11 +127,11 @@ def wfdb_header(path: Path) -> WfdbHeader:
             return WfdbHeader(rate_hz, frames, True, (), texts, segments)
         channels = tuple(_channel(n, line, syntax.rx_signal) for n, line in enumerate(lines[1:]))
     except Exception as error:
-        raise unreadable_wfdb(error, "header") from error
+        raise wfdb_error(error, "header") from error
     if not rate_hz > 0 or any(channel.samples < 1 for channel in channels):
         raise ContentError("signal with a sample rate of 0 or less")
     header = WfdbHeader(rate_hz, frames, frames > 0, channels, texts)
-    if not header.stated:
+    if not header.is_stated:
         header = header._replace(frames=_frames_of_file(path, channels))
     return header._replace(frames=header.frames - header.skew)
 
@@ -140,7 +144,7 @@ def _text(data: bytes) -> str:
 
 
 def _channel(number: int, line: str, form: re.Pattern[str]) -> WfdbChannel:
-    """A channel by its line `a.dat 16x4:1+24 200(0)/mV 12 0 -5 0 0 II`, of which the first two fields are enough."""
+    """Parse a signal line `a.dat 16x4:1+24 200(0)/mV 12 0 -5 0 0 II`; fields after the first two are optional."""
     match = form.match(line.encode("ascii", "ignore").decode())
     assert match is not None
     name, unit, cells = match["sig_name"], match["units"], line.split(None, 8)
@@ -161,12 +165,12 @@ def _channel(number: int, line: str, form: re.Pattern[str]) -> WfdbChannel:
 
 
 def _frames_of_file(path: Path, channels: Sequence[WfdbChannel]) -> int:
-    """How many frames the first file of signals has, where the header does not say it.
+    """Count the frames of the first signal file, for a header without their number.
 
     Raises:
-        ContentError: there is no such file, or a compressed one.
+        ContentError: there is no such file, or it is compressed.
     """
-    if not channels or channels[0].file == "~":  # the latter in a header that only lists what segments may hold
+    if not channels or channels[0].file == "~":  # `~` in a header that only lists channels of segments
         raise ContentError("empty signal")
     first = channels[0]
     if first.format not in _BITS:
@@ -178,38 +182,37 @@ def _frames_of_file(path: Path, channels: Sequence[WfdbChannel]) -> int:
     return int((file.stat().st_size - first.offset) * 8 // (_BITS[first.format] * samples))
 
 
-def wfdb_extent(path: Path) -> tuple[float, int]:
-    """Frames a second and number of frames of a record, by its header.
+def read_wfdb_extent(path: Path) -> tuple[float, int]:
+    """Frames per second and number of frames of a record, by its header.
 
     Raises:
-        ContentError: the header cannot be read or says nothing usable, or the record has several segments.
+        ContentError: the header is unreadable or unusable, or the record has several segments.
     """
-    return wfdb_header(path).extent()
+    return read_wfdb_header(path).extent()
 
 
 def read_wfdb(
-    path: Path, pick: Pick, start: Fraction | int, stop: Fraction | int
+    path: Path, assign_rows: AssignRows, start: Fraction | int, stop: Fraction | int
 ) -> tuple[dict[str, Recording], list[str]]:
-    """The recordings picked of frames `start` to `stop` of a record, given its header, and the lines of comment.
+    """Read frames `start` to `stop` of a record as recordings, and its lines of comment.
 
-    Each channel has its own rate, that of the frames times its samples in a frame, and is cut to the nearest of its
-    samples where parts of frames are asked for. A channel without a gain, or of gain 0, is in units of the converter
+    path: the record's header. A channel's rate is the rate of frames times its samples per frame; fractions of frames
+    are rounded to its nearest sample. A channel without a gain, or with gain 0, is in units of the converter
     (`recording.UNCALIBRATED`).
 
     Raises:
-        ContentError: the record cannot be read, is too large for memory, or the channels of one recording differ in
-            rate.
+        ContentError: the record is unreadable or too large, or the channels of one recording differ in rate.
     """
-    header = wfdb_header(path)
+    header = read_wfdb_header(path)
     header.extent()
     channels = header.channels
-    taken = pick([channel.name for channel in channels])
-    for rows in taken.values():
+    selected = assign_rows([channel.name for channel in channels])
+    for rows in selected.values():
         if len({channels[row].samples for row in rows}) > 1:
             raise ContentError("signal whose channels differ in sample rate")
-    numbers = sorted({number for rows in taken.values() for number in rows})
+    numbers = sorted({number for rows in selected.values() for number in rows})
     first, last = math.floor(start), math.ceil(stop)
-    bounded(sum(channels[number].samples for number in numbers) * (last - first))
+    check_numbers(sum(channels[number].samples for number in numbers) * (last - first))
     frames = zip(numbers, _wfdb_samples(path, header, numbers, first, last), strict=True)
     samples = {number: _cut(row, channels[number].samples, first, start, stop) for number, row in frames}
     if header.skew and last == header.frames:
@@ -221,30 +224,30 @@ def read_wfdb(
             tuple(channels[row].unit if channels[row].gain else UNCALIBRATED for row in rows),
             header.rate_hz * channels[rows[0]].samples,
         )
-        for name, rows in taken.items()
+        for name, rows in selected.items()
     }
     return recordings, list(header.comments)
 
 
 def _cut(row: np.ndarray, samples: int, first: int, start: Fraction | int, stop: Fraction | int) -> np.ndarray:
-    """Frames `start` to `stop` of a channel of so many `samples` in each, of those from the whole frame `first` on."""
+    """Cut a channel to frames `start` to `stop`; `row` begins with frame `first`; samples: per frame."""
     count = round((stop - start) * samples)
     begin = min(round(start * samples) - first * samples, len(row) - count)
     return row[begin : begin + count]
 
 
 def _wfdb_samples(path: Path, header: WfdbHeader, numbers: list[int], start: int, stop: int) -> Iterator[np.ndarray]:
-    """Samples `(T,)` float32 of each channel, T being its samples in a frame times the frames."""
+    """Read samples `(T,)` float32 of each channel, where T is its samples per frame times the frames."""
     sums = {n: _sum_before(path, header, n, start) for n in numbers if header.channels[n].format == "8" and start}
     try:
-        with _lengthened(path, header) as record:
+        with _complete_header(path, header) as record:
             rows = (
                 lazy_import("wfdb", "wfdb")
                 .rdrecord(record, sampfrom=start, sampto=stop, channels=numbers, smooth_frames=False)
                 .e_p_signal
             )
     except Exception as error:
-        raise unreadable_wfdb(error, "record") from error
+        raise wfdb_error(error, "record") from error
     for number, row in zip(numbers, rows, strict=True):
         gain = header.channels[number].gain
         if number in sums:
@@ -253,9 +256,9 @@ def _wfdb_samples(path: Path, header: WfdbHeader, numbers: list[int], start: int
 
 
 @contextmanager
-def _lengthened(path: Path, header: WfdbHeader) -> Iterator[str]:
-    """The name of a record for wfdb, of a copy of its header that says the number of frames if it does not."""
-    if header.stated:
+def _complete_header(path: Path, header: WfdbHeader) -> Iterator[str]:
+    """Name of the record for wfdb; if its header lacks the number of frames, of a temporary copy that has it."""
+    if header.is_stated:
         yield str(path.with_suffix(""))
         return
     lines = [line for line in path.read_bytes().splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
@@ -269,17 +272,17 @@ def _lengthened(path: Path, header: WfdbHeader) -> Iterator[str]:
 
 
 def _sum_before(path: Path, header: WfdbHeader, number: int, start: int) -> int:
-    """The sum of a channel's differences before frame `start`: wfdb begins at the initial value wherever it reads."""
+    """Sum of a channel's differences before frame `start`, because wfdb starts from the initial value at any frame."""
     channel = header.channels[number]
-    others = [n for n, other in enumerate(header.channels) if other.file == channel.file]
-    widths = [header.channels[n].samples for n in others]
+    numbers = [n for n, other in enumerate(header.channels) if other.file == channel.file]
+    widths = [header.channels[n].samples for n in numbers]
     file = path.parent / channel.file
     try:
         state = file.stat()
         differences = _differences(file, channel.offset, sum(widths))
     except (OSError, ValueError) as error:
-        raise unreadable_wfdb(error, "record") from error
-    first = sum(widths[: others.index(number)])
+        raise wfdb_error(error, "record") from error
+    first = sum(widths[: numbers.index(number)])
     columns = slice(first, first + channel.samples)
     blocks = _block_sums(file, channel.offset, sum(widths), state.st_size, state.st_mtime_ns)
     rest = differences[start // _BLOCK * _BLOCK : start, columns].sum(dtype=np.int64)
@@ -287,49 +290,49 @@ def _sum_before(path: Path, header: WfdbHeader, number: int, start: int) -> int:
 
 
 def _differences(file: Path, offset: int, width: int) -> np.ndarray:
-    """A file of format 8 as `(frames, width)`, not read yet."""
+    """Map a file of format 8 as `(frames, width)`, without reading it."""
     flat = np.memmap(file, np.int8, "r", offset)
     return flat[: len(flat) // width * width].reshape(-1, width)
 
 
 @lru_cache(maxsize=16)
 def _block_sums(file: Path, offset: int, width: int, size: int, time_ns: int) -> np.ndarray:
-    """Sums `(blocks + 1, width)` of all differences before each block of frames, in one pass over the file."""
+    """Sums `(blocks + 1, width)` of all differences before each block, in one pass over the file."""
     differences = _differences(file, offset, width)
     starts = range(0, len(differences), _BLOCK)
     sums = [differences[start : start + _BLOCK].sum(0, dtype=np.int64) for start in starts]
     return np.concatenate([np.zeros((1, width), np.int64), np.cumsum(sums, axis=0)])
 
 
-def unreadable_wfdb(error: Exception, what: str) -> ContentError:
-    """Why a record is left out: its parser raises anything on hostile bytes."""
-    return ContentError(f"unreadable WFDB {what}", f"{type(error).__name__}: {error}")
+def wfdb_error(error: Exception, part: str) -> ContentError:
+    """Wrap an error of the parser, which raises anything on corrupt bytes, as the reason to skip a record."""
+    return ContentError(f"unreadable WFDB {part}", f"{type(error).__name__}: {error}")
 
 
-def bounded(count: int) -> None:
-    """Refuse a recording of `count` numbers before it is read.
+def check_numbers(count: int) -> None:
+    """Check the size of a recording before it is read.
 
     Raises:
-        ContentError: there are more than `MAX_SAMPLES`.
+        ContentError: `count` is more than `MAX_SAMPLES`.
     """
     if count > MAX_SAMPLES:
         raise ContentError(f"signal of more than {MAX_SAMPLES:,} numbers")
 
 
 def read_csv(path: Path) -> Recording:
-    """The recording in a CSV file with a header line and one column a channel, `II` or `II [mV]`.
+    """Read a CSV file with a header line and one column per channel, `II` or `II [mV]`.
 
-    When samples were taken says a column `time_s`, or a JSON file of the same name with the `sample_rate_hz`; that
-    file may also say the `unit`.
+    Times are in a column `time_s`, or a JSON file of the same name has the `sample_rate_hz`; that file may also have
+    the `unit`.
 
     Raises:
-        ContentError: the file is not of that form, or a cell is not a number.
+        ContentError: the file has another form, or a cell is not a number.
     """
     text = read_file(path, "signal file").decode(errors="replace")
     header, _, rest = text.removeprefix("\ufeff").partition("\n")
     if not rest.strip():
         raise ContentError("empty signal")
-    if len(header) > LONGEST_HEADER:
+    if len(header) > MAX_HEADER_CHARACTERS:
         raise ContentError("unreadable CSV signal", f"a header of {len(header):,} characters")
     try:
         columns = [name.strip() for name in next(csv.reader([header]), [])]
@@ -337,26 +340,26 @@ def read_csv(path: Path) -> Recording:
     except (ValueError, csv.Error) as error:
         raise ContentError("unreadable CSV signal", str(error)) from error
     if table.shape[1] != len(columns):
-        raise ContentError("CSV signal whose columns do not fit its header", f"{table.shape[1]} columns")
+        raise ContentError("CSV signal whose columns do not match its header", f"{table.shape[1]} columns")
     matches = [_UNIT.fullmatch(name) for name in columns]
-    rows = [number for number, name in enumerate(columns) if name != TIMES]
-    said: dict[str, Any] = {
-        **_beside(path),
+    rows = [number for number, name in enumerate(columns) if name != TIME_COLUMN]
+    description: dict[str, Any] = {
+        **_read_description(path),
         "channels": [match[1] if (match := matches[row]) else columns[row] for row in rows],
     }
     if any(matches):
-        said["unit"] = [match[2] if (match := matches[row]) else "" for row in rows]
-    if TIMES in columns:
-        said["times"] = table[:, columns.index(TIMES)]
-    return described(table[:, rows].T, said)
+        description["unit"] = [match[2] if (match := matches[row]) else "" for row in rows]
+    if TIME_COLUMN in columns:
+        description["times"] = table[:, columns.index(TIME_COLUMN)]
+    return build_recording(table[:, rows].T, description)
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """What the JSON file beside a CSV file says of it."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
+def _read_description(path: Path) -> dict[str, Any]:
+    """Read the JSON file beside a CSV file; empty if there is none."""
+    json_path = path.with_suffix(".json")
+    if not json_path.is_file():
         return {}
-    said = parse_json(read_file(beside, "signal file"), "description of a signal")
-    if not isinstance(said, dict):
-        raise ContentError("signal described by what is not an object")
-    return said
+    description = parse_json(read_file(json_path, "signal file"), "description of a signal")
+    if not isinstance(description, dict):
+        raise ContentError("signal whose description is not a JSON object")
+    return description

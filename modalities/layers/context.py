@@ -28,12 +28,14 @@ class Context(nn.Module):
 
     def forward(self, x: torch.Tensor, coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         """`(N, dim)` from tokens `(N, dim)`; the other arguments are those of `neighbours`."""
-        beside = neighbours(coords, group, here, torch.tensor(self.offsets, device=x.device))
+        beside = find_neighbors(coords, group, here, torch.tensor(self.offsets, device=x.device))
         padded = F.pad(self.norm(x), (0, 0, 0, 1))
         return x + F.silu(self.mix(padded.index_select(0, beside.flatten()).view(len(x), -1)))
 
 
-def neighbours(coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+def find_neighbors(
+    coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
     """`(N, M)` int64: the token that lies at each of the offsets `(M, C)` from each token, N where there is none.
 
     coords: `(N, C)`, whole numbers. group: `(N, K)`, whole numbers; neighbours have all of them in common. here: `(N,)`

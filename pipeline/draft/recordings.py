@@ -10,10 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from modalities.files.edf import edf_header
+from modalities.files.edf import read_edf_header
 from modalities.files.reading import ContentError
 from modalities.files.recording import UNCALIBRATED
-from modalities.files.waveforms import wfdb_header
+from modalities.files.waveforms import read_wfdb_header
 from pipeline.draft import settings
 from pipeline.draft.base import ALONE, Draft, Sheet, grouped, values_of
 from pipeline.draft.columns import Columns, columns_of, typed
@@ -84,7 +84,7 @@ def edf(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
 
 def _edf_heard(path: Path) -> Heard | None:
     try:
-        header = edf_header(path)
+        header = read_edf_header(path)
     except ContentError:
         return None
     channels = tuple((channel.label, channel.unit, header.rate_hz(channel)) for channel in header.signals)
@@ -121,7 +121,7 @@ def wfdb(seen: Survey, sheets: Sequence[Sheet]) -> list[Draft]:
     heard, comments = [], []
     for path in spread(samples):
         try:
-            header = wfdb_header(path)
+            header = read_wfdb_header(path)
             rate_hz, count = header.extent()
         except ContentError:  # it has changed since
             continue

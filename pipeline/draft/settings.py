@@ -9,9 +9,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from modalities.base import MODALITY_TYPES
-from modalities.files.channels import Montage, ranked, resolve
+from modalities.files.channels import Montage, resolve_channel, sort_channels
 from modalities.files.reading import ContentError, lazy_import
-from modalities.files.recording import factor
+from modalities.files.recording import unit_factor
 from pipeline.draft.survey import spread
 
 State = dict[str, Any]
@@ -115,7 +115,7 @@ def signals(heard: Sequence[Heard]) -> Signals:
     """EEG and ECG by the names of channels, or whatever there is where no name is known."""
     takers: dict[Montage | None, list[str]] = {}
     for label in sorted({label for each in heard for label, _, _ in each.channels}):
-        known = next((montage for montage in MONTAGES if resolve(label, montage)), None)
+        known = next((montage for montage in MONTAGES if resolve_channel(label, montage)), None)
         takers.setdefault(known, []).append(label)
     leave_out = takers.pop(None, [])
     guesses = []
@@ -134,8 +134,11 @@ def signals(heard: Sequence[Heard]) -> Signals:
         if slow := sorted({channel[0] for channel, rate_hz in pairs if channel[2] != rate_hz}):
             leave_out = [*leave_out, *slow]
             guesses.append(f"channels left out, for the others of a file have another sample rate: {', '.join(slow)}")
-        sets = {frozenset(resolve(label, montage) or "" for label, _, _ in held if label not in slow) for held in taken}
-        channels = ranked(next(iter(sets)), montage) if len(sets) == 1 and montage != "any" else ()
+        sets = {
+            frozenset(resolve_channel(label, montage) or "" for label, _, _ in held if label not in slow)
+            for held in taken
+        }
+        channels = sort_channels(next(iter(sets)), montage) if len(sets) == 1 and montage != "any" else ()
         units = {unit for (label, unit, _), _ in pairs if label not in slow}
         modalities["signal" if montage == "any" else montage] = signal(
             montage, median(rates), units, channels, length_s
@@ -162,7 +165,7 @@ def signal(montage: Montage, rate_hz: float, units: Iterable[str], channels: Seq
     unit = {"eeg": "uV", "ecg": "mV"}[montage]
     try:
         for each in units:
-            factor(each, unit)
+            unit_factor(each, unit)
     except ContentError:
         unit = ""
     target_hz = min(rate_hz, 100)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modalities.files.lengths import Splice, SplicedFile, length_splice, seeks, unreadable, with_length
+from modalities.files.lengths import Splice, SplicedFile, add_length, can_seek, find_splice, sound_error
 from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, cache_by_mtime, count_change, lazy_import
 from shards.sources.base import register
@@ -78,7 +78,7 @@ class AudioFolder(WindowedSource, MediaFolder):
     def content(self, item: File) -> tuple[str, bytes]:
         if item.part is None:
             extension, data = super().content(item)
-            return extension, with_length(data, extension)
+            return extension, add_length(data, extension)
         start, stop = item.part
         samples, rate_hz, bits = _window(item.path, start, stop)
         if splice := _splice(item.path):
@@ -186,13 +186,13 @@ def _splice(path: Path) -> Splice | None:
         ContentError: it is not what its extension says, or visibly cut.
     """
     with _mapped(path) as data:
-        return length_splice(data, _extension(path))
+        return find_splice(data, _extension(path))
 
 
 @cache_by_mtime(64)
 def _seeks(path: Path) -> bool:
     with _mapped(path) as data:
-        return seeks(data, _extension(path))
+        return can_seek(data, _extension(path))
 
 
 @contextmanager
@@ -230,4 +230,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with _sound(path) as file:
             yield file
     except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
-        raise ContentError(unreadable(extension, error), str(error)) from error
+        raise ContentError(sound_error(extension, error), str(error)) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modalities.base import Modality
-from modalities.files.channels import suggest
+from modalities.files.channels import suggest_channels
 from modalities.files.reading import ContentError
 from modalities.files.recording import Recording, to_members
 from modalities.multichannel import MultichannelModality
@@ -107,7 +107,7 @@ def assign_channels(
             continue
         names = [name for name, modality in signals.items() if modality.takes(label)]
         if not names and unlisted:
-            raise ContentError("signal with an unknown channel", suggest(label, unlisted[0].montage))
+            raise ContentError("signal with an unknown channel", suggest_channels(label, unlisted[0].montage))
         for name in names:
             channels.setdefault(name, []).append(number)
     if not channels:

@@ -13,7 +13,7 @@ from string import Formatter
 from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
-from modalities.files.edf import edf_length_s, read_edf
+from modalities.files.edf import read_edf, read_edf_length_s
 from modalities.files.reading import ContentError, count_change
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalFolder, Fields, assign_channels, read_ahead
@@ -109,7 +109,7 @@ class Edf(BiosignalFolder):
         if self.window_s is None:
             yield from (Excerpt(raw, path, Fraction(0), Fraction(-1)) for path in paths)
             return
-        for path, length_s in read_ahead(edf_length_s, paths):
+        for path, length_s in read_ahead(read_edf_length_s, paths):
             try:
                 if isinstance(length_s, ContentError):
                     raise length_s
@@ -137,7 +137,7 @@ class Edf(BiosignalFolder):
             self.count_remainder(count, ticks)
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
-        length_s = edf_length_s(item.path)
+        length_s = read_edf_length_s(item.path)
         if item.stop_s < 0:
             item = item._replace(stop_s=length_s)
         refuse_empty_window(item.annotation, item.start_s, item.stop_s)

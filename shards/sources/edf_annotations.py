@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modalities.files.edf import Annotation, edf_annotations, edf_header, edf_offset_s
+from modalities.files.edf import Annotation, read_edf_annotations, read_edf_header, read_edf_offset_s
 from modalities.files.reading import ContentError
 
 BAD = "BAD"
@@ -72,14 +72,14 @@ def read_timeline(paths: Sequence[Path]) -> Timeline:
 def _read_timeline(paths: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> Timeline:
     """`read_timeline` for files of given sizes and times."""
     first, *others = paths
-    annotations = list(edf_annotations(first))
+    annotations = list(read_edf_annotations(first))
     for second in others:
-        starts = edf_header(first).start, edf_header(second).start
+        starts = read_edf_header(first).start, read_edf_header(second).start
         if starts[0] is None or starts[1] is None:
             raise ContentError("EDF file whose date cannot be read", "it places the annotations of a second file")
-        delay_s = (starts[1] - starts[0]).total_seconds() + edf_offset_s(second) - edf_offset_s(first)
+        delay_s = (starts[1] - starts[0]).total_seconds() + read_edf_offset_s(second) - read_edf_offset_s(first)
         annotations += [
             annotation._replace(onset_s=round(annotation.onset_s + delay_s, 7))
-            for annotation in edf_annotations(second)
+            for annotation in read_edf_annotations(second)
         ]
     return Timeline(annotations)

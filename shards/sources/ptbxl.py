@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from modalities.files.waveforms import read_wfdb, wfdb_extent
+from modalities.files.waveforms import read_wfdb, read_wfdb_extent
 from shards.names import need_columns
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalSource, Fields, assign_channels
@@ -63,7 +63,7 @@ class PtbXl(BiosignalSource):
         if not item.fields[self.file_column]:
             raise ContentError("row without a record")
         path = item.folder / f"{item.fields[self.file_column]}.hea"
-        _, count = wfdb_extent(path)
+        _, count = read_wfdb_extent(path)
         recordings, _ = read_wfdb(path, partial(assign_channels, modalities=modalities), 0, count)
         fields = item.fields | parse_diagnoses(item.fields["scp_codes"], read_statements(item.folder / STATEMENTS))
         return self.sample(str(fields["ecg_id"]), recordings, fields)

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from modalities.files.waveforms import read_wfdb, wfdb_extent, wfdb_header
+from modalities.files.waveforms import read_wfdb, read_wfdb_extent, read_wfdb_header
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalFolder, Fields, assign_channels
 from shards.sources.paths import find_files
@@ -116,8 +116,8 @@ class Wfdb(BiosignalFolder):
         self.count_remainder(count, rate_hz)
 
     def make(self, item: Excerpt, modalities: Mapping[str, Modality]) -> Sample:
-        rate_hz, _ = wfdb_extent(item.path)
-        ticks = wfdb_header(item.path).ticks
+        rate_hz, _ = read_wfdb_extent(item.path)
+        ticks = read_wfdb_header(item.path).ticks
         start, stop = Fraction(item.start, ticks), Fraction(item.stop, ticks)  # in frames
         refuse_empty_window(item.annotation, item.start, item.stop)
         annotations = self._annotation_fields(item)
@@ -127,7 +127,7 @@ class Wfdb(BiosignalFolder):
         begin, record = 0, item.path.stem
         if item.segment is not None:
             record, begin = item.segment
-            whole = wfdb_header(item.segment.record_path(item.path))
+            whole = read_wfdb_header(item.segment.record_path(item.path))
             fields = {**parse_comments(whole.comments, self.missing), **fields, "segment": item.path.stem}
         fields["record"] = record
         if item.segment is not None or self.window_s is not None:

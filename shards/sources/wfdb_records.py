@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modalities.files.reading import ContentError, cache_by_mtime, lazy_import
-from modalities.files.waveforms import unreadable_wfdb, wfdb_header
+from modalities.files.waveforms import read_wfdb_header, wfdb_error
 from modalities.strings.cells import Codes
 from shards.sources.biosignals import read_ahead
 from shards.sources.tables import parse_cell
@@ -50,7 +50,7 @@ def headers_by_folder(folders: Iterable[Path]) -> Iterator[tuple[Path, FolderHea
     Headers of the next folders are read ahead, because some archives have one folder per record.
     """
     paths = (path for folder in folders for path in sorted(folder.glob("*.hea")))
-    for folder, headers in itertools.groupby(read_ahead(wfdb_header, paths), key=lambda pair: pair[0].parent):
+    for folder, headers in itertools.groupby(read_ahead(read_wfdb_header, paths), key=lambda pair: pair[0].parent):
         extents, segments = dict[Path, tuple[float, int]](), dict[str, Segment]()
         for path, header in headers:
             if isinstance(header, ContentError):
@@ -94,7 +94,7 @@ def read_annotations(path: Path) -> AnnotationFile:
         order = np.argsort(samples, kind="stable")
         return AnnotationFile(samples[order], [content.symbol[number] for number in order], clock_hz)
     except Exception as error:
-        raise unreadable_wfdb(error, "annotations") from error
+        raise wfdb_error(error, "annotations") from error
 
 
 class RecordAnnotations(NamedTuple):
@@ -129,7 +129,7 @@ def record_annotations(path: Path, segment: Segment | None, extension: str) -> R
     Raises:
         ContentError: there are none, or they are unreadable.
     """
-    header, file = wfdb_header(path), path.with_suffix(f".{extension}")
+    header, file = read_wfdb_header(path), path.with_suffix(f".{extension}")
     inherited = segment if not file.is_file() else None
     if inherited is not None:
         file = inherited.record_path(path).with_suffix(f".{extension}")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.files.reading import ContentError
-from modalities.image import Image, Picture, cut, grid_size, resize
+from modalities.image import Image, Picture, compute_grid_size, crop_random, resize
 from modalities.tokens import Tokens
 from pictures import RGB, picture
 
@@ -36,7 +36,7 @@ def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: i
     others = [picture(3, 3, bands + 1)] if separate else []
     modality = Image(size=patch + more, patch=patch).fit([raw, *others])
     tokens = modality.tokenize(raw)
-    rows, columns = (side // patch for side in grid_size((height, width), patch + more, patch))
+    rows, columns = (side // patch for side in compute_grid_size((height, width), patch + more, patch))
 
     assert modality.separate == separate
     assert tuple(part.shape[1] for part in tokens) == modality.widths
@@ -63,9 +63,9 @@ def test_tokens_are_the_pixels(rows: int, columns: int, patch: int, bands: int, 
 
 
 def test_the_grid_does_not_depend_on_rounding() -> None:
-    assert grid_size((400, 300), 224, 16) == (224, 160)
-    assert grid_size((1, 1000), 224, 16) == (16, 224)
-    assert {grid_size((side, side), 21, 2) for side in range(1, 200)} == {(20, 20)}
+    assert compute_grid_size((400, 300), 224, 16) == (224, 160)
+    assert compute_grid_size((1, 1000), 224, 16) == (16, 224)
+    assert {compute_grid_size((side, side), 21, 2) for side in range(1, 200)} == {(20, 20)}
 
 
 def test_mean_and_std_are_of_all_training_pixels() -> None:
@@ -183,13 +183,13 @@ def test_the_mirror_turns_nothing_upside_down() -> None:
 def test_cuts_lie_within_and_hold_their_share(height: int, width: int, one: float, other: float, seed: int) -> None:
     pixels = np.arange(height * width, dtype=np.float32).reshape(height, width, 1)
     low, high = sorted((one, other))
-    part = cut(pixels, (low, high), np.random.default_rng(seed))
+    part = crop_random(pixels, (low, high), np.random.default_rng(seed))
     h, w, _ = part.shape
     top, left = divmod(int(part[0, 0, 0]), width)
     np.testing.assert_array_equal(part, pixels[top : top + h, left : left + w])
     assert (h + 1) * (w + 1) >= low * height * width
     assert max(h - 1, 0) * max(w - 1, 0) <= high * height * width
-    np.testing.assert_array_equal(cut(pixels, (1, 1), np.random.default_rng(seed)), pixels)
+    np.testing.assert_array_equal(crop_random(pixels, (1, 1), np.random.default_rng(seed)), pixels)
 
 
 def test_a_cut_keeps_the_grid() -> None:

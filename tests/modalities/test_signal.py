@@ -16,14 +16,14 @@ from modalities.base import from_json
 from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import (
     Recording,
-    _fullest,
-    band,
-    factor,
-    fault,
+    _largest_part,
+    filter_band,
+    find_fault,
     from_members,
     normalize,
     resample,
     to_members,
+    unit_factor,
 )
 from modalities.layers.patches import log_amplitudes, restore_values
 from modalities.lightcurve import LightCurve
@@ -89,10 +89,10 @@ def test_members_hold_a_recording(channels: int, count: int, rate_hz: float, tim
         ({"npy": array([["a", "b"]])}, "signal that is not numbers of (channels, time)"),
         ({"npy": array([[1.0, np.nan] * 50] * 2)}, "signal with samples that are not numbers"),
         ({"npy": array([[1.0, 1e300] * 50] * 2)}, "signal with samples that are not numbers"),
-        ({"npy": array(np.ones((3, 200)))}, "signal whose names or units do not fit its channels"),
+        ({"npy": array(np.ones((3, 200)))}, "signal whose names or units do not match its channels"),
         ({"json": b"{"}, "description of a signal is not JSON"),
         ({"json": b" " * (2**26 + 1)}, "description of a signal of more than 67,108,864 bytes of JSON"),
-        ({"json": b"[1]"}, "signal described by what is not an object"),
+        ({"json": b"[1]"}, "signal whose description is not a JSON object"),
     ],
 )
 def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, bytes], why: str) -> None:
@@ -110,13 +110,13 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"start_s": float("nan")}, "signal whose start is not a number"),
         ({"channels": None}, "signal without a list of channel names"),
         ({"channels": ["I", 2]}, "signal without a list of channel names"),
-        ({"channels": ["I"]}, "signal whose names or units do not fit its channels"),
-        ({"unit": ["mV"]}, "signal whose names or units do not fit its channels"),
+        ({"channels": ["I"]}, "signal whose names or units do not match its channels"),
+        ({"unit": ["mV"]}, "signal whose names or units do not match its channels"),
         ({"unit": ""}, "signal without a unit"),
         ({"unit": "mmHg"}, "signal in a unit that cannot become the recipe's"),
         ({"channels": ["II", "MLII"]}, "signal with a channel twice"),
         ({"channels": ["I", "PLETH"]}, "signal with an unknown channel"),
-        ({"times": [0.0, 1.0]}, "signal whose times do not fit its samples"),
+        ({"times": [0.0, 1.0]}, "signal whose times do not match its samples"),
         ({"times": "now"}, "signal whose times are not numbers"),
         ({"times": list(range(200, 0, -1))}, "signal whose times run backwards"),
         ({"times": [float(i * i) for i in range(200)]}, "signal with uneven times"),
@@ -125,7 +125,7 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"sample_rate_hz": 10**400}, "signal whose sample rate is not a number"),
         ({"start_s": -(10**400)}, "signal whose start is not a number"),
         ({"times": [10**400] * 200}, "signal whose times are not numbers"),
-        ({"unit": 5}, "signal whose names or units do not fit its channels"),
+        ({"unit": 5}, "signal whose names or units do not match its channels"),
         ({"sample_rate_hz": 1e-4}, "signal of more than 100,000,000 numbers at the recipe's rate"),
         ({"sample_rate_hz": 5e-324}, "signal of a sample rate of nearly 0"),
     ],
@@ -252,7 +252,7 @@ def test_most_of_channels_and_time_stays() -> None:
 def test_gaps_leave_nearly_the_most_that_any_choice_leaves(seed: int) -> None:
     rng = np.random.default_rng(seed)
     missing = rng.random((4, 30)) < rng.choice([0.02, 0.1, 0.3])
-    rows, stretch = _fullest(missing)
+    rows, stretch = _largest_part(missing)
     assert not missing[rows, stretch].any()
     taken = len(rows) * (stretch.stop - stretch.start)
     whole = [int((~missing[:, a:b].any(1)).sum()) * (b - a) for a in range(30) for b in range(a + 1, 31)]
@@ -290,23 +290,23 @@ def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
 
 def test_faults_of_a_channel() -> None:
     wave = np.sin(np.arange(1000) / 7).astype(np.float32)
-    assert fault(wave, 0.05) is None
-    assert fault((wave * 100).round() / 100, 0.05) is None, "coarse steps are no clipping"
-    assert fault(wave.clip(-0.9, 2), 0.05) == "clipped"
-    assert fault(wave.clip(-0.999, 0.999), 0.05) is None
-    assert fault(np.full(10, np.float32(0.1)), 0.05) == "constant"
-    assert fault(np.ones(1, np.float32), 0.05) == "constant"
+    assert find_fault(wave, 0.05) is None
+    assert find_fault((wave * 100).round() / 100, 0.05) is None, "coarse steps are no clipping"
+    assert find_fault(wave.clip(-0.9, 2), 0.05) == "clipped"
+    assert find_fault(wave.clip(-0.999, 0.999), 0.05) is None
+    assert find_fault(np.full(10, np.float32(0.1)), 0.05) == "constant"
+    assert find_fault(np.ones(1, np.float32), 0.05) == "constant"
 
 
-# Units, rate, band, scale
+# Units, rate, filter_band, scale
 
 
 def test_units_of_one_kind_become_the_recipes() -> None:
     raw = noise()
     for unit, times in (("uV", 1000), ("µV", 1000), ("V", 1e-3), ("mV", 1), ("MV", 1), ("millivolts", 1)):
-        assert factor("mV", unit) == pytest.approx(times)
-    assert factor("fT", "pT") == pytest.approx(1e-3)
-    assert factor("%", "%") == 1
+        assert unit_factor("mV", unit) == pytest.approx(times)
+    assert unit_factor("fT", "pT") == pytest.approx(1e-3)
+    assert unit_factor("%", "%") == 1
     mixed = raw._replace(units=("mV", "uV"))
     made = Signal(**{**ECG, "unit": "uV"}).decode(to_members(mixed))
     np.testing.assert_allclose(made.samples, raw.samples * [[1000], [1]], rtol=1e-6)
@@ -315,7 +315,7 @@ def test_units_of_one_kind_become_the_recipes() -> None:
     assert kept.units == ("mV", "uV")
     for unit in ("T", "%", ""):
         with pytest.raises(ContentError):
-            factor(unit, "mV")
+            unit_factor(unit, "mV")
 
 
 @pytest.mark.parametrize(("rate_hz", "wanted_hz"), [(500, 200), (100, 250), (360, 200), (128.5, 100), (200, 200)])
@@ -339,13 +339,13 @@ def test_filters_pass_the_band_and_stop_the_rest_without_delay() -> None:
     rate, time = 200.0, np.arange(4000) / 200
     for hz, kept in ((0.05, 0), (1, 1), (10, 1), (30, 1), (50, 0), (80, 0)):
         wave = np.sin(2 * np.pi * hz * time).astype(np.float32)[None]
-        made = band(wave, rate, 0.5, 60, (50,))
+        made = filter_band(wave, rate, 0.5, 60, (50,))
         np.testing.assert_allclose(made[:, 1000:-1000], kept * wave[:, 1000:-1000], atol=0.05)
     constant = np.full((1, 400), 7.0, np.float32)
-    assert np.abs(band(constant, rate, 0.5, None, ())).max() < 0.01, "no jump at the ends"
-    assert band(constant, rate, None, None, ()) is constant
+    assert np.abs(filter_band(constant, rate, 0.5, None, ())).max() < 0.01, "no jump at the ends"
+    assert filter_band(constant, rate, None, None, ()) is constant
     short = np.random.default_rng(0).standard_normal((1, 5)).astype(np.float32)
-    assert np.isfinite(band(short, rate, 0.5, 60, (50,))).all()
+    assert np.isfinite(filter_band(short, rate, 0.5, 60, (50,))).all()
 
 
 @given(st.floats(0.01, 1e4), st.floats(-1e3, 1e3))
@@ -385,7 +385,7 @@ def test_montages_may_differ_and_what_is_missing_has_no_tokens() -> None:
         assert tokens.size == 10 * len(channels)
         assert [modality.vocabulary.entries[i] for i in np.unique(tokens.ids[:, 1])] == list(channels)
         assert tokens.values.any(1).all(), "no zeros stand in for a channel"
-    with pytest.raises(ContentError, match="training did not hold"):
+    with pytest.raises(ContentError, match="training data lack"):
         modality.tokenize(modality.decode(to_members(noise(("V6",)))))
 
 

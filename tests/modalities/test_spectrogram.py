@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from modalities.base import from_json
 from modalities.files.reading import ContentError, counted_changes
-from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped, resample
+from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped_share, resample
 from modalities.tokens import Tokens
 
 SMALL = {"sample_rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "values"}
@@ -446,10 +446,10 @@ def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_clipped_is_the_share_of_samples_in_flat_runs_at_the_extremes() -> None:
-    assert clipped(np.array([[0.0, 1, 1, 1, 0, -1, -1, 0, 0, 0]])) == pytest.approx(0.3)
-    assert clipped(np.array([[1.0, 1, 1, 1, -1, -1, -1, -1, 0, 0]])) == pytest.approx(0.8)
-    assert clipped(np.array([[1.0, -1] * 5])) == 0
-    assert clipped(noise().samples) == 0
+    assert clipped_share(np.array([[0.0, 1, 1, 1, 0, -1, -1, 0, 0, 0]])) == pytest.approx(0.3)
+    assert clipped_share(np.array([[1.0, 1, 1, 1, -1, -1, -1, -1, 0, 0]])) == pytest.approx(0.8)
+    assert clipped_share(np.array([[1.0, -1] * 5])) == 0
+    assert clipped_share(noise().samples) == 0
     loud = Audio(np.clip(noise().samples * 9, -0.5, 0.5), 8000)
     assert Spectrogram(**SMALL, max_clipped=1.0).parse(loud).rate_hz == 8000
     with pytest.raises(ContentError, match="clipped"):

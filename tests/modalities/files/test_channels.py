@@ -3,12 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modalities.files.channels import ELECTRODES, LEADS, Montage, position, positions, ranked, resolve, suggest
+from modalities.files.channels import (
+    ELECTRODES,
+    LEADS,
+    Montage,
+    channel_position,
+    electrode_positions,
+    resolve_channel,
+    sort_channels,
+    suggest_channels,
+)
 
 
 @pytest.fixture(scope="module")
 def head() -> dict[str, tuple[float, float, float]]:
-    return positions()
+    return electrode_positions()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,7 @@ def head() -> dict[str, tuple[float, float, float]]:
     ],
 )
 def test_electrodes_by_the_names_files_give_them(label: str, name: str | None) -> None:
-    assert resolve(label, "eeg") == name
+    assert resolve_channel(label, "eeg") == name
 
 
 @pytest.mark.parametrize(
@@ -64,33 +73,33 @@ def test_electrodes_by_the_names_files_give_them(label: str, name: str | None) -
     ],
 )
 def test_leads_by_the_names_files_give_them(label: str, name: str | None) -> None:
-    assert resolve(label, "ecg") == name
+    assert resolve_channel(label, "ecg") == name
 
 
 def test_any_montage_takes_names_as_they_are() -> None:
-    assert resolve(" flux  (g) ", "any") == "flux (g)"
-    assert resolve(" ", "any") is None
+    assert resolve_channel(" flux  (g) ", "any") == "flux (g)"
+    assert resolve_channel(" ", "any") is None
 
 
 @pytest.mark.parametrize(("names", "montage"), [(ELECTRODES, "eeg"), (LEADS, "ecg")])
 def test_canonical_names_stay_and_belong_to_one_montage(names: tuple[str, ...], montage: Montage) -> None:
     assert len(set(names)) == len(names)
     for name in names:
-        assert resolve(name, montage) == name
-        assert resolve(name, "ecg" if montage == "eeg" else "eeg") is None
+        assert resolve_channel(name, montage) == name
+        assert resolve_channel(name, "ecg" if montage == "eeg" else "eeg") is None
 
 
 def test_unknown_names_get_the_nearest_known_ones() -> None:
-    assert "Fp1" in suggest("EEG Fp11", "eeg")
-    assert suggest("EEG Fp11", "eeg").startswith("'EEG Fp11'; nearest in the eeg montage: ")
-    assert "aVR" in suggest("aVRR", "ecg")
-    assert "nearest" in suggest("", "ecg")
+    assert "Fp1" in suggest_channels("EEG Fp11", "eeg")
+    assert suggest_channels("EEG Fp11", "eeg").startswith("'EEG Fp11'; nearest in the eeg montage: ")
+    assert "aVR" in suggest_channels("aVRR", "ecg")
+    assert "nearest" in suggest_channels("", "ecg")
 
 
 def test_channels_are_ranked_as_the_montage_lists_them() -> None:
-    assert ranked(["V1", "II", "I", "odd", "aVF"], "ecg") == ("I", "II", "aVF", "V1", "odd")
-    assert ranked(["Oz", "F3-C3", "Fp1"], "eeg") == ("Fp1", "Oz", "F3-C3")
-    assert ranked("ba", "any") == ("a", "b")
+    assert sort_channels(["V1", "II", "I", "odd", "aVF"], "ecg") == ("I", "II", "aVF", "V1", "odd")
+    assert sort_channels(["Oz", "F3-C3", "Fp1"], "eeg") == ("Fp1", "Oz", "F3-C3")
+    assert sort_channels("ba", "any") == ("a", "b")
 
 
 def test_electrodes_lie_where_they_should(head: dict[str, tuple[float, float, float]]) -> None:
@@ -105,10 +114,10 @@ def test_electrodes_lie_where_they_should(head: dict[str, tuple[float, float, fl
 def test_derivations_lie_between_their_electrodes_or_at_the_active_one(
     head: dict[str, tuple[float, float, float]],
 ) -> None:
-    assert position("F3-C3", head) == pytest.approx(np.mean([head["F3"], head["C3"]], axis=0))
-    assert position("C3-A2", head) == head["C3"]
-    assert position("A2-A1", head) == pytest.approx(np.mean([head["A2"], head["A1"]], axis=0))
-    assert position("Cz", head) == head["Cz"]
-    assert position("odd", head) is None
-    assert position("Cz-odd", head) is None
-    assert position("Cz", {}) is None
+    assert channel_position("F3-C3", head) == pytest.approx(np.mean([head["F3"], head["C3"]], axis=0))
+    assert channel_position("C3-A2", head) == head["C3"]
+    assert channel_position("A2-A1", head) == pytest.approx(np.mean([head["A2"], head["A1"]], axis=0))
+    assert channel_position("Cz", head) == head["Cz"]
+    assert channel_position("odd", head) is None
+    assert channel_position("Cz-odd", head) is None
+    assert channel_position("Cz", {}) is None

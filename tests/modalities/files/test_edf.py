@@ -12,7 +12,7 @@ import pyedflib
 import pytest
 
 from edf_files import edf
-from modalities.files.edf import _decoded, edf_annotations, edf_header, edf_length_s, read_edf
+from modalities.files.edf import _decode, read_edf, read_edf_annotations, read_edf_header, read_edf_length_s
 from modalities.files.reading import ContentError
 from modalities.files.recording import Recording
 from modalities.signal import Signal
@@ -25,7 +25,7 @@ def noise(count: int = 2000, channels: int = 2, scale: float = 300) -> list[np.n
 
 
 def read(path: Path) -> Recording:
-    return read_edf(path, lambda labels: {"eeg": [0, 1]}, 0.0, edf_length_s(path))["eeg"]
+    return read_edf(path, lambda labels: {"eeg": [0, 1]}, 0.0, read_edf_length_s(path))["eeg"]
 
 
 @pytest.mark.parametrize("unit", [b"\xb5V", "µV".encode(), "μV".encode()])
@@ -42,11 +42,11 @@ def test_a_label_with_a_degree_sign_and_a_date_that_is_none(tmp_path: Path) -> N
     digital = [*noise(), np.arange(10)]
     labels, units = ("EEG Fp1", "EEG Cz", b"Temp \xb0C"), ("uV", "uV", "C")
     edf(tmp_path / "a.edf", digital, labels, units, (200, 200, 1), start=b"99.99.9900.00.00")
-    header = edf_header(tmp_path / "a.edf")
+    header = read_edf_header(tmp_path / "a.edf")
     assert ([channel.label for channel in header.signals][-1], header.start) == ("Temp °C", None)
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital[:2]) / 10, atol=1e-4)
     edf(tmp_path / "b.edf", noise(), start=b"31.12.8523.59.59")
-    assert edf_header(tmp_path / "b.edf").start == datetime(1985, 12, 31, 23, 59, 59)
+    assert read_edf_header(tmp_path / "b.edf").start == datetime(1985, 12, 31, 23, 59, 59)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_values_are_those_of_edflib(tmp_path: Path, name: str, samples: int, rec
     raw = read(tmp_path / name)
     assert raw.rate_hz == pytest.approx(rate_hz)
     np.testing.assert_allclose(raw.samples, np.stack(digital) / (1 if name == "a.bdf" else 10), atol=1e-3, rtol=1e-6)
-    header = edf_header(tmp_path / name)
+    header = read_edf_header(tmp_path / name)
     with pyedflib.EdfReader(str(tmp_path / name)) as file:
         for row, (start, count) in ((0, (0, 4 * samples)), (1, (samples - 3, 7)), (1, (samples, 2 * samples))):
-            ours = _decoded(tmp_path / name, header, row, start, count)
+            ours = _decode(tmp_path / name, header, row, start, count)
             np.testing.assert_allclose(ours, file.readSignal(row, start, count), rtol=1e-12)
 
 
@@ -72,8 +72,8 @@ def test_an_inverted_channel_and_one_without_a_scale(tmp_path: Path) -> None:
     first = 256 + 2 * (16 + 80 + 8)
     data[first : first + 8], data[first + 16 : first + 24] = data[first + 16 : first + 24], data[first : first + 8]
     (tmp_path / "a.edf").write_bytes(data)
-    header = edf_header(tmp_path / "a.edf")
-    np.testing.assert_allclose(_decoded(tmp_path / "a.edf", header, 0, 0, 2000), -digital[0] / 10, atol=1e-4)
+    header = read_edf_header(tmp_path / "a.edf")
+    np.testing.assert_allclose(_decode(tmp_path / "a.edf", header, 0, 0, 2000), -digital[0] / 10, atol=1e-4)
     data[first : first + 8] = data[first + 16 : first + 24]
     (tmp_path / "a.edf").write_bytes(data)
     with pytest.raises(ContentError, match="EDF channel whose limits are equal"):
@@ -82,7 +82,7 @@ def test_an_inverted_channel_and_one_without_a_scale(tmp_path: Path) -> None:
 
 def test_an_unknown_number_of_records_is_that_of_the_file(tmp_path: Path) -> None:
     edf(tmp_path / "a.edf", digital := noise(), records=-1)
-    assert edf_length_s(tmp_path / "a.edf") == 10
+    assert read_edf_length_s(tmp_path / "a.edf") == 10
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital) / 10, atol=1e-4)
 
 
@@ -94,7 +94,7 @@ def test_numbers_padded_with_nul(tmp_path: Path) -> None:
     for start, stop in ((0, 8), (184, 192), (236, 244), (244, 252), (252, 256)):
         data[start:stop] = data[start:stop].replace(b" ", b"\0")
     (tmp_path / "a.edf").write_bytes(data)
-    assert edf_header(tmp_path / "a.edf").records == 10
+    assert read_edf_header(tmp_path / "a.edf").records == 10
     raw = read(tmp_path / "a.edf")
     np.testing.assert_allclose(raw.samples, np.stack(digital) / 10, atol=1e-4)
     data[0:8] = b"0       "
@@ -113,7 +113,7 @@ def test_records_that_may_be_discontinuous_but_are_not(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="discontinuous"):
         pyedflib.EdfReader(str(tmp_path / "a.edf"))
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital) / 10, atol=1e-4)
-    assert edf_annotations(tmp_path / "a.edf") == [(3.5, 2.5, "left hand"), (6.25, 0, "äußerst")]
+    assert read_edf_annotations(tmp_path / "a.edf") == [(3.5, 2.5, "left hand"), (6.25, 0, "äußerst")]
 
 
 @pytest.mark.parametrize(

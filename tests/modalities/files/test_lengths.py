@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modalities.files.lengths import length_splice, seeks, with_length
-from modalities.files.mpeg import after_id3, before_tags, frames, table_frame
+from modalities.files.lengths import add_length, can_seek, find_splice
+from modalities.files.mpeg import build_table_frame, find_end_tags, scan_frames, skip_id3
 from modalities.files.reading import ContentError, counted_changes
 
 SECONDS = 3
@@ -36,8 +36,8 @@ def encoded(kind: str, rate_hz: int = 16_000, channels: int = 1, **form: Any) ->
 def read(data: bytes, extension: str) -> tuple[np.ndarray, dict[str, int]]:
     """Samples `(T, C)` of a file with its length, and what was counted; its header says how many they are."""
     with counted_changes() as changes:
-        data = with_length(data, extension)
-    assert length_splice(data, extension) is None, "once is enough"
+        data = add_length(data, extension)
+    assert find_splice(data, extension) is None, "once is enough"
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         samples = file.read(file.frames, dtype="float32", always_2d=True)
         assert len(samples) == file.frames
@@ -46,7 +46,7 @@ def read(data: bytes, extension: str) -> tuple[np.ndarray, dict[str, int]]:
 
 def refusal(data: bytes, extension: str) -> str:
     with pytest.raises(ContentError) as caught:
-        length_splice(data, extension)
+        find_splice(data, extension)
     return caught.value.reason
 
 
@@ -62,14 +62,14 @@ DELAY = 529
 
 def bare(data: bytes) -> bytes:
     """An MP3 file without the table in front."""
-    return data[frames(data).first :]
+    return data[scan_frames(data).first :]
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_frames_of_mp3_files_are_those_that_the_decoder_finds(rate_hz: int, channels: int) -> None:
     data = encoded("MP3", rate_hz, channels, bitrate_mode="VARIABLE", compression_level=0.4)
-    mp3 = frames(data)
+    mp3 = scan_frames(data)
     assert mp3.total == mp3.table_count
     samples, changes = read(data, "mp3")
     assert (len(samples), changes) == (SECONDS * rate_hz, {})
@@ -94,7 +94,7 @@ def test_an_mp3_file_without_its_table_is_read_whole() -> None:
 
 def test_tables_with_other_numbers_are_put_right() -> None:
     data = encoded("MP3", 44_100, bitrate_mode="CONSTANT")
-    mp3 = frames(data)
+    mp3 = scan_frames(data)
     place = data.find(b"Info") if b"Info" in data[:64] else data.find(b"Xing")
     whole = mp3.total * 1152 - DELAY
     wrong = {"mp3 audio whose table has a wrong number of frames: frames counted": 1}
@@ -111,9 +111,9 @@ def test_tables_with_other_numbers_are_put_right() -> None:
 
 def test_the_table_of_fraunhofer_is_replaced() -> None:
     data = bare(encoded("MP3", 44_100, bitrate_mode="CONSTANT"))
-    total = frames(data).total
-    table = table_frame(data[:4], total, len(data))
-    assert frames(table + data).table_count == total
+    total = scan_frames(data).total
+    table = build_table_frame(data[:4], total, len(data))
+    assert scan_frames(table + data).table_count == total
     fraunhofer = table[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 0, len(data), total)
     samples, changes = read(fraunhofer.ljust(len(table), b"\0") + data, "mp3")
     assert len(samples) == total * 1152 - DELAY
@@ -123,7 +123,7 @@ def test_the_table_of_fraunhofer_is_replaced() -> None:
 def test_cut_mp3_files() -> None:
     data = encoded("MP3", 44_100)
     assert refusal(data[:-3000], "mp3") == "truncated mp3 audio"
-    total = frames(data).total
+    total = scan_frames(data).total
     samples, changes = read(bare(data)[:-30], "mp3")
     assert len(samples) == (total - 1) * 1152 - DELAY
     assert changes == {"mp3 audio that ends inside a frame: that frame left out, the others counted": 1}
@@ -138,7 +138,7 @@ def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
     samples, changes = read(padded, "mp3")
     np.testing.assert_array_equal(samples, whole)
     assert changes == {"mp3 audio behind bytes that are no frame: these bytes left out": 1}
-    assert length_splice(ID3 + data, "mp3") is None
+    assert find_splice(ID3 + data, "mp3") is None
 
 
 def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
@@ -153,11 +153,11 @@ def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
 
 
 def test_tags_are_passed_over() -> None:
-    assert after_id3(ID3 + ID3 + b"x") == 2 * len(ID3)
-    assert after_id3(b"ID3\x04\0\x10\0\0\x02\0" + bytes(266) + b"x") == 276
-    assert after_id3(b"ID3\x04\0\0\x7f\x7f\x7f\x7f") == 10
-    assert before_tags(b"sound" + TAGS) == 5
-    assert before_tags(b"sound") == 5
+    assert skip_id3(ID3 + ID3 + b"x") == 2 * len(ID3)
+    assert skip_id3(b"ID3\x04\0\x10\0\0\x02\0" + bytes(266) + b"x") == 276
+    assert skip_id3(b"ID3\x04\0\0\x7f\x7f\x7f\x7f") == 10
+    assert find_end_tags(b"sound" + TAGS) == 5
+    assert find_end_tags(b"sound") == 5
 
 
 # FLAC
@@ -188,7 +188,7 @@ def test_flac_files_of_another_length_than_they_say() -> None:
     assert changes == {"flac audio longer than its header states: all samples read": 1}
     assert refusal(flac(total=96_000), "flac") == "truncated flac audio"
     assert refusal(flac()[: len(flac()) // 2], "flac") == "truncated flac audio"
-    assert length_splice(flac() + bytes(range(99)), "flac") is None
+    assert find_splice(flac() + bytes(range(99)), "flac") is None
 
 
 def test_a_flac_file_of_unknown_length_that_ends_within_a_frame() -> None:
@@ -277,15 +277,15 @@ def test_flac_files_in_which_the_decoder_finds_places() -> None:
     data = flac()
     first, places = flac_frames(data)
     for ordinary in (data, flac(total=0), ID3 + data, numbered_by_sample(data), flac()[:-3000]):
-        assert seeks(ordinary, "flac")
+        assert can_seek(ordinary, "flac")
     for other in (
         patch(data, 8, struct.pack(">H", 256)),
         patch(data, 8, struct.pack(">HH", 4608, 4608)),
         patch(data + data[first:], 22, struct.pack(">I", 2 * SECONDS * 16_000)),
         patch(data[:first] + data[places[3][0] :], 22, struct.pack(">I", SECONDS * 16_000 - 3 * 4096)),
     ):
-        assert not seeks(other, "flac")
-    assert seeks(encoded("WAV"), "wav")
+        assert not can_seek(other, "flac")
+    assert can_seek(encoded("WAV"), "wav")
 
 
 # WAV

@@ -15,7 +15,7 @@ import tifffile
 
 from modalities.files.images import from_pillow
 from modalities.files.pictures import perceptual_hash
-from modalities.files.pixels import equals
+from modalities.files.pixels import equals_number
 from modalities.files.reading import ContentError, counted_changes
 from modalities.files.tiff import _tifffile as silenced
 from modalities.image import Image, Picture
@@ -79,7 +79,7 @@ LIMIT = float(np.finfo(np.float32).max)
 )
 def test_floats_do_not_equal_numbers_beyond_their_type(dtype: str, number: float) -> None:
     values = np.nan_to_num(heights()).astype(dtype)
-    mask = equals(values, number)
+    mask = equals_number(values, number)
     assert mask is None or not mask.any()
     tag = [(42113, 2, 0, repr(number), True)]
     np.testing.assert_array_equal(Image().decode({"tif": tiff(values, extratags=tag)}).pixels[..., 0], values)
@@ -96,7 +96,7 @@ def test_the_largest_float_may_be_written_in_fewer_digits(number: float) -> None
     values = np.nan_to_num(heights())
     values[0] = np.sign(number) * LIMIT
     values[1] = -values[0]
-    np.testing.assert_array_equal(equals(values, number), np.arange(32)[:, None].repeat(32, 1) == 0)
+    np.testing.assert_array_equal(equals_number(values, number), np.arange(32)[:, None].repeat(32, 1) == 0)
 
 
 def tiff(values: np.ndarray | Iterable[np.ndarray | None], **options: Any) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import firwin, resample_poly
 
-from modalities.files.recording import ratio, resample
+from modalities.files.recording import rate_ratio, resample
 
 
 @pytest.mark.parametrize(("old", "new"), [(500, 250), (360, 250), (1000, 250), (512, 200)])
@@ -26,7 +26,7 @@ def test_it_is_what_a_polyphase_filter_of_the_same_weights_gives(old: float, new
     """Spectra of the whole, not samples one after the other, are the same sum; ends go on in a line in both."""
     samples = np.random.default_rng(0).standard_normal((3, count)).astype(np.float32)
     samples = np.cumsum(samples, axis=1) * 0.1 + np.float32([[0], [5], [-20]])
-    up, down = ratio(old, new).as_integer_ratio()
+    up, down = rate_ratio(old, new).as_integer_ratio()
     most = max(up, down)
     weights = firwin(64 * most + 1, 0.911 / most, window=("kaiser", 9.0))
     expected = resample_poly(samples.astype(np.float64), up, down, axis=1, padtype="line", window=weights)

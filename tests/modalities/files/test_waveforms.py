@@ -14,7 +14,7 @@ import wfdb
 from modalities.base import Modality
 from modalities.files.reading import ContentError, counted_changes
 from modalities.files.recording import Recording, from_members, to_members
-from modalities.files.waveforms import read_wfdb, wfdb_extent, wfdb_header
+from modalities.files.waveforms import read_wfdb, read_wfdb_extent, read_wfdb_header
 from modalities.signal import Signal
 from modalities.spectrogram import Spectrogram
 
@@ -120,7 +120,7 @@ def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
         ("a.csv", CSV.replace("0.5,", "0.5,,"), "unreadable CSV signal"),
         ("a.csv", CSV.replace("3481", "nan"), "signal with samples that are not numbers"),
         ("a.csv", CSV.replace("3481", "much"), "unreadable CSV signal"),
-        ("a.csv", CSV.replace(",V1 (uV)", ""), "CSV signal whose columns do not fit its header"),
+        ("a.csv", CSV.replace(",V1 (uV)", ""), "CSV signal whose columns do not match its header"),
         ("a.csv", CSV.replace("II [mV]", "I\rI"), "unreadable CSV signal"),
         ("a.csv", CSV.replace("II [mV]", "I" * 200_000), "unreadable CSV signal"),
         ("a.edf", "no EDF", "unreadable EDF file"),
@@ -141,7 +141,7 @@ def test_files_that_hold_no_recording_are_refused_by_reason(tmp_path: Path, name
 
 @pytest.mark.parametrize(
     ("beside", "why"),
-    [("{", "description of a signal is not JSON"), ("[1]", "signal described by what is not an object")],
+    [("{", "description of a signal is not JSON"), ("[1]", "signal whose description is not a JSON object")],
 )
 def test_a_csv_described_by_no_description_is_refused(tmp_path: Path, beside: str, why: str) -> None:
     (tmp_path / "a.csv").write_text(CSV)
@@ -171,7 +171,7 @@ def test_each_channel_of_a_record_has_its_own_rate(tmp_path: Path) -> None:
         tmp_path, "r 4 250 2500", "m.dat 16x4 1000/mV 16 0 0 0 0 I", "m.dat 16x4 1000/mV 16 0 0 0 0 II",
         "m.dat 16x2 100/NU 16 0 0 0 0 PLETH", "b.dat 16 10/Ohm 16 0 0 0 0 RESP",
     )  # fmt: skip
-    assert wfdb_extent(path) == (250, 2500)
+    assert read_wfdb_extent(path) == (250, 2500)
     raw = held(ECG, tmp_path / "r")
     assert (raw.channels, raw.rate_hz, raw.samples.shape) == (("I", "II"), 1000, (2, 10_000))
     np.testing.assert_allclose(raw.samples[0], tone / 1000, atol=1e-6)
@@ -218,7 +218,7 @@ def test_a_header_without_a_length_is_as_long_as_its_file(tmp_path: Path, stated
     else:
         values.astype("<i2").tofile(tmp_path / "r.dat")
     path = header(tmp_path, "# a comment", f"r 1 360{stated}", f"r.dat {form} 200 12 0 0 0 0 II")
-    assert wfdb_extent(path) == (360, 3600 // samples)
+    assert read_wfdb_extent(path) == (360, 3600 // samples)
     np.testing.assert_allclose(held(ECG, path).samples[0], values / 200, atol=1e-6)
     np.testing.assert_allclose(channels(path, [0], 300, 1700).samples[0], values[300 * samples : 1700 * samples] / 200)
     assert reason(ECG, header(tmp_path, "e 1 360", "gone.dat 16 200", name="e")) == "unreadable WFDB record"
@@ -251,7 +251,7 @@ def test_letters_beyond_ascii_in_a_header(tmp_path: Path, encoding: str) -> None
     raw = held(Signal(sample_rate_hz=250), path)
     assert (raw.channels, raw.units) == (("Ableitung für II",), ("µV",))
     np.testing.assert_allclose(raw.samples[0], np.arange(500) / 0.2)
-    assert wfdb_header(path).comments == ("Ort: Köln",)
+    assert read_wfdb_header(path).comments == ("Ort: Köln",)
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -263,7 +263,7 @@ def test_a_skewed_record_ends_where_its_last_channel_does(tmp_path: Path, sample
     path = header(
         tmp_path, "r 2 250 1000", f"r.dat {form}:8 100/mV 16 0 0 0 0 I", f"r.dat {form} 100/mV 16 0 0 0 0 II"
     )  # fmt: skip
-    assert wfdb_extent(path) == (250, 992)
+    assert read_wfdb_extent(path) == (250, 992)
     with counted_changes() as changes:
         raw = ECG.parse(path)
     assert changes == {"last samples of a skewed WFDB record left out: not all channels have them": 1}

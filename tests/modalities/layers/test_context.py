@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from modalities.layers.context import Context, neighbours
+from modalities.layers.context import Context, find_neighbors
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 2))
@@ -19,7 +19,7 @@ def test_neighbours_lie_at_the_offset_within_a_group(data: st.DataObject, axes: 
     here = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     offsets = data.draw(st.lists(st.tuples(*[st.integers(-3, 3)] * axes), min_size=1, max_size=5))
     table = torch.tensor(rows)
-    found = neighbours(table[:, columns:].float(), table[:, :columns], torch.tensor(here), torch.tensor(offsets))
+    found = find_neighbors(table[:, columns:].float(), table[:, :columns], torch.tensor(here), torch.tensor(offsets))
     for i, row in enumerate(rows):
         for j, offset in enumerate(offsets):
             wanted = (*row[:columns], *np.add(row[columns:], offset).tolist())

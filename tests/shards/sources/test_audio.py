@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from modalities.base import Modality
-from modalities.files.mpeg import frames
+from modalities.files.mpeg import scan_frames
 from modalities.files.reading import ContentError
 from modalities.spectrogram import Spectrogram
 from modalities.table import Table
@@ -283,7 +283,7 @@ def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(20 * 44_100)
     soundfile.write(raw / "a.mp3", noise, 44_100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
     data = (raw / "a.mp3").read_bytes()
-    (raw / "a.mp3").write_bytes(data[frames(data).first :])
+    (raw / "a.mp3").write_bytes(data[scan_frames(data).first :])
     assert soundfile.info(raw / "a.mp3").duration < 10
     for window_s, count, workers in ((None, 1, 1), (3, 6, 2)):
         out = tmp_path / f"{window_s}"
