@@ -27,6 +27,15 @@ def test_long_functions_and_banned_names_are_counted() -> None:
     assert violations(Path("pipeline/x.py"), source) == expected
 
 
+def test_frozen_dataclasses_of_more_than_four_fields_take_keywords() -> None:
+    fields = "".join(f"    {name}: int\n" for name in "abcde")
+    counted = {"fields of A": 5}
+    assert violations(Path("shards/x.py"), f"@dataclass(frozen=True)\nclass A:\n{fields}") == counted
+    assert violations(Path("shards/x.py"), f"@dataclass(frozen=True, kw_only=True)\nclass A:\n{fields}") == {}
+    four = fields.replace("a: int", "a: ClassVar[int]")
+    assert violations(Path("shards/x.py"), f"@dataclass(frozen=True)\nclass A:\n{four}") == {}
+
+
 def test_long_files_are_counted_outside_of_tests() -> None:
     source = "x = 1\n" * 401
     assert violations(Path("shards/x.py"), source) == {"file": 401}

@@ -12,7 +12,7 @@ def test_signals_are_resampled_without_aliases() -> None:
     rows = line("signal_resampling.py", "--repeats", "5")["rows"]
     aliases = [row["alias_db"] for row in rows if row["alias_db"]["ours"] is not None]
     assert len(aliases) == 7
-    assert all(each["ours"] < -100 < -20 < each["default"] for each in aliases)
+    assert all(alias["ours"] < -100 < -20 < alias["default"] for alias in aliases)
     assert all(ratio > 0 for row in rows for ratio in row["ratio"].values())
 
 

@@ -20,5 +20,5 @@ def test_the_sharp_filter_keeps_tones_out() -> None:
     rows = line("resampling.py", "--seconds", "1", "--repeats", "3")["rows"]
     aliases = [row["alias_db"] for row in rows if row["alias_db"]["ours"] is not None]
     assert len(aliases) == 6
-    assert all(each["ours"] < -100 < -20 < each["default"] for each in aliases)
+    assert all(alias["ours"] < -100 < -20 < alias["default"] for alias in aliases)
     assert all(row["ratio"] > 0 for row in rows)

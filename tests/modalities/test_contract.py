@@ -241,10 +241,10 @@ def test_place_says_nothing_of_the_content(name: str, learned: dict[str, Modalit
     content, place = embedding(values, ids, coords)
     assert content.shape == place.shape == (len(ids), 24)
 
-    others = ids.clone()
+    other_ids = ids.clone()
     if modality.num_ids:
-        others[:, 0] = (ids[:, 0] - 1) % (modality.num_ids - 2) + 2
-    changed, same = embedding(values + torch.randn_like(values), others, coords)
+        other_ids[:, 0] = (ids[:, 0] - 1) % (modality.num_ids - 2) + 2
+    changed, same = embedding(values + torch.randn_like(values), other_ids, coords)
     torch.testing.assert_close(same, place, rtol=0, atol=0)
     assert (changed != content).any(1).all()
 
@@ -261,8 +261,8 @@ def test_tokens_do_not_see_each_other(name: str, learned: dict[str, Modality]) -
     torch.manual_seed(0)
     embedding = learned[name].embedding(24)
     parts = stacked(learned[name], RAWS[name])
-    for whole, alone in zip(embedding(*parts), embedding(*(part[1:2] for part in parts)), strict=True):
-        torch.testing.assert_close(whole[1:2], alone)
+    for full, alone in zip(embedding(*parts), embedding(*(part[1:2] for part in parts)), strict=True):
+        torch.testing.assert_close(full[1:2], alone)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -300,21 +300,21 @@ def test_reconstruction_fits_the_contract_and_is_shown(name: str, learned: dict[
         tokens = modality.tokenize(raw)
         rng = np.random.default_rng(0)
         prediction = rng.standard_normal((tokens.size, modality.head(8).out_features)).astype(np.float32)
-        made = modality.reconstruct(prediction, tokens)
-        assert isinstance(made, Tokens)
-        assert [(p.shape, p.dtype) for p in made] == [(p.shape, p.dtype) for p in tokens]
-        shown = modality.show(tokens, np.arange(tokens.size) % 2 == 0, made)
-        assert list(shown) == ["original", "masked", "reconstructed"]
-        assert len(set(shown.values())) == 3
+        reconstruction = modality.reconstruct(prediction, tokens)
+        assert isinstance(reconstruction, Tokens)
+        assert [(p.shape, p.dtype) for p in reconstruction] == [(p.shape, p.dtype) for p in tokens]
+        html = modality.show(tokens, np.arange(tokens.size) % 2 == 0, reconstruction)
+        assert list(html) == ["original", "masked", "reconstructed"]
+        assert len(set(html.values())) == 3
 
 
 def test_positions_stay_apart_over_long_sequences_under_autocast() -> None:
     coords = torch.arange(5000, 5100, dtype=torch.float32)[:, None]
     place = SineCosine(1, 64)
-    seen: list[torch.Tensor] = []
-    place.project.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    calls: list[torch.Tensor] = []
+    place.project.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0]))
     with torch.autocast("cpu", torch.bfloat16):
         place(coords)
     angles = coords.double() * torch.tensor([10000.0 ** (-i / 32) for i in range(32)], dtype=torch.float64)
     expected = torch.cat([angles.sin(), angles.cos()], 1)
-    torch.testing.assert_close(seen[0].double(), expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(calls[0].double(), expected, rtol=0, atol=2e-3)

@@ -102,13 +102,13 @@ def test_subwords_are_longer_than_letters(learned: Dna) -> None:
 def test_a_phase_of_a_whole_kmer_is_drawn_in_training_alone() -> None:
     modality = Dna(kmer=4)
     sequence = "AAAACCCCGGGGTTTT"
-    seen = {tuple(pieces(modality, sequence, np.random.default_rng(seed))) for seed in range(60)}
-    starts = {sequence.index("".join(found)) for found in seen}
+    tokenizations = {tuple(pieces(modality, sequence, np.random.default_rng(seed))) for seed in range(60)}
+    starts = {sequence.index("".join(pieces_of_one)) for pieces_of_one in tokenizations}
     assert starts == {0, 1, 2, 3}
     assert pieces(modality, sequence) == ["AAAA", "CCCC", "GGGG", "TTTT"]
     assert modality.tokenize("ACGT", np.random.default_rng(1)).size == 1, "never beyond the only k-mer"
     longer = {tuple(pieces(Dna(length=8), "ACGTACGTACGT", np.random.default_rng(seed))) for seed in range(60)}
-    assert {len(found) for found in longer} == {2}, "the phase is taken before the cut"
+    assert {len(pieces_of_one) for pieces_of_one in longer} == {2}, "the phase is taken before the cut"
 
 
 @pytest.mark.parametrize("vocabulary", ["character", "learned"])

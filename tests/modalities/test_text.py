@@ -82,10 +82,10 @@ def test_nothing_to_fit_on(texts: list[str]) -> None:
 
 
 def test_a_long_text_is_cut_to_its_first_tokens(learned: Text) -> None:
-    whole = learned.tokenize(" ".join(TAXA[:5]))
+    all_tokens = learned.tokenize(" ".join(TAXA[:5]))
     cut = Text(**vars_of(learned), length=6).tokenize(" ".join(TAXA[:5]))
-    assert cut.size == 6 < whole.size
-    assert (cut.ids == whole.ids[:6]).all()
+    assert cut.size == 6 < all_tokens.size
+    assert (cut.ids == all_tokens.ids[:6]).all()
     assert " ".join(TAXA).startswith(learned.join(cut.ids[:, 0]))
 
 

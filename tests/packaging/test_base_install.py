@@ -112,7 +112,7 @@ def test_a_recipe_of_tables_goes_from_shards_to_scores(python: Path, trained: Pa
     process = sensorium(python, "evaluate", trained / "run", cwd=trained)
     assert process.returncode == 0, process.stderr[-3000:]
     result = json.loads((trained / "run" / "result.json").read_text())
-    assert result["probe"]
+    assert (result["evaluate"]["samples"], result["evaluate"]["probe"]["label"]) == (5, "kind")
 
 
 def wfdb_record(folder: Path) -> None:
@@ -140,10 +140,10 @@ def smiles(folder: Path) -> None:
     ("extra", "source", "modality", "write"),
     [
         ("molecules", {"type": "molecules"}, {"type": "smiles"}, smiles),
-        ("audio", {"type": "audio"}, {"type": "spectrogram"}, wave),
+        ("audio", {"type": "audio", "modality": "x"}, {"type": "spectrogram"}, wave),
         ("biosignals", {"type": "wfdb"}, {"type": "signal", "sample_rate_hz": 100, "patch_s": 0.1}, wfdb_record),
         ("sequences", {"type": "fasta"}, {"type": "dna"}, fasta),
-        ("images", {"type": "images"}, {"type": "image"}, jpeg),
+        ("images", {"type": "images", "modality": "x"}, {"type": "image"}, jpeg),
     ],
 )
 def test_raw_files_without_their_reader_are_one_line_that_names_the_extra(

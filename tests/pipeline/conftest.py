@@ -35,7 +35,7 @@ def draw(kinds: dict[str, Modality]) -> Draw:
     """Samples of all three modalities and varied lengths, the same at every call; the first ones are shared."""
 
     def samples(count: int) -> list[Sample]:
-        made = []
+        samples_of_call = []
         for number in range(count):
             rng = np.random.default_rng([1, number])
             smiles = "".join(rng.choice(list("CNOF=#"), 3 + number % 5))
@@ -43,7 +43,7 @@ def draw(kinds: dict[str, Modality]) -> Draw:
             picture = Picture(rng.random((height, width, 1), np.float32), ("grey",))
             row = {"weight": float(rng.normal(4, 2)), "rings": float(number % 3), "colour": ("red", "blue")[number % 2]}
             raws = {"smiles": smiles, "image": picture, "table": row}
-            made.append({name: modality.tokenize(raws[name]) for name, modality in kinds.items()})
-        return made
+            samples_of_call.append({name: modality.tokenize(raws[name]) for name, modality in kinds.items()})
+        return samples_of_call
 
     return samples

@@ -79,17 +79,17 @@ def test_errors_arrive_as_they_were_raised(workers: int) -> None:
 
 
 def test_calls_are_taken_no_faster_than_results() -> None:
-    taken: list[int] = []
+    calls_taken: list[int] = []
 
     def calls() -> Any:
         for n in range(100):
-            taken.append(n)
+            calls_taken.append(n)
             yield (n,)
 
     with worker_pool("local", 2) as run:
         results = run(math.factorial, calls())
         assert next(results) == 1
-        assert len(taken) <= 5
+        assert len(calls_taken) <= 5
 
 
 def test_a_killed_worker_ends_the_build_with_what_to_do() -> None:

@@ -18,7 +18,7 @@ SHARE = st.floats(0, 0.45)
 GROUPS = st.lists(st.text(st.characters(codec="utf-8"), max_size=3), min_size=1, max_size=60)
 
 
-def made(number: int, group: str) -> StoredSample:
+def make_sample(number: int, group: str) -> StoredSample:
     return StoredSample(
         identity=f"sample {number}",
         members={"b.txt": ByteRange("x", number, 1), "a.txt": ByteRange("x", 0, 2)},
@@ -32,21 +32,21 @@ def test_splits_are_those_of_assign_and_samples_keep_their_order(
     groups: list[str], validation: float, test: float, large: float, seed: int
 ) -> None:
     split = SplitBy(by="by", validation=validation, test=test, large=large, seed=seed)
-    wanted = assign(Counter(groups), validation, test, large, seed)
+    expected = assign(Counter(groups), validation, test, large, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger"
-        write_ledger(path, (made(i, group) for i, group in enumerate(groups)), split, {})
+        write_ledger(path, (make_sample(i, group) for i, group in enumerate(groups)), split, {})
         with Ledger(path) as ledger:
             for name in SPLITS:
                 batches = list(ledger.batches(name, 7))
                 assert all(len(batch) == 7 for batch in batches[:-1])
                 rows = [(row.key, row.group) for batch in batches for row in batch]
-                assert rows == [(sample_key(f"sample {i}"), g) for i, g in enumerate(groups) if wanted[g] == name]
+                assert rows == [(sample_key(f"sample {i}"), g) for i, g in enumerate(groups) if expected[g] == name]
             assert ledger.counts("fields") == {"a.txt": len(groups), "b.txt": len(groups)}
 
 
 def test_members_come_back_in_order_and_reasons_are_counted(tmp_path: Path) -> None:
-    samples = [made(0, "x"), "broken", made(0, "y"), made(1, "x"), "broken"]
+    samples = [make_sample(0, "x"), "broken", make_sample(0, "y"), make_sample(1, "x"), "broken"]
     write_ledger(tmp_path / "ledger", samples, SplitBy(by="by", validation=0, test=0), {})
     with Ledger(tmp_path / "ledger") as ledger:
         assert ledger.counts("skipped") == {"broken": 2, "duplicate": 1}
@@ -65,4 +65,4 @@ def test_nothing_at_all_is_no_error_of_the_ledger(tmp_path: Path) -> None:
 
 def test_a_group_that_samples_have_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can be grouped by by"):
-        write_ledger(tmp_path / "ledger", [made(0, "x")], SplitBy(by="speaker"), {})
+        write_ledger(tmp_path / "ledger", [make_sample(0, "x")], SplitBy(by="speaker"), {})

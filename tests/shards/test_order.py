@@ -73,14 +73,14 @@ def test_blocks_of_a_pass_differ() -> None:
 
 @pytest.mark.parametrize("sizes", [(10**12,), (10**12 - 7, 0, 7), (10**9,) * 1000])
 def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    visited: list[int] = []
 
     class Watched:
         def __init__(self, seed: list[int]):
             self.rng = np.random.Generator(np.random.PCG64(seed))
 
         def permutation(self, size: int) -> np.ndarray:
-            made.append(size)
+            visited.append(size)
             return self.rng.permutation(size)
 
     monkeypatch.setattr("shards.order.np.random.default_rng", Watched)
@@ -89,7 +89,7 @@ def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch
         place = order.locate(position)
         assert place.epoch == position // 10**12
         assert 0 <= place.slot < sizes[place.shard]
-    assert max(made) <= max(1024, len(sizes))
+    assert max(visited) <= max(1024, len(sizes))
 
 
 def test_a_block_touches_few_shards() -> None:
@@ -114,8 +114,8 @@ def test_neighbours_are_strangers(block: int) -> None:
         assert same_shard(np.array(first) // 100) == pytest.approx(same_shard(full // 100), rel=0.25)
     assert (np.abs(np.diff(first)) == 1).mean() < 0.01
     batches = np.reshape(first[:9984], (-1, 64))
-    drawn, mixed = np.mean([len(set(batch // 100)) for batch in batches]), block // 100
-    assert drawn > 0.9 * mixed * (1 - (1 - 1 / mixed) ** 64), "a batch draws on all shards of its block"
+    distinct, mixed = np.mean([len(set(batch // 100)) for batch in batches]), block // 100
+    assert distinct > 0.9 * mixed * (1 - (1 - 1 / mixed) ** 64), "a batch draws on all shards of its block"
     assert abs(spearmanr(first, np.arange(10_000)).statistic) < 0.3
     assert abs(spearmanr(np.argsort(first), np.argsort(second)).statistic) < 0.3
 
@@ -145,9 +145,11 @@ def test_every_sample_comes_once_a_pass_of_its_set(
     met = [order.locate(position) for position in range(200)]
     assert met == [pickle.loads(pickle.dumps(order)).locate(position) for position in range(200)]
     for number, shards in enumerate(sizes):
-        own = [(place.epoch, place.shard, place.slot) for place in met if place.set == number]
-        assert len(set(own)) == len(own), "none twice"
-        assert [epoch for epoch, *_ in own] == [i // sum(shards) for i in range(len(own))], "passes one after the other"
+        places = [(place.epoch, place.shard, place.slot) for place in met if place.set == number]
+        assert len(set(places)) == len(places), "none twice"
+        assert [epoch for epoch, *_ in places] == [i // sum(shards) for i in range(len(places))], (
+            "passes one after the other"
+        )
 
 
 def test_sets_of_the_same_sizes_are_shuffled_apart() -> None:
@@ -171,8 +173,8 @@ def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
         for number, _, shard, _ in epochs[:, node].reshape(-1, 4).tolist():
             owners.setdefault((number, shard), set()).add(node)
         for number in range(len(SETS)):
-            own = [tuple(place[1:]) for place in epochs[:, node].reshape(-1, 4).tolist() if place[0] == number]
-            assert len(set(own)) == len(own), "every sample once a pass of its stream"
+            node_places = [tuple(place[1:]) for place in epochs[:, node].reshape(-1, 4).tolist() if place[0] == number]
+            assert len(set(node_places)) == len(node_places), "every sample once a pass of its stream"
     assert all(len(nodes) == 1 for nodes in owners.values())
     assert order.imbalance == [(30 - 20) / 20, (5 - 4) / 4]
     assert set(owners) == {(i, shard) for i, shards in enumerate(SETS) for shard, size in enumerate(shards) if size}
@@ -193,9 +195,9 @@ def test_shards_are_dealt_whole_and_evenly(sizes: list[int], nodes: int) -> None
             deal(sizes, nodes)
         return
     dealt = deal(sizes, nodes)
-    assert sorted(shard for own in dealt for shard in own) == [shard for shard, size in enumerate(sizes) if size]
-    held = [sum(sizes[shard] for shard in own) for own in dealt]
-    assert max(held) - min(held) <= max(sizes)
+    assert sorted(shard for part in dealt for shard in part) == [shard for shard, size in enumerate(sizes) if size]
+    totals = [sum(sizes[shard] for shard in part) for part in dealt]
+    assert max(totals) - min(totals) <= max(sizes)
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
@@ -215,30 +217,30 @@ def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
     words = [sys.executable, str(script), "--shards", "40", "--samples", "100000", "--nodes", "4"]
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "TMPDIR": str(tmp_path)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True, env=environment)
-    told = json.loads(done.stdout)
-    assert (told["shards"], told["samples"], told["nodes"]) == (40, 4_000_000, 4)
-    assert {"seconds", "memory_mib", "same_shard"} <= told.keys()
+    result = json.loads(done.stdout)
+    assert (result["shards"], result["samples"], result["nodes"]) == (40, 4_000_000, 4)
+    assert {"seconds", "memory_mib", "same_shard"} <= result.keys()
 
 
 def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
+    draws: list[int] = []
 
     class Watched(np.random.Generator):
         def permutation(self, size: int) -> np.ndarray:  # type: ignore[override]
-            drawn.append(size)
+            draws.append(size)
             return super().permutation(size)
 
     monkeypatch.setattr("shards.order.np.random.default_rng", lambda seed: Watched(np.random.PCG64(seed)))
     peaks = []
     for samples in (1_000, 1_000_000_000):
-        drawn.clear()
+        draws.clear()
         tracemalloc.start()
         order = Mixture([(samples,) * 10_000, (samples,) * 10], seed=0, block=1024, nodes=2, length=4)
         for position in (0, 10**6, 10**12):
             order.locate(position)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert sum(drawn) <= 3 * (5_000 + 1024)
+        assert sum(draws) <= 3 * (5_000 + 1024)
     assert peaks[1] < 1.1 * peaks[0]
 
 

@@ -53,12 +53,12 @@ def read_frame(path: Path) -> pl.DataFrame:
     return infer_types([written], typed=is_typed(path)).frame(written)
 
 
-def made(source: Rows, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+def make_samples(source: Rows, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     return outcomes(source, raw, modalities)
 
 
 def test_cells_are_content_or_name_files(raw: Path) -> None:
-    first, second, third, missing, invalid = made(Rows(columns=COLUMNS, key="id", labels=("toxic",)), raw)
+    first, second, third, missing, invalid = make_samples(Rows(columns=COLUMNS, key="id", labels=("toxic",)), raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)
@@ -78,7 +78,7 @@ def test_cells_are_content_or_name_files(raw: Path) -> None:
 
 
 def test_identity_and_groups(raw: Path) -> None:
-    keyed, numbered = (made(Rows(columns=COLUMNS, key=key), raw)[:3] for key in ("id", None))
+    keyed, numbered = (make_samples(Rows(columns=COLUMNS, key=key), raw)[:3] for key in ("id", None))
     assert [sample.identity for sample in keyed] == ["m1", "m2", "m3"]  # type: ignore[union-attr]
     assert [sample.identity for sample in numbered] == ["1", "2", "3"]  # type: ignore[union-attr]
     assert keyed[0].groups == {  # type: ignore[union-attr]
@@ -106,14 +106,14 @@ def test_a_build_counts_what_is_missing_and_keeps_the_rest(raw: Path, tmp_path: 
     ],
 )
 def test_an_unknown_column_lists_the_known_ones(raw: Path, source: Rows) -> None:
-    known = "id, structure, photo, weight, colour, toxic"
-    with pytest.raises(ValueError, match=rf"rows\.csv has no column 'SMILES'; it has {known}"):
+    names = "id, structure, photo, weight, colour, toxic"
+    with pytest.raises(ValueError, match=rf"rows\.csv has no column 'SMILES'; it has {names}"):
         next(source.items(raw))
 
 
 def test_rows_without_content_or_key(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,structure\n1,\n,CCO\n,CCN\n")
-    assert made(Rows(columns={"smiles": "structure"}, key="id"), tmp_path) == [
+    assert make_samples(Rows(columns={"smiles": "structure"}, key="id"), tmp_path) == [
         "row without content",
         "row without id",
         "row without id",
@@ -123,11 +123,11 @@ def test_rows_without_content_or_key(tmp_path: Path) -> None:
 def test_cells_that_cannot_name_a_file_are_counted(tmp_path: Path) -> None:
     frame = pl.DataFrame({"photo": ["x" * 300 + ".png", "none.png"], "held": [{"bytes": b"PNG"}] * 2})
     frame.write_parquet(tmp_path / "a.parquet")
-    assert made(Rows(columns={"image": "photo"}), tmp_path / "a.parquet") == [
+    assert make_samples(Rows(columns={"image": "photo"}), tmp_path / "a.parquet") == [
         "image file that cannot be read",
         "image file is missing",
     ]
-    assert set(made(Rows(columns={"image": "held"}), tmp_path / "a.parquet")) == {
+    assert set(make_samples(Rows(columns={"image": "held"}), tmp_path / "a.parquet")) == {
         "image is a column of neither text nor names of files"
     }
 
@@ -135,14 +135,14 @@ def test_cells_that_cannot_name_a_file_are_counted(tmp_path: Path) -> None:
 def test_one_column_makes_a_table_and_several_one_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("age,genus,species,photo\n21,Turdus,merula,a.png\n,Larus,,\n,,,\n")
     source = Rows(columns={"table": "age", "text": ("genus", "species")})
-    first, second, third = made(source, tmp_path, {**MODALITIES, "text": Text()})
+    first, second, third = make_samples(source, tmp_path, {**MODALITIES, "text": Text()})
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert first.members == {"table.json": b'{"age": 21}', "text.txt": b"Turdus merula"}
     assert second.members == {"text.txt": b"Larus"}, "a table of nothing but missing cells is none"
     assert third == "row without content"
     with pytest.raises(ValueError, match="'image' is of type image, not table or text"):
-        made(Rows(columns={"image": ("photo", "age")}), tmp_path)
+        make_samples(Rows(columns={"image": ("photo", "age")}), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.parquet"])
@@ -155,7 +155,7 @@ def test_formats_hold_the_same_rows(raw: Path, tmp_path: Path, name: str) -> Non
         frame.write_csv(path, separator="," if path.suffix == ".csv" else "\t", null_value="NaN")
     assert read_frame(path).equals(frame)
     columns = {"smiles": "structure", "table": ("weight", "colour")}
-    ours, theirs = (made(Rows(columns=columns, key="id"), where) for where in (path, raw))
+    ours, theirs = (make_samples(Rows(columns=columns, key="id"), where) for where in (path, raw))
     for a, b in zip(ours, theirs, strict=True):
         assert a == b or (a.identity, a.members) == (b.identity, b.members)  # type: ignore[union-attr]
 
@@ -172,7 +172,7 @@ def test_a_column_of_numbers_stays_one_whatever_stands_for_missing(tmp_path: Pat
 def test_groups_are_cells_as_written_whatever_else_their_file_holds(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("site,id,mass\n001,7,1\n002,007,2\n")
     (tmp_path / "b.csv").write_text("site,id,mass\n001,8,1\nB12,9,2\n")
-    samples = made(Rows(columns={"table": ("mass",)}, key="id", labels=("id",)), tmp_path)
+    samples = make_samples(Rows(columns={"table": ("mass",)}, key="id", labels=("id",)), tmp_path)
     assert [sample.groups["site"] for sample in samples] == ["001", "002", "001", "B12"]  # type: ignore[union-attr]
     assert [sample.identity for sample in samples] == ["7", "007", "8", "9"]  # type: ignore[union-attr]
 
@@ -183,7 +183,7 @@ def test_texts_and_names_of_files_are_as_written(tmp_path: Path, suffix: str) ->
     frame = pl.DataFrame({"note": ["1.50"], "photo": ["007"]})
     frame.write_csv(tmp_path / "a.csv") if suffix == "csv" else frame.write_parquet(tmp_path / "a.parquet")
     source = Rows(columns={"text": "note", "image": "photo"})
-    (sample,) = made(source, tmp_path / f"a.{suffix}", {**MODALITIES, "text": Text()})
+    (sample,) = make_samples(source, tmp_path / f"a.{suffix}", {**MODALITIES, "text": Text()})
     assert isinstance(sample, Sample)
     assert sample.members["text.txt"] == b"1.50"
     assert len(sample.members) == 2
@@ -193,7 +193,7 @@ def test_what_databases_export_is_numbers(tmp_path: Path) -> None:
     frame = pl.DataFrame({"mass": [Decimal("0.25"), None], "lasted": [datetime.timedelta(minutes=1), None]})
     frame.with_columns(photo=pl.lit(b"JPEG")).write_parquet(tmp_path / "A.PARQUET")
     assert read_frame(tmp_path / "A.PARQUET").rows() == [(0.25, 60.0, b"JPEG"), (None, None, b"JPEG")]
-    first, _ = made(Rows(file="*.PARQUET", columns={"table": ("mass",)}), tmp_path)
+    first, _ = make_samples(Rows(file="*.PARQUET", columns={"table": ("mass",)}), tmp_path)
     assert first.groups == {"mass": "0.25", "lasted": "60.0"}  # type: ignore[union-attr]
 
 
@@ -201,7 +201,7 @@ def test_parquet_types_that_json_has_not(tmp_path: Path) -> None:
     day = datetime.date(2026, 1, 2)
     frame = pl.DataFrame({"a": [1.0, float("nan"), None], "day": [day] * 3, "n": [1, None, 3]})
     frame.write_parquet(tmp_path / "a.parquet")
-    samples = made(Rows(columns={"table": ("a", "day", "n")}, labels=("a",)), tmp_path / "a.parquet")
+    samples = make_samples(Rows(columns={"table": ("a", "day", "n")}, labels=("a",)), tmp_path / "a.parquet")
     rows = [json.loads(sample.members["table.json"]) for sample in samples]  # type: ignore[union-attr]
     assert rows == [
         {"a": 1.0, "day": "2026-01-02", "n": 1},
@@ -233,7 +233,7 @@ def test_a_column_twice_is_refused(tmp_path: Path) -> None:
 
 def test_keys_stay_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,x\n007,1\n7,2\n")
-    samples = made(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
+    samples = make_samples(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
     assert [(s.identity, s.groups["id"]) for s in samples if isinstance(s, Sample)] == [("007", "007"), ("7", "7")]
 
 
@@ -243,9 +243,9 @@ def test_a_broken_file_among_others_is_counted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         list(source.items(tmp_path))
     pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "b.parquet")
-    first, *others = made(source, tmp_path)
+    first, *other_samples = make_samples(source, tmp_path)
     assert first == "table file that cannot be read"
-    assert [s.identity for s in others if isinstance(s, Sample)] == ["2", "3"]
+    assert [s.identity for s in other_samples if isinstance(s, Sample)] == ["2", "3"]
 
 
 def test_files_that_may_not_be_read_are_counted(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,19 +253,19 @@ def test_files_that_may_not_be_read_are_counted(raw: Path, monkeypatch: pytest.M
         raise PermissionError("not yours")
 
     monkeypatch.setattr(Path, "read_bytes", refused)
-    assert "image file that cannot be read" in made(Rows(columns=COLUMNS), raw)
+    assert "image file that cannot be read" in make_samples(Rows(columns=COLUMNS), raw)
 
 
 def test_a_row_that_cannot_be_read_is_named_in_one_of_several_files_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     (tmp_path / "b.csv").write_text("x\n1\n2,3\n")
     with pytest.raises(ValueError, match=r"b\.csv cannot be read: line 3, 2 cells under a header of 1"):
-        made(Rows(columns={"table": ("x",)}), tmp_path)
+        make_samples(Rows(columns={"table": ("x",)}), tmp_path)
 
 
 def test_words_for_missing_keys_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,x\nNA,1\nb,2\n")
     with counted_changes() as changes:
-        first, second = made(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
+        first, second = make_samples(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
     assert (first, isinstance(second, Sample)) == ("row without id", True)
     assert changes == {"id: 'NA' is missing": 1}

@@ -26,7 +26,7 @@ def test_keys_and_weights_are_read(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "column", "said"),
+    ("text", "column", "message"),
     [
         ("name\na\n", None, "has no column 'key'; it has name"),
         ("key\na\n", "often", "has no column 'often'; it has key"),
@@ -37,9 +37,9 @@ def test_keys_and_weights_are_read(file: Path) -> None:
         ("key,often\na\n", None, "cannot be read"),
     ],
 )
-def test_wrong_side_files_are_refused(tmp_path: Path, text: str, column: str | None, said: str) -> None:
+def test_wrong_side_files_are_refused(tmp_path: Path, text: str, column: str | None, message: str) -> None:
     (tmp_path / "side.csv").write_text(text)
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_weights(tmp_path / "side.csv", column)
     assert "\n" not in str(caught.value)
 
@@ -111,19 +111,19 @@ def test_nothing_kept_is_refused() -> None:
 def test_memory_is_four_bytes_a_sample_and_twelve_with_weights() -> None:
     numbers, weights = [np.arange(1000)] * 50, [np.full(1000, 1.5)] * 50
 
-    def held(selection: Selection) -> int:
+    def count_samples(selection: Selection) -> int:
         return sum(value.nbytes for value in vars(selection).values() if isinstance(value, np.ndarray))
 
-    assert held(Selection(numbers)) <= 50_000 * 4 + 51 * 8
-    assert held(Selection(numbers, weights)) <= 50_000 * 12 + 51 * 8
+    assert count_samples(Selection(numbers)) <= 50_000 * 4 + 51 * 8
+    assert count_samples(Selection(numbers, weights)) <= 50_000 * 12 + 51 * 8
 
 
 def test_selections_are_told_apart() -> None:
-    made = [
+    selections = [
         select(KEYS, {"a": 1, "d": 1}, weighted=False),
         select(KEYS, {"b": 1, "d": 1}, weighted=False),
         select(KEYS, {"a": 1, "d": 1}, weighted=True),
         select(KEYS, {"a": 2, "d": 1}, weighted=True),
     ]
-    assert len({selection.digest() for selection in made}) == 4
-    assert made[0].digest() == select(KEYS, {"d": 1, "a": 1}, weighted=False).digest()
+    assert len({selection.digest() for selection in selections}) == 4
+    assert selections[0].digest() == select(KEYS, {"d": 1, "a": 1}, weighted=False).digest()

@@ -13,7 +13,7 @@ GROUPS = st.dictionaries(st.text(max_size=8), st.integers(1, 30), min_size=1, ma
 SHARE = st.floats(0, 0.45)
 
 
-def held(groups: dict[str, int], splits: dict[str, str], split: str) -> int:
+def count_samples(groups: dict[str, int], splits: dict[str, str], split: str) -> int:
     return sum(count for group, count in groups.items() if splits[group] == split)
 
 
@@ -55,8 +55,8 @@ def test_shares_and_seed() -> None:
     groups = {f"group {i}": 1 + i % 5 for i in range(1000)}
     first, second = (assign(groups, 0.05, 0.1, seed=seed) for seed in (0, 1))
     total = sum(groups.values())
-    assert held(groups, first, "test") / total == pytest.approx(0.1, abs=5 / total)
-    assert held(groups, first, "validation") / total == pytest.approx(0.05, abs=5 / total)
+    assert count_samples(groups, first, "test") / total == pytest.approx(0.1, abs=5 / total)
+    assert count_samples(groups, first, "validation") / total == pytest.approx(0.05, abs=5 / total)
     both = sum(first[group] == second[group] == "test" for group in groups)
     assert both < 0.3 * sum(split == "test" for split in first.values())
 

@@ -89,8 +89,8 @@ def test_versions_of_formats_that_are_not_there_do_not_matter() -> None:
 
 
 def test_a_package_that_is_not_installed_has_no_version() -> None:
-    found = installed_versions(["no-such-package", "soundfile"])
-    assert found == {"soundfile": version("soundfile"), "libsndfile": soundfile.__libsndfile_version__}
+    installed_now = installed_versions(["no-such-package", "soundfile"])
+    assert installed_now == {"soundfile": version("soundfile"), "libsndfile": soundfile.__libsndfile_version__}
     assert version_differences({"a": "1", "b": "1", "c": "1"}, {"b": "1", "c": "2", "d": "1"}) == [("c", "1", "2")]
 
 
@@ -102,8 +102,8 @@ def test_a_manifest_names_the_versions(tmp_path: Path) -> None:
     manifest = build(ImageFolder(modality="image", pattern="{class}/{i}"), images, WHOLE, raw, tmp_path / "images")
     assert manifest.versions == {name: version(name) for name in ("imagecodecs", "pillow")}
     (raw / "a.smi").write_text("CCO")
-    drawn: dict[str, Modality] = {**SMILES, "image": Image(size=96, patch=12)}
-    manifest = build(Molecules(), drawn, WHOLE, raw, tmp_path / "molecules")
+    with_image: dict[str, Modality] = {**SMILES, "image": Image(size=96, patch=12)}
+    manifest = build(Molecules(), with_image, WHOLE, raw, tmp_path / "molecules")
     assert manifest.versions == {name: version(name) for name in (*CHEMISTRY, "imagecodecs", "pillow")}
     assert Manifest.read(tmp_path / "molecules").versions == manifest.versions
 
@@ -131,10 +131,10 @@ class Stopping(Molecules):
 
 def test_a_build_by_other_versions_starts_anew(tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.smi").write_text("\n".join([*("C" * n for n in range(1, 70)), "OOO"]))
-    told: list[str] = []
+    messages: list[str] = []
 
     def go() -> Manifest:
-        return build(Stopping(), SMILES, WHOLE, tmp_path / "a.smi", tmp_path / "out", report=told.append)
+        return build(Stopping(), SMILES, WHOLE, tmp_path / "a.smi", tmp_path / "out", report=messages.append)
 
     pretend(rdkit="2025.3.6")
     with pytest.raises(KeyboardInterrupt):
@@ -142,11 +142,11 @@ def test_a_build_by_other_versions_starts_anew(tmp_path: Path, pretend: Any, mon
     with pytest.raises(KeyboardInterrupt):
         go()
     aside = tmp_path / "out.building"
-    assert told == [f"resuming in {aside}: 1 chunks of 64 items and 0 shards are done"]
+    assert messages == [f"resuming in {aside}: 1 chunks of 64 items and 0 shards are done"]
     pretend()
     monkeypatch.setattr(Stopping, "stop", False)
     manifest = go()
-    here = version("rdkit")
-    assert told[1:] == [f"{aside} was begun with rdkit 2025.3.6, now {here}: starting again"]
-    assert manifest.versions["rdkit"] == here
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["versions"]["rdkit"] == here
+    installed = version("rdkit")
+    assert messages[1:] == [f"{aside} was begun with rdkit 2025.3.6, now {installed}: starting again"]
+    assert manifest.versions["rdkit"] == installed
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["versions"]["rdkit"] == installed

@@ -43,8 +43,8 @@ def edf(
     )  # fmt: skip
     data = fixed + b"".join(cell(value, size) for values, size in columns for value in values)
     for record in range(count):
-        for values, each in zip(digital, samples, strict=True):
-            part = values[record * each : (record + 1) * each]
+        for values, channel in zip(digital, samples, strict=True):
+            part = values[record * channel : (record + 1) * channel]
             data += b"".join(struct.pack("<i", v)[:3] for v in part) if bdf else np.asarray(part, "<i2").tobytes()
         data += texts[record].ljust(width, b"\0") if texts else b""
     path.write_bytes(data)

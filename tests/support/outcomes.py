@@ -12,10 +12,10 @@ from shards.sources.base import Sample, Source
 
 def outcomes(source: Source, raw: Path, modalities: Mapping[str, Modality]) -> list[Sample | str]:
     """A sample of each item of a source, or the reason for which it has none."""
-    found: list[Sample | str] = []
+    outcomes: list[Sample | str] = []
     for item in source.items(raw):
         try:
-            found.append(source.make(item, modalities))
+            outcomes.append(source.make(item, modalities))
         except ContentError as error:
-            found.append(error.reason)
-    return found
+            outcomes.append(error.reason)
+    return outcomes

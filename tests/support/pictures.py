@@ -31,8 +31,8 @@ def encoded(pixels: np.ndarray, kind: str, mode: str | None = None, **options: A
     elif kind == "tif":
         tifffile.imwrite(buffer, pixels, **options)
     else:
-        made = PIL.Image.fromarray(pixels)
-        (made.convert(mode) if mode else made).save(buffer, kind, **options)
+        picture = PIL.Image.fromarray(pixels)
+        (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

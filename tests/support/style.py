@@ -1,4 +1,4 @@
-"""Style rules that ruff does not know: sizes of files and functions, names that are not nouns or verbs.
+"""Style rules that ruff does not know: sizes of files and functions, names that are not nouns or verbs, dataclasses.
 
 `python tests/support/style.py` writes how far each file still is from the rules to `tests/leftovers.json`. The style
 test fails if a file exceeds its entry, and if an entry is larger than needed, so the table can only shrink.
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LEFTOVERS = ROOT / "tests" / "leftovers.json"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
+MAX_POSITIONAL_FIELDS = 4
+"""Frozen dataclasses with more fields take them by keyword alone."""
 BANNED_NAMES = frozenset(
     [
         "held",
@@ -72,8 +74,19 @@ def bound_names(tree: ast.AST) -> Iterator[str]:
                 yield name
 
 
+def positional_fields(node: ast.ClassDef) -> int:
+    """Number of fields of a frozen dataclass that a caller may pass by position."""
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).rpartition(".")[2] == "dataclass":
+            options = {keyword.arg for keyword in decorator.keywords if ast.unparse(keyword.value) == "True"}
+            if "frozen" in options and "kw_only" not in options:
+                fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+                return sum("ClassVar" not in ast.unparse(field.annotation) for field in fields)
+    return 0
+
+
 def violations(path: Path, source: str) -> dict[str, int]:
-    """Counts by rule: lines of the file, lines of each long function, uses of banned names; empty if all is well."""
+    """Counts by rule: lines of the file and of long functions, positional fields, uses of banned names."""
     tree = ast.parse(source)
     sizes: dict[str, int] = {}
     lines = len(source.splitlines())
@@ -84,6 +97,8 @@ def violations(path: Path, source: str) -> dict[str, int]:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
                 sizes[f"function {node.name}"] = length
+        elif isinstance(node, ast.ClassDef) and positional_fields(node) > MAX_POSITIONAL_FIELDS:
+            sizes[f"fields of {node.name}"] = positional_fields(node)
     names = Counter(f"name {name}" for name in bound_names(tree) if name.strip("_") in BANNED_NAMES)
     return sizes | dict(sorted(names.items()))
 

@@ -217,12 +217,12 @@ def test_what_is_no_image_is_refused(value: Any) -> None:
 
 def test_bands_are_turned_into_grey_and_rgb() -> None:
     rgb, grey = picture(4, 5).pixels, picture(4, 5, ("grey",)).pixels
-    made = Image(bands="grey").parse(rgb)
-    assert made.bands == ("grey",)
-    np.testing.assert_allclose(made.pixels, (rgb @ [0.299, 0.587, 0.114])[..., None], rtol=1e-5)
-    made = Image(bands="rgb").parse(grey)
-    assert made.bands == RGB
-    np.testing.assert_array_equal(made.pixels, np.repeat(grey, 3, 2))
+    grey_image = Image(bands="grey").parse(rgb)
+    assert grey_image.bands == ("grey",)
+    np.testing.assert_allclose(grey_image.pixels, (rgb @ [0.299, 0.587, 0.114])[..., None], rtol=1e-5)
+    grey_image = Image(bands="rgb").parse(grey)
+    assert grey_image.bands == RGB
+    np.testing.assert_array_equal(grey_image.pixels, np.repeat(grey, 3, 2))
     assert Image(bands="grey").parse(grey).bands == ("grey",)
     assert Image(bands="rgb").parse(rgb).bands == RGB
     for bands in ("grey", "rgb"):
@@ -238,8 +238,8 @@ def test_jpegs_are_decoded_as_by_pillow(subsampling: int, progressive: bool) -> 
         data = encoded(pixels, "jpeg", subsampling=subsampling, progressive=progressive)
         expected = np.asarray(PIL.Image.open(io.BytesIO(data))).reshape(37, 53, -1)
         for extension in ("jpg", "jpeg"):
-            made = Image().decode({extension: data}).pixels
-            assert np.abs(made * 255 - expected).max() <= 1.01
+            decoded = Image().decode({extension: data}).pixels
+            assert np.abs(decoded * 255 - expected).max() <= 1.01
 
 
 def test_jpegs_that_simplejpeg_does_not_decode_go_to_pillow() -> None:
@@ -247,11 +247,11 @@ def test_jpegs_that_simplejpeg_does_not_decode_go_to_pillow() -> None:
     cmyk = encoded(noise, "jpeg", "CMYK")
     expected = np.asarray(PIL.Image.open(io.BytesIO(cmyk)).convert("RGB"))
     np.testing.assert_allclose(Image().decode({"jpg": cmyk}).pixels * 255, expected, atol=1e-4)
-    whole = encoded(noise, "jpeg")
-    odd = whole[:2] + b"\xff\xfe\0\4ab" + b"zz" + whole[2:]  # bytes between two markers
+    data = encoded(noise, "jpeg")
+    odd = data[:2] + b"\xff\xfe\0\4ab" + b"zz" + data[2:]  # bytes between two markers
     with pytest.raises(ValueError, match="extraneous"):
         simplejpeg.decode_jpeg(odd)
-    np.testing.assert_array_equal(Image().decode({"jpg": odd}).pixels, Image().decode({"jpg": whole}).pixels)
+    np.testing.assert_array_equal(Image().decode({"jpg": odd}).pixels, Image().decode({"jpg": data}).pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -270,9 +270,9 @@ def test_images_stand_upright(kind: str, orientation: int) -> None:
 
 
 def test_exif_that_cannot_be_read_says_nothing() -> None:
-    whole = encoded(ramp(8, 8, 3), "jpeg")
-    spoilt = whole[:2] + b"\xff\xe1\0\x0eExif\0\0II*\0zz" + whole[2:]
-    np.testing.assert_array_equal(Image().decode({"jpg": spoilt}).pixels, Image().decode({"jpg": whole}).pixels)
+    data = encoded(ramp(8, 8, 3), "jpeg")
+    spoilt = data[:2] + b"\xff\xe1\0\x0eExif\0\0II*\0zz" + data[2:]
+    np.testing.assert_array_equal(Image().decode({"jpg": spoilt}).pixels, Image().decode({"jpg": data}).pixels)
 
 
 def test_whole_numbers_of_32_bit_do_not_wrap() -> None:

@@ -106,15 +106,17 @@ def test_grey_without_a_photometric_tag_is_black_at_zero() -> None:
 @pytest.mark.parametrize("compression", [None, "lzw"])
 def test_ycbcr_that_is_not_jpeg_becomes_rgb(compression: str | None) -> None:
     ycbcr = PIL.Image.fromarray(scene(3)).convert("YCbCr")
-    whole = [(530, "H", 2, (1, 1), True)]
-    data = tiff(np.asarray(ycbcr), photometric="rgb", compression=compression, extratags=whole)
+    offset_tags = [(530, "H", 2, (1, 1), True)]
+    data = tiff(np.asarray(ycbcr), photometric="rgb", compression=compression, extratags=offset_tags)
     picture = decode(relabel(data, 6))
     assert picture.bands == RGB
     assert np.abs(picture.pixels * 255 - np.asarray(ycbcr.convert("RGB"))).max() < 1.01
     levels = (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1)  # of video: black is 16, white 235
     greys = np.full((4, 4, 3), 128, np.uint8)
     greys[:2, :, 0], greys[2:, :, 0] = 16, 235
-    data = tiff(greys, photometric="rgb", compression=compression, extratags=[*whole, (532, "2I", 6, levels, True)])
+    data = tiff(
+        greys, photometric="rgb", compression=compression, extratags=[*offset_tags, (532, "2I", 6, levels, True)]
+    )
     np.testing.assert_allclose(decode(relabel(data, 6)).pixels[:, 0], [[0] * 3, [0] * 3, [1] * 3, [1] * 3], atol=1e-6)
 
 
@@ -193,10 +195,10 @@ def test_one_picture_as_png_and_tiff_is_the_same(mode: str) -> None:
         picture.putalpha(rgba.getchannel("A"))
     png = Image().decode({"png": by_pillow(picture, "png")})
     for compression in ("raw", "tiff_lzw"):
-        made = decode(by_pillow(picture, compression=compression))
-        assert made.bands == png.bands
-        np.testing.assert_array_equal(made.pixels, png.pixels)
-        assert Image().fit([png, made]).separate is False
+        pixels = decode(by_pillow(picture, compression=compression))
+        assert pixels.bands == png.bands
+        np.testing.assert_array_equal(pixels.pixels, png.pixels)
+        assert Image().fit([png, pixels]).separate is False
 
 
 def test_transparent_pixels_of_16_bits_are_set_on_white_too() -> None:
@@ -208,8 +210,8 @@ def test_transparent_pixels_of_16_bits_are_set_on_white_too() -> None:
     assert changes == {"image with transparent pixels, set on white": 1}
     np.testing.assert_allclose(straight.pixels, expected, atol=2e-5)
     multiplied = np.concatenate([samples[..., :3] * alpha, samples[..., 3:]], -1).round().astype(np.uint16)
-    made = decode(tiff(multiplied, photometric="rgb", extrasamples=["assocalpha"]))
-    np.testing.assert_allclose(made.pixels, expected, atol=3e-5)
+    picture = decode(tiff(multiplied, photometric="rgb", extrasamples=["assocalpha"]))
+    np.testing.assert_allclose(picture.pixels, expected, atol=3e-5)
 
 
 def test_extra_samples_that_are_not_alpha_stay_bands() -> None:
@@ -252,10 +254,10 @@ UNPREDICTED = (*PREDICTED, "packbits", "lzma", "png", "webp", "jpeg2000", "jpeg"
 )
 def test_compressed_tiffs_are_read(compression: str, predictor: bool) -> None:
     rgb = scene(3)
-    made = decode(tiff(rgb, photometric="rgb", compression=compression, predictor=predictor))
-    assert made.bands == RGB
+    picture = decode(tiff(rgb, photometric="rgb", compression=compression, predictor=predictor))
+    assert picture.bands == RGB
     tolerance = {"webp": 6, "jpeg": 20}.get(compression, 1e-4)
-    assert np.abs(made.pixels * 255 - rgb).max() < tolerance
+    assert np.abs(picture.pixels * 255 - rgb).max() < tolerance
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -276,8 +278,8 @@ def test_tiles_and_planes_of_compressed_tiffs_are_read() -> None:
     rgb = scene(3, shape=(40, 56))
     tiled = decode(tiff(rgb, photometric="rgb", compression="lzw", tile=(16, 16)))
     planes = decode(tiff(np.moveaxis(rgb, 2, 0), photometric="rgb", compression="lzw", planarconfig="separate"))
-    for made in (tiled, planes):
-        np.testing.assert_allclose(made.pixels * 255, rgb, atol=1e-4)
+    for data in (tiled, planes):
+        np.testing.assert_allclose(data.pixels * 255, rgb, atol=1e-4)
 
 
 def test_compressions_whose_size_cannot_be_checked_are_refused_by_name() -> None:

@@ -108,8 +108,8 @@ def test_spans_end_with_the_row_that_a_modality_declares() -> None:
     crossing = 0
     for seed in range(20):
         runs = [
-            draw_mask(tokens, np.random.default_rng(seed), 0, each).target.reshape(30, 2)
-            for each in (rules, rules._replace(row_axis=None))
+            draw_mask(tokens, np.random.default_rng(seed), 0, variant).target.reshape(30, 2)
+            for variant in (rules, rules._replace(row_axis=None))
         ]
         assert (runs[0][:, 1] | ~runs[0][:, 0]).sum() >= 29, "a span from a row's first token covers the row"
         crossing += int((runs[1][1:, 0] & ~runs[1][1:, 1]).sum())

@@ -164,11 +164,11 @@ def test_a_racemate_of_a_meso_compound_is_that_compound(meso: str, centers: str,
 
 def test_mirrored_branches_are_meso_where_nothing_else_tells_them_apart() -> None:
     """Centers 1 and 9 of an oxime: of unknown geometry either is cis, of known geometry one is."""
-    unknown, known = "C[C@H](F)C(=NO[C@H](C)Cl)[C@@H](C)F", "C[C@H](F)/C(=N/O[C@H](C)Cl)[C@@H](C)F"
-    assert Chem.MolFromSmiles(known).GetAtomWithIdx(9).GetDegree() == 3
+    unknown, stereo = "C[C@H](F)C(=NO[C@H](C)Cl)[C@@H](C)F", "C[C@H](F)/C(=N/O[C@H](C)Cl)[C@@H](C)F"
+    assert Chem.MolFromSmiles(stereo).GetAtomWithIdx(9).GetDegree() == 3
     assert structure(f"{unknown} |&1:1,9|").identity == structure(unknown).identity
-    assert structure(f"{known} |&1:1,9|").identity != structure(known).identity
-    assert read(f"{known} |&1:1,9|")[1] == {RELATIVE: 1}
+    assert structure(f"{stereo} |&1:1,9|").identity != structure(stereo).identity
+    assert read(f"{stereo} |&1:1,9|")[1] == {RELATIVE: 1}
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_racemates_of_all_files_keep_their_labels(tmp_path: Path) -> None:
     assert manifest.changed == {LONE: 2}
     build(Molecules(files="c.sdf", properties=("y",)), SMILES, WHOLE, tmp_path, tmp_path / "sdf")
     split = Split(tmp_path / "sdf", "train")
-    found = [split.read(shard, number) for _, _, shard, number in split.locations()]
-    assert {(s["smiles"]["txt"].decode(), json.loads(s["labels"]["json"])["y"]) for s in found} == {
+    members = [split.read(shard, number) for _, _, shard, number in split.locations()]
+    assert {(s["smiles"]["txt"].decode(), json.loads(s["labels"]["json"])["y"]) for s in members} == {
         (ENANTIOMERS[0], 0), (ENANTIOMERS[1], 1), ("CC(N)C(=O)O", 2), ("CC(N)C(=O)O", 3),
     }  # fmt: skip
 
@@ -241,11 +241,11 @@ def test_racemates_of_all_files_keep_their_labels(tmp_path: Path) -> None:
 def test_rows_and_data_sets_read_extensions_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('drug\n"C[C@H](N)[C@@H](O)F |&1:1,3|"\n[CH3:1]c1ccccc1.Cl\n')
     rows = Rows(columns={"smiles": "drug"})
-    made = [rows.make(item, SMILES) for item in rows.items(tmp_path)]
+    samples = [rows.make(item, SMILES) for item in rows.items(tmp_path)]
     hub = Hub(dataset="csv", columns={"smiles": "drug"})
     cells = ["C[C@H](N)[C@@H](O)F |&1:1,3|", "[CH3:1]c1ccccc1.Cl"]
-    made += [hub.make(Row(number, {"drug": cell}), SMILES) for number, cell in enumerate(cells)]
-    for racemate, salt in (made[:2], made[2:]):
+    samples += [hub.make(Row(number, {"drug": cell}), SMILES) for number, cell in enumerate(cells)]
+    for racemate, salt in (samples[:2], samples[2:]):
         assert racemate.members == {"smiles.txt": b"C[C@H](N)[C@@H](O)F"}
         assert racemate.canonical == {"smiles": "C[C@H](N)[C@@H](O)F |&1:1,3|"}
         assert salt.members == {"smiles.txt": b"Cc1ccccc1.Cl"}

@@ -65,6 +65,6 @@ def test_words_lose_only_case_underscores_and_spaces(name: str) -> None:
 
 @given(st.lists(st.sampled_from("abcde"), max_size=40), st.integers(1, 5))
 def test_common_counts_and_orders(items: list[str], minimum: int) -> None:
-    chosen = common(items, minimum)
-    assert set(chosen) == {item for item in items if items.count(item) >= minimum}
-    assert list(chosen) == sorted(chosen, key=lambda item: (-items.count(item), item))
+    selection = common(items, minimum)
+    assert set(selection) == {item for item in items if items.count(item) >= minimum}
+    assert list(selection) == sorted(selection, key=lambda item: (-items.count(item), item))

@@ -133,23 +133,23 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(
         return real(seed)
 
     places = [stream.order.locate(position) for position in range(96)]
-    known: Any = SimpleNamespace(places=lambda start, stop: places[start:stop])
+    fake_split: Any = SimpleNamespace(places=lambda start, stop: places[start:stop])
     monkeypatch.setattr("pipeline.data.loader.np.random.default_rng", recorded)
     for number in range(12):
-        replace(stream, mixture=known)[number]
+        replace(stream, mixture=fake_split)[number]
     assert len(set(seeds)) == len(seeds) == 96
 
 
 def test_every_action_reaches_the_batch(stream: TrainingBatches) -> None:
     parts = joined([stream[number] for number in range(12)])
-    found = {name: set(parts[f"{name}.action"].tolist()) for name in stream.modalities}
-    assert found["smiles"] == {Action.KEEP, Action.MASK, Action.RANDOM}
-    assert found["image"] == {Action.KEEP, Action.ZERO, Action.NOISE, Action.SWAP}
-    assert found["table"] == {Action.KEEP, Action.DROP}
+    actions = {name: set(parts[f"{name}.action"].tolist()) for name in stream.modalities}
+    assert actions["smiles"] == {Action.KEEP, Action.MASK, Action.RANDOM}
+    assert actions["image"] == {Action.KEEP, Action.ZERO, Action.NOISE, Action.SWAP}
+    assert actions["table"] == {Action.KEEP, Action.DROP}
     assert not torch.equal(parts["smiles.input_ids"], parts["smiles.ids"])
     assert not torch.equal(parts["image.input_values"], parts["image.values"])
-    kept = parts["smiles.action"] != Action.RANDOM
-    assert torch.equal(parts["smiles.input_ids"][kept], parts["smiles.ids"][kept])
+    is_kept = parts["smiles.action"] != Action.RANDOM
+    assert torch.equal(parts["smiles.input_ids"][is_kept], parts["smiles.ids"][is_kept])
 
 
 def test_the_schedule_of_masks_follows_steps_not_passes(stream: TrainingBatches) -> None:
@@ -157,8 +157,8 @@ def test_the_schedule_of_masks_follows_steps_not_passes(stream: TrainingBatches)
     scheduled = replace(stream, modalities={"image": replace(stream.modalities["image"], mask=mask)})
     for number, ratio in enumerate([0.1, 0.1, 0.2, 0.2, 0.3, 0.3]):
         assert float(scheduled[number].packs["image"].target[:-1].float().mean()) == pytest.approx(ratio, abs=0.03)
-    whole = replace(scheduled, micro_batch_size=BATCH)
-    assert same(joined([whole[2]]), joined([scheduled[4], scheduled[5]])), "passes of one step are slices of it"
+    full_batches = replace(scheduled, micro_batch_size=BATCH)
+    assert same(joined([full_batches[2]]), joined([scheduled[4], scheduled[5]])), "passes of one step are slices of it"
 
 
 def test_workers_make_the_same_batches_in_the_same_order(stream: TrainingBatches) -> None:
@@ -178,30 +178,30 @@ def test_a_run_goes_on_on_another_number_of_ranks(stream: TrainingBatches) -> No
 def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(
     stream: TrainingBatches, folder: Path
 ) -> None:
-    held = Split(folder, "train")
-    keys = [key for key, *_ in held.locations()]
+    split = Split(folder, "train")
+    keys = [key for key, *_ in split.locations()]
     weights = {keys[3]: 3.0, keys[10]: 1.0, keys[39]: 4.0}
-    held.selection = select((held.keys(shard) for shard in range(len(held.sizes))), weights, weighted=True)
-    chosen = replace(stream, sets=(held,))
-    parts = joined([chosen[number] for number in range(4)])
+    split.selection = select((split.keys(shard) for shard in range(len(split.sizes))), weights, weighted=True)
+    replaced = replace(stream, sets=(split,))
+    parts = joined([replaced[number] for number in range(4)])
     assert Counter(parts["keys"][:8]) == Counter(parts["keys"][8:16]) == weights
     slots = parts["image.sample"]
     for key in (keys[3], keys[39]):
         same_key = [i for i, other in enumerate(parts["keys"]) if other == key]
         assert len({tuple(parts["image.action"][slots == i].tolist()) for i in same_key}) > 0.7 * len(same_key)
-    assert [place[0] for place in held.locations()] == [keys[3], keys[10], keys[39]]
-    kept = KeptSamples([held, stream.sets[1]])
-    assert len(kept) == 3 + 8
-    assert [held.key(shard, number) for held, shard, number in map(kept.locate, range(len(kept)))] == [
+    assert [place[0] for place in split.locations()] == [keys[3], keys[10], keys[39]]
+    kept_samples = KeptSamples([split, stream.sets[1]])
+    assert len(kept_samples) == 3 + 8
+    assert [part.key(shard, slot) for part, shard, slot in map(kept_samples.locate, range(len(kept_samples)))] == [
         keys[3], keys[10], keys[39], *(key for key, *_ in stream.sets[1].locations())
     ]  # fmt: skip
 
 
 def harm(folder: Path, split: str, shard: int, number: int, member: str) -> str:
     """Overwrite one member with as many other bytes; returns the sample's key."""
-    held = Split(folder, split)
-    key = held.key(shard, number)
-    tar = folder / held.shards[shard].name
+    split_set = Split(folder, split)
+    key = split_set.key(shard, number)
+    tar = folder / split_set.shards[shard].name
     rows = pl.read_parquet(index_path(tar)).filter(pl.col("key") == key, pl.col("member") == member)
     with tar.open("r+b") as file:
         file.seek(rows["offset"].item())
@@ -222,12 +222,12 @@ def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(
         assert batch.keys == tuple("" if key in bad else key for key in clean.keys)
         assert len(batch.faults) == batch.keys.count("")
         faults += batch.faults
-        here = torch.tensor([key not in bad for key in clean.keys])
+        is_usable = torch.tensor([key not in bad for key in clean.keys])
         for name, pack in clean.packs.items():
-            assert torch.equal(batch.present[name], here)
-            kept = torch.cat([here, torch.tensor([True])])[pack.sample]
+            assert torch.equal(batch.present[name], is_usable)
+            is_kept = torch.cat([is_usable, torch.tensor([True])])[pack.sample]
             for field in fields(Pack):
-                assert torch.equal(getattr(batch.packs[name], field.name), getattr(pack, field.name)[kept])
+                assert torch.equal(getattr(batch.packs[name], field.name), getattr(pack, field.name)[is_kept])
     assert {fault.key for fault in faults} == bad
     assert sorted((fault.reason.split(" (")[0], fault.shard) for fault in faults) == [
         ("SMILES is not ASCII text", f"{copy}/train-00003.tar"),
@@ -263,8 +263,8 @@ def test_networks_and_disks_that_fail_are_not_content(stream: TrainingBatches, m
 def test_held_samples_are_whole_and_in_the_order_asked_for(folder: Path, modalities: dict[str, Modality]) -> None:
     split = Split(folder, "train")
     places = [(shard, number) for _, _, shard, number in split.locations()][::-1]
-    held = FixedBatches(split, places, modalities, batch_size=16)
-    batches = [held[i] for i in range(len(held))]
+    fixed = FixedBatches(split, places, modalities, batch_size=16)
+    batches = [fixed[i] for i in range(len(fixed))]
     assert [batch.size for batch in batches] == [16, 16, 8]
     parts = joined(batches)
     assert parts["keys"] == [split.key(*place) for place in places]
@@ -289,16 +289,16 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Tr
         return members["smiles"]["txt"].decode()
 
     samples = RawBatches(stream.sets, decode, PASS, stream.seed, stream.block)
-    found = [smiles for batch in prefetch(samples, range(6), workers) for smiles in batch]
+    strings = [smiles for batch in prefetch(samples, range(6), workers) for smiles in batch]
     places = [(key, split.read(shard, n)) for split in stream.sets for key, _, shard, n in split.locations()]
     texts = {key: decode(members) for key, members in places}
-    assert found == [texts[key] for number in range(6) for key in stream[number].keys]
+    assert strings == [texts[key] for number in range(6) for key in stream[number].keys]
 
 
 def test_samples_may_be_made_of_some_members_alone(stream: TrainingBatches) -> None:
-    whole = RawBatches(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
-    parts = replace(whole, decode=lambda *members: members, members=("table.json", "smiles.txt"))
-    assert [parts[number] for number in range(6)] == [whole[number] for number in range(6)]
+    raw_batches = RawBatches(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
+    parts = replace(raw_batches, decode=lambda *members: members, members=("table.json", "smiles.txt"))
+    assert [parts[number] for number in range(6)] == [raw_batches[number] for number in range(6)]
     with pytest.raises(ContentError, match=r"sample without smiles\.json"):
         replace(parts, members=("smiles.json",))[0]
 

@@ -79,9 +79,9 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_items_are_those_made_here_in_the_order_asked_for(make: Callable[[int], Any], workers: int) -> None:
     numbers = [5, 0, 7, 7, *range(30)]
-    found = prefetch(Made(make), numbers, workers)
-    assert all(equal(next(found), make(number)) for number in numbers)
-    assert next(found, "none") == "none"
+    results = prefetch(Made(make), numbers, workers)
+    assert all(equal(next(results), make(number)) for number in numbers)
+    assert next(results, "none") == "none"
 
 
 def test_a_tensor_that_is_twice_in_an_item_stays_one() -> None:
@@ -90,23 +90,23 @@ def test_a_tensor_that_is_twice_in_an_item_stays_one() -> None:
 
 
 def test_items_can_be_written_to_and_own_what_they_hold() -> None:
-    kept = []
+    arrays = []
     for number, item in enumerate(prefetch(Made(large), range(20), 1)):
         item += 1
-        kept.append(item[0])  # a view keeps its item
-        assert all((row == before + 1).all() for before, row in enumerate(kept)), number
+        arrays.append(item[0])  # a view keeps its item
+        assert all((row == before + 1).all() for before, row in enumerate(arrays)), number
 
 
 def test_more_items_may_be_kept_than_there_are_slots() -> None:
-    kept = list(prefetch(Made(large), range(SLOTS + 30), 1))
-    assert all(equal(item, large(number)) for number, item in enumerate(kept))
+    arrays = list(prefetch(Made(large), range(SLOTS + 30), 1))
+    assert all(equal(item, large(number)) for number, item in enumerate(arrays))
     assert psutil.Process().num_fds() < 3 * SLOTS
 
 
 @pytest.mark.parametrize("make", [large, lambda number: torch.from_numpy(placed(number % 2)[0])])
 def test_memory_is_used_again(make: Callable[[int], torch.Tensor]) -> None:
-    found = prefetch(Made(make), range(200), 1)
-    assert len({item.data_ptr() for item in found}) <= AHEAD + 3
+    results = prefetch(Made(make), range(200), 1)
+    assert len({item.data_ptr() for item in results}) <= AHEAD + 3
 
 
 def fails(number: int) -> int:
@@ -124,13 +124,13 @@ def test_a_slot_has_room_for_its_arrays_once() -> None:
 
 
 def test_what_an_item_raises_is_raised_in_its_turn() -> None:
-    found = prefetch(Made(fails), range(6), 2)
-    assert [next(found), next(found)] == [0, 1]
+    results = prefetch(Made(fails), range(6), 2)
+    assert [next(results), next(results)] == [0, 1]
     with pytest.raises(OSError, match="No space left") as caught:
-        next(found)
+        next(results)
     assert caught.value.errno == errno.ENOSPC
     assert "in fails" in caught.value.__notes__[0]
-    assert list(found) == [3, 4, 5]
+    assert list(results) == [3, 4, 5]
 
 
 class UnpicklableError(Exception):
@@ -148,10 +148,10 @@ def test_an_error_that_cannot_be_handed_over_is_told() -> None:
 
 
 def test_an_item_that_cannot_be_handed_over_is_an_error_in_its_turn() -> None:
-    found = prefetch(Made(lambda number: number or (lambda: 0)), range(2), 1)
+    results = prefetch(Made(lambda number: number or (lambda: 0)), range(2), 1)
     with pytest.raises(Exception, match="lambda"):
-        next(found)
-    assert next(found) == 1
+        next(results)
+    assert next(results) == 1
 
 
 @pytest.mark.parametrize(("number", "hint"), [(signal.SIGKILL, "SIGKILL: is memory short"), (signal.SIGBUS, "SIGBUS")])
@@ -162,10 +162,10 @@ def test_a_worker_that_was_killed_is_told_in_one_line(number: signal.Signals, hi
             os.kill(os.getpid(), number)
         return at
 
-    found = prefetch(Made(dies), range(6), 1)
-    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    results = prefetch(Made(dies), range(6), 1)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ChildProcessError, match=hint) as caught:
-        next(found)
+        next(results)
     assert "\n" not in str(caught.value)
 
 
@@ -175,11 +175,11 @@ def whose(number: int) -> int:
 
 
 def test_signals_to_all_processes_leave_it_to_the_receiver_to_end() -> None:
-    found = prefetch(Made(whose), range(40), 2)
-    for pid in (next(found), next(found)):
+    results = prefetch(Made(whose), range(40), 2)
+    for pid in (next(results), next(results)):
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
-    assert sum(1 for _ in found) == 38
+    assert sum(1 for _ in results) == 38
 
 
 def whose_soon(number: int) -> int:
@@ -189,11 +189,11 @@ def whose_soon(number: int) -> int:
 
 @pytest.mark.parametrize("make", [whose, whose_soon])
 def test_workers_end_when_their_items_are_no_longer_wanted(make: Callable[[int], int]) -> None:
-    found = prefetch(Made(make), range(10**6), 2)
-    pids = {next(found), next(found)}
+    results = prefetch(Made(make), range(10**6), 2)
+    pids = {next(results), next(results)}
     assert len(pids) == 2
     assert all(map(psutil.pid_exists, pids))
-    del found
+    del results
     assert not any(map(psutil.pid_exists, pids))
 
 

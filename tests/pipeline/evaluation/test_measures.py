@@ -20,13 +20,13 @@ def test_retrieval_by_sorting() -> None:
     rng = np.random.default_rng(0)
     a = unit(rng.normal(size=(40, 5)))
     b = unit(a + rng.normal(size=(40, 5)))
-    here = {"a": rng.random(40) < 0.8, "b": rng.random(40) < 0.9}
-    both = np.flatnonzero(here["a"] & here["b"])
-    found = retrieval({"a": a, "b": b}, here)
-    assert set(found) == {"a->b", "b->a"}
+    present = {"a": rng.random(40) < 0.8, "b": rng.random(40) < 0.9}
+    both = np.flatnonzero(present["a"] & present["b"])
+    scores = retrieval({"a": a, "b": b}, present)
+    assert set(scores) == {"a->b", "b->a"}
     for name, query, gallery in (("a->b", a, b), ("b->a", b, a)):
         ranks = [sorted(both, key=lambda j: -(query[i] @ gallery[j])).index(i) for i in both]
-        row = found[name]
+        row = scores[name]
         assert row["n"] == len(both)
         assert row["r1"] == pytest.approx(np.mean([rank == 0 for rank in ranks]))
         assert row["r10"] == pytest.approx(np.mean([rank < 10 for rank in ranks]))
@@ -63,8 +63,8 @@ def test_regression() -> None:
     rng = np.random.default_rng(0)
     true = rng.normal(3, 2, 60)
     predicted = true + rng.normal(size=60)
-    found = regression(predicted, true)
-    assert found == pytest.approx({
+    scores = regression(predicted, true)
+    assert scores == pytest.approx({
         "rmse": metrics.root_mean_squared_error(true, predicted),
         "spearman": stats.spearmanr(true, predicted).statistic,
         "r2": metrics.r2_score(true, predicted),
@@ -81,21 +81,21 @@ def test_classification() -> None:
     scores = rng.random((90, 3)) + np.eye(3)[true] * 0.4
     probabilities = scores / scores.sum(1, keepdims=True)
     predicted = probabilities.argmax(1)
-    found = classification(probabilities, true)
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(true, predicted))
+    measured = classification(probabilities, true)
+    assert measured["accuracy"] == pytest.approx(metrics.accuracy_score(true, predicted))
     recalls = [(predicted[true == c] == c).mean() for c in range(3)]
-    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert measured["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     auroc = metrics.roc_auc_score(true, probabilities, multi_class="ovr", average="macro")
-    assert found["auroc"] == pytest.approx(auroc)
+    assert measured["auroc"] == pytest.approx(auroc)
 
 
 @pytest.mark.filterwarnings("error")
 def test_classification_where_classes_do_not_occur() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
-    found = classification(probabilities, np.array([0, 1, 1]))
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert found["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
-    assert found["auroc"] == pytest.approx(1)
+    measured = classification(probabilities, np.array([0, 1, 1]))
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["balanced_accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert measured["auroc"] == pytest.approx(1)
     assert classification(probabilities, np.array([0, 0, 0]))["auroc"] == 0.5
 
 

@@ -27,12 +27,12 @@ def tokens(size: int, widths: tuple[int, int, int], seed: int) -> Tokens:
 @st.composite
 def samples(draw: st.DrawFn) -> list[dict[str, Tokens]]:
     """Any number of samples, each with any of the modalities, of any length from one token."""
-    made = []
+    samples = []
     for _ in range(draw(st.integers(0, 5))):
-        here = draw(st.lists(st.sampled_from(sorted(WIDTHS)), unique=True))
-        sizes = {name: draw(st.integers(1, 12)) for name in here}
-        made.append({name: tokens(size, WIDTHS[name], draw(st.integers(0, 99))) for name, size in sizes.items()})
-    return made
+        names = draw(st.lists(st.sampled_from(sorted(WIDTHS)), unique=True))
+        sizes = {name: draw(st.integers(1, 12)) for name in names}
+        samples.append({name: tokens(size, WIDTHS[name], draw(st.integers(0, 99))) for name, size in sizes.items()})
+    return samples
 
 
 @settings(max_examples=150, deadline=None)
@@ -48,8 +48,8 @@ def test_unpack_undoes_pack(given_samples: list[dict[str, Tokens]]) -> None:
                 np.testing.assert_array_equal(a, b)
     assert batch.size == len(given_samples)
     assert batch.tokens == sum(t.size for sample in given_samples for t in sample.values())
-    for name, here in batch.present.items():
-        assert here.tolist() == [name in sample for sample in given_samples]
+    for name, present in batch.present.items():
+        assert present.tolist() == [name in sample for sample in given_samples]
 
 
 @settings(max_examples=50, deadline=None)
@@ -84,11 +84,11 @@ def test_tokens_the_model_was_not_fitted_to_are_refused() -> None:
 
 def test_masks_and_what_is_seen_stand_beside_the_truth() -> None:
     true = {"table": tokens(4, WIDTHS["table"], 0)}
-    seen = {"table": true["table"]._replace(values=true["table"].values + 1, ids=true["table"].ids.copy())}
+    altered = {"table": true["table"]._replace(values=true["table"].values + 1, ids=true["table"].ids.copy())}
     target = np.array([True, False, True, False])
     action = np.array([Action.NOISE, Action.KEEP, Action.DROP, Action.KEEP], np.int8)
     masks = {"table": Mask(target, action, np.arange(4))}
-    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, seen], keys=["", "b"], faults=[Fault("a.tar", "a", "torn")])
+    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, altered], keys=["", "b"], faults=[Fault("a.tar", "a", "torn")])
     content = batch.packs["table"]
     assert content.target.tolist() == [*target.tolist(), False]
     assert content.action.tolist() == [*action.tolist(), 0]

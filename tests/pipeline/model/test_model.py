@@ -94,11 +94,11 @@ def plain_attention(attention: Attention, x: torch.Tensor, segment: torch.Tensor
     width = x.shape[1] // attention.heads
     mixed = torch.zeros_like(x)
     for number in segment.unique():
-        own = segment == number
+        in_segment = segment == number
         for head in range(attention.heads):
             cut = slice(head * width, (head + 1) * width)
-            scores = q[own, cut] @ k[own, cut].T / math.sqrt(width)
-            mixed[own, cut] = scores.softmax(1) @ v[own, cut]
+            scores = q[in_segment, cut] @ k[in_segment, cut].T / math.sqrt(width)
+            mixed[in_segment, cut] = scores.softmax(1) @ v[in_segment, cut]
     return attention.out(mixed)
 
 
@@ -278,9 +278,9 @@ def test_an_absent_modality_gives_zeros_and_no_nan(model: SensoriumModel, draw: 
     batch = batch_of(model, samples, action).to("cpu")
     encoded = model(batch, views=("visible",), decode=True)["visible"]
     for name in model.modalities:
-        here = [name in sample for sample in samples]
-        assert (encoded.embeddings[name].norm(dim=1) > 0.5).tolist() == here
-        assert (encoded.pooled[name].abs().sum(1) > 0).tolist() == here
+        present = [name in sample for sample in samples]
+        assert (encoded.embeddings[name].norm(dim=1) > 0.5).tolist() == present
+        assert (encoded.pooled[name].abs().sum(1) > 0).tolist() == present
     assert not encoded.fused[2].any()
     outputs = [*encoded.embeddings.values(), *encoded.predictions.values(), *encoded.tokens.values(), encoded.fused]
     sum(output.square().sum() for output in outputs).backward()
@@ -319,7 +319,9 @@ def test_initialisation_depends_on_the_seed_alone(kinds: dict[str, Modality]) ->
 def test_layers_are_means_of_what_goes_into_each_block(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(3))
     met: list[torch.Tensor] = []
-    hooks = [block.register_forward_pre_hook(lambda _, given: met.append(given[0])) for block in model.trunk.blocks]
+    hooks = [
+        block.register_forward_pre_hook(lambda _, arguments: met.append(arguments[0])) for block in model.trunk.blocks
+    ]
     with torch.no_grad():
         encoded = model(batch, views=("full",), layers=True)["full"]
     for hook in hooks:
@@ -328,8 +330,10 @@ def test_layers_are_means_of_what_goes_into_each_block(model: SensoriumModel, dr
     back = layout(segment).inverse
     for i, name in enumerate(model.modalities):
         for slot in range(batch.size):
-            own = segment == i * (batch.size + 1) + slot
-            expected = [x[back][own].mean(0) for x in met] if own.any() else [torch.zeros(32) for _ in met]
+            in_segment = segment == i * (batch.size + 1) + slot
+            expected = (
+                [x[back][in_segment].mean(0) for x in met] if in_segment.any() else [torch.zeros(32) for _ in met]
+            )
             expected.append(encoded.pooled[name][slot])
             torch.testing.assert_close(encoded.layers[name][slot], torch.cat(expected), **CLOSE)
     with torch.no_grad():

@@ -59,8 +59,8 @@ def embedded(batch: Batch, seed: int = 0) -> Encoding:
     """Random unit embeddings that need gradients, zero where a slot lacks the modality."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = {}
-    for name, here in batch.present.items():
-        rows = F.normalize(torch.randn(batch.size, 6, generator=generator), dim=1) * here.unsqueeze(1)
+    for name, present in batch.present.items():
+        rows = F.normalize(torch.randn(batch.size, 6, generator=generator), dim=1) * present.unsqueeze(1)
         embeddings[name] = rows.requires_grad_()
     return Encoding({}, embeddings, {}, torch.zeros(batch.size, 6))
 
@@ -277,17 +277,17 @@ def test_a_batch_can_be_learnt_by_heart(recipe: dict[str, Any], tmp_path: Path) 
 def test_regression_adds_up_over_tokens(kinds: dict[str, Modality], draw: Draw) -> None:
     """What two molecules' tokens in one sample read is the sum of what each reads alone; dropped ones add nothing."""
     torch.manual_seed(0)
-    made = Regression(reads="visible").build(kinds, 32)
+    regression = Regression(reads="visible").build(kinds, 32)
     alone = [{"smiles": sample["smiles"]} for sample in draw(2)]
     joined = Tokens(*(np.concatenate(parts) for parts in zip(*(sample["smiles"] for sample in alone), strict=True)))
     widths = {name: modality.widths for name, modality in kinds.items()}
     apart, together = pack(alone, widths), pack([{"smiles": joined}], widths)
     tokens = torch.randn(len(apart.packs["smiles"].sample), 32)
-    own, whole = (made._sum("smiles", tokens, batch) for batch in (apart, together))
-    torch.testing.assert_close(whole[0], own[:2].sum(0), rtol=0, atol=1e-5)
+    apart_sum, joint_sum = (regression._sum("smiles", tokens, batch) for batch in (apart, together))
+    torch.testing.assert_close(joint_sum[0], apart_sum[:2].sum(0), rtol=0, atol=1e-5)
     together.packs["smiles"].action[0] = Action.DROP
-    less = made._sum("smiles", tokens, together)
-    torch.testing.assert_close(less[0], whole[0] - made.features["smiles"](tokens[0]) / 16, rtol=0, atol=1e-5)
+    less = regression._sum("smiles", tokens, together)
+    torch.testing.assert_close(less[0], joint_sum[0] - regression.features["smiles"](tokens[0]) / 16, rtol=0, atol=1e-5)
 
 
 def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str, Any]) -> None:
@@ -302,8 +302,8 @@ def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str,
             slot = int(table.sample[cell])
             if table.ids[cell, 0] == MISSING or not batch.present[source][slot]:
                 continue
-            own = batch.packs[source].sample == slot
-            features = objective.features[source](encoding.tokens[source][own]).sum(0) / 16
+            in_slot = batch.packs[source].sample == slot
+            features = objective.features[source](encoding.tokens[source][in_slot]).sum(0) / 16
             place = objective.position(encoding.position_embeddings["table"][cell])
             guess = objective.head(features * place)[0]
             total = total + F.smooth_l1_loss(guess, table.values[cell, 0])
@@ -319,7 +319,7 @@ def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str,
 
 def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict[str, Modality], draw: Draw) -> None:
     torch.manual_seed(0)
-    made, (sample,) = Regression().build(kinds, 64), draw(1)
+    regression, (sample,) = Regression().build(kinds, 64), draw(1)
     cells = Tokens(*(np.tile(part, (1000, 1)) for part in sample["table"]))
     batch = pack([{**sample, "table": cells}], {name: modality.widths for name, modality in kinds.items()})
     tokens = {name: torch.randn(len(content.sample), 64) for name, content in batch.packs.items()}
@@ -331,12 +331,12 @@ def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict
         unimodal_tokens=tokens,
         position_embeddings={"table": torch.randn(len(cells.ids) + 1, 64)},
     )
-    weight = made.features["smiles"][0].weight
+    weight = regression.features["smiles"][0].weight
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        terms = [made({"full": encoding}, batch)["smiles->table"].sum for _ in range(40)]
-        first, *others = [torch.autograd.grad(term, weight)[0] for term in terms]
+        terms = [regression({"full": encoding}, batch)["smiles->table"].sum for _ in range(40)]
+        first, *other_gradients = [torch.autograd.grad(term, weight)[0] for term in terms]
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(first, other) for other in others)
+    assert all(torch.equal(first, other) for other in other_gradients)

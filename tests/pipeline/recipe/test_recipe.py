@@ -103,7 +103,7 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "error"),
     [
         ("model.heads=5", "model.dim 32 is not divisible by model.heads 5"),
         ("model.decoder.heads=3", "model.decoder.dim 16 is not divisible by model.decoder.heads 3"),
@@ -140,8 +140,8 @@ def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str
         ("name=../up", "'name'"),
     ],
 )
-def test_wrong_values_are_named(recipe: dict[str, Any], override: str, said: str) -> None:
-    assert said in refused(recipe, override)
+def test_wrong_values_are_named(recipe: dict[str, Any], override: str, error: str) -> None:
+    assert error in refused(recipe, override)
 
 
 def test_what_is_missing_is_named(recipe: dict[str, Any]) -> None:
@@ -204,9 +204,13 @@ def test_extends_a_shipped_recipe_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_has_a_base_of_its_own(path: Path) -> None:
-    own = yaml.safe_load(path.read_text())["sizes"]["base"]["model"]
+    base_model = yaml.safe_load(path.read_text())["sizes"]["base"]["model"]
     base, demo = (load(path.stem, [f"size={size}"]) for size in ("base", "demo"))
-    assert (base.model.dim, base.model.depth, base.model.heads) == (own["dim"], own["depth"], own["heads"])
+    assert (base.model.dim, base.model.depth, base.model.heads) == (
+        base_model["dim"],
+        base_model["depth"],
+        base_model["heads"],
+    )
     assert base.model.dim * base.model.depth > demo.model.dim * demo.model.depth
 
 
@@ -224,9 +228,9 @@ def test_overrides_win_over_sizes_and_recipe(recipe: dict[str, Any]) -> None:
     assert load({**recipe, "size": "tiny"}).model.dim == 32, "what a recipe says under model wins over a common size"
     assert load(recipe, ["size=tiny"]).model.dim == SIZES["tiny"]["dim"]
     assert load(recipe, ["size=tiny", "model.dim=96"]).model.dim == 96
-    own = {**recipe, "sizes": {"wide": {"model": {"dim": 64}, "train": {"steps": 9}}}, "size": "wide"}
-    assert (load(own).model.dim, load(own).train.steps) == (64, 9)
-    assert load(own, ["train.steps=2"]).train.steps == 2
+    with_size = {**recipe, "sizes": {"wide": {"model": {"dim": 64}, "train": {"steps": 9}}}, "size": "wide"}
+    assert (load(with_size).model.dim, load(with_size).train.steps) == (64, 9)
+    assert load(with_size, ["train.steps=2"]).train.steps == 2
 
 
 def test_overrides_are_yaml() -> None:

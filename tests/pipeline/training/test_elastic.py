@@ -106,10 +106,10 @@ def test_any_ranks_and_workers_deliver_the_same_and_go_on_after_a_kill(folder: P
         ranks = Ranks(folder, world, "0,1,3")
         assert ranks.read(3 * PASSES) == 3 * straight
         ranks.kill()
-    for (world, workers), (others, more), at in (((2, "3"), (1, "1"), 5), ((1, "0"), (4, "3"), 8)):
+    for (world, workers), (other_world, more), at in (((2, "3"), (1, "1"), 5), ((1, "0"), (4, "3"), 8)):
         ranks = Ranks(folder, world, workers)
         before = ranks.read(at)
         ranks.kill()
-        resumed = Ranks(folder, others, more, first=at)
+        resumed = Ranks(folder, other_world, more, first=at)
         assert before + resumed.read(PASSES - at) == straight
         resumed.kill()

@@ -93,16 +93,16 @@ def test_the_documented_call_works_and_gives_nearly_the_same(folder: Path, dtype
     inputs = processor(**{name: [raw_data(i)[name] for i in range(2)] for name in KINDS})
     model = loaded(folder, dtype=dtype) if way == "dtype" else loaded(folder, dtype=torch.float32).to(dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    whole = loaded(folder, dtype=torch.float32)
+    full_precision = loaded(folder, dtype=torch.float32)
     with torch.inference_mode():
-        output, expected = model(**inputs), whole(**inputs)
+        output, expected = model(**inputs), full_precision(**inputs)
     close = 0.03 if dtype == torch.bfloat16 else 0.004
     for name in KINDS:
         assert output.embeddings[name].dtype == output.pooled[name].dtype == torch.float32
         assert (output.embeddings[name] - expected.embeddings[name]).norm(dim=1).max() < close
         assert (output.pooled[name] - expected.pooled[name]).abs().max() < close
     assert (output.fused - expected.fused).abs().max() < close
-    assert model.predict(**inputs).sub(whole.predict(**inputs)).abs().max() < close * 5
+    assert model.predict(**inputs).sub(full_precision.predict(**inputs)).abs().max() < close * 5
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -120,8 +120,8 @@ def test_losses_stay_float32_and_gradients_reach_all_weights(
             }
         )
     batch = pack(samples, {name: kind.widths for name, kind in fitted.items()}, masks, samples)
-    found, expected = (losses(loaded(folder, dtype=kind), fitted, batch) for kind in (dtype, torch.float32))
-    for name, loss in found.items():
+    actual, expected = (losses(loaded(folder, dtype=kind), fitted, batch) for kind in (dtype, torch.float32))
+    for name, loss in actual.items():
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, expected[name], rtol=0.02, atol=0.02)
 
@@ -129,18 +129,18 @@ def test_losses_stay_float32_and_gradients_reach_all_weights(
 def losses(model: Any, fitted: dict[str, Modality], batch: Batch) -> dict[str, torch.Tensor]:
     """Loss of each masked token by modality; the decoder and what is before it get gradients."""
     predictions = model(batch, views=("visible",), decode=True)["visible"].predictions
-    found = {}
+    dtypes = {}
     for name, kind in fitted.items():
         content = batch.packs[name]
-        found[name] = kind.loss(predictions[name][:-1], content.values[content.target], content.ids[content.target])
-    torch.cat(list(found.values())).sum().backward()
+        dtypes[name] = kind.loss(predictions[name][:-1], content.values[content.target], content.ids[content.target])
+    torch.cat(list(dtypes.values())).sum().backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert all(
         grad is not None and torch.isfinite(grad).all()
         for name, grad in grads.items()
         if not name.startswith(("projections", "head"))
     )
-    return {name: loss.detach() for name, loss in found.items()}
+    return {name: loss.detach() for name, loss in dtypes.items()}
 
 
 def test_long_coordinates_keep_their_resolution(folder: Path) -> None:

@@ -42,11 +42,11 @@ def cut(path: Path, source: AudioFolder) -> list[tuple[int, np.ndarray]]:
 
 @pytest.mark.parametrize("stride_s", [1.0, 0.4, 1.7])
 def test_windows_of_mp3_files_are_what_the_file_holds_there(tmp_path: Path, stride_s: float) -> None:
-    whole = calls(tmp_path / "a.mp3")
+    reference = calls(tmp_path / "a.mp3")
     parts = cut(tmp_path / "a.mp3", AudioFolder(window_s=1, stride_s=stride_s))
     assert len(parts) == 1 + int(8.5 / stride_s)
     for start, samples in parts:
-        np.testing.assert_allclose(samples, whole[start : start + 16_000], atol=2**-22)
+        np.testing.assert_allclose(samples, reference[start : start + 16_000], atol=2**-22)
 
 
 def test_windows_of_mp3_files_are_the_same_in_any_order(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_windows_of_mp3_files_are_the_same_in_any_order(tmp_path: Path) -> None:
 
 
 def test_a_long_mp3_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = calls(tmp_path / "a.mp3", 30.5)
+    reference = calls(tmp_path / "a.mp3", 30.5)
     count = 0
     read = soundfile.SoundFile.read
 
@@ -77,7 +77,7 @@ def test_a_long_mp3_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Mon
     source = AudioFolder(window_s=1)
     parts = [source.content(item) for item in source.items(tmp_path / "a.mp3")]
     assert len(parts) == 30
-    assert count <= len(whole)
+    assert count <= len(reference)
 
 
 LOSSY = {"mp3": "MPEG_LAYER_III", "vorbis.ogg": "VORBIS", "opus.ogg": "OPUS"}
@@ -98,13 +98,13 @@ def test_windows_of_lossy_formats_hold_what_the_file_does(
         path, square[:, None] * gains, 16_000, format="MP3" if name == "mp3" else "OGG", subtype=LOSSY[name]
     )
     with soundfile.SoundFile(path) as file:
-        whole = file.read(40_000, dtype="float32", always_2d=True)
-    assert np.abs(whole).max() > 1.1 or max(gains) < 0.9
+        reference = file.read(40_000, dtype="float32", always_2d=True)
+    assert np.abs(reference).max() > 1.1 or max(gains) < 0.9
     source = AudioFolder(window_s=1)
     contents = [source.content(item) for item in source.items(path)]
     assert [kind for kind, _ in contents] == [extension, extension]
     samples = np.concatenate([soundfile.read(io.BytesIO(data), always_2d=True)[0] for _, data in contents])
-    assert np.abs(samples - whole[:32_000]).max() <= loss
+    assert np.abs(samples - reference[:32_000]).max() <= loss
 
 
 def test_a_silent_channel_of_a_lossy_format_is_no_reason_for_floats(tmp_path: Path) -> None:
@@ -174,22 +174,22 @@ def test_windows_of_flac_files_in_which_libflac_finds_no_place(tmp_path: Path) -
     shortest = data[:8] + (256).to_bytes(2, "big") + data[10:]
     soundfile.write(path, noise[::-1], 8000)
     joined = data[:22] + (2 * len(noise)).to_bytes(4, "big") + data[26:] + path.read_bytes()[frame:]
-    for content, whole in ((shortest, noise), (joined, np.concatenate([noise, noise[::-1]]))):
+    for content, reference in ((shortest, noise), (joined, np.concatenate([noise, noise[::-1]]))):
         path.write_bytes(content)
         parts = cut(path, AudioFolder(window_s=1))
-        assert [start for start, _ in parts] == list(range(0, len(whole) - 7999, 8000))
+        assert [start for start, _ in parts] == list(range(0, len(reference) - 7999, 8000))
         samples = np.concatenate([samples for _, samples in parts])
-        np.testing.assert_array_equal(samples * 2**15, whole[: len(samples)])
+        np.testing.assert_array_equal(samples * 2**15, reference[: len(samples)])
 
 
 def test_an_mp3_file_with_padding_is_cut(tmp_path: Path) -> None:
-    whole = calls(tmp_path / "a.mp3")
+    reference = calls(tmp_path / "a.mp3")
     data = (tmp_path / "a.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(b"ID3\x04\0\0\0\0\x02\0" + bytes(256 + 3000) + data)
     parts = cut(tmp_path / "a.mp3", AudioFolder(window_s=1))
     assert len(parts) == 9
     for start, samples in parts:
-        np.testing.assert_allclose(samples, whole[start : start + 16_000], atol=2**-23)
+        np.testing.assert_allclose(samples, reference[start : start + 16_000], atol=2**-23)
 
 
 def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
@@ -207,20 +207,20 @@ def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_damaged_mp3_file_gives_the_windows_before_the_damage(tmp_path: Path) -> None:
-    whole = calls(tmp_path / "a.mp3")
+    reference = calls(tmp_path / "a.mp3")
     data = (tmp_path / "a.mp3").read_bytes()
     (tmp_path / "a.mp3").write_bytes(data[: len(data) // 2] + bytes(5000) + data[len(data) // 2 :])
     source = AudioFolder(window_s=1)
     lengths: list[int | str] = []
-    for start, item in zip(range(0, len(whole), 16_000), source.items(tmp_path), strict=False):
+    for start, item in zip(range(0, len(reference), 16_000), source.items(tmp_path), strict=False):
         try:
             samples, _ = soundfile.read(io.BytesIO(source.content(item)[1]), dtype="float32")
         except ContentError as error:
             lengths.append(error.reason)
             continue
         lengths.append(len(samples))
-        if start < len(whole) // 2 - 16_000:
-            np.testing.assert_allclose(samples, whole[start : start + 16_000], atol=2**-23)
+        if start < len(reference) // 2 - 16_000:
+            np.testing.assert_allclose(samples, reference[start : start + 16_000], atol=2**-23)
     good = lengths.count(16_000)
     assert 3 <= good <= len(lengths) - 3
     assert lengths == [16_000] * good + ["truncated mp3 audio"] * (len(lengths) - good)

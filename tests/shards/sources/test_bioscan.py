@@ -71,13 +71,13 @@ def tree(folder: Path, rows: list[dict[str, str]], absent: tuple[str, ...] = ())
     return folder
 
 
-def made(source: Bioscan, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+def make_samples(source: Bioscan, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     return outcomes(source, raw, modalities)
 
 
 def test_a_specimen(tmp_path: Path) -> None:
-    known = {"subfamily": "Sciarinae", "genus": "Bradysia", "species": "Bradysia ocellaris"}
-    rows = [specimen(1, **known), specimen(2, chunk="", split="val")]
+    ranks = {"subfamily": "Sciarinae", "genus": "Bradysia", "species": "Bradysia ocellaris"}
+    rows = [specimen(1, **ranks), specimen(2, chunk="", split="val")]
     source = Bioscan(
         columns={
             "taxonomy": ("order", "family", "genus", "species"),
@@ -85,7 +85,7 @@ def test_a_specimen(tmp_path: Path) -> None:
         },
         labels=("species", "dna_bin"),
     )
-    first, second = made(source, tree(tmp_path, rows))
+    first, second = make_samples(source, tree(tmp_path, rows))
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert first.identity == "BIOUG0001"
@@ -106,7 +106,7 @@ def test_a_specimen(tmp_path: Path) -> None:
 
 
 def test_the_default_taxonomy_reads_from_phylum_to_species(tmp_path: Path) -> None:
-    (sample,) = made(Bioscan(), tree(tmp_path, [specimen(1, genus="Bradysia")]))
+    (sample,) = make_samples(Bioscan(), tree(tmp_path, [specimen(1, genus="Bradysia")]))
     assert isinstance(sample, Sample)
     assert sample.members["taxonomy.txt"] == b"Arthropoda Insecta Diptera Sciaridae Bradysia"
     assert sample.members.keys() == {"image.jpg", "dna.txt", "taxonomy.txt"}
@@ -114,7 +114,7 @@ def test_the_default_taxonomy_reads_from_phylum_to_species(tmp_path: Path) -> No
 
 def test_modalities_that_a_recipe_has_not_are_not_read(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, dna_barcode="")], absent=("BIOUG0001", "BIOUG0002"))
-    sample, without = made(Bioscan(), raw, {"dna": Dna()})
+    sample, without = make_samples(Bioscan(), raw, {"dna": Dna()})
     assert isinstance(sample, Sample)
     assert sample.members.keys() == {"dna.txt"}
     assert without == "row without image and DNA"
@@ -122,9 +122,9 @@ def test_modalities_that_a_recipe_has_not_are_not_read(tmp_path: Path) -> None:
 
 def test_rows_of_some_splits_alone(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, split="train"), specimen(3, split="key_unseen")])
-    found = made(Bioscan(splits=("pretrain", "train")), raw)
-    assert [sample.identity for sample in found] == ["BIOUG0001", "BIOUG0002"]  # type: ignore[union-attr]
-    assert len(made(Bioscan(), raw)) == 3
+    samples = make_samples(Bioscan(splits=("pretrain", "train")), raw)
+    assert [sample.identity for sample in samples] == ["BIOUG0001", "BIOUG0002"]  # type: ignore[union-attr]
+    assert len(make_samples(Bioscan(), raw)) == 3
 
 
 def test_shards_of_the_tree(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_row_that_is_not_csv_is_left_out_alone(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, country="Perú"), specimen(3)])
     (file,) = (raw / "metadata" / "csv").glob("*.csv")
     file.write_text(file.read_text().replace("Perú", '"Perú'))
-    first, second, third = made(Bioscan(), raw)
+    first, second, third = make_samples(Bioscan(), raw)
     assert isinstance(first, Sample)
     assert isinstance(third, Sample)
     assert (first.identity, second, third.identity) == ("BIOUG0001", "row that is not CSV", "BIOUG0003")

@@ -64,11 +64,11 @@ def record(
     return samples
 
 
-def made(source: Edf, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+def make_samples(source: Edf, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     return outcomes(source, raw, modalities)
 
 
-def held(sample: Sample | str, name: str) -> Recording:
+def recording(sample: Sample | str, name: str) -> Recording:
     assert isinstance(sample, Sample)
     return from_members({kind: sample.members[f"{name}.{kind}"] for kind in ("npy", "json")})
 
@@ -87,9 +87,9 @@ def persons(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("suffix", ["edf", "bdf", "EDF"])
 def test_one_file_gives_eeg_and_ecg(tmp_path: Path, suffix: str) -> None:
     samples = record(tmp_path / f"a.{suffix}")
-    [sample] = made(Edf(), tmp_path)
+    [sample] = make_samples(Edf(), tmp_path)
     assert isinstance(sample, Sample)
-    eeg, ecg = held(sample, "eeg"), held(sample, "ecg")
+    eeg, ecg = recording(sample, "eeg"), recording(sample, "ecg")
     assert (eeg.channels, eeg.units, eeg.rate_hz) == (("EEG Fp1", "EEG O2-REF"), ("uV", "uV"), 200.0)
     assert (ecg.channels, ecg.units, ecg.rate_hz) == (("ECG ECG",), ("mV",), 100.0)
     np.testing.assert_allclose(eeg.samples, samples[:2], atol=1e-3)
@@ -100,15 +100,15 @@ def test_one_file_gives_eeg_and_ecg(tmp_path: Path, suffix: str) -> None:
 
 def test_windows_of_all_modalities_are_of_the_same_time(tmp_path: Path) -> None:
     samples = record(tmp_path / "a.edf")
-    windows = made(Edf(window_s=2, stride_s=1.5, labels=("start_s",)), tmp_path)
+    windows = make_samples(Edf(window_s=2, stride_s=1.5, labels=("start_s",)), tmp_path)
     assert len(windows) == 3
-    np.testing.assert_allclose(held(windows[1], "eeg").samples, [x[300:700] for x in samples[:2]], atol=1e-3)
-    np.testing.assert_allclose(held(windows[1], "ecg").samples, [samples[2][150:350]], atol=1e-3)
+    np.testing.assert_allclose(recording(windows[1], "eeg").samples, [x[300:700] for x in samples[:2]], atol=1e-3)
+    np.testing.assert_allclose(recording(windows[1], "ecg").samples, [samples[2][150:350]], atol=1e-3)
     assert json.loads(windows[1].members["labels.json"]) == {"start_s": 1.5}  # type: ignore[union-attr]
 
 
 def test_persons_join_their_recordings(persons: Path) -> None:
-    rest, task, other, missing = made(Edf(**PERSONS), persons)
+    rest, task, other, missing = make_samples(Edf(**PERSONS), persons)
     assert isinstance(rest, Sample)
     assert isinstance(task, Sample)
     assert isinstance(other, Sample)
@@ -164,9 +164,9 @@ def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
 
 def test_channels_may_be_left_out(tmp_path: Path) -> None:
     record(tmp_path / "a.edf", ("EEG Fp1", "EOG left", "ECG"))
-    assert made(Edf(), tmp_path) == ["signal with an unknown channel"]
-    [sample] = made(Edf(exclude=("eog*",)), tmp_path)
-    assert held(sample, "eeg").channels == ("EEG Fp1",)
+    assert make_samples(Edf(), tmp_path) == ["signal with an unknown channel"]
+    [sample] = make_samples(Edf(exclude=("eog*",)), tmp_path)
+    assert recording(sample, "eeg").channels == ("EEG Fp1",)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_channels_may_be_left_out(tmp_path: Path) -> None:
 )
 def test_recipes_that_do_not_fit_the_files_are_refused(persons: Path, changes: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        made(Edf(**{**PERSONS, **changes}), persons)
+        make_samples(Edf(**{**PERSONS, **changes}), persons)
 
 
 def test_a_person_twice_in_the_table_is_refused(persons: Path) -> None:
     (persons / "twice.csv").write_text("Subject,Age\nSubject00,1\nSubject00,2\n")
     with pytest.raises(ValueError, match="has two rows with Subject 'Subject00'"):
-        made(Edf(**{**PERSONS, "table": "twice.csv"}), persons)
+        make_samples(Edf(**{**PERSONS, "table": "twice.csv"}), persons)
 
 
 def test_no_file_is_an_error(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_arithmetic_recipe_reads_the_real_files() -> None:
     sample = recipe.data.source.make(items[13], recipe.modalities)
     eeg = recipe.modalities["eeg"]
     assert isinstance(eeg, Signal)
-    raw = eeg.prepare(held(sample, "eeg"))
+    raw = eeg.prepare(recording(sample, "eeg"))
     assert len(raw.channels) == 20
     assert raw.channels[-1] == "A2-A1"
     assert 1 < np.abs(raw.samples).mean() < 100, "in uV"
@@ -232,21 +232,23 @@ def annotated(path: Path, notes: list[tuple[float, float, str]] = NOTES) -> list
     return samples
 
 
-def said(source: Edf, raw: Path) -> list[Any]:
-    return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in made(source, raw)]
+def annotations_of(source: Edf, raw: Path) -> list[Any]:
+    return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in make_samples(source, raw)]
 
 
 def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
     annotated(tmp_path / "a.edf")
     fields = ("symbol", "symbols", "annotations")
-    assert [tuple(row.values()) for row in said(Edf(window_s=2, annotations="overlap", labels=fields), tmp_path)] == [
+    assert [
+        tuple(row.values()) for row in annotations_of(Edf(window_s=2, annotations="overlap", labels=fields), tmp_path)
+    ] == [
         ("rest", "blink,rest", 2),
         ("left, hand", "left, hand,rest", 2),
         ("rest", "blink,left, hand,rest", 3),
     ]
     annotated(tmp_path / "b.edf", [(5.0, -1, "b"), (5.1, -1, "b"), (5.2, -1, "a")])
     source = Edf(window_s=3, annotations="overlap", labels=fields, flags={"a": ("symbols", "a")})
-    assert said(source, tmp_path / "b.edf") == [
+    assert annotations_of(source, tmp_path / "b.edf") == [
         {"symbol": None, "symbols": "", "annotations": 0, "a": 0},
         {"symbol": "b", "symbols": "a,b", "annotations": 3, "a": 1},
     ]
@@ -260,11 +262,11 @@ def test_a_flag_finds_a_text_with_a_comma(tmp_path: Path) -> None:
         flags={"seizure": ("symbols", "seizure, left temporal"), "other": ("symbols", "seizure")},
         labels=("symbols",),
     )
-    assert said(source, tmp_path)[:2] == [
+    assert annotations_of(source, tmp_path)[:2] == [
         {"symbols": "seizure, left temporal", "seizure": 1, "other": 0},
         {"symbols": "rest", "seizure": 0, "other": 0},
     ]
-    [first, *_] = made(source, tmp_path)
+    [first, *_] = make_samples(source, tmp_path)
     assert isinstance(first, Sample)
     assert first.groups["symbols"] == "seizure, left temporal"
 
@@ -273,14 +275,14 @@ def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
     samples = annotated(tmp_path / "a.edf")
     onset = Edf(window_s=2, annotations="onset", labels=("symbol", "start_s"))
     beyond = "annotation too near an end of its recording"
-    found = said(onset, tmp_path)
-    assert found.count(beyond) == 2, "windows that would end after the file are left out and counted"
-    assert sorted((row["start_s"], row["symbol"]) for row in found if row != beyond) == [
+    windows = annotations_of(onset, tmp_path)
+    assert windows.count(beyond) == 2, "windows that would end after the file are left out and counted"
+    assert sorted((row["start_s"], row["symbol"]) for row in windows if row != beyond) == [
         (0.0, "rest"), (1.0, "blink"), (2.5, "left, hand"),
     ]  # fmt: skip
-    at = next(s for s in made(onset, tmp_path) if isinstance(s, Sample) and s.groups["symbol"] == "left, hand")
-    np.testing.assert_allclose(held(at, "eeg").samples, [x[500:900] for x in samples], atol=1e-3)
-    centered = said(Edf(window_s=2, annotations="centered", labels=("start_s",)), tmp_path)
+    at = next(s for s in make_samples(onset, tmp_path) if isinstance(s, Sample) and s.groups["symbol"] == "left, hand")
+    np.testing.assert_allclose(recording(at, "eeg").samples, [x[500:900] for x in samples], atol=1e-3)
+    centered = annotations_of(Edf(window_s=2, annotations="centered", labels=("start_s",)), tmp_path)
     assert sorted(row["start_s"] for row in centered if row != beyond) == [0.0, 1.5, 3.2, 3.5]
     assert centered.count(beyond) == 1
 
@@ -288,21 +290,21 @@ def test_windows_from_and_around_annotations(tmp_path: Path) -> None:
 def test_no_two_windows_are_the_same_sample(tmp_path: Path) -> None:
     annotated(tmp_path / "a.edf", [(2.5, -1, "blink"), (2.5, 1.0, "left hand")])
     for how in ("onset", "centered"):
-        both = made(Edf(window_s=1, annotations=how), tmp_path)  # type: ignore[arg-type]
+        both = make_samples(Edf(window_s=1, annotations=how), tmp_path)  # type: ignore[arg-type]
         assert len({sample.identity for sample in both if isinstance(sample, Sample)}) == 2
     with pyedflib.EdfWriter(str(tmp_path / "long.edf"), 1, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
         limits = {"physical_max": 8.0, "physical_min": -8.0, "digital_max": 32767, "digital_min": -32768}
         header = {"label": "EEG Fp1", "dimension": "uV", "sample_frequency": 1, "transducer": "", "prefilter": ""}
         file.setSignalHeader(0, header | limits)
         file.writeSamples([np.random.default_rng(0).standard_normal(10_020)])
-    last = made(Edf(window_s=0.5, stride_s=0.25), tmp_path / "long.edf")[-40:]
+    last = make_samples(Edf(window_s=0.5, stride_s=0.25), tmp_path / "long.edf")[-40:]
     assert len({sample.identity for sample in last if isinstance(sample, Sample)}) == 40
 
 
 def test_annotations_that_cannot_be(tmp_path: Path) -> None:
     record(tmp_path / "plain.edf")
-    assert made(Edf(annotations="overlap"), tmp_path) == ["recording without annotations"]
-    assert made(Edf(window_s=2, annotations="onset"), tmp_path) == ["recording without annotations"]
+    assert make_samples(Edf(annotations="overlap"), tmp_path) == ["recording without annotations"]
+    assert make_samples(Edf(window_s=2, annotations="onset"), tmp_path) == ["recording without annotations"]
     for wrong in ({}, {"window_s": 2.0, "stride_s": 1.0}):
         with pytest.raises(ValueError, match="annotations 'onset' need window_s and no stride_s"):
             Edf(annotations="onset", **wrong)  # type: ignore[arg-type]
@@ -343,16 +345,22 @@ STAGES = [(0.0, 2.0, "Sleep stage W"), (2.0, 2.0, "Sleep stage 1"), (4.0, 2.0, "
 
 
 def test_stages_of_a_second_file_are_joined(night: Path) -> None:
-    assert said(Edf(**SLEEP), night) == ["recording with no file of annotations"] * 3
+    assert annotations_of(Edf(**SLEEP), night) == ["recording with no file of annotations"] * 3
     hypnogram(night / "SC4001EC-Hypnogram.edf", STAGES, datetime(1989, 4, 24, 16, 13))
     expected = [{"symbol": f"Sleep stage {stage}"} for stage in "W12"]
-    assert said(Edf(**SLEEP), night) == expected
+    assert annotations_of(Edf(**SLEEP), night) == expected
     onset = Edf(**{**SLEEP, "annotations": "onset", "window_s": 1.0, "labels": ("symbol", "start_s")})
-    assert [(row["start_s"], row["symbol"][-1]) for row in said(onset, night)] == [(0.0, "W"), (2.0, "1"), (4.0, "2")]
+    assert [(row["start_s"], row["symbol"][-1]) for row in annotations_of(onset, night)] == [
+        (0.0, "W"),
+        (2.0, "1"),
+        (4.0, "2"),
+    ]
     hypnogram(night / "SC4001EC-Hypnogram.edf", STAGES[:2], datetime(1989, 4, 24, 16, 13, 2))
-    assert said(Edf(**SLEEP), night) == [{"symbol": None}, *expected[:2]], "its times count from its own beginning"
+    assert annotations_of(Edf(**SLEEP), night) == [{"symbol": None}, *expected[:2]], (
+        "its times count from its own beginning"
+    )
     hypnogram(night / "SC4001EP-Hypnogram.edf", STAGES, datetime(1989, 4, 24, 16, 13))
-    assert said(Edf(**SLEEP), night) == ["recording with several files of annotations"] * 3
+    assert annotations_of(Edf(**SLEEP), night) == ["recording with several files of annotations"] * 3
 
 
 @pytest.mark.parametrize(
@@ -373,9 +381,9 @@ def test_both_files_say_when_their_first_records_begin(
         tmp_path / "SC4001EC-Hypnogram.edf", silent, ("Marker",), ("",), (1,), reserved="EDF+C", texts=[notes.encode()]
     )
     source = Edf(**{**SLEEP, "annotations": "onset", "window_s": 1, "labels": ("start_s", "symbol")})
-    assert [list(row.values()) for row in said(source, tmp_path)] == [[starts_s[0], "W"], [starts_s[1], "1"]]
+    assert [list(row.values()) for row in annotations_of(source, tmp_path)] == [[starts_s[0], "W"], [starts_s[1], "1"]]
     overlap = Edf(**{**SLEEP, "window_s": 0.5, "labels": ("symbol",)})
-    stages = [row["symbol"] for row in said(overlap, tmp_path)]
+    stages = [row["symbol"] for row in annotations_of(overlap, tmp_path)]
     assert stages.index("W") == starts_s[0] / 0.5
     assert stages.index("1") == starts_s[1] / 0.5
 
@@ -385,7 +393,7 @@ def test_a_second_file_without_a_date_cannot_be_placed(night: Path) -> None:
     hypnogram(path, STAGES, datetime(1989, 4, 24, 16, 13))
     data = path.read_bytes()
     path.write_bytes(data[:168] + b"xx.xx.xx" + data[176:])
-    assert said(Edf(**SLEEP), night) == ["EDF file whose date cannot be read"] * 3
+    assert annotations_of(Edf(**SLEEP), night) == ["EDF file whose date cannot be read"] * 3
 
 
 def test_a_second_file_is_named_by_fields_of_the_pattern() -> None:
@@ -403,9 +411,9 @@ def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> 
     manifest = build(Edf(window_s=1), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "cut")
     assert manifest.fields["eeg.npy"] == 4
     assert manifest.skipped == {"window over an annotation that begins with 'bad'": 2}
-    whole = build(Edf(), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "whole")
-    assert (whole.fields["eeg.npy"], whole.skipped) == (1, {})
-    assert whole.changed == {"recording taken whole, over annotations that begin with 'bad'": 1}
+    manifest_of_all = build(Edf(), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "whole")
+    assert (manifest_of_all.fields["eeg.npy"], manifest_of_all.skipped) == (1, {})
+    assert manifest_of_all.changed == {"recording taken whole, over annotations that begin with 'bad'": 1}
 
 
 @pytest.mark.parametrize("text", ["BADTRIAL", "badchannel Fp1", "Bad: cough"])
@@ -417,8 +425,8 @@ def test_what_begins_with_bad_is_what_mne_rejects(tmp_path: Path, text: str) -> 
     windows = mne.make_fixed_length_epochs(raw, 1.0, reject_by_annotation=True, verbose="error").drop_bad(
         verbose="error"
     )
-    outcome = made(Edf(window_s=1), tmp_path, {"eeg": MODALITIES["eeg"]})
-    assert [n for n, each in enumerate(outcome) if isinstance(each, Sample)] == windows.selection.tolist()
+    outcome = make_samples(Edf(window_s=1), tmp_path, {"eeg": MODALITIES["eeg"]})
+    assert [n for n, item in enumerate(outcome) if isinstance(item, Sample)] == windows.selection.tolist()
     assert outcome[2] == "window over an annotation that begins with 'bad'"
 
 
@@ -426,7 +434,7 @@ def test_a_timeline_finds_what_a_search_of_all_annotations_finds() -> None:
     rng = np.random.default_rng(0)
     onsets, lengths = rng.integers(0, 200, 300) / 10, rng.choice([0, 0.1, 0.3, 2, 15], 300)
     texts = rng.choice(["rest", "bad", "Bad_2"], 300, p=[0.9, 0.05, 0.05])
-    notes = [Annotation(*each) for each in zip(onsets.tolist(), lengths.tolist(), texts.tolist(), strict=True)]
+    notes = [Annotation(*fields) for fields in zip(onsets.tolist(), lengths.tolist(), texts.tolist(), strict=True)]
     for some in (notes, notes[:20], notes[:1], []):
         timeline = Timeline(some)
         for tenths in range(-10, 380):
@@ -452,29 +460,31 @@ def test_annotations_are_walked_once_a_file(tmp_path: Path, monkeypatch: pytest.
             super().__init__(annotations)
 
     monkeypatch.setattr("shards.sources.edf_annotations.Timeline", Counted)
-    assert len(made(Edf(window_s=0.5), tmp_path)) == 12
+    assert len(make_samples(Edf(window_s=0.5), tmp_path)) == 12
     assert walked == [6]
     annotated(tmp_path / "a.edf", [(1.0, 0.5, "bad")])
-    assert made(Edf(window_s=0.5), tmp_path)[2] == "window over an annotation that begins with 'bad'", "read again"
+    assert make_samples(Edf(window_s=0.5), tmp_path)[2] == "window over an annotation that begins with 'bad'", (
+        "read again"
+    )
 
 
 def test_no_sample_is_lost_between_whole_milliseconds(tmp_path: Path) -> None:
     digital = np.random.default_rng(0).integers(-900, 900, 3 * 1111)
     written(tmp_path / "a.edf", [digital], ("EEG Fp1",), ("uV",), (1111,), 0.5555)  # 2 kHz
     eeg: dict[str, Modality] = {"eeg": Signal(montage="eeg", unit="uV", sample_rate_hz=1000, patch_s=0.005)}
-    [whole] = made(Edf(), tmp_path, eeg)
-    assert isinstance(whole, Sample)
-    assert whole.identity == "a.edf:0:1666.5"
-    np.testing.assert_allclose(held(whole, "eeg").samples[0], digital / 10, atol=1e-4)
+    [single] = make_samples(Edf(), tmp_path, eeg)
+    assert isinstance(single, Sample)
+    assert single.identity == "a.edf:0:1666.5"
+    np.testing.assert_allclose(recording(single, "eeg").samples[0], digital / 10, atol=1e-4)
     samples = eeg["eeg"].parse(tmp_path / "a.edf").samples
     assert samples.shape == (1, 3333)
     with counted_changes() as changes:
-        windows = made(Edf(window_s=0.0105), tmp_path, eeg)
-    assert [held(each, "eeg").samples.shape[1] for each in windows] == [21] * 158
-    assert [each.identity for each in windows[:3] if isinstance(each, Sample)] == [
+        windows = make_samples(Edf(window_s=0.0105), tmp_path, eeg)
+    assert [recording(window, "eeg").samples.shape[1] for window in windows] == [21] * 158
+    assert [window.identity for window in windows[:3] if isinstance(window, Sample)] == [
         "a.edf:0:10.5", "a.edf:10.5:21", "a.edf:21:31.5",
     ]  # fmt: skip
-    joined = np.concatenate([held(each, "eeg").samples[0] for each in windows])
+    joined = np.concatenate([recording(window, "eeg").samples[0] for window in windows])
     np.testing.assert_allclose(joined, digital[: 158 * 21] / 10, atol=1e-4)
     assert changes == {"end of a recording, shorter than a window, left out": 1}
 
@@ -494,7 +504,7 @@ def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
         ({"window_s": 4, "annotations": "onset"}, {}),
     ):
         with counted_changes() as changes:
-            made(Edf(**settings), tmp_path / "raw")  # type: ignore[arg-type]
+            make_samples(Edf(**settings), tmp_path / "raw")  # type: ignore[arg-type]
         assert changes == rests, settings
     split = SplitBy(validation=0, test=0)
     eeg = {"eeg": MODALITIES["eeg"]}
@@ -513,7 +523,7 @@ def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monk
 
 def test_what_means_missing_in_the_table_of_persons(persons: Path) -> None:
     with counted_changes() as changes:
-        rest, _, other, _ = made(Edf(**PERSONS, missing={"Age": (21,)}), persons)
+        rest, _, other, _ = make_samples(Edf(**PERSONS, missing={"Age": (21,)}), persons)
     assert isinstance(rest, Sample)
     assert isinstance(other, Sample)
     assert json.loads(rest.members["table.json"]) == {"Age": None, "Gender": "F"}

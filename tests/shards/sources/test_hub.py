@@ -85,13 +85,13 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def made(source: Hub, raw: Path) -> list[Sample | str]:
+def make_samples(source: Hub, raw: Path) -> list[Sample | str]:
     return outcomes(source, raw, MODALITIES)
 
 
 def test_columns_become_members_as_they_are(raw: Path) -> None:
     source = Hub(dataset="parquet", files="*.parquet", columns=COLUMNS, labels=("species",))
-    first, second, third = made(source, raw)
+    first, second, third = make_samples(source, raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)
@@ -141,7 +141,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(png("red"))
     source = Hub(dataset="imagefolder", files="**/*.png", columns={"image": "image"}, labels=("label",))
-    samples = [sample for sample in made(source, tmp_path) if isinstance(sample, Sample)]
+    samples = [sample for sample in make_samples(source, tmp_path) if isinstance(sample, Sample)]
     assert sorted(json.loads(sample.members["labels.json"])["label"] for sample in samples) == ["jay", "owl"]
     assert all(sample.members["image.png"] == png("red") for sample in samples)
 

@@ -32,12 +32,15 @@ def photo(path: Path, colour: int = 0) -> None:
     ImageOps.expand(Pillow.new("RGB", (7, 5), (colour, 100, 200)), 1).save(path)
 
 
-def made(source: ImageFolder, raw: Path) -> list[Sample | str]:
+def make_samples(source: ImageFolder, raw: Path) -> list[Sample | str]:
     return outcomes(source, raw, MODALITIES)
 
 
 def labels(source: ImageFolder, raw: Path) -> list[Any]:
-    return [s if isinstance(s, str) else json.loads(s.members.get("labels.json", b"null")) for s in made(source, raw)]
+    return [
+        s if isinstance(s, str) else json.loads(s.members.get("labels.json", b"null"))
+        for s in make_samples(source, raw)
+    ]
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def fish(tmp_path: Path) -> Path:
 
 def test_the_class_is_the_folder(fish: Path) -> None:
     photo(fish / "stray.webp")
-    first, *_ = made(ImageFolder(), fish)
+    first, *_ = make_samples(ImageFolder(), fish)
     assert isinstance(first, Sample)
     assert first.identity == "bream/2015_1_a_frame1.png"
     assert first.members["image.png"] == (fish / "bream" / "2015_1_a_frame1.png").read_bytes()
@@ -76,7 +79,7 @@ def test_the_class_is_the_folder(fish: Path) -> None:
 
 def test_the_pattern_gives_groups_and_labels(fish: Path) -> None:
     source = ImageFolder(pattern="{species}/{video:6}_{camera}_frame{frame}", labels=("species",))
-    first, *_, last = made(source, fish)
+    first, *_, last = make_samples(source, fish)
     assert isinstance(first, Sample)
     assert isinstance(last, Sample)
     assert first.groups == {"class": "bream", "species": "bream", "video": "2015_1", "camera": "a", "frame": "1"}
@@ -93,7 +96,7 @@ def test_a_table_names_images(fish: Path) -> None:
         labels=("species", "class"),
         columns={"table": ("length_mm", "date")},
     )
-    first, second, third, *faults = made(source, fish)
+    first, second, third, *faults = make_samples(source, fish)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)

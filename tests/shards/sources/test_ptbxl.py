@@ -77,7 +77,7 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def made(source: PtbXl, raw: Path) -> list[Sample | str]:
+def make_samples(source: PtbXl, raw: Path) -> list[Sample | str]:
     return outcomes(source, raw, MODALITIES)
 
 
@@ -92,7 +92,7 @@ def test_records_with_their_rows(raw: Path) -> None:
         labels=("code", "codes", "diagnostic_class"),
         flags={"fibrillation": ("codes", "AFIB")},
     )
-    normal, infarction, none, wrong, missing = made(source, raw)
+    normal, infarction, none, wrong, missing = make_samples(source, raw)
     assert isinstance(normal, Sample)
     recording = from_members({kind: normal.members[f"ecg.{kind}"] for kind in ("npy", "json")})
     assert (recording.rate_hz, recording.samples.shape, recording.channels) == (500.0, (12, 1000), LEADS)
@@ -108,7 +108,7 @@ def test_records_with_their_rows(raw: Path) -> None:
 
 def test_the_rate_is_chosen_and_statements_may_be_absent(raw: Path) -> None:
     (raw / "scp_statements.csv").rename(raw / "elsewhere.csv")
-    sample = made(PtbXl(sample_rate_hz=100, labels=("diagnostic_class",)), raw / "ptbxl_database.csv")[0]
+    sample = make_samples(PtbXl(sample_rate_hz=100, labels=("diagnostic_class",)), raw / "ptbxl_database.csv")[0]
     assert isinstance(sample, Sample)
     assert json.loads(sample.members["ecg.json"])["sample_rate_hz"] == 100
     assert labels(sample) == {"diagnostic_class": None}
@@ -119,7 +119,7 @@ def test_leads_of_several_samples_a_frame_keep_their_rate(raw: Path) -> None:
     tone = np.round(1000 * np.sin(2 * np.pi * 200 * np.arange(2000) / 1000))
     tone.astype("<i2").tofile(folder / "00001_hr.dat")
     (folder / "00001_hr.hea").write_text("00001_hr 1 500 1000\n00001_hr.dat 16x2 1000/mV 16 0 0 0 0 I\n")
-    sample = made(PtbXl(), raw)[0]
+    sample = make_samples(PtbXl(), raw)[0]
     assert isinstance(sample, Sample)
     recording = from_members({kind: sample.members[f"ecg.{kind}"] for kind in ("npy", "json")})
     assert recording.rate_hz == 1000

@@ -54,8 +54,8 @@ def decoded(
     )
     assert not manifest.skipped
     split = Split(folder / "out", "train")
-    found = [modality.decode(split.read(shard, i)["ecg"]) for _, _, shard, i in split.locations()]
-    return sorted(found, key=lambda recording: float(recording.samples[0, 0]))
+    recordings = [modality.decode(split.read(shard, i)["ecg"]) for _, _, shard, i in split.locations()]
+    return sorted(recordings, key=lambda recording: float(recording.samples[0, 0]))
 
 
 @pytest.mark.parametrize("kind", ["lists", "array", "time first", "leads"])
@@ -74,8 +74,8 @@ def test_values_units_and_rates_of_all_rows(kind: str, tmp_path: Path) -> None:
         features = {"samples": datasets.Array2D((3, 50), "float32") if kind == "array" else GRID}
         signal |= {"time_first": True} if kind == "time first" else {}
     source = {"columns": {"ecg": columns}, "signals": {"ecg": signal}}
-    found = decoded(rows, features, source, ECG["ecg"], tmp_path)
-    for recording, array in zip(found, sorted(samples, key=lambda a: a[0, 0]), strict=True):
+    recordings = decoded(rows, features, source, ECG["ecg"], tmp_path)
+    for recording, array in zip(recordings, sorted(samples, key=lambda a: a[0, 0]), strict=True):
         np.testing.assert_allclose(recording.samples, array / 1000, rtol=1e-6)
         assert (recording.channels, recording.units, recording.rate_hz) == (LEADS, ("mV",) * 3, 250.0)
 
@@ -90,13 +90,13 @@ def test_each_row_may_say_its_own_rate_unit_and_channels(tmp_path: Path) -> None
     }
     strings = datasets.Value("string")
     features = {"x": GRID, "fs": datasets.Value("int32"), "unit": strings, "names": datasets.List(strings)}
-    said = {"sample_rate_hz": {"column": "fs"}, "unit": {"column": "unit"}, "channels": {"column": "names"}}
-    source = {"columns": {"ecg": "x"}, "signals": {"ecg": said}}
-    found = {r.rate_hz: r for r in decoded(rows, features, source, ECG["ecg"], tmp_path)}
-    np.testing.assert_array_equal(found[100.0].samples, samples[0])
-    assert found[100.0].channels == LEADS
-    rows_of = [found[500.0].channels.index(name) for name in ("V2", "aVF")]
-    assert np.array_equal(found[500.0].samples[rows_of], samples[1])
+    columns = {"sample_rate_hz": {"column": "fs"}, "unit": {"column": "unit"}, "channels": {"column": "names"}}
+    source = {"columns": {"ecg": "x"}, "signals": {"ecg": columns}}
+    recordings = {r.rate_hz: r for r in decoded(rows, features, source, ECG["ecg"], tmp_path)}
+    np.testing.assert_array_equal(recordings[100.0].samples, samples[0])
+    assert recordings[100.0].channels == LEADS
+    rows_of = [recordings[500.0].channels.index(name) for name in ("V2", "aVF")]
+    assert np.array_equal(recordings[500.0].samples[rows_of], samples[1])
 
 
 def test_light_curves_have_their_own_times(tmp_path: Path) -> None:
@@ -106,18 +106,18 @@ def test_light_curves_have_their_own_times(tmp_path: Path) -> None:
     features = {"t": datasets.List(datasets.Value("float64")), "g": FLOATS}
     source = {"columns": {"ecg": "g"}, "signals": {"ecg": {"times": {"column": "t"}}}}
     modality = LightCurve(patch_points=5, channels=("g",))
-    found = decoded(rows, features, source, modality, tmp_path)
+    recordings = decoded(rows, features, source, modality, tmp_path)
     curves = sorted(zip(fluxes, times, strict=True), key=lambda curve: float(curve[0][0]))
-    for recording, (flux, time) in zip(found, curves, strict=True):
+    for recording, (flux, time) in zip(recordings, curves, strict=True):
         np.testing.assert_array_equal(recording.samples, flux[None])
         np.testing.assert_array_equal(recording.times, time)
         assert (recording.channels, recording.units) == (("g",), ("",))
 
 
-def made(cells: dict[str, Any], columns: Any = "x", **signal: Any) -> tuple[Recording, dict[str, int]]:
+def make_recording(cells: dict[str, Any], columns: Any = "x", **signal: Any) -> tuple[Recording, dict[str, int]]:
     """The recording of a row of such cells, and what it lost."""
-    said = SignalColumns(**{"sample_rate_hz": 100.0, "unit": "mV", **signal})
-    source = Hub(dataset="json", columns={"ecg": columns}, signals={"ecg": said})
+    signal_columns = SignalColumns(**{"sample_rate_hz": 100.0, "unit": "mV", **signal})
+    source = Hub(dataset="json", columns={"ecg": columns}, signals={"ecg": signal_columns})
     with counted_changes() as changes:
         members = source.make(Row(1, cells), ECG).members
     return ECG["ecg"].decode({name.partition(".")[2]: data for name, data in members.items()}), dict(changes)
@@ -125,7 +125,7 @@ def made(cells: dict[str, Any], columns: Any = "x", **signal: Any) -> tuple[Reco
 
 def test_a_lead_without_samples_is_left_out_and_counted() -> None:
     wave = waves(0, 1)[0].tolist()
-    recording, changes = made({"I": wave, "II": None, "V1": wave}, LEADS, unit=("mV", "uV", "V"))
+    recording, changes = make_recording({"I": wave, "II": None, "V1": wave}, LEADS, unit=("mV", "uV", "V"))
     assert recording.channels == ("I", "V1")
     np.testing.assert_allclose(recording.samples[1], recording.samples[0] * 1000, rtol=1e-6)
     assert changes == {"ecg: channel II left out: no samples": 1}
@@ -155,12 +155,12 @@ def test_rows_that_are_no_signals_are_left_out_by_reason(
     cells: dict[str, Any], signal: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ContentError, match=reason):
-        made(cells, **signal)
+        make_recording(cells, **signal)
 
 
 def test_leads_of_other_lengths_are_left_out() -> None:
     with pytest.raises(ContentError, match="channels that are not lists of one length"):
-        made({"I": [1.0, 2.0], "II": [1.0]}, ("I", "II"))
+        make_recording({"I": [1.0, 2.0], "II": [1.0]}, ("I", "II"))
 
 
 def refused(source: dict[str, Any]) -> str:
@@ -177,12 +177,12 @@ def test_mistakes_of_recipes_are_named() -> None:
     assert "unknown key 'data.source.signals.ecg.rate'" in refused({"signals": {"ecg": {"rate": 1}}})
     assert "without quotes as false" in refused({"signals": {"ecg": {"sample_rate_hz": 1, "channels": [False]}}})
     with pytest.raises(ValueError, match="needs channels: the column 'x' has 3 without names"):
-        made({"x": waves(0).tolist()})
+        make_recording({"x": waves(0).tolist()})
 
 
 def test_columns_that_a_data_set_lacks_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"x": [1.0, 2.0]}))
-    said = SignalColumns(sample_rate_hz=Column(column="fs"))
-    source = Hub(dataset="json", files="*.jsonl", columns={"ecg": "x"}, signals={"ecg": said})
+    columns = SignalColumns(sample_rate_hz=Column(column="fs"))
+    source = Hub(dataset="json", files="*.jsonl", columns={"ecg": "x"}, signals={"ecg": columns})
     with pytest.raises(ValueError, match="data set json has no column 'fs'"):
         list(source.items(tmp_path))

@@ -54,11 +54,11 @@ def record(
     return samples.T
 
 
-def made(source: Wfdb, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+def make_samples(source: Wfdb, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     return outcomes(source, raw, modalities)
 
 
-def held(sample: Sample | str, name: str = "ecg") -> Recording:
+def recording(sample: Sample | str, name: str = "ecg") -> Recording:
     assert isinstance(sample, Sample)
     return from_members({kind: sample.members[f"{name}.{kind}"] for kind in ("npy", "json")})
 
@@ -75,9 +75,9 @@ def test_a_record_with_its_comments(tmp_path: Path) -> None:
         labels=("Dx", "Rx"),
         flags={"sinus": ("Dx", "426783006"), "flutter": ("Dx", "164890007"), "drug": ("Rx", "1")},
     )
-    [sample] = made(source, tmp_path)
+    [sample] = make_samples(source, tmp_path)
     assert isinstance(sample, Sample)
-    raw = held(sample)
+    raw = recording(sample)
     assert raw.channels == ("I", "MLII", "v5"), "names stay as the file has them"
     assert (raw.units, raw.rate_hz, raw.start_s) == (("mV",) * 3, 250.0, 0.0)
     np.testing.assert_allclose(raw.samples, samples, atol=1e-3)
@@ -87,7 +87,7 @@ def test_a_record_with_its_comments(tmp_path: Path) -> None:
         "Age": "74", "Sex": "Male", "Dx": "426783006,164889003", "Rx": "", "record": "JS01",
     }  # fmt: skip
     assert sample.identity == "g1/JS01.hea:0:1000"
-    assert made(source, tmp_path / "g1" / "JS01.hea")[0].members == sample.members  # type: ignore[union-attr]
+    assert make_samples(source, tmp_path / "g1" / "JS01.hea")[0].members == sample.members  # type: ignore[union-attr]
 
 
 def test_matlab_records(tmp_path: Path) -> None:
@@ -97,17 +97,17 @@ def test_matlab_records(tmp_path: Path) -> None:
     savemat(tmp_path / "E1.mat", {"val": integers}, format="4")
     lines = ["E1 2 250 500", *(f"E1.mat 16+24 1000(0)/mV 16 0 0 0 0 {lead}" for lead in ("I", "II")), "# Age: 5"]
     (tmp_path / "E1.hea").write_text("\n".join(lines) + "\n")
-    [sample] = made(Wfdb(), tmp_path)
-    np.testing.assert_allclose(held(sample).samples, integers / 1000, atol=1e-6)
+    [sample] = make_samples(Wfdb(), tmp_path)
+    np.testing.assert_allclose(recording(sample).samples, integers / 1000, atol=1e-6)
 
 
 def test_windows_over_time(tmp_path: Path) -> None:
     samples = record(tmp_path, "a", seconds=5)
-    windows = made(Wfdb(window_s=2), tmp_path)
+    windows = make_samples(Wfdb(window_s=2), tmp_path)
     assert [s.identity for s in windows if isinstance(s, Sample)] == ["a.hea:0:500", "a.hea:500:1000"]
-    np.testing.assert_allclose(held(windows[1]).samples, samples[:, 500:1000], atol=1e-3)
-    assert len(made(Wfdb(window_s=2, stride_s=1), tmp_path)) == 4
-    assert len(made(Wfdb(window_s=60), tmp_path)) == 1, "a short record is one window"
+    np.testing.assert_allclose(recording(windows[1]).samples, samples[:, 500:1000], atol=1e-3)
+    assert len(make_samples(Wfdb(window_s=2, stride_s=1), tmp_path)) == 4
+    assert len(make_samples(Wfdb(window_s=60), tmp_path)) == 1, "a short record is one window"
 
 
 def test_annotations_over_and_around(tmp_path: Path) -> None:
@@ -117,20 +117,20 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
     over = Wfdb(
         window_s=2, annotations="atr", labels=("symbol", "symbols", "annotations"), flags={"pvc": ("symbols", "V")}
     )
-    assert [labels(sample) for sample in made(over, tmp_path)] == [
+    assert [labels(sample) for sample in make_samples(over, tmp_path)] == [
         {"symbol": "N", "symbols": "N,V", "annotations": 3, "pvc": 1},
         {"symbol": "N", "symbols": "N,V", "annotations": 2, "pvc": 1},
     ]
-    around = made(Wfdb(window_s=0.4, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
+    around = make_samples(Wfdb(window_s=0.4, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
     beyond = "annotation too near an end of its recording"
     assert [s if isinstance(s, str) else labels(s)["symbol"] for s in around] == [beyond, "N", "V", "V", beyond]
-    np.testing.assert_allclose(held(around[1]).samples, samples[:, 250:350], atol=1e-3)
+    np.testing.assert_allclose(recording(around[1]).samples, samples[:, 250:350], atol=1e-3)
     record(tmp_path, "unannotated")
-    assert made(over, tmp_path)[-1] == "record without annotations"
+    assert make_samples(over, tmp_path)[-1] == "record without annotations"
     centered = Wfdb(files="un*", window_s=0.4, annotations="atr", centered=True)
-    assert made(centered, tmp_path)[-1] == "record without annotations"
+    assert make_samples(centered, tmp_path)[-1] == "record without annotations"
     (tmp_path / "100.atr").write_bytes(b"\xff")
-    assert made(over, tmp_path)[0] == "unreadable WFDB annotations"
+    assert make_samples(over, tmp_path)[0] == "unreadable WFDB annotations"
     with pytest.raises(ValueError, match="need annotations and window_s"):
         Wfdb(centered=True)
 
@@ -138,8 +138,11 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
 def test_annotations_of_one_time_are_two_samples(tmp_path: Path) -> None:
     record(tmp_path, "a")
     wfdb.wrann("a", "atr", np.array([500, 500]), symbol=["N", "+"], aux_note=["", "(AFIB"], write_dir=str(tmp_path))
-    found = made(Wfdb(window_s=1, annotations="atr", centered=True), tmp_path)
-    assert [sample.identity for sample in found if isinstance(sample, Sample)] == ["a.hea:375:625:0", "a.hea:375:625:1"]
+    outcomes = make_samples(Wfdb(window_s=1, annotations="atr", centered=True), tmp_path)
+    assert [sample.identity for sample in outcomes if isinstance(sample, Sample)] == [
+        "a.hea:375:625:0",
+        "a.hea:375:625:1",
+    ]
 
 
 def test_header_and_annotations_are_parsed_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,11 +173,11 @@ def test_annotations_lie_where_their_own_clock_says(tmp_path: Path) -> None:
     wfdb.wrsamp("a", fs=125, p_signal=samples[:, None], **options)
     symbols = ["V" if beat == 4 else "N" for beat in beats]
     wfdb.wrann("a", "atr", beats * 500 + 1, symbol=symbols, fs=500, write_dir=str(tmp_path))
-    found = made(Wfdb(window_s=1, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
-    assert len(found) == 36
-    peaks = {(labels(sample)["symbol"], round(float(held(sample).samples.max()))) for sample in found}
+    outcomes = make_samples(Wfdb(window_s=1, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
+    assert len(outcomes) == 36
+    peaks = {(labels(sample)["symbol"], round(float(recording(sample).samples.max()))) for sample in outcomes}
     assert peaks == {("V", 2), ("N", 1)}
-    over = made(Wfdb(window_s=4, annotations="atr", labels=("symbols", "annotations")), tmp_path)
+    over = make_samples(Wfdb(window_s=4, annotations="atr", labels=("symbols", "annotations")), tmp_path)
     assert [labels(sample)["annotations"] for sample in over] == [2, *[4] * 8, 2]
     assert [labels(sample)["symbols"] for sample in over] == ["N", "N,V", *["N"] * 8]
 
@@ -187,21 +190,21 @@ def test_annotations_of_a_record_with_several_samples_a_frame(tmp_path: Path) ->
     samples.astype("<i2").tofile(tmp_path / "r.dat")
     (tmp_path / "r.hea").write_text("r 1 100 1000\nr.dat 16x4 1000/mV 16 0 0 0 0 II\n")
     wfdb.wrann("r", "atr", np.array([300, 600]), symbol=["N", "V"], write_dir=str(tmp_path))
-    normal, ectopic = made(Wfdb(window_s=1, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
+    normal, ectopic = make_samples(Wfdb(window_s=1, annotations="atr", centered=True, labels=("symbol",)), tmp_path)
     assert isinstance(normal, Sample)
     assert normal.identity == "r.hea:250:350:0"
     for sample, symbol in ((normal, "N"), (ectopic, "V")):
-        raw = held(sample)
+        raw = recording(sample)
         assert (raw.rate_hz, raw.samples.shape, int(raw.samples.argmax())) == (400, (1, 400), 200)
         assert labels(sample) == {"symbol": symbol}
 
 
-def framed(folder: Path, samples: np.ndarray, rate_hz: float, each: int, **beats: Any) -> None:
+def framed(folder: Path, samples: np.ndarray, rate_hz: float, step: int, **beats: Any) -> None:
     """A record of one lead, `each` samples a frame, with annotations at `at` of a clock of `clock_hz`."""
     folder.mkdir(exist_ok=True)
     samples.astype("<i2").tofile(folder / "r.dat")
-    lead = f"r.dat 16x{each} 200(0)/mV 16 0 0 0 0 II"
-    (folder / "r.hea").write_text(f"r 1 {rate_hz:g} {len(samples) // each}\n{lead}\n")
+    lead = f"r.dat 16x{step} 200(0)/mV 16 0 0 0 0 II"
+    (folder / "r.hea").write_text(f"r 1 {rate_hz:g} {len(samples) // step}\n{lead}\n")
     if beats:
         at = np.asarray(beats["at"])
         symbols = beats.get("symbols", "N" * len(at))
@@ -212,11 +215,11 @@ def test_annotations_are_not_rounded_to_frames(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-900, 900, 600)
     framed(tmp_path, samples, 10, 10, at=[96, 97, 100, 196, 399, 599], symbols="NVALRN", clock_hz=100)
     source = Wfdb(window_s=1, annotations="atr", labels=("symbols", "start_s"))
-    assert [tuple(labels(sample).values()) for sample in made(source, tmp_path)] == [
+    assert [tuple(labels(sample).values()) for sample in make_samples(source, tmp_path)] == [
         ("N,V", 0), ("A,L", 1), ("", 2), ("R", 3), ("", 4), ("N", 5),
     ]  # fmt: skip
-    [whole] = made(Wfdb(annotations="atr", labels=("annotations",)), tmp_path)
-    assert labels(whole) == {"annotations": 6}, "the last lies in the last half of the last frame"
+    [single] = make_samples(Wfdb(annotations="atr", labels=("annotations",)), tmp_path)
+    assert labels(single) == {"annotations": 6}, "the last lies in the last half of the last frame"
 
 
 @pytest.mark.parametrize("clock_hz", [250, 1000, 360])
@@ -225,29 +228,29 @@ def test_centered_windows_begin_at_any_sample(tmp_path: Path, clock_hz: int) -> 
     beats = np.arange(300, len(samples) - 500, 333)
     samples[beats] = 1000
     framed(tmp_path, samples, 1, 250, at=np.round(beats * clock_hz / 250).astype(int), clock_hz=clock_hz)
-    found = made(Wfdb(window_s=2, annotations="atr", centered=True), tmp_path)
-    assert len(found) == len(beats)
-    for sample, beat in zip(found, beats, strict=True):
-        raw = held(sample)
+    outcomes = make_samples(Wfdb(window_s=2, annotations="atr", centered=True), tmp_path)
+    assert len(outcomes) == len(beats)
+    for sample, beat in zip(outcomes, beats, strict=True):
+        raw = recording(sample)
         assert (raw.rate_hz, raw.samples.shape) == (250, (1, 500))
         assert abs(int(raw.samples.argmax()) - 250) <= (clock_hz == 360)
         assert isinstance(sample, Sample)
         assert float(sample.groups["start_s"]) == pytest.approx(beat / 250 - 1, abs=1 / 250 + 1e-9)
-    assert found[0].identity == "r.hea:0.2:2.2:0" or clock_hz == 360  # type: ignore[union-attr]
+    assert outcomes[0].identity == "r.hea:0.2:2.2:0" or clock_hz == 360  # type: ignore[union-attr]
 
 
 def test_windows_are_no_whole_number_of_frames(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-900, 900, 250 * 60)
     framed(tmp_path, samples, 1, 250)
-    half = made(Wfdb(window_s=0.5), tmp_path)
+    half = make_samples(Wfdb(window_s=0.5), tmp_path)
     assert [s.identity for s in half[:3] if isinstance(s, Sample)] == ["r.hea:0:0.5", "r.hea:0.5:1", "r.hea:1:1.5"]
-    joined = np.concatenate([held(sample).samples[0] for sample in half])
-    assert [held(sample).samples.shape[1] for sample in half] == [125] * 120
+    joined = np.concatenate([recording(sample).samples[0] for sample in half])
+    assert [recording(sample).samples.shape[1] for sample in half] == [125] * 120
     np.testing.assert_allclose(joined, samples / 200, atol=1e-6)
-    assert [held(sample).samples.shape[1] for sample in made(Wfdb(window_s=2.5), tmp_path)] == [625] * 24
-    strided = made(Wfdb(window_s=1, stride_s=0.1, labels=("start_s",)), tmp_path)
+    assert [recording(sample).samples.shape[1] for sample in make_samples(Wfdb(window_s=2.5), tmp_path)] == [625] * 24
+    strided = make_samples(Wfdb(window_s=1, stride_s=0.1, labels=("start_s",)), tmp_path)
     assert [labels(sample)["start_s"] for sample in strided] == pytest.approx(np.arange(591) / 10)
-    np.testing.assert_allclose(held(strided[3]).samples[0], samples[75:325] / 200, atol=1e-6)
+    np.testing.assert_allclose(recording(strided[3]).samples[0], samples[75:325] / 200, atol=1e-6)
 
 
 def test_slow_channels_are_cut_to_their_nearest_samples(tmp_path: Path) -> None:
@@ -256,13 +259,13 @@ def test_slow_channels_are_cut_to_their_nearest_samples(tmp_path: Path) -> None:
     lines = ["r 2 100 400", "r.dat 16 100/mV 16 0 0 0 0 EEG C3-A2", "r.dat 16x4 100/mV 16 0 0 0 0 II"]
     (tmp_path / "r.hea").write_text("\n".join(lines) + "\n")
     eeg = Signal(montage="eeg", unit="mV", sample_rate_hz=100, patch_s=0.1)
-    windows = made(Wfdb(window_s=0.5025, stride_s=0.4975), tmp_path, {"ecg": ECG, "eeg": eeg})
+    windows = make_samples(Wfdb(window_s=0.5025, stride_s=0.4975), tmp_path, {"ecg": ECG, "eeg": eeg})
     assert len(windows) == 8
     for number, sample in enumerate(windows):
         start = number * 199
-        np.testing.assert_allclose(held(sample).samples[0], fast[start : start + 201] / 100, atol=1e-6)
+        np.testing.assert_allclose(recording(sample).samples[0], fast[start : start + 201] / 100, atol=1e-6)
         first = round(start / 4)
-        np.testing.assert_allclose(held(sample, "eeg").samples[0], slow[first : first + 50] / 100, atol=1e-6)
+        np.testing.assert_allclose(recording(sample, "eeg").samples[0], slow[first : first + 50] / 100, atol=1e-6)
 
 
 def test_rests_of_records_are_counted(tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ def test_rests_of_records_are_counted(tmp_path: Path) -> None:
     reason = "end of a recording, shorter than a window, left out"
     for window_s, stride_s, rests in ((2, None, 2), (2.5, None, 1), (2, 1, 1), (6, None, 0), (None, None, 0)):
         with counted_changes() as changes:
-            made(Wfdb(window_s=window_s, stride_s=stride_s), tmp_path / "raw")
+            make_samples(Wfdb(window_s=window_s, stride_s=stride_s), tmp_path / "raw")
         assert changes == ({reason: rests} if rests else {}), (window_s, stride_s)
     split = SplitBy(validation=0, test=0)
     manifest = build(Wfdb(window_s=2), MODALITIES, split, tmp_path / "raw", tmp_path / "out", workers=2)
@@ -292,9 +295,9 @@ def segmented(folder: Path) -> dict[str, np.ndarray]:
 def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
     parts = segmented(tmp_path)
     source = Wfdb(window_s=1.5, labels=("record", "segment", "start_s", "Ward", "Age"))
-    found = made(source, tmp_path)
-    assert [found[1], found[-1]] == ["WFDB record of several segments", "empty signal"]
-    samples = [sample for sample in found if isinstance(sample, Sample)]
+    outcomes = make_samples(source, tmp_path)
+    assert [outcomes[1], outcomes[-1]] == ["WFDB record of several segments", "empty signal"]
+    samples = [sample for sample in outcomes if isinstance(sample, Sample)]
     assert [labels(sample) for sample in samples] == [
         {"record": "other", "segment": None, "start_s": 0.0, "Ward": None, "Age": 74},
         {"record": "p1", "segment": "p1_1", "start_s": 0.0, "Ward": "B", "Age": 74},
@@ -302,8 +305,8 @@ def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
         {"record": "p1", "segment": "p1_2", "start_s": 6.0, "Ward": "B", "Age": 80},
         {"record": "p1", "segment": "p1_2", "start_s": 7.5, "Ward": "B", "Age": 80},
     ]
-    np.testing.assert_allclose(held(samples[4]).samples, parts["p1_2"][:, 375:], atol=1e-3)
-    alone = made(source, tmp_path / "p1_2.hea")
+    np.testing.assert_allclose(recording(samples[4]).samples, parts["p1_2"][:, 375:], atol=1e-3)
+    alone = make_samples(source, tmp_path / "p1_2.hea")
     assert [labels(sample)["record"] for sample in alone] == ["p1", "p1"]
     manifest = build(
         source, MODALITIES, SplitBy(by="record", validation=0, test=0.5, large=1), tmp_path, tmp_path / "o"
@@ -318,9 +321,9 @@ def test_annotations_of_the_whole_lie_in_its_segments(tmp_path: Path) -> None:
     at = np.array([100, 700, 1200, 1700, 2000])
     wfdb.wrann("p1", "atr", at * 2, symbol=["N", "V", "A", "F", "N"], fs=500, write_dir=str(tmp_path))
     source = Wfdb(files="p1_[12].hea", annotations="atr", labels=("symbols",))
-    assert [labels(sample)["symbols"] for sample in made(source, tmp_path)] == ["N,V", "F,N"]
+    assert [labels(sample)["symbols"] for sample in make_samples(source, tmp_path)] == ["N,V", "F,N"]
     centered = Wfdb(files="p1_2.hea", annotations="atr", centered=True, window_s=0.4, labels=("symbol", "start_s"))
-    assert [labels(sample) for sample in made(centered, tmp_path)] == [
+    assert [labels(sample) for sample in make_samples(centered, tmp_path)] == [
         {"symbol": "F", "start_s": 6.6}, {"symbol": "N", "start_s": 7.8},
     ]  # fmt: skip
 
@@ -329,21 +332,21 @@ def test_channels_go_to_the_modalities_that_know_them(tmp_path: Path) -> None:
     record(tmp_path, "a", ("II", "EEG C3-A2", "PLETH"), units=["mV", "uV", "NU"])
     eeg = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.1)
     both: dict[str, Modality] = {"ecg": ECG, "eeg": eeg}
-    assert made(Wfdb(), tmp_path, both) == ["signal with an unknown channel"]
-    [sample] = made(Wfdb(exclude=("pl*",)), tmp_path, both)
-    assert held(sample, "ecg").channels == ("II",)
-    assert held(sample, "eeg").channels == ("EEG C3-A2",)
-    assert held(sample, "eeg").units == ("uV",)
-    chosen = Signal(montage="ecg", channels=("II", "V1"), unit="mV", sample_rate_hz=100, patch_s=0.1)
-    [sample] = made(Wfdb(), tmp_path, {"ecg": chosen})
-    assert held(sample).channels == ("II",)
-    assert made(Wfdb(exclude=("*",)), tmp_path) == ["recording without a channel for the recipe"]
+    assert make_samples(Wfdb(), tmp_path, both) == ["signal with an unknown channel"]
+    [sample] = make_samples(Wfdb(exclude=("pl*",)), tmp_path, both)
+    assert recording(sample, "ecg").channels == ("II",)
+    assert recording(sample, "eeg").channels == ("EEG C3-A2",)
+    assert recording(sample, "eeg").units == ("uV",)
+    modality = Signal(montage="ecg", channels=("II", "V1"), unit="mV", sample_rate_hz=100, patch_s=0.1)
+    [sample] = make_samples(Wfdb(), tmp_path, {"ecg": modality})
+    assert recording(sample).channels == ("II",)
+    assert make_samples(Wfdb(exclude=("*",)), tmp_path) == ["recording without a channel for the recipe"]
 
 
 def test_file_names_give_fields(tmp_path: Path) -> None:
     record(tmp_path / "p7", "s3_lr")
     record(tmp_path / "p7", "odd")
-    bad, good = made(Wfdb(pattern="p{patient}/s{study}_{rate}.hea"), tmp_path)
+    bad, good = make_samples(Wfdb(pattern="p{patient}/s{study}_{rate}.hea"), tmp_path)
     assert isinstance(good, Sample)
     assert bad == "file name that is not p{patient}/s{study}_{rate}.hea"
     assert {name: good.groups[name] for name in ("patient", "study", "rate")} == {
@@ -431,21 +434,21 @@ def test_a_missing_sample_costs_a_lead_or_a_window(tmp_path: Path) -> None:
         "channel II left out: missing samples": 1,
         "channel V1 left out: missing samples": 1,
     }
-    whole = build(Wfdb(), lenient, split, raw, tmp_path / "whole")
-    assert (whole.fields["ecg.npy"], whole.skipped) == (1, {})
+    all_records = build(Wfdb(), lenient, split, raw, tmp_path / "whole")
+    assert (all_records.fields["ecg.npy"], all_records.skipped) == (1, {})
 
 
 def test_headers_are_read_ahead_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from modalities.files.reading import ContentError
     from shards.sources import biosignals
 
-    reading, most, lock = 0, 0, threading.Lock()
+    reading, maximum, lock = 0, 0, threading.Lock()
 
     def read(path: Path) -> int:
-        nonlocal reading, most
+        nonlocal reading, maximum
         with lock:
             reading += 1
-            most = max(most, reading)
+            maximum = max(maximum, reading)
         time.sleep(0.002 * (int(path.name) % 3))
         with lock:
             reading -= 1
@@ -461,7 +464,7 @@ def test_headers_are_read_ahead_in_order(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(asked) == 8, "no more are read before they are needed"
     rest = list(ahead)
     assert [str(result) for _, result in rest] == [str(n) if n != 7 else "seven" for n in range(1, 50)]
-    assert 1 < most <= 8
+    assert 1 < maximum <= 8
 
 
 def test_comments_are_numbers_or_texts_or_unknown() -> None:
@@ -472,9 +475,9 @@ def test_comments_are_numbers_or_texts_or_unknown() -> None:
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
 def test_real_records_of_many_kinds() -> None:
     folder = Path(os.environ["SENSORIUM_DATA"]) / "ecg"
-    assert sum(isinstance(sample, Sample) for sample in made(Wfdb(), folder / "cinc2021")) == 38
-    frank = made(Wfdb(window_s=10, files="s0010_re.hea"), folder / "physionet")
+    assert sum(isinstance(sample, Sample) for sample in make_samples(Wfdb(), folder / "cinc2021")) == 38
+    frank = make_samples(Wfdb(window_s=10, files="s0010_re.hea"), folder / "physionet")
     assert len(frank) == 3
-    assert ECG.prepare(held(frank[0])).channels[-3:] == ("VX", "VY", "VZ")
+    assert ECG.prepare(recording(frank[0])).channels[-3:] == ("VX", "VY", "VZ")
     beats = Wfdb(window_s=1, files="100.hea", annotations="atr", centered=True, labels=("symbol",))
     assert sum(1 for _ in beats.items(folder / "physionet")) > 2000
