@@ -133,10 +133,10 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(
         return real(seed)
 
     places = [stream.order.locate(position) for position in range(96)]
-    fake_split: Any = SimpleNamespace(places=lambda start, stop: places[start:stop])
+    fake_mixture: Any = SimpleNamespace(locate_range=lambda start, stop: places[start:stop])
     monkeypatch.setattr("pipeline.data.loader.np.random.default_rng", recorded)
     for number in range(12):
-        replace(stream, mixture=fake_split)[number]
+        replace(stream, mixture=fake_mixture)[number]
     assert len(set(seeds)) == len(seeds) == 96
 
 
