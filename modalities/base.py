@@ -265,16 +265,16 @@ class Modality(ABC):
         Raises:
             ValueError: a key that this version does not know.
         """
-        held = state.get("mask", {})
-        masks = [held] if isinstance(held, dict) else held
+        mask_state = state.get("mask", {})
+        masks = [mask_state] if isinstance(mask_state, dict) else mask_state
         unknown = set(state) - {f.name for f in dataclasses.fields(cls)} - {"type"}
-        known = {f.name for f in dataclasses.fields(Masking)}
-        unknown |= {f"mask.{name}" for mask in masks for name in set(mask) - known}
+        mask_fields = {f.name for f in dataclasses.fields(Masking)}
+        unknown |= {f"mask.{name}" for mask in masks for name in set(mask) - mask_fields}
         if unknown:
             raise ValueError(f"modality '{cls.type}' has no field {', '.join(sorted(unknown))}")
         fields = {name: _thaw(value) for name, value in state.items() if name not in ("type", "mask")}
         maskings = tuple(Masking(**{name: _thaw(value) for name, value in mask.items()}) for mask in masks)
-        return cls(mask=maskings[0] if isinstance(held, dict) else maskings, **fields)
+        return cls(mask=maskings[0] if isinstance(mask_state, dict) else maskings, **fields)
 
 
 def _thaw(value: Any) -> Any:

@@ -227,8 +227,8 @@ class Image(PatchModality):
             ContentError: nothing but background, or no data.
         """
         shape = compute_grid_size(raw.pixels.shape[:2], self.size, self.patch)
-        whole = raw.pixels if self.crop is None or rng is None else crop_random(raw.pixels, self.crop, rng)
-        pixels = _resize_incomplete(whole, shape) if raw.incomplete else resize(whole, shape)
+        pixels_to_fit = raw.pixels if self.crop is None or rng is None else crop_random(raw.pixels, self.crop, rng)
+        pixels = _resize_incomplete(pixels_to_fit, shape) if raw.incomplete else resize(pixels_to_fit, shape)
         if raw.incomplete and np.isnan(pixels).all():  # a part without data: the whole may have some
             pixels = _resize_incomplete(raw.pixels, shape)
         if self.flip and rng is not None:
@@ -281,10 +281,10 @@ class Image(PatchModality):
         coords = tokens.coords[first].astype(int)
         rows, cols = coords.max(0) + 1
         bands = values.shape[1] // p**2
-        chosen = slice(band - 2, band - 1) if self.separate else slice(None)
+        bands_shown = slice(band - 2, band - 1) if self.separate else slice(None)
         grid = np.full((rows, cols, p, p, bands), self.background or 0.0)
         patches = values[first].reshape(-1, p, p, bands)
-        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.std)[chosen] + np.array(self.mean)[chosen]
+        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.std)[bands_shown] + np.array(self.mean)[bands_shown]
         pixels = grid.transpose(0, 2, 1, 3, 4).reshape(rows * p, cols * p, bands)
         if bands != 3:
             pixels = np.repeat(pixels[..., :1], 3, axis=2)
@@ -335,8 +335,8 @@ def crop_random(pixels: np.ndarray, share: tuple[float, float], rng: np.random.G
     side = rng.uniform(*share) ** 0.5
     stretch = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3) / 2, -np.log(side)))  # no side longer than the image's
     h, w = max(round(height * side * stretch), 1), max(round(width * side / stretch), 1)
-    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return pixels[top : top + h, left : left + w]
+    row, column = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return pixels[row : row + h, column : column + w]
 
 
 def _turn(pixels: np.ndarray, which: int) -> np.ndarray:

@@ -81,9 +81,9 @@ class Smiles(TokenSequence):
 
     def split(self, smiles: str) -> list[str]:
         """Token strings of a SMILES; joined they are the SMILES again."""
-        known = self.lexicon
+        lexicon = self.lexicon
         return [
-            piece for atom in _ATOMS.findall(smiles) for piece in ([atom] if atom in known else _INSIDE.findall(atom))
+            piece for atom in _ATOMS.findall(smiles) for piece in ([atom] if atom in lexicon else _INSIDE.findall(atom))
         ]
 
     def join(self, ids: np.ndarray) -> str:

@@ -223,12 +223,12 @@ class Spectrogram(PatchModality):
     def _part(self, raw: Audio, rng: np.random.Generator | None) -> Audio:
         """At most `length_s` of a sound."""
         length = raw.samples.shape[1]
-        wanted = length if self.length_s is None else min(math.ceil(self.length_s * raw.rate_hz), length)
+        size = length if self.length_s is None else min(math.ceil(self.length_s * raw.rate_hz), length)
         if rng is not None:
-            start = int(rng.integers(length - wanted + 1))
+            start = int(rng.integers(length - size + 1))
         else:
-            start = (length - wanted) // 2 if self.crop == "centre" else 0
-        return Audio(raw.samples[:, start : start + wanted], raw.rate_hz)
+            start = (length - size) // 2 if self.crop == "centre" else 0
+        return Audio(raw.samples[:, start : start + size], raw.rate_hz)
 
     def log_mel(self, raw: Audio) -> np.ndarray:
         """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, as kaldi's compute-fbank-feats gives them."""
@@ -275,9 +275,9 @@ class Spectrogram(PatchModality):
         """SpecAugment: one stretch of time and one of mel bands, of random width and place, become the mean."""
         longest = min(round(self.time_mask_s * self.sample_rate_hz / self._shift), energies.shape[2])
         energies = energies.copy()
-        for axis, most in ((2, longest), (1, self.frequency_mask)):
-            if most:
-                width = int(rng.integers(most + 1))
+        for axis, limit in ((2, longest), (1, self.frequency_mask)):
+            if limit:
+                width = int(rng.integers(limit + 1))
                 start = int(rng.integers(energies.shape[axis] - width + 1))
                 energies[(slice(None),) * axis + (slice(start, start + width),)] = 0.0
         return energies

@@ -165,13 +165,13 @@ class Table(Modality):
                 numbers.append((name, *scale(array[~np.isin(array, self._reader.codes(name, array))])))
                 units += [(name, column.unit)] if column.unit else []
                 dates += [name] if column.kind == "date" else []
-            elif len(known := common(map(cell_text, values), self.min_count)) > self.max_categories:
+            elif len(common_values := common(map(cell_text, values), self.min_count)) > self.max_categories:
                 hashed.append(name)
             else:
-                categories.append((name, known))
+                categories.append((name, common_values))
         named = [*cells, *(unit for _, unit in units)]
         letters = sorted({letter for name in named for letter in name.lower()} | set(ascii_lowercase + digits))
-        whole = common((word for name in named for word in words(name) if len(word) > 1), 1)
+        common_words = common((word for name in named for word in words(name) if len(word) > 1), 1)
         fitted_table = dataclasses.replace(
             self,
             numbers=tuple(numbers),
@@ -179,7 +179,7 @@ class Table(Modality):
             dates=tuple(dates),
             categories=tuple(categories),
             hashed=tuple(hashed),
-            subwords=(*(letter for letter in letters if not letter.isspace()), *whole),
+            subwords=(*(letter for letter in letters if not letter.isspace()), *common_words),
         )
         longest = max(len(fitted_table._pieces(column)) for column in cells)
         fitted_table = dataclasses.replace(fitted_table, name_length=max(longest, 8))
@@ -196,9 +196,11 @@ class Table(Modality):
         for name, values in sorted(self._reader.collect(raws).items()):
             column = describe_column(values)
             self._reader.refuse_invalid(name, column)
-            taken = "missing" if self._reader.policy(name) == "missing" else "read as their bounds where they have one"
+            handling = (
+                "missing" if self._reader.policy(name) == "missing" else "read as their bounds where they have one"
+            )
             lines += [
-                f"{line}; these are {taken}" if column.invalid else line for line in [column.summary(name)] if line
+                f"{line}; these are {handling}" if column.invalid else line for line in [column.summary(name)] if line
             ]
             lines += self._reader.report_codes(name, column, values)
             if column.kind == "text":
@@ -214,9 +216,9 @@ class Table(Modality):
         return CellReader(missing=self.missing, invalid_cells=self.invalid_cells, exclude=self.exclude, signed=signed)
 
     def _refuse_homonyms(self, columns: Iterable[str]) -> None:
-        seen: dict[bytes, str] = {}
+        names_by_tokens: dict[bytes, str] = {}
         for column in columns:
-            other = seen.setdefault(self._name(column).tobytes(), column)
+            other = names_by_tokens.setdefault(self._name(column).tobytes(), column)
             if other != column:
                 raise ValueError(f"table columns {other!r} and {column!r} read alike: rename or exclude one")
 
@@ -321,7 +323,7 @@ class Table(Modality):
         number = expand(value) * std + mean
         return 0.0 if abs(number) < 1e-7 * abs(mean) else number
 
-    def _shown(self, column: str, number: float) -> str:
+    def _format_number(self, column: str, number: float) -> str:
         """A number to a thousandth of its column's std, without an exponent: 20150713, not 2.015e+07."""
         if abs(number) >= 1e15:  # a prediction may be anything
             return f"{number:.4g}"
@@ -376,10 +378,10 @@ class Table(Modality):
             )
             return f'<table class="cells">{"".join(rows)}</table>'
 
-        chosen = target[:, None]
+        is_target = target[:, None]
         filled = tokens._replace(
-            values=np.where(chosen, reconstructed.values, tokens.values),
-            ids=np.where(chosen, reconstructed.ids, tokens.ids),
+            values=np.where(is_target, reconstructed.values, tokens.values),
+            ids=np.where(is_target, reconstructed.ids, tokens.ids),
         )
         return {
             "original": table(tokens, False, "target"),

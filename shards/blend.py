@@ -34,11 +34,11 @@ class Blend:
         low, high = 0, len(sums) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            left = _left(sums, low, middle, high, count)
-            if _left(sums, low, middle, high, count + 1) > left:
-                high, count = middle, left
+            count_below = _count_left(sums, low, middle, high, count)
+            if _count_left(sums, low, middle, high, count + 1) > count_below:
+                high, count = middle, count_below
             else:
-                low, count = middle, count - left
+                low, count = middle, count - count_below
         return low, self._before[stage][low] + count
 
     def counts(self, position: int) -> list[int]:
@@ -60,10 +60,10 @@ def _running(shares: Sequence[Fraction]) -> list[int]:
     return sums
 
 
-def _left(sums: Sequence[int], low: int, middle: int, high: int, count: int) -> int:
+def _count_left(sums: Sequence[int], low: int, middle: int, high: int, count: int) -> int:
     """How many of `count` positions that reach sets `low` to `high` go to those below `middle`."""
-    whole = sums[high] - sums[low]
-    return (2 * count * (sums[middle] - sums[low]) + whole) // (2 * whole) if whole else 0
+    total = sums[high] - sums[low]
+    return (2 * count * (sums[middle] - sums[low]) + total) // (2 * total) if total else 0
 
 
 def _counts(sums: Sequence[int], count: int) -> list[int]:
@@ -73,7 +73,7 @@ def _counts(sums: Sequence[int], count: int) -> list[int]:
         if high - low == 1:
             return [count]
         middle = (low + high) // 2
-        left = _left(sums, low, middle, high, count)
-        return below(low, middle, left) + below(middle, high, count - left)
+        count_below = _count_left(sums, low, middle, high, count)
+        return below(low, middle, count_below) + below(middle, high, count - count_below)
 
     return below(0, len(sums) - 1, count)

@@ -160,15 +160,15 @@ def _locked(building: Path) -> Iterator[None]:
 
 def _prepare(work: Path, versions: Mapping[str, str], report: Callable[[str], None]) -> None:
     """Create the working folder, or report its state if it exists; remove the working folders of other jobs."""
-    others = [path for path in work.parent.iterdir() if path.name not in ("lock", work.name)]
-    if others:
-        files = (path / _VERSIONS for path in others)
+    other_builds = [path for path in work.parent.iterdir() if path.name not in ("lock", work.name)]
+    if other_builds:
+        files = (path / _VERSIONS for path in other_builds)
         old_versions: dict[str, str] = next((json.loads(path.read_bytes()) for path in files if path.is_file()), {})
         differences = version_differences(old_versions, versions)
         changes = ", ".join(f"{name} {old}, now {new}" for name, old, new in differences)
         reason = f"was begun with {changes}" if changes else "belongs to another recipe or other raw files"
         report(f"{work.parent} {reason}: starting again")
-    for path in others:
+    for path in other_builds:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if work.exists():
         chunks, shards = (sum(1 for _ in work.glob(pattern)) for pattern in ("samples/*.json", "entries/*"))

@@ -79,15 +79,15 @@ def parse_dataclass(cls: type, config: Any, where: str) -> Any:
     """
     if not isinstance(config, dict):
         raise ValueError(f"{where} must be a mapping")
-    known = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("fitted")}
+    recipe_fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("fitted")}
     checked = {}
     for key, value in config.items():
         refuse_bool_key(key, where)
-        if key not in known:
-            raise ValueError(f"unknown key '{where}.{key}'{did_you_mean(str(key), known)}")
-        if _is_text(known[key]):
+        if key not in recipe_fields:
+            raise ValueError(f"unknown key '{where}.{key}'{did_you_mean(str(key), recipe_fields)}")
+        if _is_text(recipe_fields[key]):
             refuse_bools(value, f"{where}.{key}")
-        default = known[key].default
+        default = recipe_fields[key].default
         nested = dataclasses.is_dataclass(default) and not isinstance(default, type)
         if nested and isinstance(value, list):
             checked[key] = tuple(parse_dataclass(type(default), item, f"{where}.{key}") for item in value)

@@ -26,7 +26,7 @@ loss, differed by 0 to 2, different ones of a series by 6 and more."""
 
 
 def resolve_dedupe(
-    wanted: str | Mapping[str, str] | None, modalities: Mapping[str, Modality], drawings: Collection[str] | None = None
+    dedupe: str | Mapping[str, str] | None, modalities: Mapping[str, Modality], drawings: Collection[str] | None = None
 ) -> dict[str, str]:
     """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
 
@@ -36,35 +36,39 @@ def resolve_dedupe(
     Raises:
         ValueError: an unknown kind or modality, or a kind that is not for it.
     """
-    if wanted is None:
+    if dedupe is None:
         return {}
-    kinds = [wanted] if isinstance(wanted, str) else list(wanted.values())
+    kinds = [dedupe] if isinstance(dedupe, str) else list(dedupe.values())
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"data.dedupe is {unknown[0]!r}; known: {', '.join(KINDS)}")
-    drawn = {
+    drawing_names = {
         name
         for name, modality in modalities.items()
         if drawings is not None and (name in drawings or modality.is_drawing)
     }
-    if isinstance(wanted, str):
-        found = {name: wanted for name, modality in modalities.items() if wanted in modality.comparisons}
-        if wanted == "perceptual" and found and not (found := {n: kind for n, kind in found.items() if n not in drawn}):
+    if isinstance(dedupe, str):
+        kinds_by_name = {name: dedupe for name, modality in modalities.items() if dedupe in modality.comparisons}
+        if (
+            dedupe == "perceptual"
+            and kinds_by_name
+            and not (kinds_by_name := {n: kind for n, kind in kinds_by_name.items() if n not in drawing_names})
+        ):
             raise ValueError(f"data.dedupe is 'perceptual', {_DRAWING}")
-        if not found:
-            raise ValueError(f"data.dedupe is {wanted!r}, but no modality of the recipe can be compared by that")
-        return found
-    for name, kind in wanted.items():
+        if not kinds_by_name:
+            raise ValueError(f"data.dedupe is {dedupe!r}, but no modality of the recipe can be compared by that")
+        return kinds_by_name
+    for name, kind in dedupe.items():
         if name not in modalities:
             raise ValueError(f"data.dedupe names the modality {name!r}, which the recipe has not")
         if kind not in modalities[name].comparisons:
-            known = ", ".join(modalities[name].comparisons)
+            comparisons = ", ".join(modalities[name].comparisons)
             raise ValueError(
                 f"data.dedupe.{name} is {kind!r}, but a modality of type {modalities[name].type} "
-                f"can be compared by {known}"
+                f"can be compared by {comparisons}"
             )
-        if kind == "perceptual" and name in drawn:
+        if kind == "perceptual" and name in drawing_names:
             raise ValueError(f"data.dedupe.{name} is 'perceptual', {_DRAWING}")
-    return dict(wanted)
+    return dict(dedupe)
 
 
 def fingerprint(
@@ -116,8 +120,8 @@ class DuplicateIndex:
         digits = 16 // (NEAR_BITS + 1)
         bands = [same + f"{i}{near[0][i : i + digits]}".encode() for i in range(0, 16, digits)] if near else [same]
         for band in bands:
-            for (held,) in self.database.execute("SELECT hashes FROM content WHERE band = ?", (band,)):
-                if all(hamming(a, b) <= NEAR_BITS for a, b in zip(near, json.loads(held), strict=True)):
+            for (hashes_text,) in self.database.execute("SELECT hashes FROM content WHERE band = ?", (band,)):
+                if all(hamming(a, b) <= NEAR_BITS for a, b in zip(near, json.loads(hashes_text), strict=True)):
                     return False
         hashes = json.dumps(near)
         self.database.executemany("INSERT INTO content VALUES (?, ?)", [(band, hashes) for band in bands])

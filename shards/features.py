@@ -46,8 +46,8 @@ def features(members: Iterable[str], arrays: Mapping[str, Iterable[tuple[str, in
 
     arrays: the types and numbers of axes that each `.npy` member has.
     """
-    found = {name: _type(name, arrays.get(name, ())) for name in sorted(members)}
-    return {**found, "__key__": _TEXT, "__url__": _TEXT}
+    types = {name: _type(name, arrays.get(name, ())) for name in sorted(members)}
+    return {**types, "__key__": _TEXT, "__url__": _TEXT}
 
 
 def _type(member: str, arrays: Iterable[tuple[str, int]]) -> Mapping[str, Any]:

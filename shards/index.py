@@ -54,9 +54,11 @@ def write_index(tar: Path, rows: list[tuple[str, str, int, int, str]], path: Pat
     table.write_parquet(path or index_path(tar), compression="lz4", statistics=False)  # what is read fastest
 
 
-def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tuple(SCHEMA)) -> dict[str, pyarrow.Array]:
-    """Columns of the index of a tar of `most` bytes, without taking much more memory than that; texts that repeat may
-    be dictionaries.
+def read_index(
+    data: bytes, tar_bytes: int, where: str, columns: Sequence[str] = tuple(SCHEMA)
+) -> dict[str, pyarrow.Array]:
+    """Columns of the index of a tar of `tar_bytes` bytes, in little more memory than that; repeated texts may be
+    dictionaries.
 
     Read by one thread: in a forked loader worker a pool of threads would wait for ever.
 
@@ -68,9 +70,9 @@ def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tupl
         metadata = parquet.read_metadata(io.BytesIO(data))
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         parts = [group.column(number) for group in groups for number in range(group.num_columns)]
-        if metadata.num_rows * HEADER_BYTES > most:
+        if metadata.num_rows * HEADER_BYTES > tar_bytes:
             raise ShardError(f"{where} has {metadata.num_rows:,} members, more than its tar can hold")
-        if sum(group.total_byte_size for group in groups) > most + SLACK_BYTES:
+        if sum(group.total_byte_size for group in groups) > tar_bytes + SLACK_BYTES:
             raise ShardError(f"{where} has names of more bytes than its tar")
         if missing := [name for name in columns if name not in metadata.schema.names]:
             raise ShardError(f"{where} has no column {missing[0]!r}: index the tars again")
@@ -82,8 +84,8 @@ def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tupl
         read.validate(full=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ShardError(f"{where} cannot be read ({' '.join(str(error).split())}): index the tars again") from error
-    found = {name: _whole(read[name]) for name in columns}
-    for name, column in found.items():
+    columns_by_name = {name: _without_chunks(read[name]) for name in columns}
+    for name, column in columns_by_name.items():
         words = column.dictionary if isinstance(column, pyarrow.DictionaryArray) else column
         if not any(is_type(words.type) for is_type in _TYPES[SCHEMA[name]]):
             raise ShardError(f"{where} has {name}s of type {words.type}: index the tars again")
@@ -92,11 +94,11 @@ def read_index(data: bytes, most: int, where: str, columns: Sequence[str] = tupl
         if words is not column:
             lengths = compute.binary_length(words).cast("int64")
             longest = compute.max(lengths).as_py() or 0  # mostly enough, and found sooner than the sum
-            if longest * len(column) > most + SLACK_BYTES < compute.sum(lengths.take(column.indices)).as_py():
+            if longest * len(column) > tar_bytes + SLACK_BYTES < compute.sum(lengths.take(column.indices)).as_py():
                 raise ShardError(f"{where} has names of more bytes than its tar")
-    return found
+    return columns_by_name
 
 
-def _whole(column: pyarrow.ChunkedArray) -> pyarrow.Array:
+def _without_chunks(column: pyarrow.ChunkedArray) -> pyarrow.Array:
     """A column as one array, without a copy where it is one already."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -63,12 +63,12 @@ class Order:
         while start < stop:
             epoch, offset = divmod(start, self.total)
             number, inside = divmod(offset, self.block)
-            shards, slots = self._kept("block", self._placed, epoch, number)
+            shards, slots = self._cached("block", self._placed, epoch, number)
             part = slice(inside, inside + stop - start)
             yield epoch, shards[part], slots[part]
             start += len(slots[part])
 
-    def _kept(self, name: str, make: Callable[..., Any], *key: int) -> Any:
+    def _cached(self, name: str, make: Callable[..., Any], *key: int) -> Any:
         """What was made for the last key: neighbouring positions share their pass and mostly their block."""
         if name not in self._last or self._last[name][0] != key:
             self._last[name] = (key, make(*key))
@@ -87,7 +87,7 @@ class Order:
         first = number * self.block
         size = min(self.block, self.total - first)
         spots = first + self._rng(epoch, 1, number).permutation(size)
-        shards, ends = self._kept("shards", self._arrangement, epoch)
+        shards, ends = self._cached("shards", self._arrangement, epoch)
         which = np.searchsorted(ends, spots, side="right")
         return shards[which], spots - np.r_[0, ends][which]
 
@@ -109,9 +109,9 @@ def deal(sizes: Sequence[int], nodes: int) -> list[list[int]]:
     dealt: list[list[int]] = [[] for _ in range(nodes)]
     heap = [(0, node) for node in range(nodes)]
     for shard in sorted(filled, key=lambda shard: -sizes[shard]):
-        held, node = heapq.heappop(heap)
+        samples, node = heapq.heappop(heap)
         dealt[node].append(shard)
-        heapq.heappush(heap, (held + sizes[shard], node))
+        heapq.heappush(heap, (samples + sizes[shard], node))
     return [sorted(shards) for shards in dealt]
 
 
@@ -155,8 +155,8 @@ class Mixture:
         self._dealt = [deal(shards, nodes) if nodes > 1 else [list(range(len(shards)))] for shards in self.sizes]
         self._orders = [
             [
-                Order(tuple(self.sizes[number][shard] for shard in own), seed, block, number * nodes + node)
-                for node, own in enumerate(dealt)
+                Order(tuple(self.sizes[number][shard] for shard in part), seed, block, number * nodes + node)
+                for node, part in enumerate(dealt)
             ]
             for number, dealt in enumerate(self._dealt)
         ]
@@ -186,9 +186,9 @@ class Mixture:
 
     def counts(self, position: int) -> list[int]:
         """How many of the positions before this one fall to each set."""
-        whole, rest = divmod(position, self.nodes * self.length)
+        rounds, rest = divmod(position, self.nodes * self.length)
         befores = [
-            whole * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)
+            rounds * self.length + min(max(rest - node * self.length, 0), self.length) for node in range(self.nodes)
         ]
         return [sum(counts) for counts in zip(*map(self._blend.counts, befores), strict=True)]
 
@@ -196,10 +196,10 @@ class Mixture:
     def imbalance(self) -> list[float]:
         """By set, how much more often its samples come in the stream that holds fewest than in the one with most."""
         totals = [[order.total for order in streams] for streams in self._orders]
-        return [(max(held) - min(held)) / min(held) for held in totals]
+        return [(max(counts) - min(counts)) / min(counts) for counts in totals]
 
     def _local(self, position: int) -> tuple[int, int]:
         """The stream whose turn a position is, and how many of that stream's positions come before."""
         turn, inside = divmod(position, self.length)
-        whole, node = divmod(turn, self.nodes)
-        return node, whole * self.length + inside
+        rounds, node = divmod(turn, self.nodes)
+        return node, rounds * self.length + inside

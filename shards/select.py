@@ -30,11 +30,11 @@ class Selection:
     """
 
     def __init__(self, numbers: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None):
-        kept = [np.asarray(shard, np.int32) for shard in numbers]
-        self._numbers = np.concatenate([np.zeros(0, np.int32), *kept])
-        self._starts = np.cumsum([0, *map(len, kept)])
+        indices = [np.asarray(shard, np.int32) for shard in numbers]
+        self._numbers = np.concatenate([np.zeros(0, np.int32), *indices])
+        self._starts = np.cumsum([0, *map(len, indices)])
         self._ends: np.ndarray | None = None
-        self.sizes = tuple(map(len, kept))
+        self.sizes = tuple(map(len, indices))
         """Slots of each shard in a pass."""
         if weights is not None:
             running = [np.cumsum(shard, dtype=np.float64) for shard in weights]
@@ -78,11 +78,11 @@ def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
     table = table.filter(table["key"].is_valid())
     keys = [str(key) for key in table["key"].to_pylist()]
     weights = _numbers(table[column], file, column) if column else np.ones(len(keys))
-    found = dict(zip(keys, weights.tolist(), strict=True))
-    if len(found) < len(keys):
+    weights_by_key = dict(zip(keys, weights.tolist(), strict=True))
+    if len(weights_by_key) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
         raise ValueError(f"{file} has the key {twice!r} twice")
-    return {key: weight for key, weight in found.items() if weight > 0}
+    return {key: weight for key, weight in weights_by_key.items() if weight > 0}
 
 
 def _read(file: Path) -> Table:
@@ -120,9 +120,9 @@ def select(keys: Iterable[list[str]], weights: dict[str, float], weighted: bool)
     """
     numbers, shares = [], []
     for shard in keys:
-        found = np.array([weights.get(key, 0.0) for key in shard])
-        numbers.append(np.flatnonzero(found).astype(np.int32))
-        shares.append(found[numbers[-1]])
+        shard_weights = np.array([weights.get(key, 0.0) for key in shard])
+        numbers.append(np.flatnonzero(shard_weights).astype(np.int32))
+        shares.append(shard_weights[numbers[-1]])
     if not any(map(len, numbers)):
         raise ValueError("none of its keys is among the samples")
     return Selection(numbers, shares if weighted else None)

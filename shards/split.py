@@ -69,13 +69,15 @@ def divide(
     total: numbers of groups and of all samples.
     """
     limit = max(large, 2 / max(groups, 1)) * total
-    wanted = {"test": test * total, "validation": validation * total}
-    held = dict.fromkeys(wanted, 0)
+    target_sizes = {"test": test * total, "validation": validation * total}
+    sizes = dict.fromkeys(target_sizes, 0)
     for group, size in ranked:
-        open_ = (s for s in wanted if wanted[s] and (not held[s] or held[s] + size / 2 <= wanted[s]))
+        open_ = (
+            s for s in target_sizes if target_sizes[s] and (not sizes[s] or sizes[s] + size / 2 <= target_sizes[s])
+        )
         split = next(open_, "train") if size <= limit and group != largest else "train"
         if split != "train":
-            held[split] += size
+            sizes[split] += size
         yield group, split
 
 

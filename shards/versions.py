@@ -43,15 +43,15 @@ def relevant_versions(versions: Mapping[str, str], members: Iterable[str]) -> di
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Versions of those packages that are installed; with soundfile, of libsndfile too."""
-    found = {}
+    version_by_name = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            version_by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
         if name == "soundfile":
-            found["libsndfile"] = lazy_import("soundfile", "soundfile").__libsndfile_version__
-    return found
+            version_by_name["libsndfile"] = lazy_import("soundfile", "soundfile").__libsndfile_version__
+    return version_by_name
 
 
 def version_differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:

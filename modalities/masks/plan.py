@@ -128,8 +128,10 @@ def check_masks(modalities: Mapping[str, Modality], plan: MaskPlan, visible: boo
         raise ValueError(f"masking.modality is {plan.modality!r}, but the recipe has no modality of that name")
     axes = {axis for modality in modalities.values() for axis in modality.axes}
     if plan.kind == "complementary" and plan.axis != MaskPlan.axis and plan.axis not in axes:
-        known = ", ".join(sorted(axes)) or "none"
-        raise ValueError(f"masking.axis is {plan.axis!r}, but no modality has an axis of that name; known: {known}")
+        axis_names = ", ".join(sorted(axes)) or "none"
+        raise ValueError(
+            f"masking.axis is {plan.axis!r}, but no modality has an axis of that name; known: {axis_names}"
+        )
     if plan.kind == "hide" and visible:
         raise ValueError("masking.kind 'hide' leaves nothing of a modality: let the objectives read 'full'")
 

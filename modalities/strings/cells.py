@@ -82,7 +82,7 @@ class Column:
     kind: Kind = "text"
     unit: str = ""
     notation: Notation = PLAIN
-    whole: bool = False
+    is_whole: bool = False
     filled: int = 0
     invalid: int = 0
     examples: tuple[str, ...] = ()
@@ -235,11 +235,11 @@ def column_of(
     may_be_numbers = kind is None and numeric and not identifier and not booleans
     nearly = column.numbers > filled / 2 if typed else _nearly(column.numbers, filled, counts, plain)
     if kind == "number" or (may_be_numbers and nearly):
-        whole = all(isinstance(to_number(text, notation), int) for text in plain)
-        return _with_invalid(replace(column, kind="number", whole=whole), counts, plain)
+        is_whole = all(isinstance(to_number(text, notation), int) for text in plain)
+        return _with_invalid(replace(column, kind="number", is_whole=is_whole), counts, plain)
     for other, unit, fitting in _readings(counts):
-        fits = sum(counts[text] for text in fitting)
-        if kind == other or (kind is None and fits >= NEARLY * filled):
+        matches = sum(counts[text] for text in fitting)
+        if kind == other or (kind is None and matches >= NEARLY * filled):
             return _with_invalid(replace(column, kind=other, unit=unit), counts, fitting)
     return replace(_with_invalid(column, counts, plain), invalid=0)
 
@@ -248,9 +248,9 @@ def _identifier(texts: Iterable[str]) -> str:
     """A text that shows that a column holds identifiers, empty if none does."""
     listed = list(texts)
     first = next((text for text in listed if is_identifier(text)), "")
-    whole = [text for text in listed if _WHOLE.fullmatch(text)]
+    whole_numbers = [text for text in listed if _WHOLE.fullmatch(text)]
     powers = [text for text in listed if _EXPONENT.fullmatch(text)]
-    return first or (powers[0] if powers and whole and len(powers) + len(whole) == len(listed) else "")
+    return first or (powers[0] if powers and whole_numbers and len(powers) + len(whole_numbers) == len(listed) else "")
 
 
 def _unclear(counts: Mapping[str, int]) -> str:
@@ -266,13 +266,13 @@ def _unclear(counts: Mapping[str, int]) -> str:
     return ""
 
 
-def _nearly(fits: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
+def _nearly(matches: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
     """Whether so many numbers make a column of numbers."""
-    if fits >= NEARLY * filled:
+    if matches >= NEARLY * filled:
         return True
-    if len(plain) <= CONTINUOUS or fits < filled / 2:
+    if len(plain) <= CONTINUOUS or matches < filled / 2:
         return False
-    return fits + sum(count for text, count in counts.items() if to_bound(text) is not None) >= NEARLY * filled
+    return matches + sum(count for text, count in counts.items() if to_bound(text) is not None) >= NEARLY * filled
 
 
 def _with_invalid(column: Column, counts: Mapping[str, int], fitting: set[str]) -> Column:
@@ -289,9 +289,9 @@ def _notation(counts: Mapping[str, int], decimal: str | None) -> tuple[Notation,
     if len(plain) == len(counts) and (decimal is None or not any("." in text or "," in text for text in plain)):
         return choice[0], plain
     fitting = {notation: {text for text in short if _PATTERNS[notation].fullmatch(text)} for notation in choice}
-    fits = {notation: sum(counts[text] for text in texts) for notation, texts in fitting.items()}
-    best = max(choice, key=lambda notation: fits[notation])
-    if decimal is None and best in (COMMA, THOUSANDS) and fits[COMMA] == fits[THOUSANDS]:
+    matches = {notation: sum(counts[text] for text in texts) for notation, texts in fitting.items()}
+    best = max(choice, key=lambda notation: matches[notation])
+    if decimal is None and best in (COMMA, THOUSANDS) and matches[COMMA] == matches[THOUSANDS]:
         best = _comma(fitting[COMMA])
     return best, fitting[best]
 
@@ -311,10 +311,10 @@ def decimal_of(texts: Iterable[str]) -> str:
 
 def _comma(texts: Iterable[str]) -> Notation:
     """What a comma means where it always stands before three digits: unmarked whole numbers tell, if there are any."""
-    whole = [text.lstrip("+-") for text in texts if "," not in text]
-    if not whole:
+    whole_numbers = [text.lstrip("+-") for text in texts if "," not in text]
+    if not whole_numbers:
         return PLAIN
-    return COMMA if any(len(text) > 3 for text in whole) else THOUSANDS
+    return COMMA if any(len(text) > 3 for text in whole_numbers) else THOUSANDS
 
 
 def _readings(counts: Mapping[str, int]) -> Iterator[tuple[Kind, str, set[str]]]:
@@ -325,5 +325,5 @@ def _readings(counts: Mapping[str, int]) -> Iterator[tuple[Kind, str, set[str]]]
     for text, unit in quantities.items():
         units[unit] = units.get(unit, 0) + counts[text]
     if units:
-        most = max(units, key=lambda unit: units[unit])
-        yield "number", most, {text for text, unit in quantities.items() if unit == most}
+        frequent = max(units, key=lambda unit: units[unit])
+        yield "number", frequent, {text for text, unit in quantities.items() if unit == frequent}

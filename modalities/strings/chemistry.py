@@ -219,10 +219,11 @@ def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
     """Canonical CXSMILES of a molecule with stereochemical groups, and the molecule that its plain SMILES has."""
     chem = chemistry()
 
-    def grouped(kept: Sequence[Any]) -> Any:
+    def grouped(stereo_groups: Sequence[Any]) -> Any:
         copy = chem.RWMol(molecule)
         parts = [
-            (g.GetGroupType(), [a.GetIdx() for a in g.GetAtoms()], [b.GetIdx() for b in g.GetBonds()]) for g in kept
+            (g.GetGroupType(), [a.GetIdx() for a in g.GetAtoms()], [b.GetIdx() for b in g.GetBonds()])
+            for g in stereo_groups
         ]
         copy.SetStereoGroups([chem.CreateStereoGroup(kind, copy, atoms, bonds) for kind, atoms, bonds in parts])
         return copy
@@ -256,22 +257,22 @@ def parent(molecule: Any) -> Any:
     """
     chem = chemistry()
     largest, neutral_of = _standard()
-    found = molecule
+    result = molecule
     if len(chem.GetMolFrags(molecule)) > 1:
         strip = lazy_import(
             "chembl_structure_pipeline.standardizer", "chembl_structure_pipeline"
         ).get_fragment_parent_mol
-        found = largest(strip(molecule)[0])
-    if any(atom.GetFormalCharge() for atom in found.GetAtoms()):
-        neutral = neutral_of(found)
+        result = largest(strip(molecule)[0])
+    if any(atom.GetFormalCharge() for atom in result.GetAtoms()):
+        neutral = neutral_of(result)
         if chem.MolFromSmiles(chem.MolToSmiles(neutral)) is not None:  # not of carbanions in aromatic rings
-            found = neutral
-    if any(atom.GetIsotope() or atom.GetAtomMapNum() for atom in found.GetAtoms()):
-        found = chem.Mol(found)
-        for atom in found.GetAtoms():
+            result = neutral
+    if any(atom.GetIsotope() or atom.GetAtomMapNum() for atom in result.GetAtoms()):
+        result = chem.Mol(result)
+        for atom in result.GetAtoms():
             atom.SetIsotope(0)
             atom.SetAtomMapNum(0)
-    return found
+    return result
 
 
 def scaffold(molecule: Any) -> str:

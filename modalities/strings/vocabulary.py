@@ -49,11 +49,11 @@ class Vocabulary:
         ids, start = [], 0
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
-                if (found := self._ids.get(word[start:end])) is not None:
+                if (entry_id := self._ids.get(word[start:end])) is not None:
                     break
             else:
-                found, end = 1, start + 1
-            ids.append(found)
+                entry_id, end = 1, start + 1
+            ids.append(entry_id)
             start = end
         return ids
 

@@ -72,17 +72,17 @@ class _Ahead(Iterator[T]):
         # Before the standard library's own exit hook, which would wait for workers that wait for us.
         self._end = atexit.register(weakref.finalize(self, _end, self._team))
         self._team += (_Worker(items, numbers[first::count]) for first in range(count))
-        self._left = len(numbers)
+        self._remaining = len(numbers)
         self._turn = 0
 
     def __next__(self) -> T:
-        if not self._left:
+        if not self._remaining:
             self._end()
             atexit.unregister(self._end)
             raise StopIteration
         worker = self._team[self._turn]
         self._turn = (self._turn + 1) % len(self._team)
-        self._left -= 1
+        self._remaining -= 1
         return worker.receive()
 
 
@@ -105,7 +105,7 @@ class _Worker(Generic[T]):
             ChildProcessError: the process came to an end.
         """
         try:
-            slot, new, spans, made, failed = pickle.loads(self.connection.recv_bytes())
+            slot, new, spans, payload, failed = pickle.loads(self.connection.recv_bytes())
             if new:
                 descriptor = recv_handle(self.connection)
                 self.slots[slot] = mmap.mmap(descriptor, new)  # has a descriptor of its own
@@ -115,7 +115,7 @@ class _Worker(Generic[T]):
                 self.connection.send_bytes(bytes(self.freed.popleft() for _ in range(len(self.freed))))
         except (EOFError, ConnectionError) as error:
             raise ChildProcessError(self._fate()) from error
-        item = pickle.loads(made, buffers=self._buffers(slot, spans))
+        item = pickle.loads(payload, buffers=self._buffers(slot, spans))
         if failed:
             raise item
         return item
@@ -124,9 +124,9 @@ class _Worker(Generic[T]):
         """Parts of a slot, which is free again when the last of them is gone."""
         if not spans:
             return []
-        whole = np.frombuffer(self.slots[slot], np.uint8)
-        weakref.finalize(whole, self.freed.append, slot)
-        view = whole.data
+        buffer = np.frombuffer(self.slots[slot], np.uint8)
+        weakref.finalize(buffer, self.freed.append, slot)
+        view = buffer.data
         return [view[start : start + size] for start, size in spans]
 
     def _fate(self) -> str:
@@ -215,17 +215,17 @@ class _Slots:
 
     def send(self, item: Any, failed: bool = False) -> None:
         """Hand over an item, its arrays in a slot."""
-        made, arrays = _pickled(item)
+        payload, arrays = _pickled(item)
         spans = self._place(arrays)
         if spans is None:
-            made, spans = _pickled(item, whole=True)[0], []
+            payload, spans = _pickled(item, in_one_part=True)[0], []
         slot, descriptor = 0, None
         if spans and self.current is not None:
             slot, self.current = self.current, None
             descriptor = self.unseen.pop(slot, None)
         self.used = 0
         new = 0 if descriptor is None else len(self.memory[slot])
-        self.connection.send_bytes(pickle.dumps((slot, new, spans, made, failed), pickle.HIGHEST_PROTOCOL))
+        self.connection.send_bytes(pickle.dumps((slot, new, spans, payload, failed), pickle.HIGHEST_PROTOCOL))
         if descriptor is not None:
             send_handle(self.connection, descriptor, os.getppid())
             os.close(descriptor)
@@ -294,12 +294,12 @@ def _anonymous(size: int) -> int:
     return descriptor
 
 
-def _pickled(item: Any, whole: bool = False) -> tuple[bytes, list[np.ndarray]]:
+def _pickled(item: Any, in_one_part: bool = False) -> tuple[bytes, list[np.ndarray]]:
     """An item, and apart from it the bytes of its large arrays, unless it is to be whole."""
     arrays: list[np.ndarray] = []
 
     def stays(buffer: pickle.PickleBuffer) -> bool:
-        if whole or buffer.raw().nbytes < SMALL_BYTES:
+        if in_one_part or buffer.raw().nbytes < SMALL_BYTES:
             return True
         arrays.append(np.frombuffer(buffer.raw(), np.uint8))
         return False

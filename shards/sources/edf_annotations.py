@@ -71,9 +71,9 @@ def read_timeline(paths: Sequence[Path]) -> Timeline:
 @lru_cache(maxsize=16)
 def _read_timeline(paths: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> Timeline:
     """`read_timeline` for files of given sizes and times."""
-    first, *others = paths
+    first, *other_paths = paths
     annotations = list(read_edf_annotations(first))
-    for second in others:
+    for second in other_paths:
         starts = read_edf_header(first).start, read_edf_header(second).start
         if starts[0] is None or starts[1] is None:
             raise ContentError("EDF file whose date cannot be read", "it places the annotations of a second file")

@@ -82,9 +82,9 @@ class Hub(Source):
 
     @property
     def _used(self) -> list[str]:
-        own = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
-        own += [column for signal in self.signals.values() for column in signal.columns]
-        return list(dict.fromkeys([*own, *self.labels, *self.groups, *([self.key] if self.key else [])]))
+        columns_read = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
+        columns_read += [column for signal in self.signals.values() for column in signal.columns]
+        return list(dict.fromkeys([*columns_read, *self.labels, *self.groups, *([self.key] if self.key else [])]))
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         for name in self.columns:
@@ -244,6 +244,6 @@ def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> 
     suffix = Path(path or "").suffix.lower().lstrip(".")
     if suffix in modality.extensions:
         return suffix
-    if (known := detect_type(data, modality.extensions)) is None:
+    if (file_type := detect_type(data, modality.extensions)) is None:
         raise ContentError(f"{name} bytes of no known kind")
-    return known
+    return file_type

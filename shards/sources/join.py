@@ -103,29 +103,32 @@ class Join(Source):
     def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
         return replace(self.parts[item.source].make(item.item, modalities), source=item.source)
 
-    def combine(self, made: Iterator[StoredSample | str], folder: Path) -> Iterator[StoredSample | str]:
+    def combine(self, samples: Iterator[StoredSample | str], folder: Path) -> Iterator[StoredSample | str]:
         """Joined samples from those of all sources.
 
         Raises:
             ValueError: a source cannot be joined by what the recipe says, or two make the same member.
         """
-        held: list[dict[str, StoredSample]] = [{} for _ in self.parts]
+        waiting: list[dict[str, StoredSample]] = [{} for _ in self.parts]
         used: list[set[str]] = [set() for _ in self.parts]
         with (folder / _LABELS).open("wb") as labels:
-            for part in made:
+            for part in samples:
                 if isinstance(part, str):
                     yield part
                     continue
                 key = self._key(part)
                 if part.source == 0:
-                    yield self._joined(part, key, held, used, folder, labels)
+                    yield self._joined(part, key, waiting, used, folder, labels)
                 elif not key:
                     yield self._without_key(part)
-                elif held[part.source].setdefault(key, part) is not part:
+                elif waiting[part.source].setdefault(key, part) is not part:
                     yield f"{self.parts[part.source].type} of a key that another has"
         first = self.parts[0].type
-        for number, (known, taken) in enumerate(zip(held, used, strict=True)):
-            yield from (f"{self.parts[number].type} without {first} of its key" for _ in range(len(known) - len(taken)))
+        for number, (samples_by_key, used_keys) in enumerate(zip(waiting, used, strict=True)):
+            yield from (
+                f"{self.parts[number].type} without {first} of its key"
+                for _ in range(len(samples_by_key) - len(used_keys))
+            )
 
     def _key(self, part: StoredSample) -> str:
         name = self.by if isinstance(self.by, str) else self.by[part.source]
@@ -141,23 +144,27 @@ class Join(Source):
         self,
         part: StoredSample,
         key: str,
-        held: list[dict[str, StoredSample]],
+        waiting: list[dict[str, StoredSample]],
         used: list[set[str]],
         folder: Path,
         labels: BinaryIO,
     ) -> StoredSample | str:
         """The sample of a part of the first source, or why there is none; merged labels are appended to a file."""
-        found = {number: known[key] for number, known in enumerate(held) if key and key in known}
-        if self.how == "inner" and len(found) + 1 < len(self.parts):
+        partners = {
+            number: samples_by_key[key]
+            for number, samples_by_key in enumerate(waiting)
+            if key and key in samples_by_key
+        }
+        if self.how == "inner" and len(partners) + 1 < len(self.parts):
             if not key:
                 return self._without_key(part)
-            lacking = next(number for number in range(1, len(self.parts)) if number not in found)
+            lacking = next(number for number in range(1, len(self.parts)) if number not in partners)
             return f"{self.parts[0].type} without {self.parts[lacking].type} of its key"
         members, groups, fingerprints, tables = dict(part.members), dict(part.groups), dict(part.fingerprints), []
         changes = Counter(part.changes)
         if _LABELS in members:
             tables.append(members.pop(_LABELS))
-        for number, other in found.items():
+        for number, other in partners.items():
             used[number].add(key)
             for name, span in other.members.items():
                 if name == _LABELS:

@@ -86,7 +86,7 @@ class CellTypes:
         if column.kind == "boolean":
             return text.lower() == "true" if text.lower() in ("true", "false") else value
         if column.kind == "number" and not column.unit and (number := to_number(text, column.notation)) is not None:
-            return None if is_missing(number, name, self.codes) else number if column.whole else float(number)
+            return None if is_missing(number, name, self.codes) else number if column.is_whole else float(number)
         return value
 
     def row(self, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class CellTypes:
             kind = self.columns[name].kind if name in self.columns else "text"
             if self.numeric(name):
                 numbers = [None if isinstance(cell, (str, bool)) else cell for cell in cells]
-                typed[name] = pl.Series(name, numbers, pl.Int64 if self.columns[name].whole else pl.Float64)
+                typed[name] = pl.Series(name, numbers, pl.Int64 if self.columns[name].is_whole else pl.Float64)
             elif written.schema[name] == pl.String:
                 typed[name] = pl.Series(name, cells, pl.Boolean if kind == "boolean" else pl.String)
             else:
@@ -139,7 +139,7 @@ def infer_types(
     codes: what means missing, by column. text: columns whose cells stay as they are written. kinds: what columns must
     be, as a model learned it. typed: the frames' types are their file's own, so that text is text.
     """
-    texts, words, others = _count_cells(frames, codes or {})
+    texts, words, other_counts = _count_cells(frames, codes or {})
     codes = {**{name: WITHOUT_MINUS for name, counts in texts.items() if "+" in counts}, **(codes or {})}
     for name in texts.keys() & words.keys():
         if codes.get(name) == WITHOUT_MINUS and "-" in words[name]:
@@ -147,11 +147,11 @@ def infer_types(
 
     def find(name: str, decimal: str | None = None) -> Column:
         kind = "text" if name in text else (kinds or {}).get(name)
-        by_file = typed or name in others
-        return column_of(texts[name], others.get(name, 0), typed=by_file, kind=kind, decimal=decimal)
+        by_file = typed or name in other_counts
+        return column_of(texts[name], other_counts.get(name, 0), typed=by_file, kind=kind, decimal=decimal)
 
     columns = {name: find(name) for name in texts}
-    numeric = {name for name, column in columns.items() if column.kind == "number" and name not in others}
+    numeric = {name for name, column in columns.items() if column.kind == "number" and name not in other_counts}
     marks = {mark for name in numeric if (mark := decimal_of(texts[name]))}
     for name, counts in texts.items():
         unsure = (name in numeric or columns[name].unclear) and not decimal_of(counts)
@@ -171,7 +171,7 @@ def _count_cells(
     """By column: how often each text stands in it, how often each that means missing, how many cells are no text."""
     texts: dict[str, Counter[str]] = {}
     words: dict[str, Counter[str]] = {}
-    others: dict[str, int] = {}
+    other_counts: dict[str, int] = {}
     for frame in frames:
         for name, dtype in frame.schema.items():
             cells = frame[name].drop_nulls().alias("cell")
@@ -181,11 +181,11 @@ def _count_cells(
                         counts = words if is_missing(text, name, codes) else texts
                         counts.setdefault(name, Counter())[text] += times
                 continue
-            others[name] = others.get(name, 0) + len(cells)
+            other_counts[name] = other_counts.get(name, 0) + len(cells)
             if name in codes and not dtype.is_nested() and dtype != pl.Binary:
                 missing = Counter(str(cell) for cell in cells.to_list() if is_missing(cell, name, codes))
                 words.setdefault(name, Counter()).update(missing)
-    return texts, words, others
+    return texts, words, other_counts
 
 
 def is_typed(path: Path) -> bool:

@@ -18,7 +18,7 @@ from modalities.tokens import Tokens
 from pictures import RGB, picture
 
 
-def whole(modality: Image, tokens: Tokens) -> np.ndarray:
+def assemble(modality: Image, tokens: Tokens) -> np.ndarray:
     """Pixels `(H, W, B)` from tokens, one patch at a time."""
     p = modality.patch
     rows, columns = tokens.coords.max(0).astype(int) + 1
@@ -33,8 +33,8 @@ def whole(modality: Image, tokens: Tokens) -> np.ndarray:
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 5), st.integers(1, 9), st.integers(0, 40), st.booleans())
 def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: int, more: int, separate: bool) -> None:
     raw = picture(height, width, bands)
-    others = [picture(3, 3, bands + 1)] if separate else []
-    modality = Image(size=patch + more, patch=patch).fit([raw, *others])
+    other_images = [picture(3, 3, bands + 1)] if separate else []
+    modality = Image(size=patch + more, patch=patch).fit([raw, *other_images])
     tokens = modality.tokenize(raw)
     rows, columns = (side // patch for side in compute_grid_size((height, width), patch + more, patch))
 
@@ -57,9 +57,9 @@ def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: i
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.booleans())
 def test_tokens_are_the_pixels(rows: int, columns: int, patch: int, bands: int, separate: bool) -> None:
     raw = picture(rows * patch, columns * patch, bands, seed=rows)
-    others = [picture(5, 4, bands + 1)] if separate else []
-    modality = Image(size=max(rows, columns) * patch, patch=patch).fit([raw, *others])
-    np.testing.assert_allclose(whole(modality, modality.tokenize(raw))[..., :bands], raw.pixels, atol=1e-5)
+    other_images = [picture(5, 4, bands + 1)] if separate else []
+    modality = Image(size=max(rows, columns) * patch, patch=patch).fit([raw, *other_images])
+    np.testing.assert_allclose(assemble(modality, modality.tokenize(raw))[..., :bands], raw.pixels, atol=1e-5)
 
 
 def test_the_grid_does_not_depend_on_rounding() -> None:
@@ -100,7 +100,7 @@ def test_separate_bands_give_a_token_for_each_patch_and_band() -> None:
     assert (modality.separate, modality.band_names, modality.widths) == (True, ("nir", "red", "swir"), (16, 2, 2))
     for raw in (*raws, picture(12, 12, ("swir", "nir", "red")), picture(4, 12, ("red",))):
         tokens = modality.tokenize(raw)
-        pixels = whole(modality, tokens)
+        pixels = assemble(modality, tokens)
         for i, band in enumerate(modality.band_names):
             if band in raw.bands:
                 plane = raw.pixels[..., raw.bands.index(band)]
@@ -129,13 +129,13 @@ def test_flip_is_one_of_the_eight_symmetries(shape: tuple[int, int]) -> None:
     raw = picture(*shape)
     modality = Image(size=12, patch=4, flip=True).fit([raw])
     symmetries = [np.rot90(side, turn) for side in (raw.pixels, raw.pixels[:, ::-1]) for turn in range(4)]
-    seen = set()
+    crops = set()
     for seed in range(100):
-        made = whole(modality, modality.tokenize(raw, np.random.default_rng(seed)))
-        same = [i for i, s in enumerate(symmetries) if s.shape == made.shape and np.allclose(s, made, atol=1e-5)]
+        pixels = assemble(modality, modality.tokenize(raw, np.random.default_rng(seed)))
+        same = [i for i, s in enumerate(symmetries) if s.shape == pixels.shape and np.allclose(s, pixels, atol=1e-5)]
         assert len(same) == 1
-        seen.update(same)
-    assert seen == set(range(8))
+        crops.update(same)
+    assert crops == set(range(8))
 
 
 def test_images_are_turned_only_in_training_and_on_demand() -> None:
@@ -159,22 +159,22 @@ AUGMENTATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", AUGMENTATIONS)
 def test_images_are_changed_only_in_training_and_by_the_seed(options: dict[str, Any]) -> None:
     raw = picture(24, 16)
-    modality, plain = (Image(size=24, patch=4, **chosen).fit([raw]) for chosen in (options, {}))
+    modality, plain = (Image(size=24, patch=4, **options_of_one).fit([raw]) for options_of_one in (options, {}))
     straight = plain.tokenize(raw)
     np.testing.assert_array_equal(modality.tokenize(raw).values, straight.values)
-    made = [modality.tokenize(raw, np.random.default_rng(seed)) for seed in (*range(20), 0)]
-    assert len({tokens.values.tobytes() for tokens in made}) > 1
-    for part, again in zip(made[0], made[-1], strict=True):
+    token_lists = [modality.tokenize(raw, np.random.default_rng(seed)) for seed in (*range(20), 0)]
+    assert len({tokens.values.tobytes() for tokens in token_lists}) > 1
+    for part, again in zip(token_lists[0], token_lists[-1], strict=True):
         np.testing.assert_array_equal(part, again)
-    assert any((tokens.values != straight.values).any() for tokens in made if tokens.size == straight.size)
+    assert any((tokens.values != straight.values).any() for tokens in token_lists if tokens.size == straight.size)
 
 
 def test_the_mirror_turns_nothing_upside_down() -> None:
     raw = picture(8, 12)
     modality = Image(size=12, patch=4, flip="horizontal").fit([raw])
-    made = [whole(modality, modality.tokenize(raw, np.random.default_rng(seed))) for seed in range(40)]
-    mirrored = [np.allclose(pixels, raw.pixels[:, ::-1], atol=1e-5) for pixels in made]
-    straight = [np.allclose(pixels, raw.pixels, atol=1e-5) for pixels in made]
+    crops = [assemble(modality, modality.tokenize(raw, np.random.default_rng(seed))) for seed in range(40)]
+    mirrored = [np.allclose(pixels, raw.pixels[:, ::-1], atol=1e-5) for pixels in crops]
+    straight = [np.allclose(pixels, raw.pixels, atol=1e-5) for pixels in crops]
     assert all(a != b for a, b in zip(mirrored, straight, strict=True))
     assert 5 < sum(mirrored) < 35
 
@@ -185,8 +185,8 @@ def test_cuts_lie_within_and_hold_their_share(height: int, width: int, one: floa
     low, high = sorted((one, other))
     part = crop_random(pixels, (low, high), np.random.default_rng(seed))
     h, w, _ = part.shape
-    top, left = divmod(int(part[0, 0, 0]), width)
-    np.testing.assert_array_equal(part, pixels[top : top + h, left : left + w])
+    top, column = divmod(int(part[0, 0, 0]), width)
+    np.testing.assert_array_equal(part, pixels[top : top + h, column : column + w])
     assert (h + 1) * (w + 1) >= low * height * width
     assert max(h - 1, 0) * max(w - 1, 0) <= high * height * width
     np.testing.assert_array_equal(crop_random(pixels, (1, 1), np.random.default_rng(seed)), pixels)
@@ -207,9 +207,9 @@ def test_brightness_and_contrast_change_pixels_as_they_say() -> None:
         modality = Image(size=8, patch=4, **{option: 0.5}).fit([raw])
         ratios = []
         for seed in range(30):
-            made = whole(modality, modality.tokenize(raw, np.random.default_rng(seed)))
+            pixels = assemble(modality, modality.tokenize(raw, np.random.default_rng(seed)))
             centre = raw.pixels.mean() if option == "contrast" else 0.0
-            ratio = (made - centre) / (raw.pixels - centre)
+            ratio = (pixels - centre) / (raw.pixels - centre)
             np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-2)
             ratios.append(np.median(ratio))
         assert 0.49 < min(ratios) < 0.7 < 1.3 < max(ratios) < 1.51
@@ -246,10 +246,10 @@ def test_loss_is_the_squared_error_of_the_target(target: Any, patch: int) -> Non
     modality = Image(size=8, patch=patch, target=target).fit([raw])
     tokens = modality.tokenize(raw)
     prediction = np.random.default_rng(1).standard_normal(tokens.values.shape).astype(np.float32)
-    wanted = tokens.values if target == "values" else normalized(tokens.values)
+    true_values = tokens.values if target == "values" else normalized(tokens.values)
     loss = modality.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
     assert loss.dtype == torch.float32
-    np.testing.assert_allclose(loss.numpy(), ((prediction - wanted) ** 2).mean(1), rtol=1e-4)
+    np.testing.assert_allclose(loss.numpy(), ((prediction - true_values) ** 2).mean(1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["values", "normalized"])
@@ -259,12 +259,12 @@ def test_a_perfect_prediction_reconstructs_the_image(target: Any, patch: int) ->
     modality = Image(size=12, patch=patch, target=target).fit([raw])
     tokens = modality.tokenize(raw)
     prediction = tokens.values if target == "values" else normalized(tokens.values)
-    made = modality.reconstruct(prediction, tokens)
-    assert made.values.dtype == np.float32
-    np.testing.assert_allclose(whole(modality, made), raw.pixels, atol=1e-4)
+    reconstruction = modality.reconstruct(prediction, tokens)
+    assert reconstruction.values.dtype == np.float32
+    np.testing.assert_allclose(assemble(modality, reconstruction), raw.pixels, atol=1e-4)
 
 
-def drawn(html: str) -> np.ndarray:
+def pixels_of(html: str) -> np.ndarray:
     """Pixels `(H, W, 3)` of the picture in HTML."""
     data = html.split("base64,")[1].split('"')[0]
     return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data)))) / 255
@@ -277,9 +277,9 @@ def test_show_draws_the_image(bands: tuple[str, ...], separate: bool) -> None:
     modality = Image(size=12, patch=4, target="values").fit([raw, *[picture(4, 4, ("other",))] * separate])
     tokens = modality.tokenize(raw)
     target = (tokens.coords == [1, 2]).all(1)
-    shown = modality.show(tokens, target, modality.reconstruct(np.zeros_like(tokens.values), tokens))
-    assert list(shown) == ["original", "masked", "reconstructed"]
-    images = {name: drawn(html) for name, html in shown.items()}
+    parts = modality.show(tokens, target, modality.reconstruct(np.zeros_like(tokens.values), tokens))
+    assert list(parts) == ["original", "masked", "reconstructed"]
+    images = {name: pixels_of(html) for name, html in parts.items()}
 
     drawn_bands = RGB if bands == RGB and not separate else bands[:1] * 3
     mean = [modality.mean[modality.band_names.index(band)] for band in drawn_bands]
@@ -300,7 +300,7 @@ def test_show_clips_what_is_no_colour() -> None:
     modality = Image(size=8, patch=4).fit([raw])
     tokens = modality.tokenize(raw)
     wild = tokens._replace(values=np.float32([[99], [-99]]) * np.ones((1, 16), np.float32))
-    image = drawn(modality.show(tokens, np.ones(2, bool), wild)["reconstructed"])
+    image = pixels_of(modality.show(tokens, np.ones(2, bool), wild)["reconstructed"])
     np.testing.assert_array_equal(image[:, :, 0], np.repeat([[1.0, 0.0]], 4, axis=0).repeat(4, axis=1))
 
 
@@ -317,8 +317,8 @@ def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int,
     full = Image(size=modality.size, patch=4).fit([drawing]).tokenize(drawing)
     for values, place in zip(tokens.values, tokens.coords, strict=True):
         assert np.array_equal(values, full.values[(full.coords == place).all(1)][0])
-    shown = modality.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
-    image = PIL.Image.open(io.BytesIO(base64.b64decode(shown.split("base64,")[1].split('"')[0])))
+    original = modality.show(tokens, np.zeros(tokens.size, bool), tokens)["original"]
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(original.split("base64,")[1].split('"')[0])))
     height, width = image.height, image.width
     assert np.allclose(np.asarray(image)[..., 0] / 255, pixels[:height, :width, 0], atol=0.01)
 
@@ -345,13 +345,15 @@ def test_the_stem_is_one_map_or_two() -> None:
 def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_matter() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.random((32, 32, 3), np.float32)
-    own = Image(size=32, patch=8, normalize="image").fit([Image().parse(pixels)])
-    plain = own.tokenize(own.parse(pixels)).values
-    cast = own.tokenize(own.parse(pixels * np.float32([0.9, 0.5, 0.2]) + np.float32([0.1, 0, 0.3]))).values
+    normalized_image = Image(size=32, patch=8, normalize="image").fit([Image().parse(pixels)])
+    plain = normalized_image.tokenize(normalized_image.parse(pixels)).values
+    cast = normalized_image.tokenize(
+        normalized_image.parse(pixels * np.float32([0.9, 0.5, 0.2]) + np.float32([0.1, 0, 0.3]))
+    ).values
     np.testing.assert_allclose(plain, cast, atol=1e-3)
     np.testing.assert_allclose(plain.reshape(-1, 3).mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(plain.reshape(-1, 3).std(0), 1, atol=1e-3)
-    flat = own.tokenize(own.parse(np.full((32, 32, 3), 0.5, np.float32))).values
+    flat = normalized_image.tokenize(normalized_image.parse(np.full((32, 32, 3), 0.5, np.float32))).values
     assert np.isfinite(flat).all()
 
 

@@ -35,17 +35,19 @@ from pipeline.recipe.load import load
 ECG: dict[str, Any] = {"montage": "ecg", "unit": "mV", "sample_rate_hz": 100, "patch_s": 0.2}
 
 
-def noise(channels: tuple[str, ...] = ("I", "II"), seconds: float = 2, rate_hz: float = 100, **said: Any) -> Recording:
+def noise(
+    channels: tuple[str, ...] = ("I", "II"), seconds: float = 2, rate_hz: float = 100, **description: Any
+) -> Recording:
     """Random traces, a unit high."""
     samples = np.random.default_rng(len(channels)).standard_normal((len(channels), round(seconds * rate_hz)))
-    made = Recording(samples.astype(np.float32), channels, ("mV",) * len(channels), rate_hz)
-    return made._replace(**said)
+    recording = Recording(samples.astype(np.float32), channels, ("mV",) * len(channels), rate_hz)
+    return recording._replace(**description)
 
 
-def members(raw: Recording, **said: Any) -> dict[str, bytes]:
+def members(raw: Recording, **description: Any) -> dict[str, bytes]:
     """The members of a recording, with other words on it."""
-    made = to_members(raw)
-    return made | {"json": json.dumps({**json.loads(made["json"]), **said}).encode()}
+    recording = to_members(raw)
+    return recording | {"json": json.dumps({**json.loads(recording["json"]), **description}).encode()}
 
 
 def array(samples: Any) -> bytes:
@@ -100,7 +102,7 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("description", "why"),
     [
         ({"sample_rate_hz": 0}, "signal with a sample rate of 0 or less"),
         ({"sample_rate_hz": -5}, "signal with a sample rate of 0 or less"),
@@ -130,9 +132,9 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"sample_rate_hz": 5e-324}, "signal of a sample rate of nearly 0"),
     ],
 )
-def test_descriptions_that_cannot_be_used_are_refused_by_reason(said: dict[str, Any], why: str) -> None:
+def test_descriptions_that_cannot_be_used_are_refused_by_reason(description: dict[str, Any], why: str) -> None:
     with pytest.raises(ContentError) as caught:
-        Signal(**ECG).decode(members(noise(), **said))
+        Signal(**ECG).decode(members(noise(), **description))
     assert caught.value.reason == why
 
 
@@ -181,9 +183,9 @@ def test_a_channel_with_a_missing_sample_is_left_out_and_counted() -> None:
     assert reason(Signal(**ECG), members(raw)) == "signal with samples that are not numbers"
     lenient = Signal(**ECG, faulty_channels="exclude")
     with counted_changes() as changes:
-        left = lenient.decode(members(raw))
-    np.testing.assert_array_equal(left.samples, raw.samples[[0, 2]])
-    assert left.channels == ("I", "V1")
+        decoded = lenient.decode(members(raw))
+    np.testing.assert_array_equal(decoded.samples, raw.samples[[0, 2]])
+    assert decoded.channels == ("I", "V1")
     assert changes == {"channel II left out: missing samples": 1}
     raw.samples[0], raw.samples[1, 70] = 0.5, 0
     with counted_changes() as changes:
@@ -198,14 +200,14 @@ def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
     raw.samples[2] = np.nan
     lenient = Signal(**ECG, faulty_channels="exclude")
     with counted_changes() as changes:
-        left = lenient.decode(members(raw))
-    assert (left.channels, left.start_s) == (("I", "II"), pytest.approx(3.3))
-    np.testing.assert_array_equal(left.samples, raw.samples[:2, 30:120])
+        decoded = lenient.decode(members(raw))
+    assert (decoded.channels, decoded.start_s) == (("I", "II"), pytest.approx(3.3))
+    np.testing.assert_array_equal(decoded.samples, raw.samples[:2, 30:120])
     assert changes == {
         "recording cut to its longest stretch without missing samples": 1,
         "channel V1 left out: missing samples": 1,
     }
-    np.testing.assert_allclose(lenient.fit([left]).tokenize(left).coords[:4, 3], [3.3, 3.5, 3.7, 3.9], atol=0.101)
+    np.testing.assert_allclose(lenient.fit([decoded]).tokenize(decoded).coords[:4, 3], [3.3, 3.5, 3.7, 3.9], atol=0.101)
     raw.samples[:2, ::10] = np.nan
     assert reason(lenient, members(raw)) == "signal shorter than a patch"
     raw.samples[:] = np.nan
@@ -217,9 +219,9 @@ def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
 def lenient_of(raw: Recording) -> tuple[tuple[str, ...], float, int, dict[str, int]]:
     """The channels left, the start in s, the samples of each, and what is counted."""
     with counted_changes() as changes:
-        left = Signal(**ECG, faulty_channels="exclude").decode(members(raw))
-    assert not np.isnan(left.samples).any()
-    return left.channels, left.start_s, left.samples.shape[1], dict(changes)
+        decoded = Signal(**ECG, faulty_channels="exclude").decode(members(raw))
+    assert not np.isnan(decoded.samples).any()
+    return decoded.channels, decoded.start_s, decoded.samples.shape[1], dict(changes)
 
 
 @pytest.mark.parametrize("since", [100, 5])
@@ -254,9 +256,9 @@ def test_gaps_leave_nearly_the_most_that_any_choice_leaves(seed: int) -> None:
     missing = rng.random((4, 30)) < rng.choice([0.02, 0.1, 0.3])
     rows, stretch = _largest_part(missing)
     assert not missing[rows, stretch].any()
-    taken = len(rows) * (stretch.stop - stretch.start)
-    whole = [int((~missing[:, a:b].any(1)).sum()) * (b - a) for a in range(30) for b in range(a + 1, 31)]
-    assert 0.6 * max(whole) <= taken <= max(whole)
+    size_of_stretch = len(rows) * (stretch.stop - stretch.start)
+    sizes = [int((~missing[:, a:b].any(1)).sum()) * (b - a) for a in range(30) for b in range(a + 1, 31)]
+    assert 0.6 * max(sizes) <= size_of_stretch <= max(sizes)
 
 
 def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
@@ -308,11 +310,11 @@ def test_units_of_one_kind_become_the_recipes() -> None:
     assert unit_factor("fT", "pT") == pytest.approx(1e-3)
     assert unit_factor("%", "%") == 1
     mixed = raw._replace(units=("mV", "uV"))
-    made = Signal(**{**ECG, "unit": "uV"}).decode(to_members(mixed))
-    np.testing.assert_allclose(made.samples, raw.samples * [[1000], [1]], rtol=1e-6)
-    assert made.units == ("uV", "uV")
-    kept = Signal(**{**ECG, "unit": None}).decode(to_members(mixed))
-    assert kept.units == ("mV", "uV")
+    recording = Signal(**{**ECG, "unit": "uV"}).decode(to_members(mixed))
+    np.testing.assert_allclose(recording.samples, raw.samples * [[1000], [1]], rtol=1e-6)
+    assert recording.units == ("uV", "uV")
+    volts = Signal(**{**ECG, "unit": None}).decode(to_members(mixed))
+    assert volts.units == ("mV", "uV")
     for unit in ("T", "%", ""):
         with pytest.raises(ContentError):
             unit_factor(unit, "mV")
@@ -321,26 +323,26 @@ def test_units_of_one_kind_become_the_recipes() -> None:
 @pytest.mark.parametrize(("rate_hz", "wanted_hz"), [(500, 200), (100, 250), (360, 200), (128.5, 100), (200, 200)])
 def test_resampling_keeps_waves_and_drops_what_the_rate_cannot_hold(rate_hz: float, wanted_hz: float) -> None:
     time = np.arange(round(4 * rate_hz)) / rate_hz
-    kept = np.sin(2 * np.pi * 7 * time) + 3.0
+    in_band = np.sin(2 * np.pi * 7 * time) + 3.0
     high = np.sin(2 * np.pi * 0.45 * rate_hz * time)
-    made = resample(np.stack([kept, high]).astype(np.float32), rate_hz, wanted_hz)
-    assert made.dtype == np.float32
-    assert made.shape[1] == pytest.approx(4 * wanted_hz, abs=1)
-    expected = np.sin(2 * np.pi * 7 * np.arange(made.shape[1]) / wanted_hz) + 3.0
+    recording = resample(np.stack([in_band, high]).astype(np.float32), rate_hz, wanted_hz)
+    assert recording.dtype == np.float32
+    assert recording.shape[1] == pytest.approx(4 * wanted_hz, abs=1)
+    expected = np.sin(2 * np.pi * 7 * np.arange(recording.shape[1]) / wanted_hz) + 3.0
     inside = slice(round(0.3 * wanted_hz), -round(0.3 * wanted_hz))
-    np.testing.assert_allclose(made[0, inside], expected[inside], atol=0.02)
+    np.testing.assert_allclose(recording[0, inside], expected[inside], atol=0.02)
     if wanted_hz < 0.8 * rate_hz:
-        assert np.abs(made[1, inside]).max() < 0.05
+        assert np.abs(recording[1, inside]).max() < 0.05
     with pytest.raises(ContentError, match="thousand"):
-        resample(made, 1e9, wanted_hz)
+        resample(recording, 1e9, wanted_hz)
 
 
 def test_filters_pass_the_band_and_stop_the_rest_without_delay() -> None:
     rate, time = 200.0, np.arange(4000) / 200
-    for hz, kept in ((0.05, 0), (1, 1), (10, 1), (30, 1), (50, 0), (80, 0)):
+    for hz, gain in ((0.05, 0), (1, 1), (10, 1), (30, 1), (50, 0), (80, 0)):
         wave = np.sin(2 * np.pi * hz * time).astype(np.float32)[None]
-        made = filter_band(wave, rate, 0.5, 60, (50,))
-        np.testing.assert_allclose(made[:, 1000:-1000], kept * wave[:, 1000:-1000], atol=0.05)
+        recording = filter_band(wave, rate, 0.5, 60, (50,))
+        np.testing.assert_allclose(recording[:, 1000:-1000], gain * wave[:, 1000:-1000], atol=0.05)
     constant = np.full((1, 400), 7.0, np.float32)
     assert np.abs(filter_band(constant, rate, 0.5, None, ())).max() < 0.01, "no jump at the ends"
     assert filter_band(constant, rate, None, None, ()) is constant
@@ -352,8 +354,8 @@ def test_filters_pass_the_band_and_stop_the_rest_without_delay() -> None:
 def test_scales_do_not_depend_on_gain_and_offset(gain: float, offset: float) -> None:
     raw = noise().samples.astype(np.float64)
     for how in ("channel", "recording", "mad"):
-        made = normalize((raw * gain + offset * gain).astype(np.float32), how, 1.0)  # type: ignore[arg-type]
-        np.testing.assert_allclose(made, normalize(raw.astype(np.float32), how, 1.0), atol=2e-3)  # type: ignore[arg-type]
+        recording = normalize((raw * gain + offset * gain).astype(np.float32), how, 1.0)  # type: ignore[arg-type]
+        np.testing.assert_allclose(recording, normalize(raw.astype(np.float32), how, 1.0), atol=2e-3)  # type: ignore[arg-type]
 
 
 def test_scales() -> None:
@@ -361,8 +363,8 @@ def test_scales() -> None:
     by_channel = normalize(samples, "channel", 1)
     np.testing.assert_allclose(by_channel.mean(1), 0, atol=1e-6)
     np.testing.assert_allclose(by_channel.std(1), 1, rtol=1e-6)
-    whole = normalize(samples, "recording", 1)
-    assert whole[1].std() / whole[0].std() == pytest.approx(10)
+    reference = normalize(samples, "recording", 1)
+    assert reference[1].std() / reference[0].std() == pytest.approx(10)
     np.testing.assert_allclose(normalize(samples, "fixed", 100), samples / 100)
     np.testing.assert_allclose(normalize(samples, "percentile", 1)[:, 95], 1)
     mad = normalize(samples, "mad", 1)
@@ -404,9 +406,9 @@ def test_channels_pick_order_and_pass_over_the_rest() -> None:
 def test_derivations_are_made_of_their_electrodes() -> None:
     modality = Signal(montage="eeg", channels=("F3-C3", "P3-O1"), sample_rate_hz=100, patch_s=0.2)
     raw = noise(("EEG F3", "EEG C3", "P3-O1", "Cz"))
-    made = modality.decode(to_members(raw))
-    assert made.channels == ("F3-C3", "P3-O1")
-    np.testing.assert_allclose(made.samples, [raw.samples[0] - raw.samples[1], raw.samples[2]])
+    recording = modality.decode(to_members(raw))
+    assert recording.channels == ("F3-C3", "P3-O1")
+    np.testing.assert_allclose(recording.samples, [raw.samples[0] - raw.samples[1], raw.samples[2]])
     assert modality.decode(to_members(noise(("F3", "P3-O1")))).channels == ("P3-O1",)
     assert all(modality.takes(name) for name in ("F3", "EEG C3-REF", "F3-C3"))
     assert not modality.takes("Cz")
@@ -491,8 +493,8 @@ def test_uneven_times_are_kept_and_nothing_is_interpolated() -> None:
     assert modality.step_s == pytest.approx(np.median(np.diff(times)))
     tokens = modality.tokenize(modality.decode(to_members(raw)))
     assert tokens.size == 5
-    held = tokens.coords[:, 3:4] + tokens.coords[:, 4:]
-    np.testing.assert_allclose(held.ravel(), times[5:45] - times[0], atol=1e-4)
+    span_ends = tokens.coords[:, 3:4] + tokens.coords[:, 4:]
+    np.testing.assert_allclose(span_ends.ravel(), times[5:45] - times[0], atol=1e-4)
     flux, error = raw.samples
     spread = 1.4826 * np.median(np.abs(flux - np.median(flux)))
     np.testing.assert_allclose(tokens.values[:, :8].ravel(), (flux[5:45] - np.median(flux)) / spread, rtol=1e-4)
@@ -522,11 +524,11 @@ def test_parse_takes_what_users_have(tmp_path: Path) -> None:
     raw, modality = noise(), Signal(**ECG)
     for name, data in to_members(raw).items():
         (tmp_path / f"a.{name}").write_bytes(data)
-    said = {"samples": raw.samples.tolist(), "sample_rate_hz": 100, "unit": "mV", "channels": ["I", "II"]}
-    for value in (raw, said, tmp_path / "a.npy", str(tmp_path / "a.npy")):
-        made = modality.parse(value)
-        assert made.channels == ("I", "II")
-        np.testing.assert_allclose(made.samples, raw.samples, rtol=1e-6)
+    description = {"samples": raw.samples.tolist(), "sample_rate_hz": 100, "unit": "mV", "channels": ["I", "II"]}
+    for value in (raw, description, tmp_path / "a.npy", str(tmp_path / "a.npy")):
+        recording = modality.parse(value)
+        assert recording.channels == ("I", "II")
+        np.testing.assert_allclose(recording.samples, raw.samples, rtol=1e-6)
     for wrong in (3, None, [1], {}, {"samples": [[1], [1, 2]]}, tmp_path / "none.npy"):
         with pytest.raises(ContentError):
             modality.parse(wrong)
@@ -579,17 +581,17 @@ def test_a_perfect_prediction_reconstructs_the_signal(target: Any) -> None:
 def test_whole_leads_and_spans_can_be_masked(seed: int) -> None:
     modality = Signal(**ECG, mask=Masking(kind="channel", ratio=0.5)).fit([noise(("I", "II", "V1", "V2"))])
     tokens = modality.tokenize(noise(("I", "II", "V1", "V2")))
-    made = draw_mask(
+    recording = draw_mask(
         tokens, np.random.default_rng(seed), 0, MaskRules((Masking(kind="channel", ratio=0.5),), axes=modality.axes)
     )
     for lead in np.unique(tokens.ids[:, 1]):
-        assert len(set(made.target[tokens.ids[:, 1] == lead].tolist())) == 1
-    assert made.target.mean() == 0.5
-    whole = draw_mask(
+        assert len(set(recording.target[tokens.ids[:, 1] == lead].tolist())) == 1
+    assert recording.target.mean() == 0.5
+    full_plan = draw_mask(
         tokens, np.random.default_rng(seed), 0, MaskRules((Masking(kind="time", ratio=0.3),), axes=modality.axes)
     )
     for time in np.unique(tokens.coords[:, 3]):
-        assert len(set(whole.target[tokens.coords[:, 3] == time].tolist())) == 1
+        assert len(set(full_plan.target[tokens.coords[:, 3] == time].tolist())) == 1
 
 
 def test_place_knows_where_electrodes_lie() -> None:
@@ -607,11 +609,11 @@ def test_traces_are_drawn_with_names_and_shaded_targets() -> None:
     modality = Signal(**ECG).fit([noise()])
     tokens = modality.tokenize(noise())
     target = np.arange(tokens.size) == 3
-    shown = modality.show(tokens, target, tokens._replace(values=-tokens.values))
-    assert all(svg.startswith("<svg") and ">II</text>" in svg for svg in shown.values())
-    assert shown["original"].count("<rect") == shown["masked"].count("<rect") == 1
-    assert shown["masked"].count("M") == shown["original"].count("M") + 1, "a gap where the target was"
-    assert shown["reconstructed"].count("#c33") == 1
+    html = modality.show(tokens, target, tokens._replace(values=-tokens.values))
+    assert all(svg.startswith("<svg") and ">II</text>" in svg for svg in html.values())
+    assert html["original"].count("<rect") == html["masked"].count("<rect") == 1
+    assert html["masked"].count("M") == html["original"].count("M") + 1, "a gap where the target was"
+    assert html["reconstructed"].count("#c33") == 1
     everything = modality.show(tokens, np.ones(tokens.size, bool), tokens)
     assert "nan" not in "".join(everything.values())
 
@@ -624,8 +626,8 @@ def test_real_twelve_lead_records() -> None:
     source = Wfdb()
     raws = []
     for item in source.items(Path(os.environ["SENSORIUM_DATA"]) / "ecg" / "cinc2021"):
-        held = source.make(item, {"ecg": modality}).members
-        raws.append(modality.decode({kind: held[f"ecg.{kind}"] for kind in ("npy", "json")}))
+        stored = source.make(item, {"ecg": modality}).members
+        raws.append(modality.decode({kind: stored[f"ecg.{kind}"] for kind in ("npy", "json")}))
     assert len(raws) == 38
     fitted = modality.fit(raws)
     assert len(fitted.names) == 12

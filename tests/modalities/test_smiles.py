@@ -51,9 +51,9 @@ def nci() -> list[str]:
 
 
 @given(strings, st.lists(atoms, max_size=8))
-def test_no_string_loses_anything(smiles: str, known: list[str]) -> None:
+def test_no_string_loses_anything(smiles: str, lexicon: list[str]) -> None:
     assert joined(Smiles(), smiles) == smiles
-    fitted = Smiles(min_count=1).fit([*known, "C"])
+    fitted = Smiles(min_count=1).fit([*lexicon, "C"])
     assert joined(fitted, smiles) == smiles
     assert fitted.tokenize(smiles).size <= Smiles().tokenize(smiles).size
 
@@ -171,8 +171,8 @@ def test_show_marks_targets_and_guesses() -> None:
     modality = Smiles()
     tokens = modality.tokenize("C>>O")
     guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.lexicon.id("N")])[:, None])
-    shown = modality.show(tokens, np.array([False, False, True, True]), guess)
-    assert shown == {
+    html = modality.show(tokens, np.array([False, False, True, True]), guess)
+    assert html == {
         "original": '<code>C&gt;<b class="target">&gt;</b><b class="target">O</b></code>',
         "masked": '<code>C&gt;<b class="hidden">_</b><b class="hidden">_</b></code>',
         "reconstructed": '<code>C&gt;<b class="right">&gt;</b><b class="wrong">N</b></code>',

@@ -51,18 +51,18 @@ def small(**fields: Any) -> Spectrogram:
     return Spectrogram(**{**SMALL, **fields}).fit([noise()])
 
 
-def whole(modality: Spectrogram, tokens: Tokens) -> np.ndarray:
+def assemble(modality: Spectrogram, tokens: Tokens) -> np.ndarray:
     """Energies `(C, mel_bands, frames)` from tokens, one patch at a time."""
     height, width = modality.patch
     frames = np.rint(
         tokens.coords[:, 0] * modality.sample_rate_hz / (modality.sample_rate_hz * modality.shift_ms // 1000)
     ).astype(int)
-    made = np.full((tokens.ids[:, 1].max() - 1, modality.mel_bands, frames.max() + width), np.nan)
+    result = np.full((tokens.ids[:, 1].max() - 1, modality.mel_bands, frames.max() + width), np.nan)
     for values, channel, frame, band in zip(
         tokens.values, tokens.ids[:, 1] - 2, frames, tokens.coords[:, 1].astype(int), strict=True
     ):
-        made[channel, band : band + height, frame : frame + width] = values.reshape(height, width)
-    return made * 2 * modality.std + modality.mean
+        result[channel, band : band + height, frame : frame + width] = values.reshape(height, width)
+    return result * 2 * modality.std + modality.mean
 
 
 # Kaldi's features
@@ -96,8 +96,8 @@ TIME = np.arange(16_000) / 16_000
     ids=["noise", "tone", "chirp with an offset", "faint", "click"],
 )
 def test_features_are_those_of_transformers(samples: np.ndarray) -> None:
-    made = Spectrogram().log_mel(Audio(samples[None].astype(np.float32), 16_000))
-    np.testing.assert_allclose(made[0].T, reference(samples.astype(np.float32)), atol=1e-3)
+    result = Spectrogram().log_mel(Audio(samples[None].astype(np.float32), 16_000))
+    np.testing.assert_allclose(result[0].T, reference(samples.astype(np.float32)), atol=1e-3)
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
@@ -144,9 +144,9 @@ def test_any_length_rate_and_channels(
     assert np.isfinite(tokens.values).all()
     assert set(tokens.ids[:, 0]) == {2}
     assert set(tokens.ids[:, 1]) == {2 + i for i in range(count)}
-    made = whole(modality, tokens)
-    np.testing.assert_allclose(made[..., :frames], modality.log_mel(modality.parse(raw)), atol=1e-3)
-    np.testing.assert_allclose(made[..., frames:], FLOOR, atol=1e-3)
+    result = assemble(modality, tokens)
+    np.testing.assert_allclose(result[..., :frames], modality.log_mel(modality.parse(raw)), atol=1e-3)
+    np.testing.assert_allclose(result[..., frames:], FLOOR, atol=1e-3)
 
 
 def test_the_defaults_are_those_of_ssast() -> None:
@@ -172,11 +172,13 @@ def test_resampling_keeps_a_tone(rate_hz: float) -> None:
     seconds = 0.3
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     samples = torch.from_numpy(np.sin(2 * np.pi * 500 * time)[None].astype(np.float32))
-    made = resample(samples, rate_hz, 8000)[0].numpy()
-    assert len(made) == pytest.approx(seconds * 8000, abs=2)
+    result = resample(samples, rate_hz, 8000)[0].numpy()
+    assert len(result) == pytest.approx(seconds * 8000, abs=2)
     inner = slice(100, -100)
-    expected = np.sin(2 * np.pi * 500 * np.arange(len(made)) / 8000)
-    np.testing.assert_allclose(made[inner], expected[inner], atol=0.02 if rate_hz != 7999.5 else 0.1)  # a rounded ratio
+    expected = np.sin(2 * np.pi * 500 * np.arange(len(result)) / 8000)
+    np.testing.assert_allclose(
+        result[inner], expected[inner], atol=0.02 if rate_hz != 7999.5 else 0.1
+    )  # a rounded ratio
 
 
 @pytest.mark.parametrize("rate_hz", [22_050, 32_000, 44_100, 48_000])
@@ -231,20 +233,20 @@ def test_mono_is_the_mean_of_the_channels() -> None:
 def test_spec_augment_hides_one_stretch_of_time_and_of_bands() -> None:
     raw = noise(1)
     modality = small(time_mask_s=0.3, frequency_mask=5)
-    plain = whole(modality, modality.tokenize(raw))
+    plain = assemble(modality, modality.tokenize(raw))
     widths = []
     for seed in range(60):
-        changed = whole(modality, modality.tokenize(raw, np.random.default_rng(seed))) != plain
+        changed = assemble(modality, modality.tokenize(raw, np.random.default_rng(seed))) != plain
         bands, frames = changed[0].sum(1), changed[0].sum(0)
         hidden = np.flatnonzero(bands == bands.max()), np.flatnonzero(frames == frames.max())
         full = bands.max() >= 98, frames.max() >= 16
         widths.append([len(part) if is_full else 0 for part, is_full in zip(hidden, full, strict=True)])
         for part, is_full in zip(hidden, full, strict=True):
             assert not is_full or len(part) == part[-1] - part[0] + 1
-    most = np.array(widths).max(0)
-    assert most[0] == 5
-    assert 20 < most[1] <= 30
-    assert np.array_equal(whole(modality, modality.tokenize(raw)), plain)
+    maximum = np.array(widths).max(0)
+    assert maximum[0] == 5
+    assert 20 < maximum[1] <= 30
+    assert np.array_equal(assemble(modality, modality.tokenize(raw)), plain)
     still = small()
     assert all(
         (a == b).all() for a, b in zip(still.tokenize(raw, np.random.default_rng(0)), still.tokenize(raw), strict=True)
@@ -280,16 +282,16 @@ def test_files_keep_their_samples(tmp_path: Path, kind: str, subtype: str | None
     modality = Spectrogram(**SMALL, channels="keep")
     data = encoded(raw, kind, subtype)
     (tmp_path / f"a.{kind.upper()}").write_bytes(data)
-    for made in (modality.decode({kind: data}), modality.parse(data), modality.parse(tmp_path / f"a.{kind.upper()}")):
-        assert made.rate_hz == 11025
-        np.testing.assert_allclose(made.samples, raw.samples, atol=1 / 120 if subtype == "PCM_U8" else 1e-4)
+    for result in (modality.decode({kind: data}), modality.parse(data), modality.parse(tmp_path / f"a.{kind.upper()}")):
+        assert result.rate_hz == 11025
+        np.testing.assert_allclose(result.samples, raw.samples, atol=1 / 120 if subtype == "PCM_U8" else 1e-4)
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_lossy_files(subtype: str) -> None:
     raw = noise(rate_hz=48_000)
-    made = Spectrogram().decode({"ogg": encoded(raw, "ogg", subtype)})
-    assert (made.rate_hz, made.samples.shape) == (48_000, raw.samples.shape)
+    result = Spectrogram().decode({"ogg": encoded(raw, "ogg", subtype)})
+    assert (result.rate_hz, result.samples.shape) == (48_000, raw.samples.shape)
 
 
 def test_arrays(tmp_path: Path) -> None:
@@ -298,16 +300,16 @@ def test_arrays(tmp_path: Path) -> None:
     described = json.dumps({"sample_rate_hz": 8000}).encode()
     (tmp_path / "a.npy").write_bytes(array(raw.samples))
     (tmp_path / "a.json").write_bytes(described)
-    for made in (
+    for result in (
         modality.decode({"npy": array(raw.samples), "json": described}),
         modality.parse(tmp_path / "a.npy"),
         modality.parse(raw),
         modality.parse({"array": raw.samples.astype(np.float64), "sampling_rate": 8000}),
         modality.parse({"path": None, "bytes": encoded(raw, "wav", "FLOAT")}),
     ):
-        assert made.rate_hz == 8000
-        assert made.samples.dtype == np.float32
-        assert (made.samples == raw.samples).all()
+        assert result.rate_hz == 8000
+        assert result.samples.dtype == np.float32
+        assert (result.samples == raw.samples).all()
     whole_numbers = modality.parse(((raw.samples[0] * 2**15).astype(np.int16), 8000)).samples
     np.testing.assert_allclose(whole_numbers, raw.samples[:1], atol=1 / 2**15)
 
@@ -333,8 +335,8 @@ def test_sound_without_its_length_is_read_whole_and_counted() -> None:
     data[21] &= 0xF0
     data[22:26] = bytes(4)
     with counted_changes() as changes:
-        made = Spectrogram().decode({"flac": bytes(data)})
-    assert made.samples.shape == GOOD.samples.shape
+        result = Spectrogram().decode({"flac": bytes(data)})
+    assert result.samples.shape == GOOD.samples.shape
     assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
@@ -350,8 +352,8 @@ def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
 
 
 def test_telephone_sound_that_cannot_be_sought_in() -> None:
-    made = Spectrogram().decode({"wav": encoded(GOOD, "wav", "GSM610")})
-    assert GOOD.samples.shape[1] <= made.samples.shape[1] < GOOD.samples.shape[1] + 320
+    result = Spectrogram().decode({"wav": encoded(GOOD, "wav", "GSM610")})
+    assert GOOD.samples.shape[1] <= result.samples.shape[1] < GOOD.samples.shape[1] + 320
 
 
 @pytest.mark.parametrize(
@@ -426,10 +428,10 @@ def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, da
     place %= len(data)
     data[place : place + len(damage)] = damage
     try:
-        made = Spectrogram(**SMALL).decode({kind: bytes(data)})
+        result = Spectrogram(**SMALL).decode({kind: bytes(data)})
     except ContentError:
         return
-    assert np.isfinite(made.samples).all()
+    assert np.isfinite(result.samples).all()
 
 
 def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,10 +471,10 @@ def test_loss_is_the_squared_error_of_the_target(target: Any) -> None:
     modality = small(target=target)
     tokens = modality.tokenize(noise(seed=1))
     prediction = np.random.default_rng(1).standard_normal(tokens.values.shape).astype(np.float32)
-    wanted = tokens.values if target == "values" else normalized(tokens.values)
+    true_values = tokens.values if target == "values" else normalized(tokens.values)
     loss = modality.loss(*map(torch.from_numpy, (prediction, tokens.values, tokens.ids)))
-    np.testing.assert_allclose(loss.numpy(), ((prediction - wanted) ** 2).mean(1), rtol=1e-4)
-    perfect = modality.reconstruct(wanted.astype(np.float32), tokens)
+    np.testing.assert_allclose(loss.numpy(), ((prediction - true_values) ** 2).mean(1), rtol=1e-4)
+    perfect = modality.reconstruct(true_values.astype(np.float32), tokens)
     np.testing.assert_allclose(perfect.values, tokens.values, atol=1e-4)
 
 
@@ -482,9 +484,9 @@ def test_show_draws_the_first_channel_with_low_bands_below(channels: int) -> Non
     modality = Spectrogram(**SMALL, channels="keep").fit([raw])
     tokens = modality.tokenize(raw)
     low = (tokens.coords == [0, 0]).all(1)
-    shown = modality.show(tokens, low, tokens._replace(values=tokens.values * 0))
+    parts = modality.show(tokens, low, tokens._replace(values=tokens.values * 0))
     pictures = {}
-    for name, html in shown.items():
+    for name, html in parts.items():
         data = html.split("base64,")[1].split('"')[0]
         pictures[name] = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data))))
     assert pictures["original"].shape == (16, 48, 3)

@@ -104,8 +104,8 @@ def test_missing_cells_are_never_targets(table: Table, column: str, cell: Cell) 
     tokens = table.tokenize({column: cell, "charge": 2})
     assert (tokens.ids[0, 0], tokens.values[0, 0]) == (0, 0.0)
     assert maskable(tokens).tolist() == [False, True]
-    made = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(ratio=1.0),), table.num_ids))
-    assert made.target.tolist() == [False, True]
+    plan = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(ratio=1.0),), table.num_ids))
+    assert plan.target.tolist() == [False, True]
 
 
 def test_a_column_of_nothing_but_missing_cells_is_not_learned() -> None:
@@ -294,10 +294,10 @@ def test_reconstruct_takes_numbers_and_the_likeliest_category(table: Table) -> N
     prediction = np.zeros((2, 1 + table.num_ids), np.float32)
     prediction[:, 0] = 0.5
     prediction[1, 1 + category(table, "colour", "blue")] = 9
-    made = table.reconstruct(prediction, tokens)
-    assert made.values.tolist() == [[0.5], [0.0]]
-    assert made.ids[:, 0].tolist() == [NUMBER, category(table, "colour", "blue")]
-    assert (made.ids[:, 1:] == tokens.ids[:, 1:]).all()
+    reconstruction = table.reconstruct(prediction, tokens)
+    assert reconstruction.values.tolist() == [[0.5], [0.0]]
+    assert reconstruction.ids[:, 0].tolist() == [NUMBER, category(table, "colour", "blue")]
+    assert (reconstruction.ids[:, 1:] == tokens.ids[:, 1:]).all()
 
 
 def read(html: str) -> dict[str, tuple[str, str]]:
@@ -309,21 +309,21 @@ def read(html: str) -> dict[str, tuple[str, str]]:
 
 def test_show_gives_rows_in_their_own_units(table: Table) -> None:
     tokens = table.tokenize({"MolWt": 300.0, "charge": None, "colour": "red"})
-    made = tokens._replace(values=np.zeros((3, 1), np.float32), ids=tokens.ids.copy())
-    made.ids[2, 0] = category(table, "colour", "blue")
-    shown = table.show(tokens, np.array([True, False, True]), made)
-    kept = {"charge": ("", "&lt;missing&gt;")}
-    assert read(shown["original"]) == {"MolWt": ("target", "300"), "colour": ("target", "red"), **kept}
-    assert read(shown["masked"]) == {"MolWt": ("hidden", "?"), "colour": ("hidden", "?"), **kept}
-    assert read(shown["reconstructed"]) == {"MolWt": ("filled", "250"), "colour": ("filled", "blue"), **kept}
+    guess = tokens._replace(values=np.zeros((3, 1), np.float32), ids=tokens.ids.copy())
+    guess.ids[2, 0] = category(table, "colour", "blue")
+    parts = table.show(tokens, np.array([True, False, True]), guess)
+    cells_by_column = {"charge": ("", "&lt;missing&gt;")}
+    assert read(parts["original"]) == {"MolWt": ("target", "300"), "colour": ("target", "red"), **cells_by_column}
+    assert read(parts["masked"]) == {"MolWt": ("hidden", "?"), "colour": ("hidden", "?"), **cells_by_column}
+    assert read(parts["reconstructed"]) == {"MolWt": ("filled", "250"), "colour": ("filled", "blue"), **cells_by_column}
 
 
 @pytest.mark.parametrize("cell", [170.0, 9999.0, -1e30])
 def test_show_gives_wild_numbers_as_they_are(cell: float) -> None:
     table = Table().fit([{"height": height} for height in np.linspace(160, 180, 200)])
     tokens = table.tokenize({"height": cell})
-    shown = table.show(tokens, np.array([False]), tokens)["original"]
-    assert float(read(shown)["height"][1]) == pytest.approx(cell, rel=1e-3)
+    original = table.show(tokens, np.array([False]), tokens)["original"]
+    assert float(read(original)["height"][1]) == pytest.approx(cell, rel=1e-3)
 
 
 def test_show_gives_zero_as_zero() -> None:
@@ -394,9 +394,9 @@ def test_dates_are_shown_as_dates(dated: Table) -> None:
     tokens = dated.tokenize({"caught": DATES[0]})
     prediction = np.zeros((1, dated.head(8).out_features), np.float32)
     prediction[:, 0] = 1e30
-    shown = dated.show(tokens, np.array([True]), dated.reconstruct(prediction, tokens))
-    assert read(shown["original"]) == {"caught": ("target", "2015-11-05")}
-    assert "days since 1970" in read(shown["reconstructed"])["caught"][1]
+    parts = dated.show(tokens, np.array([True]), dated.reconstruct(prediction, tokens))
+    assert read(parts["original"]) == {"caught": ("target", "2015-11-05")}
+    assert "days since 1970" in read(parts["reconstructed"])["caught"][1]
 
 
 # Units
@@ -443,8 +443,8 @@ def test_units_are_words_of_the_name(measured: Table) -> None:
     assert pieces(named, "depth_mm") == ["depth", "mm"]
     assert pieces(measured, "length") == ["length", "mm"]
     tokens = measured.tokenize({"length": "12 mm"})
-    shown = measured.show(tokens, np.array([False]), tokens)["original"]
-    assert read(shown) == {"length": ("", "12 mm")}
+    original = measured.show(tokens, np.array([False]), tokens)["original"]
+    assert read(original) == {"length": ("", "12 mm")}
 
 
 # Many categories
@@ -544,10 +544,10 @@ def test_codes_for_missing_values_are_told_and_no_part_of_the_mean() -> None:
         f"[{code}]}}` in data.source"
         for times, code in ((10, -999), (3, 9999))
     ]
-    told = Table(missing={"iron": (-999, 9999)})
-    assert told.survey(rows) == []
-    assert told.fit(rows).scales == table.scales
-    assert content(told.fit(rows), "iron", "-999.0") == (0, 0)
+    with_codes = Table(missing={"iron": (-999, 9999)})
+    assert with_codes.survey(rows) == []
+    assert with_codes.fit(rows).scales == table.scales
+    assert content(with_codes.fit(rows), "iron", "-999.0") == (0, 0)
     meant = Table(missing={"iron": ()}).fit(rows)
     assert meant.scales["iron"][0] > 200
     assert content(meant, "iron", -999)[0] == NUMBER

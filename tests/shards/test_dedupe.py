@@ -70,8 +70,10 @@ def test_exact_compares_the_bytes_of_all_named_modalities(tmp_path: Path) -> Non
     columns = {"text": "words", "record": ("size",)}
     both = build_rows(raw, tmp_path / "both", "exact", {**columns})
     assert both.skipped == {"duplicate by dna (exact), photo (exact), record (exact), smiles (exact), text (exact)": 2}
-    kept = [(s.get("text", {}).get("txt"), json.loads(s["record"]["json"])["size"]) for s in samples(tmp_path / "both")]
-    assert kept == [(b"owl", 1), (b"jay", 2), (b"owl", 3), (b"Owl", 1), (None, 1)]
+    kept_rows = [
+        (s.get("text", {}).get("txt"), json.loads(s["record"]["json"])["size"]) for s in samples(tmp_path / "both")
+    ]
+    assert kept_rows == [(b"owl", 1), (b"jay", 2), (b"owl", 3), (b"Owl", 1), (None, 1)]
     one = build_rows(raw, tmp_path / "one", {"record": "exact"}, {**columns})
     assert one.skipped == {"duplicate by record (exact)": 4}
     assert one.dedupe == {"record": "exact"}
@@ -114,18 +116,18 @@ def test_hashes_of_images_within_the_limit_are_alike(tmp_path: Path, monkeypatch
     first = int.from_bytes(rng.bytes(8), "big")
     changes = [*range(1, NEAR_BITS + 1)] * 20 + [NEAR_BITS + 1] * 20
     hashes = [first, *(first ^ sum(1 << int(i) for i in rng.choice(64, n, replace=False)) for n in changes)]
-    given = iter(hashes)
-    monkeypatch.setattr("modalities.image.perceptual_hash", lambda _: f"{next(given):016x}")
+    hash_iterator = iter(hashes)
+    monkeypatch.setattr("modalities.image.perceptual_hash", lambda _: f"{next(hash_iterator):016x}")
     raw = table(tmp_path / "raw", "a.csv", "file", *(f"{i}.png" for i in range(len(hashes))))
     for i in range(len(hashes)):
         (raw / f"{i}.png").write_bytes(encoded(scene(0), format="png"))
     build_rows(raw, tmp_path / "out", "perceptual", {"photo": "file"})
-    kept: list[int] = []
+    indices: list[int] = []
     for number in hashes:  # the plain way
-        if all((number ^ other).bit_count() > NEAR_BITS for other in kept):
-            kept.append(number)
-    assert len(kept) > 2
-    assert len(samples(tmp_path / "out")) == len(kept)
+        if all((number ^ other).bit_count() > NEAR_BITS for other in indices):
+            indices.append(number)
+    assert len(indices) > 2
+    assert len(samples(tmp_path / "out")) == len(indices)
 
 
 def test_images_of_any_depth_and_bands_have_a_hash() -> None:
@@ -191,7 +193,7 @@ def test_a_word_stands_for_all_modalities_it_is_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("setting", "message"),
     [
         ("fuzzy", r"data\.dedupe is 'fuzzy'; known: exact, perceptual, sequence"),
         ({"record": "fuzzy"}, r"data\.dedupe is 'fuzzy'; known"),
@@ -200,6 +202,6 @@ def test_a_word_stands_for_all_modalities_it_is_for() -> None:
         ({"record": "sequence"}, r"data\.dedupe\.record is 'sequence', .* type table can be compared by exact"),
     ],
 )
-def test_mistakes_are_named(wanted: Any, message: str) -> None:
+def test_mistakes_are_named(setting: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve_dedupe(wanted, {"record": Table()})
+        resolve_dedupe(setting, {"record": Table()})

@@ -96,10 +96,10 @@ def test_scaffolds() -> None:
 
 
 def test_nothing_is_made_that_the_recipe_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(*_: object) -> bytes:
+    def refuse_drawing(*_: object) -> bytes:
         raise AssertionError
 
-    monkeypatch.setattr("shards.sources.molecules.draw", drawn)
+    monkeypatch.setattr("shards.sources.molecules.draw", refuse_drawing)
     source = Molecules(descriptors=("MolWt",), labels=("qed",))
     assert source.make("CCO", {"smiles": Smiles()}).members.keys() == {"smiles.txt", "labels.json"}
     assert source.make("CCO", {"table": Table()}).members.keys() == {"table.json", "labels.json"}

@@ -46,8 +46,8 @@ def test_nan_is_no_data_and_is_counted() -> None:
     assert changes == {"image pixels without data": 8 * 32}
     with pytest.raises(ContentError, match="image with pixels without data"):
         Image(nodata="refuse").decode({"npy": npy(heights())})
-    whole = Image(nodata="refuse").parse(np.nan_to_num(heights()))
-    assert not whole.incomplete
+    complete = Image(nodata="refuse").parse(np.nan_to_num(heights()))
+    assert not complete.incomplete
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint16, np.uint8])
@@ -107,14 +107,14 @@ def tiff(values: np.ndarray | Iterable[np.ndarray | None], **options: Any) -> by
 
 def sparse(dtype: str, text: str, bands: int, **options: Any) -> tuple[bytes, np.ndarray]:
     """A TIFF that leaves out a tile of its first and one of its last band, and its samples `(H, W, B)`, NaN there."""
-    whole = np.arange(bands * 32 * 32, dtype=float).reshape(bands, 32, 32) % 200 + 1
-    whole[0, :16, 16:], whole[-1, 16:, :16] = np.nan, np.nan
-    tiles = [plane[y : y + 16, x : x + 16] for plane in whole for y in (0, 16) for x in (0, 16)]
+    complete = np.arange(bands * 32 * 32, dtype=float).reshape(bands, 32, 32) % 200 + 1
+    complete[0, :16, 16:], complete[-1, 16:, :16] = np.nan, np.nan
+    tiles = [plane[y : y + 16, x : x + 16] for plane in complete for y in (0, 16) for x in (0, 16)]
     parts = (None if np.isnan(tile).any() else tile.astype(dtype) for tile in tiles)
     options |= {"planarconfig": "separate"} if bands > 1 else {}
     tag = [(42113, 2, 0, text, True)] if text else []
-    shape = whole.shape if bands > 1 else (32, 32)
-    return tiff(parts, shape=shape, dtype=dtype, tile=(16, 16), extratags=tag, **options), np.moveaxis(whole, 0, 2)
+    shape = complete.shape if bands > 1 else (32, 32)
+    return tiff(parts, shape=shape, dtype=dtype, tile=(16, 16), extratags=tag, **options), np.moveaxis(complete, 0, 2)
 
 
 @pytest.mark.parametrize("bands", [1, 2])
@@ -211,8 +211,8 @@ def test_the_number_is_compared_as_it_is_written_in_the_file(file: tuple[bytes, 
     picture = Image(nodata=number).parse(data)
     np.testing.assert_array_equal(np.isnan(picture.pixels).any(2), samples == number)
     np.testing.assert_array_equal(np.isnan(picture.pixels).all(2), samples == number)
-    whole = Image().parse(data).pixels
-    np.testing.assert_array_equal(picture.pixels[samples != number], whole[samples != number])
+    complete = Image().parse(data).pixels
+    np.testing.assert_array_equal(picture.pixels[samples != number], complete[samples != number])
     assert not Image(nodata=number + 0.5).parse(data).incomplete
 
 

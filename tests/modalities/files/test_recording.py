@@ -27,19 +27,19 @@ def test_it_is_what_a_polyphase_filter_of_the_same_weights_gives(old: float, new
     samples = np.random.default_rng(0).standard_normal((3, count)).astype(np.float32)
     samples = np.cumsum(samples, axis=1) * 0.1 + np.float32([[0], [5], [-20]])
     up, down = rate_ratio(old, new).as_integer_ratio()
-    most = max(up, down)
-    weights = firwin(64 * most + 1, 0.911 / most, window=("kaiser", 9.0))
+    longer_period = max(up, down)
+    weights = firwin(64 * longer_period + 1, 0.911 / longer_period, window=("kaiser", 9.0))
     expected = resample_poly(samples.astype(np.float64), up, down, axis=1, padtype="line", window=weights)
-    made = resample(samples, old, new)
-    assert (made.dtype, made.shape) == (np.float32, expected.shape)
-    np.testing.assert_allclose(made, expected, atol=2e-4)
+    resampled = resample(samples, old, new)
+    assert (resampled.dtype, resampled.shape) == (np.float32, expected.shape)
+    np.testing.assert_allclose(resampled, expected, atol=2e-4)
 
 
 def test_the_ends_of_a_signal_do_not_meet() -> None:
     samples = np.zeros((2, 2000), np.float32)
     samples[1] = np.linspace(3, 90, 2000)
     samples[0, 1990] = 1
-    made = resample(samples, 500, 100)
-    assert np.abs(made[0, :300]).max() < 1e-6
-    np.testing.assert_allclose(made[1], np.linspace(3, 90, 2000)[::5], rtol=1e-5)
+    resampled = resample(samples, 500, 100)
+    assert np.abs(resampled[0, :300]).max() < 1e-6
+    np.testing.assert_allclose(resampled[1], np.linspace(3, 90, 2000)[::5], rtol=1e-5)
     assert resample(samples[:, :1], 500, 100).tolist() == [[0.0], [3.0]]

@@ -47,7 +47,7 @@ def edf_file(path: Path, labels: tuple[str, ...], rates: tuple[int, ...]) -> lis
     return samples
 
 
-def held(modality: Modality, path: Path) -> Recording:
+def recording(modality: Modality, path: Path) -> Recording:
     return from_members(modality.read_members(path))
 
 
@@ -61,7 +61,7 @@ def reason(modality: Modality, path: Path) -> str:
 @pytest.mark.parametrize("name", ["a", "a.hea", "a.dat"])
 def test_a_wfdb_record_by_any_of_its_names(tmp_path: Path, name: str) -> None:
     samples = wfdb_record(tmp_path, "a")
-    raw = held(ECG, tmp_path / name)
+    raw = recording(ECG, tmp_path / name)
     assert (raw.channels, raw.units, raw.rate_hz) == (("I", "MLII"), ("mV", "mV"), 250.0)
     np.testing.assert_allclose(raw.samples, samples, atol=1e-3)
     assert ECG.parse(tmp_path / name).channels == ("I", "II")
@@ -69,14 +69,14 @@ def test_a_wfdb_record_by_any_of_its_names(tmp_path: Path, name: str) -> None:
 
 def test_of_a_file_of_many_kinds_each_modality_takes_its_own(tmp_path: Path) -> None:
     eeg, ecg, _ = edf_file(tmp_path / "a.EDF", ("EEG Fp1", "ECG ECG", "Temp"), (200, 100, 50))
-    raw = held(EEG, tmp_path / "a.EDF")
+    raw = recording(EEG, tmp_path / "a.EDF")
     assert (raw.channels, raw.units, raw.rate_hz) == (("EEG Fp1",), ("uV",), 200.0)
     np.testing.assert_allclose(raw.samples, [eeg], atol=1e-3)
-    raw = held(ECG, tmp_path / "a.EDF")
+    raw = recording(ECG, tmp_path / "a.EDF")
     assert (raw.channels, raw.units, raw.rate_hz) == (("ECG ECG",), ("mV",), 100.0)
     np.testing.assert_allclose(raw.samples, [ecg], atol=1e-3)
     wfdb_record(tmp_path, "b", ("PLETH", "II"))
-    assert held(ECG, tmp_path / "b").channels == ("II",)
+    assert recording(ECG, tmp_path / "b").channels == ("II",)
     assert reason(EEG, tmp_path / "b") == "signal without any of the recipe's channels"
     assert reason(Signal(sample_rate_hz=100), tmp_path / "a.EDF") == "signal whose channels differ in sample rate"
 
@@ -85,7 +85,7 @@ def test_arrays_come_with_the_json_beside_them(tmp_path: Path) -> None:
     raw = Recording(noise(), ("I", "II"), ("mV", "mV"), 250.0)
     for extension, data in to_members(raw).items():
         (tmp_path / f"a.{extension}").write_bytes(data)
-    np.testing.assert_array_equal(held(ECG, tmp_path / "a.npy").samples, raw.samples)
+    np.testing.assert_array_equal(recording(ECG, tmp_path / "a.npy").samples, raw.samples)
     np.save(tmp_path / "sound.npy", noise(1, 8000) / 8)
     (tmp_path / "sound.json").write_text('{"sample_rate_hz": 8000}')
     audio = Spectrogram(sample_rate_hz=8000, mel_bands=16)
@@ -97,7 +97,7 @@ CSV = "time_s,II [mV],V1 (uV)\n" + "".join(f"{i / 100},{np.sin(i)},{i * i}\n" fo
 
 def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\ufeff" + CSV, encoding="utf-8")
-    raw = held(ECG, tmp_path / "a.csv")
+    raw = recording(ECG, tmp_path / "a.csv")
     assert (raw.channels, raw.units) == (("II", "V1"), ("mV", "uV"))
     np.testing.assert_allclose(raw.times, np.arange(60) / 100)  # type: ignore[arg-type]
     np.testing.assert_allclose(raw.samples, [np.sin(np.arange(60)), np.arange(60) ** 2], rtol=1e-6)
@@ -105,7 +105,7 @@ def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("I,II\n" + "".join(f"{i},{-i}\n" for i in range(60)))
     assert reason(ECG, tmp_path / "b.csv") == "signal whose sample rate is not a number"
     (tmp_path / "b.json").write_text(json.dumps({"sample_rate_hz": 50, "unit": "uV"}))
-    raw = held(ECG, tmp_path / "b.csv")
+    raw = recording(ECG, tmp_path / "b.csv")
     assert (raw.channels, raw.units, raw.rate_hz) == (("I", "II"), ("uV", "uV"), 50.0)
 
 
@@ -172,7 +172,7 @@ def test_each_channel_of_a_record_has_its_own_rate(tmp_path: Path) -> None:
         "m.dat 16x2 100/NU 16 0 0 0 0 PLETH", "b.dat 16 10/Ohm 16 0 0 0 0 RESP",
     )  # fmt: skip
     assert read_wfdb_extent(path) == (250, 2500)
-    raw = held(ECG, tmp_path / "r")
+    raw = recording(ECG, tmp_path / "r")
     assert (raw.channels, raw.rate_hz, raw.samples.shape) == (("I", "II"), 1000, (2, 10_000))
     np.testing.assert_allclose(raw.samples[0], tone / 1000, atol=1e-6)
     np.testing.assert_allclose(raw.samples[1], -tone / 1000, atol=1e-6)
@@ -219,7 +219,7 @@ def test_a_header_without_a_length_is_as_long_as_its_file(tmp_path: Path, stated
         values.astype("<i2").tofile(tmp_path / "r.dat")
     path = header(tmp_path, "# a comment", f"r 1 360{stated}", f"r.dat {form} 200 12 0 0 0 0 II")
     assert read_wfdb_extent(path) == (360, 3600 // samples)
-    np.testing.assert_allclose(held(ECG, path).samples[0], values / 200, atol=1e-6)
+    np.testing.assert_allclose(recording(ECG, path).samples[0], values / 200, atol=1e-6)
     np.testing.assert_allclose(channels(path, [0], 300, 1700).samples[0], values[300 * samples : 1700 * samples] / 200)
     assert reason(ECG, header(tmp_path, "e 1 360", "gone.dat 16 200", name="e")) == "unreadable WFDB record"
     flac = header(tmp_path, "f 1 360", "f.flac 516 200", name="f")
@@ -231,7 +231,7 @@ def test_an_uncalibrated_channel_has_no_millivolts(tmp_path: Path, line: str) ->
     values = np.round(500 * np.sin(np.arange(1000) / 9))
     values.astype("<i2").tofile(tmp_path / "r.dat")
     path = header(tmp_path, "r 1 250 1000", line)
-    assert held(ECG, path).units == ("adu",)
+    assert recording(ECG, path).units == ("adu",)
     assert reason(ECG, path) == "uncalibrated signal: its file has no gain"
     plain = Signal(montage="ecg", sample_rate_hz=100, patch_s=0.2)
     with counted_changes() as changes:
@@ -239,8 +239,8 @@ def test_an_uncalibrated_channel_has_no_millivolts(tmp_path: Path, line: str) ->
     assert changes == {"channel II is uncalibrated: its numbers are those of the converter": 1}
     np.testing.assert_allclose(raw.samples[0], values - 7 * ("(7)" in line), atol=1e-3)
     bare = header(tmp_path, "b 1 250 1000", "r.dat 16", name="b")
-    assert held(Signal(), bare).channels == ("signal 0",)
-    assert held(Signal(), bare).units == ("adu",)
+    assert recording(Signal(), bare).channels == ("signal 0",)
+    assert recording(Signal(), bare).units == ("adu",)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
@@ -248,7 +248,7 @@ def test_letters_beyond_ascii_in_a_header(tmp_path: Path, encoding: str) -> None
     np.arange(500).astype("<i2").tofile(tmp_path / "r.dat")
     lines = "r 1 250 500", "r.dat 16 0.2/µV 16 0 0 0 0 Ableitung für II", "# Ort: Köln"
     path = header(tmp_path, *lines, encoding=encoding)
-    raw = held(Signal(sample_rate_hz=250), path)
+    raw = recording(Signal(sample_rate_hz=250), path)
     assert (raw.channels, raw.units) == (("Ableitung für II",), ("µV",))
     np.testing.assert_allclose(raw.samples[0], np.arange(500) / 0.2)
     assert read_wfdb_header(path).comments == ("Ort: Köln",)

@@ -16,15 +16,17 @@ from modalities.layers.context import Context, find_neighbors
 def test_neighbours_lie_at_the_offset_within_a_group(data: st.DataObject, axes: int, columns: int) -> None:
     numbers = st.tuples(*[st.integers(0, 2)] * columns, *[st.integers(0, 3)] * axes)
     rows = data.draw(st.lists(numbers, min_size=1, max_size=12, unique=True))
-    here = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    is_present = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     offsets = data.draw(st.lists(st.tuples(*[st.integers(-3, 3)] * axes), min_size=1, max_size=5))
     table = torch.tensor(rows)
-    found = find_neighbors(table[:, columns:].float(), table[:, :columns], torch.tensor(here), torch.tensor(offsets))
+    neighbors = find_neighbors(
+        table[:, columns:].float(), table[:, :columns], torch.tensor(is_present), torch.tensor(offsets)
+    )
     for i, row in enumerate(rows):
         for j, offset in enumerate(offsets):
-            wanted = (*row[:columns], *np.add(row[columns:], offset).tolist())
-            at = rows.index(wanted) if wanted in rows else None
-            assert found[i, j] == (len(rows) if at is None or not here[at] else at)
+            neighbor = (*row[:columns], *np.add(row[columns:], offset).tolist())
+            at = rows.index(neighbor) if neighbor in rows else None
+            assert neighbors[i, j] == (len(rows) if at is None or not is_present[at] else at)
 
 
 @pytest.mark.parametrize("axes", [1, 2])

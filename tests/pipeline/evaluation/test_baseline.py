@@ -30,10 +30,10 @@ def test_strings_are_the_shares_of_their_entries_and_absent_modalities_zero() ->
         ),
         ({}, {}),
     ]
-    found = features(samples, {"dna": dna, "table": table})
-    np.testing.assert_allclose(found[0, :6], [0, 0, 0.75, 0.25, 0, 0])
-    assert found[0, 6:].tolist() == [1.0, 0.0, 0.0, 0.0, 1.0]  # the number, not missing, and that it is one
-    assert not found[1].any()
+    vector = features(samples, {"dna": dna, "table": table})
+    np.testing.assert_allclose(vector[0, :6], [0, 0, 0.75, 0.25, 0, 0])
+    assert vector[0, 6:].tolist() == [1.0, 0.0, 0.0, 0.0, 1.0]  # the number, not missing, and that it is one
+    assert not vector[1].any()
 
 
 def test_rows_of_a_table_are_cells_by_column_whatever_their_order() -> None:
@@ -45,9 +45,9 @@ def test_rows_of_a_table_are_cells_by_column_whatever_their_order() -> None:
 
 def test_molecules_are_fingerprints() -> None:
     smiles = Smiles().fit(["CCO", "CCN"])
-    found = smiles.plain("CCO")
-    assert found.shape == (2048,)
-    assert 0 < found.sum() < 20
+    vector = smiles.plain("CCO")
+    assert vector.shape == (2048,)
+    assert 0 < vector.sum() < 20
 
 
 def test_images_are_thumbnails() -> None:
@@ -56,11 +56,11 @@ def test_images_are_thumbnails() -> None:
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "png")
     image = Image(size=32, patch=8).fit([Image().parse(buffer.getvalue())])
-    found = image.plain(image.parse(buffer.getvalue()))
-    red = found[: THUMBNAIL_PX**2].reshape(THUMBNAIL_PX, THUMBNAIL_PX)
+    vector = image.plain(image.parse(buffer.getvalue()))
+    red = vector[: THUMBNAIL_PX**2].reshape(THUMBNAIL_PX, THUMBNAIL_PX)
     assert red[:, 0].max() == 0
     assert red[:, -1].min() == 1
-    np.testing.assert_allclose(found[-6:], [0.5, 0, 0, 0.5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(vector[-6:], [0.5, 0, 0, 0.5, 0, 0], atol=1e-6)
 
 
 def test_images_of_different_bands_stand_side_by_side() -> None:
@@ -70,15 +70,17 @@ def test_images_of_different_bands_stand_side_by_side() -> None:
     files = [io.BytesIO(), io.BytesIO()]
     for pixels, file in zip(half.values(), files, strict=True):
         Pillow.fromarray(pixels).save(file, "png")
-    held = [{"it": {"png": file.getvalue()}} for file in files]
-    image = Image(size=32, patch=8).fit([Image().decode(members["it"]) for members in held])
+    samples_of_files = [{"it": {"png": file.getvalue()}} for file in files]
+    image = Image(size=32, patch=8).fit([Image().decode(members["it"]) for members in samples_of_files])
     assert set(image.band_names) == {"grey", "red", "green", "blue"}
-    samples: list[Any] = [(members, {"it": image.tokenize(image.decode(members["it"]))}) for members in held]
-    found = features(samples, {"it": image})
-    assert found.shape == (2, 4 * (THUMBNAIL_PX**2 + 2))
+    samples: list[Any] = [
+        (members, {"it": image.tokenize(image.decode(members["it"]))}) for members in samples_of_files
+    ]
+    vector = features(samples, {"it": image})
+    assert vector.shape == (2, 4 * (THUMBNAIL_PX**2 + 2))
     grey = np.array([name == "grey" for name in image.band_names])
-    np.testing.assert_allclose(found[:, -8:-4], [grey * 0.5, ~grey * 0.5])
-    np.testing.assert_allclose(found[:, -4:], [grey * 0.5, ~grey * 0.5])
+    np.testing.assert_allclose(vector[:, -8:-4], [grey * 0.5, ~grey * 0.5])
+    np.testing.assert_allclose(vector[:, -4:], [grey * 0.5, ~grey * 0.5])
 
 
 def test_sounds_are_levels_of_mel_bands() -> None:
@@ -103,7 +105,7 @@ def test_signals_are_band_powers_by_channel() -> None:
     recording = Recording(samples, ("Cz", "Fz"), ("uV", "uV"), 100)
     signal = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.5)
     signal = signal.fit([signal.decode(to_members(recording))])
-    found = signal.plain(signal.parse(recording)).reshape(-1, len(RHYTHMS_HZ) + 1)
-    held = {name: found[signal.vocabulary.id(name)] for name in ("Cz", "Fz")}
-    assert held["Cz"][:-1].argmax() == 0
-    assert held["Fz"][:-1].argmax() == 2
+    vector = signal.plain(signal.parse(recording)).reshape(-1, len(RHYTHMS_HZ) + 1)
+    rhythms = {name: vector[signal.vocabulary.id(name)] for name in ("Cz", "Fz")}
+    assert rhythms["Cz"][:-1].argmax() == 0
+    assert rhythms["Fz"][:-1].argmax() == 2

@@ -32,9 +32,9 @@ def test_each_row_refuses_its_old_key_and_names_the_new_one(row: Renamed, size: 
     path = old.replace("*", "x").split(".")
     types = {"type": row.types[0], "kind": row.types[0]} if row.types else {}
     recipe = nest(path[:-1], {**types, path[-1]: value or 1})
-    whole = {"name": "x", "size": "s", "sizes": {"s": recipe}} if size else recipe
+    with_size = {"name": "x", "size": "s", "sizes": {"s": recipe}} if size else recipe
     with pytest.raises(RenamedKeyError, match=re.escape(f"'{'.'.join(path)}")) as caught:
-        load(whole)
+        load(with_size)
     assert "\n" not in str(caught.value)
     key, _, new_value = row.new.partition("=")
     expected = row.new if row.new.startswith(" ") else f"is now '{'.'.join([*path[:-1], key])}"

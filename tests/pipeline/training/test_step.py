@@ -26,7 +26,7 @@ from pipeline.training.schedule import learning_rate, parameter_groups
 from pipeline.training.step import Engine
 
 
-def made(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, Engine, TrainingBatches]:
+def create(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe, Engine, TrainingBatches]:
     """An engine and the stream that feeds it."""
     checked = load({**recipe, "train": {**recipe["train"], **train}})
     sets = open_sets(checked, "train", verify=False)
@@ -46,13 +46,13 @@ def plain_gradients(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
     engine.unwrapped.zero_grad()
     terms = engine.unwrapped(batch)
     sum(term.sum / term.count for term in terms.values()).backward()
-    found = {name: p.grad.clone() for name, p in engine.unwrapped.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in engine.unwrapped.named_parameters()}
     engine.unwrapped.zero_grad()
-    return found
+    return gradients
 
 
 def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_path: Path) -> None:
-    checked, engine, stream = made(recipe, tmp_path, gradient_clip=1e9)
+    checked, engine, stream = create(recipe, tmp_path, gradient_clip=1e9)
     batch = stream[0]
     gradients = plain_gradients(engine, batch)
     assert all(gradient is not None for gradient in gradients.values())
@@ -74,19 +74,19 @@ def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_pat
 def test_two_passes_of_masked_modelling_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Sums are divided by the count of the whole step, so cutting a batch changes nothing."""
     recipe = {**recipe, "objectives": {"masked": {}}}
-    _, whole, stream = made(recipe, tmp_path)
-    _, halves, cut = made(recipe, tmp_path, micro_batch_size=8)
-    one = whole.step([stream[0]], 1e-3)
+    _, single, stream = create(recipe, tmp_path)
+    _, halves, cut = create(recipe, tmp_path, micro_batch_size=8)
+    one = single.step([stream[0]], 1e-3)
     two = halves.step([cut[0], cut[1]], 1e-3)
     assert two.loss == pytest.approx(one.loss, rel=1e-6)
     assert two.terms == pytest.approx(one.terms, rel=1e-5)
-    for (name, a), b in zip(whole.unwrapped.named_parameters(), halves.unwrapped.parameters(), strict=True):
+    for (name, a), b in zip(single.unwrapped.named_parameters(), halves.unwrapped.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5, msg=name)
 
 
 def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], tmp_path: Path) -> None:
     """A batch of SMILES alone still runs every module, by the dummy rows."""
-    _, engine, stream = made(recipe, tmp_path)
+    _, engine, stream = create(recipe, tmp_path)
     from pipeline.model.batch import pack
 
     samples, masks = [], []
@@ -107,7 +107,7 @@ def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_leaves_no_trace(recipe: dict[str, Any], tmp_path: Path, bad: float) -> None:
-    _, engine, stream = made(recipe, tmp_path)
+    _, engine, stream = create(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
     before = {name: p.detach().clone() for name, p in engine.unwrapped.named_parameters()}
     batch = stream[1]
@@ -119,18 +119,18 @@ def test_a_step_that_is_not_finite_leaves_no_trace(recipe: dict[str, Any], tmp_p
         assert torch.equal(p, before[name])
         assert p.grad is None or not p.grad.abs().sum()
     again = engine.step([stream[2]], 1e-3)
-    _, other, _ = made(recipe, tmp_path)
+    _, other, _ = create(recipe, tmp_path)
     other.step([stream[0]], 1e-3)
     assert other.step([stream[2]], 1e-3).loss == again.loss
 
 
 def test_checkpoint_brings_everything_back(recipe: dict[str, Any], tmp_path: Path) -> None:
-    _, engine, stream = made(recipe, tmp_path)
+    _, engine, stream = create(recipe, tmp_path)
     for i in range(3):
         engine.step([stream[i]], 1e-3)
     save_checkpoint(engine, tmp_path / "c", {"position": 48})
     losses = [engine.step([stream[i]], 1e-3).loss for i in range(3, 6)]
-    _, other, _ = made(recipe, tmp_path)
+    _, other, _ = create(recipe, tmp_path)
     assert load_checkpoint(other, tmp_path / "c")["position"] == 48
     assert [other.step([stream[i]], 1e-3).loss for i in range(3, 6)] == losses
 
@@ -138,7 +138,7 @@ def test_checkpoint_brings_everything_back(recipe: dict[str, Any], tmp_path: Pat
 def test_a_checkpoint_of_an_earlier_version_resumes(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Parameters had other names: `entries.NAME.kind` is now `input_embeddings.NAME.type_embedding`."""
     objectives = {"masked": {}, "regression": {"target": "table"}}
-    _, engine, stream = made({**recipe, "objectives": objectives}, tmp_path)
+    _, engine, stream = create({**recipe, "objectives": objectives}, tmp_path)
     engine.step([stream[0]], 1e-3)
     save_checkpoint(engine, tmp_path / "c", {"position": 16})
     tensors = read_checkpoint(tmp_path / "c")
@@ -154,13 +154,13 @@ def test_a_checkpoint_of_an_earlier_version_resumes(recipe: dict[str, Any], tmp_
     save_file(former, path)
     assert read_checkpoint(tmp_path / "c").keys() == tensors.keys()
     loss = engine.step([stream[1]], 1e-3).loss
-    _, other, _ = made({**recipe, "objectives": objectives}, tmp_path)
+    _, other, _ = create({**recipe, "objectives": objectives}, tmp_path)
     load_checkpoint(other, tmp_path / "c")
     assert other.step([stream[1]], 1e-3).loss == loss
 
 
 def test_a_checkpoint_without_a_parameter_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
-    _, engine, _ = made(recipe, tmp_path)
+    _, engine, _ = create(recipe, tmp_path)
     save_checkpoint(engine, tmp_path / "c", {})
     (path,) = (tmp_path / "c").glob("*.safetensors")
     save_file({k: v for k, v in load_file(path).items() if k != "parameter:model.decoder.drop_token"}, path)
@@ -169,12 +169,12 @@ def test_a_checkpoint_without_a_parameter_is_refused(recipe: dict[str, Any], tmp
 
 
 def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any], tmp_path: Path) -> None:
-    _, engine, stream = made(recipe, tmp_path)
+    _, engine, stream = create(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
     save_checkpoint(engine, tmp_path / "c", {})
-    found = read_checkpoint(tmp_path / "c")
+    state = read_checkpoint(tmp_path / "c")
     names = [name for name, _ in engine.unwrapped.named_parameters()]
-    assert {f"{part}:{name}" for name in names for part in ("parameter", "exp_avg", "exp_avg_sq")} == set(found)
+    assert {f"{part}:{name}" for name in names for part in ("parameter", "exp_avg", "exp_avg_sq")} == set(state)
     assert not list(tmp_path.glob("*.writing"))
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".safetensors", ".json"}
 
@@ -182,7 +182,7 @@ def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any],
 def test_full_disk_leaves_the_previous_checkpoint_whole(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, engine, stream = made(recipe, tmp_path)
+    _, engine, stream = create(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
     save_checkpoint(engine, tmp_path / "c", {"position": 16})
     before = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
@@ -201,7 +201,7 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(
 
 
 def test_a_missing_part_of_a_checkpoint_is_named(recipe: dict[str, Any], tmp_path: Path) -> None:
-    _, engine, _ = made(recipe, tmp_path)
+    _, engine, _ = create(recipe, tmp_path)
     save_checkpoint(engine, tmp_path / "c", {})
     next((tmp_path / "c").glob("*.safetensors")).rename(tmp_path / "c" / "state-00000-of-00002.safetensors")
     with pytest.raises(ValueError, match="1 of 2 parts"):
@@ -227,16 +227,16 @@ def test_learning_rate_schedules() -> None:
 
 
 def test_decay_spares_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
-    _, engine, _ = made(recipe, tmp_path)
-    decayed, others = parameter_groups(engine.unwrapped, 0.1)
-    spared = {id(p) for p in others["params"]}
+    _, engine, _ = create(recipe, tmp_path)
+    decayed, without_decay = parameter_groups(engine.unwrapped, 0.1)
+    spared = {id(p) for p in without_decay["params"]}
     names = {name for name, p in engine.unwrapped.named_parameters() if id(p) in spared}
     assert "model.input_embeddings.smiles.embedding.content.weight" in names
     assert "model.trunk.blocks.0.norm_mlp.weight" in names
     assert "objectives.contrastive.log_scale" in names
     assert "model.trunk.blocks.0.attention.qkv.weight" not in names
     assert decayed["weight_decay"] == 0.1
-    assert len(decayed["params"]) + len(others["params"]) == len(list(engine.unwrapped.parameters()))
+    assert len(decayed["params"]) + len(without_decay["params"]) == len(list(engine.unwrapped.parameters()))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

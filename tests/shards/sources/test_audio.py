@@ -30,7 +30,7 @@ def record(path: Path, seed: int = 0) -> None:
     soundfile.write(path, np.random.default_rng(seed).standard_normal(2000) * 0.1, 8000)
 
 
-def made(source: AudioFolder, raw: Path) -> list[Sample | str]:
+def make_samples(source: AudioFolder, raw: Path) -> list[Sample | str]:
     samples: list[Sample | str] = []
     for item in source.items(raw):
         try:
@@ -45,7 +45,7 @@ def made(source: AudioFolder, raw: Path) -> list[Sample | str]:
 
 
 def labels(source: AudioFolder, raw: Path) -> list[Any]:
-    return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in made(source, raw)]
+    return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in make_samples(source, raw)]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def digits(tmp_path: Path) -> Path:
 
 def test_fields_of_the_file_name_become_labels_and_groups(digits: Path) -> None:
     source = AudioFolder(pattern="{digit}_{speaker}_{i}.wav")
-    first, second, third, *faults = made(source, digits)
+    first, second, third, *faults = make_samples(source, digits)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)
@@ -92,20 +92,20 @@ def test_a_pattern_over_folders(tmp_path: Path) -> None:
     record(tmp_path / "2026" / "parus major" / "amp_2026-05-01.flac")
     record(tmp_path / "2026" / "turdus" / "song_meter_4_2026-05-02.OGG")
     record(tmp_path / "amp_2026-05-03.flac")
-    found = labels(AudioFolder(pattern="{species}/{recorder}_{date}"), tmp_path)
-    assert found[0] == {"species": "parus major", "recorder": "amp", "date": "2026-05-01"}
-    assert found[1] == {"species": "turdus", "recorder": "song", "date": "meter_4_2026-05-02"}
-    assert found[2] == "file name that is not {species}/{recorder}_{date}"
+    values = labels(AudioFolder(pattern="{species}/{recorder}_{date}"), tmp_path)
+    assert values[0] == {"species": "parus major", "recorder": "amp", "date": "2026-05-01"}
+    assert values[1] == {"species": "turdus", "recorder": "song", "date": "meter_4_2026-05-02"}
+    assert values[2] == "file name that is not {species}/{recorder}_{date}"
     assert labels(AudioFolder(pattern="{species}/{recorder}_{date}.flac"), tmp_path)[1].startswith("file name")
-    extensions = [next(iter(s.members)) for s in made(AudioFolder(), tmp_path) if isinstance(s, Sample)]
+    extensions = [next(iter(s.members)) for s in make_samples(AudioFolder(), tmp_path) if isinstance(s, Sample)]
     assert extensions == ["audio.flac", "audio.ogg", "audio.flac"]
 
 
 def test_a_field_that_stands_twice_says_the_same_twice(tmp_path: Path) -> None:
     record(tmp_path / "ann" / "ann_1.wav")
     record(tmp_path / "ann" / "bob_1.wav")
-    found = labels(AudioFolder(pattern="{speaker}/{speaker}_{i}.wav"), tmp_path)
-    assert found == [{"speaker": "ann", "i": "1"}, "file name that is not {speaker}/{speaker}_{i}.wav"]
+    values = labels(AudioFolder(pattern="{speaker}/{speaker}_{i}.wav"), tmp_path)
+    assert values == [{"speaker": "ann", "i": "1"}, "file name that is not {speaker}/{speaker}_{i}.wav"]
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_table_names_recordings(listed: Path) -> None:
     source = AudioFolder(
         table="meta/esc50.csv", labels=("category", "fold"), columns={"table": ("gain_db",)}, pattern="{a}-{b}-{c}"
     )
-    first, second, *faults = made(source, listed)
+    first, second, *faults = make_samples(source, listed)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert json.loads(first.members["labels.json"]) == {"category": "dog", "fold": 1}
@@ -146,8 +146,8 @@ def test_a_table_names_recordings(listed: Path) -> None:
 
 def test_paths_in_a_table_are_told_apart(listed: Path) -> None:
     (listed / "paths.csv").write_text("filename,x\naudio/3-300-C.wav,1\naudio/old/3-300-C.wav,2\n")
-    found = labels(AudioFolder(table="paths.csv", labels=("x",)), listed)
-    assert [row for row in found if isinstance(row, dict)] == [{"x": 1}, {"x": 2}]
+    values = labels(AudioFolder(table="paths.csv", labels=("x",)), listed)
+    assert [row for row in values if isinstance(row, dict)] == [{"x": 1}, {"x": 2}]
 
 
 def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
@@ -173,14 +173,17 @@ def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
 
 
 def test_one_file_is_a_folder_of_one(digits: Path) -> None:
-    (sample,) = made(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits / "recordings" / "7_ann_3.wav")
+    (sample,) = make_samples(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits / "recordings" / "7_ann_3.wav")
     assert isinstance(sample, Sample)
     assert sample.groups["speaker"] == "ann"
 
 
 def test_huge_files_are_left_unread(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.files.reading.MAX_BYTES", 2000)
-    assert made(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0] == "recording of more than 2,000 bytes"
+    assert (
+        make_samples(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0]
+        == "recording of more than 2,000 bytes"
+    )
 
 
 LONG = np.random.default_rng(5).integers(-9000, 9000, (20_000, 2)).astype(np.int16)
@@ -201,14 +204,14 @@ def heard(sample: Sample | str) -> np.ndarray:
 def test_long_recordings_are_cut_without_a_loss(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"ann_1.{suffix}", LONG, 8000, subtype="PCM_16")
     source = AudioFolder(pattern="{speaker}_{i}", window_s=1, labels=("speaker", "start_s"))
-    first, second = made(source, tmp_path)
+    first, second = make_samples(source, tmp_path)
     np.testing.assert_array_equal(heard(first), LONG[:8000])
     np.testing.assert_array_equal(heard(second), LONG[8000:16_000])
     assert isinstance(second, Sample)
     assert second.identity == f"ann_1.{suffix}:8000:16000"
     assert json.loads(second.members["labels.json"]) == {"speaker": "ann", "start_s": 1.0}
     assert second.groups == {"speaker": "ann", "i": "1", "start_s": "1.0"}
-    overlapping = made(AudioFolder(window_s=1, stride_s=0.5), tmp_path)
+    overlapping = make_samples(AudioFolder(window_s=1, stride_s=0.5), tmp_path)
     assert len(overlapping) == 4
     np.testing.assert_array_equal(heard(overlapping[3]), LONG[12_000:])
 
@@ -216,27 +219,27 @@ def test_long_recordings_are_cut_without_a_loss(tmp_path: Path, suffix: str) -> 
 def test_other_kinds_of_samples_are_cut_too(tmp_path: Path) -> None:
     floats = (LONG / 20_000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", floats, 8000, subtype="FLOAT")
-    [part] = made(AudioFolder(window_s=2), tmp_path)
+    [part] = make_samples(AudioFolder(window_s=2), tmp_path)
     assert isinstance(part, Sample)
     samples, _ = soundfile.read(io.BytesIO(part.members["audio.wav"]), dtype="float32")
     np.testing.assert_array_equal(samples, floats[:16_000])
     (tmp_path / "a.wav").unlink()
     soundfile.write(tmp_path / "a.wav", LONG.astype(np.int32) << 8, 8000, subtype="PCM_32")
-    [part] = made(AudioFolder(window_s=2), tmp_path)
+    [part] = make_samples(AudioFolder(window_s=2), tmp_path)
     assert isinstance(part, Sample)
     samples, _ = soundfile.read(io.BytesIO(part.members["audio.wav"]), dtype="float32")
     np.testing.assert_allclose(samples, LONG[:16_000] / 2.0**23, rtol=1e-6)
     (tmp_path / "a.wav").unlink()
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(20_000) / 8000)
     soundfile.write(tmp_path / "a.ogg", tone, 8000)
-    [part] = made(AudioFolder(window_s=2), tmp_path)
+    [part] = make_samples(AudioFolder(window_s=2), tmp_path)
     assert np.abs(heard(part)[2000:14_000, 0] / 32768 - tone[2000:14_000]).max() < 0.1
 
 
 def test_a_recording_no_longer_than_a_window_keeps_its_bytes(digits: Path) -> None:
-    whole = [s.members["audio.wav"] for s in made(AudioFolder(), digits) if isinstance(s, Sample)]
-    cut = [s for s in made(AudioFolder(window_s=60), digits) if isinstance(s, Sample)]
-    assert [s.members["audio.wav"] for s in cut] == whole
+    members_of_all = [s.members["audio.wav"] for s in make_samples(AudioFolder(), digits) if isinstance(s, Sample)]
+    cut = [s for s in make_samples(AudioFolder(window_s=60), digits) if isinstance(s, Sample)]
+    assert [s.members["audio.wav"] for s in cut] == members_of_all
     assert cut[0].identity == "recordings/0_ann_0.wav"
     assert cut[0].groups == {"start_s": "0.0"}
 
@@ -267,14 +270,14 @@ def test_faults_of_long_recordings_are_counted(tmp_path: Path) -> None:
 def test_mp3_files_are_read_and_cut(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(20_000) / 8000)
     soundfile.write(tmp_path / "ann_1.mp3", tone, 8000, format="MP3")
-    [sample] = made(AudioFolder(pattern="{speaker}_{i}.mp3"), tmp_path)
+    [sample] = make_samples(AudioFolder(pattern="{speaker}_{i}.mp3"), tmp_path)
     assert isinstance(sample, Sample)
     assert sample.members["audio.mp3"] == (tmp_path / "ann_1.mp3").read_bytes()
     assert json.loads(sample.members["labels.json"]) == {"speaker": "ann", "i": "1"}
     raw = MODALITIES["audio"].decode({"mp3": sample.members["audio.mp3"]})
     spectrum = np.abs(np.fft.rfft(raw.samples[0, 2000:18_000]))
     assert spectrum.argmax() == 880, "half-hertz bins"
-    assert len(made(AudioFolder(window_s=1), tmp_path)) == 2
+    assert len(make_samples(AudioFolder(window_s=1), tmp_path)) == 2
 
 
 def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
@@ -294,7 +297,11 @@ def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
         assert manifest.changed["mp3 audio that does not state its length: frames counted"] == count
         split = Split(out, "train")
         members = [split.read(shard, slot) for _, _, shard, slot in split.locations()]
-        lengths = [soundfile.info(io.BytesIO(data)).duration for each in members for data in each["audio"].values()]
+        lengths = [
+            soundfile.info(io.BytesIO(data)).duration
+            for members_of_sample in members
+            for data in members_of_sample["audio"].values()
+        ]
         assert sum(lengths) == pytest.approx(20 if window_s is None else 18, abs=0.06)
 
 
@@ -308,23 +315,23 @@ def test_a_recording_that_does_not_say_its_length_ends(tmp_path: Path, suffix: s
     else:
         data[40:44] = bytes(4)
     (tmp_path / f"a.{suffix}").write_bytes(data)
-    first, second = made(AudioFolder(window_s=1), tmp_path)
+    first, second = make_samples(AudioFolder(window_s=1), tmp_path)
     np.testing.assert_array_equal(heard(first), LONG[:8000])
     np.testing.assert_array_equal(heard(second), LONG[8000:16_000])
-    [whole] = made(AudioFolder(), tmp_path)
-    assert isinstance(whole, Sample)
-    samples, _ = soundfile.read(io.BytesIO(whole.members[f"audio.{suffix}"]), dtype="int16")
+    [single] = make_samples(AudioFolder(), tmp_path)
+    assert isinstance(single, Sample)
+    samples, _ = soundfile.read(io.BytesIO(single.members[f"audio.{suffix}"]), dtype="int16")
     np.testing.assert_array_equal(samples, LONG)
 
 
 def test_telephone_recordings_are_cut(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", LONG[:, 0], 8000, subtype="GSM610")
     with soundfile.SoundFile(tmp_path / "a.wav") as file:
-        whole = file.read(20_000, dtype="float32")
-    for number, sample in enumerate(made(AudioFolder(window_s=1), tmp_path)):
+        all_frames = file.read(20_000, dtype="float32")
+    for number, sample in enumerate(make_samples(AudioFolder(window_s=1), tmp_path)):
         assert isinstance(sample, Sample)
         samples, _ = soundfile.read(io.BytesIO(sample.members["audio.wav"]), dtype="float32")
-        np.testing.assert_array_equal(samples, whole[number * 8000 : (number + 1) * 8000])
+        np.testing.assert_array_equal(samples, all_frames[number * 8000 : (number + 1) * 8000])
 
 
 @pytest.mark.parametrize(
