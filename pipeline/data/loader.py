@@ -1,4 +1,4 @@
-"""Batches from shards: each rank and worker takes its share of a pure order."""
+"""Batches from shards: each rank and worker reads its share of one order, which is a pure function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, starmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from shards.read import Members, Split
 def tokenize(
     members: Members, modalities: Mapping[str, Modality], rng: np.random.Generator | None = None
 ) -> dict[str, Tokens]:
-    """Tokens of all modalities a sample has.
+    """Tokens of all modalities of a sample. rng: drives augmentation; None for none.
 
     Raises:
-        ContentError: one of them cannot be used, or it has none.
+        ContentError: the content of a modality cannot be used, or the sample has none of the modalities.
     """
     tokens = {
         name: modality.tokenize(modality.decode(members[name]), rng)
@@ -42,7 +42,7 @@ def tokenize(
 
 
 class SampleError(ContentError):
-    """A sample of a split cannot be used; `fault` says which and why."""
+    """A sample of a split cannot be used. fault: the sample and the reason."""
 
     def __init__(self, fault: Fault):
         super().__init__(fault.reason)
@@ -52,10 +52,10 @@ class SampleError(ContentError):
 def tokens_at(
     split: Split, shard: int, number: int, modalities: Mapping[str, Modality], rng: np.random.Generator | None = None
 ) -> dict[str, Tokens]:
-    """Tokens of a sample of a split.
+    """Tokens of a sample of a split, by its shard and its number there. rng: as in `tokenize`.
 
     Raises:
-        SampleError: it cannot be used.
+        SampleError: the sample cannot be used.
     """
     try:
         return tokenize(split.read(shard, number), modalities, rng)
@@ -66,50 +66,60 @@ def tokens_at(
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a run stands in its order: the next position, and ranges [from, to) that it passed over unused."""
+    """The state of a run in its order.
+
+    position: the next position. skipped: ranges `[from, to)` of earlier positions that were not trained on.
+    """
 
     position: int = 0
     skipped: tuple[tuple[int, int], ...] = ()
 
     @property
     def used(self) -> int:
-        """Positions that were trained on."""
+        """Number of positions that were trained on."""
         return self.position - sum(end - start for start, end in self.skipped)
 
     def advanced(self, samples: int) -> Cursor:
-        """The cursor after so many more positions."""
+        """The cursor after that many more samples."""
         return Cursor(self.position + samples, self.skipped)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a checkpoint: `{position, skipped: [[from, to], ...]}`."""
+        """The form in checkpoints: `{position, skipped: [[from, to], ...]}`."""
         return {"position": self.position, "skipped": [list(span) for span in self.skipped]}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Cursor:
-        """What `to_json` wrote."""
+        """The cursor that `to_json` described."""
         return cls(state["position"], tuple((start, end) for start, end in state["skipped"]))
 
 
 class KeptSamples:
-    """The kept samples of several sets as (split, shard, number), without a list of them: memory is O(shards)."""
+    """Index of the samples of several sets that keep-lists leave, without a list of them: memory is O(shards)."""
 
     def __init__(self, sets: Sequence[Split]):
-        self._parts = [(held, shard, held.sample_numbers(shard)) for held in sets for shard in range(len(held.sizes))]
-        self._ends = np.cumsum([len(numbers) for _, _, numbers in self._parts])
+        self._shards = [
+            (split, shard, split.sample_numbers(shard)) for split in sets for shard in range(len(split.sizes))
+        ]
+        self._ends = np.cumsum([len(numbers) for _, _, numbers in self._shards])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[Split, int, int]:
+        """The split, shard and number within the shard of a sample.
+
+        Raises:
+            IndexError: the index is not in `[0, len(self))`.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        held, shard, numbers = self._parts[part]
-        return held, shard, int(numbers[index - int(self._ends[part]) + len(numbers)])
+        i = int(np.searchsorted(self._ends, index, side="right"))
+        split, shard, numbers = self._shards[i]
+        return split, shard, int(numbers[index - int(self._ends[i]) + len(numbers)])
 
 
 class OrderedReader:
-    """What reads samples of several sets by their position in the order of training."""
+    """Base of readers that address the samples of several sets by their position in the training order."""
 
     sets: tuple[Split, ...]
     seed: int
@@ -118,25 +128,27 @@ class OrderedReader:
 
     @cached_property
     def order(self) -> Mixture:
-        """The order over the shards of all sets."""
+        """The order over the shards of all sets; by default each set's share is proportional to its size."""
         return self.mixture or Mixture([split.epoch_sizes for split in self.sets], self.seed, self.block)
 
     @cached_property
-    def _firsts(self) -> list[np.ndarray]:
-        """Number of each shard's first sample within its set, by set."""
+    def _first_numbers(self) -> list[np.ndarray]:
+        """Number of the first sample of each shard within its set, by set."""
         return [np.cumsum([0, *split.sizes[:-1]]) for split in self.sets]
 
 
 @dataclass(frozen=True)
 class RawBatches(OrderedReader):
-    """Samples for a loop of one's own: item i is made of the i-th `batch_size` of the endless order, read and decoded.
+    """Batches of decoded samples for a training loop of your own; item i is the i-th `batch_size` of the endless order.
 
-    `prefetch` hands them over from any number of worker processes. members: what `decode` takes the bytes of, one
-    after the other, as `image.jpg`; nothing else is read. By default it takes a sample's `Members`. stack: samples are
-    arrays of one shape and type, and an item is one tensor of them, not a list.
+    Pass it to `prefetch` to read in worker processes.
+
+    decode: called with a sample's `Members`, or with the bytes of each of `members`, such as `image.jpg`; no others are
+    then read. block: number of consecutive samples that are shuffled together. mixture: the order, by default all sets
+    in proportion to their sizes. stack: samples are arrays of one shape and type; an item is one tensor, not a list.
 
     Raises:
-        ContentError: a sample cannot be read; what `decode` raises.
+        ContentError: a sample cannot be read. Also the errors of `decode`.
     """
 
     sets: tuple[Split, ...]
@@ -148,32 +160,42 @@ class RawBatches(OrderedReader):
     members: tuple[str, ...] = ()
     stack: bool = False
 
-    def __getitem__(self, number: int) -> Any:
-        runs = self.order.locate_arrays(number * self.batch_size, (number + 1) * self.batch_size)
-        decoded = chain.from_iterable(starmap(self._decoded, runs))
-        return _stacked(decoded, self.batch_size) if self.stack else list(decoded)
+    def __getitem__(self, index: int) -> Any:
+        runs = self.order.locate_arrays(index * self.batch_size, (index + 1) * self.batch_size)
+        samples = chain.from_iterable(starmap(self._decode_run, runs))
+        return _stack(samples, self.batch_size) if self.stack else list(samples)
 
-    def _decoded(self, of: int, epoch: int, shards: np.ndarray, slots: np.ndarray) -> Iterator[Any]:
-        held = self.sets[of]
-        numbers = held.samples_at(epoch, shards, slots)
+    def _decode_run(self, set_index: int, epoch: int, shards: np.ndarray, slots: np.ndarray) -> Iterator[Any]:
+        """Decoded samples of slots of one set and epoch."""
+        split = self.sets[set_index]
+        numbers = split.samples_at(epoch, shards, slots)
         if self.members:
-            return map(self.decode, *held.read_members(shards, numbers, self.members))
-        return map(self.decode, held.read_many(shards, numbers))
+            return map(self.decode, *split.read_members(shards, numbers, self.members))
+        return map(self.decode, split.read_many(shards, numbers))
 
 
-def _stacked(samples: Iterator[np.ndarray], count: int) -> torch.Tensor:
-    """Samples as one tensor, each copied as soon as it is decoded and still in the processor's cache.
+def _stack(samples: Iterator[np.ndarray], count: int) -> torch.Tensor:
+    """Samples `(count, ...)` as one tensor; each is copied while it is still in the processor's cache.
 
     Raises:
         ValueError: they differ in shape.
     """
     first = next(samples)
     batch = empty((count, *first.shape), first.dtype)
-    for number, sample in enumerate(chain([first], samples)):
+    for i, sample in enumerate(chain([first], samples)):
         if sample.shape != first.shape:
             raise ValueError(f"samples of shapes {first.shape} and {sample.shape} cannot be stacked")
-        batch[number] = sample
+        batch[i] = sample
     return torch.from_numpy(batch)
+
+
+class TrainingSample(NamedTuple):
+    """A sample as the model trains on it: key, and by modality tokens, masks, and tokens altered by the masks."""
+
+    key: str
+    tokens: dict[str, Tokens]
+    masks: dict[str, Mask]
+    corrupted: dict[str, Tokens]
 
 
 @dataclass(frozen=True)
@@ -181,7 +203,8 @@ class TrainingBatches(OrderedReader):
     """Training batches of one rank: item i is its part of global micro-batch i, from the order and the seed alone.
 
     A micro-batch is `micro_batch_size` consecutive positions of the order; rank r takes the r-th of `world` equal
-    slices. mixture: the order; by default all sets in proportion to their sizes.
+    slices. block: number of consecutive samples that are shuffled together. mixture: the order, by default all sets in
+    proportion to their sizes. A sample that cannot be used leaves its slot empty, and the batch names it as a fault.
     """
 
     sets: tuple[Split, ...]
@@ -195,64 +218,69 @@ class TrainingBatches(OrderedReader):
     masking: MaskPlan = MaskPlan()
     mixture: Mixture | None = None
 
-    def __getitem__(self, number: int) -> Batch:
-        share = self.micro_batch_size // self.world
-        start = number * self.micro_batch_size + self.rank * share
-        step = number * self.micro_batch_size // self.batch_size
-        widths = {name: modality.widths for name, modality in self.modalities.items()}
-        samples, masks, seen, keys, faults = [], [], [], [], []
-        for place in self.order.locate_range(start, start + share):
+    def __getitem__(self, index: int) -> Batch:
+        rank_size = self.micro_batch_size // self.world
+        start = index * self.micro_batch_size + self.rank * rank_size
+        step = index * self.micro_batch_size // self.batch_size
+        samples, faults = [], []
+        for slot in self.order.locate_range(start, start + rank_size):
             try:
-                key, tokens, mask, corrupted = self.sample(place, step)
+                samples.append(self.sample(slot, step))
             except SampleError as error:
-                key, tokens, mask, corrupted = "", {}, {}, {}
+                samples.append(TrainingSample("", {}, {}, {}))
                 faults.append(error.fault)
-            samples.append(tokens)
-            masks.append(mask)
-            seen.append(corrupted)
-            keys.append(key)
-        return pack(samples, widths, masks, seen, keys, faults)
+        return pack(
+            [sample.tokens for sample in samples],
+            {name: modality.widths for name, modality in self.modalities.items()},
+            [sample.masks for sample in samples],
+            [sample.corrupted for sample in samples],
+            [sample.key for sample in samples],
+            faults,
+        )
 
-    def sample(
-        self, place: tuple[int, int, int, int], step: int
-    ) -> tuple[str, dict[str, Tokens], dict[str, Mask], dict[str, Tokens]]:
-        """Key, tokens, masks and corrupted tokens of a place in the order; the same on any rank or worker.
+    def sample(self, location: tuple[int, int, int, int], step: int) -> TrainingSample:
+        """The sample at a location (set, epoch, shard, slot) of the order; the same on any rank or worker.
 
         Raises:
             SampleError: the sample cannot be used.
         """
-        number, epoch, shard, slot = place
-        held = self.sets[number]
-        chosen = held.sample_at(epoch, shard, slot)
-        again = [slot] if held.selection is not None and held.selection.weighted else []  # others than its first slot
-        rng = np.random.default_rng([self.seed, number, epoch, int(self._firsts[number][shard]) + chosen, 0, *again])
-        tokens = tokens_at(held, shard, chosen, self.modalities, rng)
+        set_index, epoch, shard, slot = location
+        split = self.sets[set_index]
+        number = split.sample_at(epoch, shard, slot)
+        # A sample that a keep-list repeats within an epoch gets a random stream for each slot.
+        repeat = [slot] if split.selection is not None and split.selection.weighted else []
+        sample_id = int(self._first_numbers[set_index][shard]) + number
+        rng = np.random.default_rng([self.seed, set_index, epoch, sample_id, 0, *repeat])
+        tokens = tokens_at(split, shard, number, self.modalities, rng)
         masks = plan_masks(tokens, rng, step, {name: rules_of(self.modalities[name]) for name in tokens}, self.masking)
-        seen = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
-        return held.key(shard, chosen), tokens, masks, seen
+        corrupted = {name: corrupt(tokens[name], masks[name], rng) for name in tokens}
+        return TrainingSample(split.key(shard, number), tokens, masks, corrupted)
 
 
 @dataclass(frozen=True)
 class FixedBatches:
-    """Samples of one split in a fixed order, whole and unmasked, in batches of `batch_size`."""
+    """Batches of given samples of one split, in their order, without augmentation or masks.
+
+    locations: (shard, number) of each sample.
+    """
 
     split: Split
-    places: Sequence[tuple[int, int]]
+    locations: Sequence[tuple[int, int]]
     modalities: Mapping[str, Modality]
     batch_size: int = 64
 
     def __len__(self) -> int:
-        return -(-len(self.places) // self.batch_size)
+        return -(-len(self.locations) // self.batch_size)
 
-    def __getitem__(self, number: int) -> Batch:
-        chosen = self.places[number * self.batch_size : (number + 1) * self.batch_size]
+    def __getitem__(self, index: int) -> Batch:
+        locations = self.locations[index * self.batch_size : (index + 1) * self.batch_size]
         widths = {name: modality.widths for name, modality in self.modalities.items()}
         samples: list[dict[str, Tokens]] = []
         faults = []
-        for shard, index in chosen:
+        for shard, number in locations:
             try:
-                samples.append(tokens_at(self.split, shard, index, self.modalities))
+                samples.append(tokens_at(self.split, shard, number, self.modalities))
             except SampleError as error:
                 samples.append({})
                 faults.append(error.fault)
-        return pack(samples, widths, keys=[self.split.key(*place) for place in chosen], faults=faults)
+        return pack(samples, widths, keys=[self.split.key(*location) for location in locations], faults=faults)

@@ -184,7 +184,7 @@ def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], 
     assert 0 < told["imbalance"] == (max(held) - min(held)) / min(held) < 0.1
     recipe["data"]["canonical_nodes"] = 8
     with pytest.raises(
-        ValueError, match=rf"{many_shards}: on data.canonical_nodes 8 some samples would come \d+% more"
+        ValueError, match=rf"{many_shards}: with data.canonical_nodes 8 some samples would occur \d+% more"
     ):
         plan(recipe)
 
