@@ -1,4 +1,4 @@
-"""Samples packed into one batch: no padding, segments instead."""
+"""Batches: samples packed without padding, as segments."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from modalities.masks.masking import Action, Mask
 from modalities.tokens import Tokens
 
 SampleTokens = Mapping[str, Tokens]
-"""A sample's tokens by modality; modalities may be absent."""
+"""Tokens of a sample by modality; it may lack modalities."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pack:
-    """All tokens of one modality in a batch.
+    """All T tokens of one modality in a batch.
 
-    values `(T, P)`, ids `(T, K)`, coords `(T, C)`: the true tokens, the targets of masked modelling.
-    input_values, input_ids: as the encoder sees them; the same tensors where nothing is corrupted.
-    target `(T,)` bool, action `(T,)` uint8: masks. sample `(T,)` int64: the slot each token belongs to.
-    The last row is a constant dummy token of the slot after the last, always there, so that every rank runs the same
-    modules on every batch and no gradient is None.
+    values `(T, P)`, ids `(T, K)`, coords `(T, C)`: the true tokens, targets of masked modeling.
+    input_values `(T, P)`, input_ids `(T, K)`: the tokens that the encoder reads under the masks; the same tensors if no
+    mask alters them.
+    target `(T,)` bool, action `(T,)` uint8: the masks. sample `(T,)` int64: the slot that each token belongs to.
+
+    The last row is a constant dummy token in an extra slot after the last. Because of it every rank runs the same
+    modules on every batch, and no gradient is None.
     """
 
     values: torch.Tensor
@@ -37,23 +39,24 @@ class Pack:
     sample: torch.Tensor
 
     def to(self, device: torch.device) -> Pack:
-        """The same pack on a device."""
+        """A copy on a device."""
         return Pack(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
 class Fault(NamedTuple):
-    """Why a slot is empty: the sample's shard and key, and a reason that quotes no content."""
+    """Why a slot is empty: the shard and key of its sample, and a reason that quotes no content."""
 
     shard: str
     key: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Packed samples. `size` counts slots; a slot whose sample is corrupt or lacks a modality has no tokens of it.
+    """Packed samples. A slot whose sample is unusable or lacks a modality has no tokens of it.
 
-    present: `(size,)` bool by modality. keys: the sample in each slot, empty where it was left out.
+    size: number of slots. present: `(size,)` bool by modality. keys: key of the sample in each slot, empty if it is
+    unusable. faults: one for each unusable sample.
     """
 
     size: int
@@ -61,10 +64,9 @@ class Batch:
     present: dict[str, torch.Tensor]
     keys: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
-    """Why slots are empty, one each."""
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
+        """A copy on a device."""
         device = torch.device(device)
         return replace(
             self,
@@ -74,7 +76,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Number of true tokens, dummies aside."""
+        """Number of tokens without the dummies."""
         return sum(len(pack.sample) - 1 for pack in self.packs.values())
 
 
@@ -82,80 +84,100 @@ def pack(
     samples: Sequence[SampleTokens],
     widths: Mapping[str, tuple[int, int, int]],
     masks: Sequence[Mapping[str, Mask]] | None = None,
-    seen: Sequence[SampleTokens] | None = None,
+    inputs: Sequence[SampleTokens] | None = None,
     keys: Iterable[str] = (),
     faults: Iterable[Fault] = (),
 ) -> Batch:
     """Pack samples.
 
     widths: `(P, K, C)` of every modality of the model, whether or not a sample has it. masks: by sample and modality;
-    without them every token is kept and none is a target. seen: tokens as corrupted by the masks.
+    without them all tokens are visible and none is a target. inputs: the tokens as altered by the masks.
 
     Raises:
-        ValueError: a modality the model has not, or tokens of other widths than it was fitted to.
+        ValueError: a modality that the model does not have, or tokens of other widths than the model's.
     """
+    _check_widths(samples, widths)
+    packs, present = {}, {}
+    for name, width in widths.items():
+        slots = [i for i, sample in enumerate(samples) if name in sample and sample[name].size]
+        packs[name] = _pack_modality(
+            [samples[i][name] for i in slots],
+            [inputs[i][name] for i in slots] if inputs is not None else None,
+            [masks[i][name] for i in slots] if masks is not None else [],
+            slots,
+            width,
+            len(samples),
+        )
+        is_present = np.zeros(len(samples), bool)
+        is_present[slots] = True
+        present[name] = torch.from_numpy(is_present)
+    return Batch(size=len(samples), packs=packs, present=present, keys=tuple(keys), faults=tuple(faults))
+
+
+def _check_widths(samples: Sequence[SampleTokens], widths: Mapping[str, tuple[int, int, int]]) -> None:
+    """Check that tokens have the widths of the model's modalities."""
     for sample in samples:
         for name, tokens in sample.items():
             if name not in widths:
                 raise ValueError(f"modality {name!r} is not among the model's: {', '.join(widths)}")
-            got = tuple(part.shape[1] for part in tokens)
-            if got != widths[name]:
-                raise ValueError(f"{name} tokens have widths {got}, the model was fitted to {widths[name]}")
-    size = len(samples)
-    packs, present = {}, {}
-    for name, width in widths.items():
-        slots = [i for i, sample in enumerate(samples) if name in sample and sample[name].size]
-        true = [samples[i][name] for i in slots]
-        values, ids, coords = (_stack([tokens[part] for tokens in true], width[part], part) for part in range(3))
-        if seen is None:
-            input_values, input_ids = values, ids
-        else:
-            corrupted = [seen[i][name] for i in slots]
-            changed = any(a.ids is not b.ids for a, b in zip(true, corrupted, strict=True))
-            input_values, input_ids = (
-                (_stack([tokens[part] for tokens in corrupted], width[part], part) for part in range(2))
-                if changed
-                else (values, ids)
-            )
-        counts = [tokens.size for tokens in true]
-        chosen = [masks[i][name] for i in slots] if masks is not None else []
-        target = np.zeros(sum(counts) + 1, bool)
-        action = np.zeros(sum(counts) + 1, np.uint8)
-        if chosen:
-            target[:-1] = np.concatenate([mask.target for mask in chosen])
-            action[:-1] = np.concatenate([mask.action for mask in chosen])
-        packs[name] = Pack(
-            values,
-            ids,
-            coords,
-            input_values,
-            input_ids,
-            torch.from_numpy(target),
-            torch.from_numpy(action),
-            torch.from_numpy(np.append(np.repeat(np.array(slots, np.int64), counts), size)),
-        )
-        here = np.zeros(size, bool)
-        here[slots] = True
-        present[name] = torch.from_numpy(here)
-    return Batch(size, packs, present, tuple(keys), tuple(faults))
+            actual = tuple(part.shape[1] for part in tokens)
+            if actual != widths[name]:
+                raise ValueError(f"{name} tokens have widths {actual}, the model was fitted to {widths[name]}")
+
+
+def _pack_modality(
+    tokens: list[Tokens],
+    inputs: list[Tokens] | None,
+    masks: list[Mask],
+    slots: list[int],
+    widths: tuple[int, int, int],
+    size: int,
+) -> Pack:
+    """Pack the tokens of one modality.
+
+    slots: the slot of each sample that has the modality. size: number of slots of the batch.
+    """
+    values, ids, coords = (_stack([sample[part] for sample in tokens], widths[part], part) for part in range(3))
+    input_values, input_ids = values, ids
+    if inputs is not None and any(a.ids is not b.ids for a, b in zip(tokens, inputs, strict=True)):
+        input_values, input_ids = (_stack([sample[part] for sample in inputs], widths[part], part) for part in range(2))
+    counts = [sample.size for sample in tokens]
+    target = np.zeros(sum(counts) + 1, bool)
+    action = np.zeros(sum(counts) + 1, np.uint8)
+    if masks:
+        target[:-1] = np.concatenate([mask.target for mask in masks])
+        action[:-1] = np.concatenate([mask.action for mask in masks])
+    return Pack(
+        values=values,
+        ids=ids,
+        coords=coords,
+        input_values=input_values,
+        input_ids=input_ids,
+        target=torch.from_numpy(target),
+        action=torch.from_numpy(action),
+        sample=torch.from_numpy(np.append(np.repeat(np.array(slots, np.int64), counts), size)),
+    )
 
 
 def _stack(parts: list[np.ndarray], width: int, part: int) -> torch.Tensor:
-    """Rows of all samples and the dummy row, whose content is known (id 1) and at the origin."""
-    kind = np.int64 if part == 1 else np.float32
-    dummy = np.full((1, width), part == 1, kind)
-    return torch.from_numpy(np.concatenate([*parts, dummy]).astype(kind, copy=False))
+    """Rows of all samples and the dummy row, which has known content (id 1) at the origin.
+
+    part: 0 for values, 1 for ids, 2 for coords.
+    """
+    dtype = np.int64 if part == 1 else np.float32
+    dummy = np.full((1, width), part == 1, dtype)
+    return torch.from_numpy(np.concatenate([*parts, dummy]).astype(dtype, copy=False))
 
 
 def unpack(batch: Batch) -> list[dict[str, Tokens]]:
-    """The samples of a batch again, as they were before masking."""
+    """The samples of a batch on the CPU, as they were before masking."""
     samples: list[dict[str, Tokens]] = [{} for _ in range(batch.size)]
     for name, content in batch.packs.items():
-        slot = content.sample.numpy()
-        for i in np.flatnonzero(batch.present[name].numpy()):
-            own = slot == i
-            samples[i][name] = Tokens(
-                content.values.numpy()[own], content.ids.numpy()[own], content.coords.numpy()[own]
+        slots = content.sample.numpy()
+        for slot in np.flatnonzero(batch.present[name].numpy()):
+            rows = slots == slot
+            samples[slot][name] = Tokens(
+                content.values.numpy()[rows], content.ids.numpy()[rows], content.coords.numpy()[rows]
             )
     return samples
 
@@ -163,8 +185,8 @@ def unpack(batch: Batch) -> list[dict[str, Tokens]]:
 class Layout(NamedTuple):
     """How tokens are grouped for attention within segments.
 
-    order `(T,)`: tokens sorted by segment length, then segment. inverse `(T,)` undoes it. groups: (segments, length)
-    of each run of equally long segments, so that attention runs once a group on plain views.
+    order: `(T,)` token indices sorted by segment length, then segment. inverse: `(T,)` undoes it. groups: (number of
+    segments, length) for each length, so that attention runs once per group on plain views.
     """
 
     order: torch.Tensor
@@ -173,10 +195,10 @@ class Layout(NamedTuple):
 
 
 def layout(segment: torch.Tensor) -> Layout:
-    """The layout of tokens whose segments are given by number `(T,)`."""
-    number = segment.cpu().numpy()
-    _, which, lengths = np.unique(number, return_inverse=True, return_counts=True)
-    order = np.lexsort((which, lengths[which]))
+    """The layout of tokens from the numbers of their segments `(T,)`."""
+    numbers = segment.cpu().numpy()
+    _, indices, lengths = np.unique(numbers, return_inverse=True, return_counts=True)
+    order = np.lexsort((indices, lengths[indices]))
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order))
     sizes, segments = np.unique(lengths, return_counts=True)
@@ -188,5 +210,12 @@ def layout(segment: torch.Tensor) -> Layout:
 
 
 def visible_rows(content: Pack) -> torch.Tensor:
-    """`(T,)` bool: tokens that are encoded under the masks."""
+    """`(T,)` bool: tokens that the trunk encodes under the masks."""
     return content.action != Action.DROP
+
+
+def predicted_rows(content: Pack) -> torch.Tensor:
+    """`(T,)` bool: the targets and, last, the dummy, so that every head runs on every batch."""
+    rows = content.target.clone()
+    rows[-1] = True
+    return rows

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.model.batch import Layout, layout
+from pipeline.model.batch import layout
 
 
 class Attention(nn.Module):
     """Multi-head self-attention within segments (Vaswani et al. 2017).
 
-    No biases before the scores: a key bias has no true gradient and only drifts with rounding.
+    Queries, keys and values have no bias: the gradient of a key bias is zero up to rounding, so it would only drift.
     """
 
     def __init__(self, dim: int, heads: int):
@@ -25,7 +25,7 @@ class Attention(nn.Module):
         tokens, dim = x.shape
         qkv = self.qkv(x).view(tokens, 3, self.heads, dim // self.heads)
         mixed = []
-        # One split, not a slice a group: its backward is one concatenation instead of a full-sized zero a group.
+        # One split instead of a slice per group: its backward is one concatenation, not a full-sized tensor per group.
         parts = qkv.split([segments * length for segments, length in groups])
         for (segments, length), part in zip(groups, parts, strict=True):
             part = part.view(segments, length, 3, self.heads, -1)
@@ -54,26 +54,28 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks and a last norm over tokens `(T, D)` whose segments are numbered `(T,)`."""
+    """Transformer blocks and a final norm over tokens `(T, D)` with segment numbers `(T,)`."""
 
     def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float):
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: torch.Tensor, segment: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """Tokens after the last norm; what goes into each block is appended to `inner` where that is given."""
-        plan: Layout = layout(segment)
-        x = x.index_select(0, plan.order)
+    def forward(
+        self, x: torch.Tensor, segment: torch.Tensor, block_inputs: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Tokens `(T, D)` after the final norm. block_inputs: a list to which the input of each block is appended."""
+        packing = layout(segment)
+        x = x.index_select(0, packing.order)
         for block in self.blocks:
-            if inner is not None:
-                inner.append(x.index_select(0, plan.inverse))
-            x = block(x, plan.groups)
-        return self.norm(x).index_select(0, plan.inverse)
+            if block_inputs is not None:
+                block_inputs.append(x.index_select(0, packing.inverse))
+            x = block(x, packing.groups)
+        return self.norm(x).index_select(0, packing.inverse)
 
 
 def segment_mean(x: torch.Tensor, segment: torch.Tensor, count: int) -> torch.Tensor:
-    """Mean of tokens `(T, D)` by segment number: `(count, D)` in float32, zero where a segment has no tokens."""
+    """Mean of the tokens `(T, D)` of each segment: `(count, D)` in float32, zero for segments without tokens."""
     total = x.new_zeros(count, x.shape[1], dtype=torch.float32).index_add(0, segment, x.float())
     members = torch.bincount(segment, minlength=count).clamp(min=1)
     return total / members.unsqueeze(1)

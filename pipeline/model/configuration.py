@@ -1,4 +1,4 @@
-"""Sizes of the model and the fitted modalities it was made for."""
+"""Configuration of the model: its sizes and its fitted modalities."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from transformers import PretrainedConfig
 
 
 class SensoriumConfig(PretrainedConfig):
-    """Everything needed to build the model.
+    """All that is needed to build the model.
 
-    modalities: each fitted modality's JSON by name. dim, depth, heads, mlp_ratio: the shared trunk. embedding: width
-    of the contrastive embeddings. fusion_depth: blocks over all of a sample's modalities; 0 for none.
-    decoder_dim, decoder_depth, decoder_heads: the decoder of masked modelling. head: of a fine-tuned model the label,
-    its kind, classes or mean and std, and the modalities and features that its head reads.
+    modalities: JSON of each fitted modality, by name. dim, depth, heads, mlp_ratio: of the shared trunk. embedding:
+    width of the contrastive embeddings. fusion_depth: number of blocks over all modalities of a sample; 0 for none.
+    decoder_dim, decoder_depth, decoder_heads: of the decoder of masked modeling. head: label, kind, classes or mean and
+    std, modalities and features of a fine-tuned model's head; None for other models.
     """
 
     model_type = "sensorium"

@@ -16,12 +16,12 @@ from transformers.utils import ModelOutput
 from modalities.base import Modality, from_json
 from modalities.masks.masking import Action
 from modalities.tokens import Tokens
-from pipeline.model.batch import Batch, Pack, pack, visible_rows
+from pipeline.model.batch import Batch, Pack, pack, predicted_rows, visible_rows
 from pipeline.model.blocks import Blocks, segment_mean
 from pipeline.model.configuration import SensoriumConfig
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Encoding:
     """What the model computes for one view of a batch of B slots.
 
@@ -54,7 +54,7 @@ class SensoriumOutput(ModelOutput):
 
 
 class InputEmbedding(nn.Module):
-    """The way of one modality into the trunk: `(tokens seen, position)`, each `(T, dim)`."""
+    """Input tokens of one modality for the trunk, and their position embeddings, each `(T, dim)`."""
 
     def __init__(self, modality: Modality, dim: int):
         super().__init__()
@@ -72,16 +72,16 @@ class InputEmbedding(nn.Module):
         if masked:
             x = torch.where((content.action == Action.MASK).unsqueeze(1), self.mask_token.to(x.dtype), x)
         else:
-            x = x + 0 * self.mask_token  # every parameter takes part in every pass
+            x = x + 0 * self.mask_token  # every parameter takes part in every forward pass
         if self.context is not None:
-            group = torch.cat([content.sample.unsqueeze(1), ids[:, 1:]], 1)  # of one sample, band or channel
-            here = visible_rows(content) if masked else torch.ones_like(content.target)
-            x = self.context(x, content.coords, group, here)
+            group = torch.cat([content.sample.unsqueeze(1), ids[:, 1:]], 1)  # tokens of one sample, band or channel
+            visible = visible_rows(content) if masked else torch.ones_like(content.target)
+            x = self.context(x, content.coords, group, visible)
         return x + position, position
 
 
 class Decoder(nn.Module):
-    """All tokens of a sample attend to each other, so that one modality helps to fill in another (MultiMAE)."""
+    """Decoder of masked modeling: all tokens of a sample attend to each other, across modalities (MultiMAE)."""
 
     def __init__(self, config: SensoriumConfig, modalities: dict[str, Modality]):
         super().__init__()
@@ -95,6 +95,7 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: dict[str, torch.Tensor], position_embeddings: dict[str, torch.Tensor], packs: dict[str, Pack]
     ) -> dict[str, torch.Tensor]:
+        """Predictions `(targets + 1, outputs)` by modality from tokens and position embeddings `(T, dim)`."""
         x = torch.cat(
             [
                 torch.where(visible_rows(packs[name]).unsqueeze(1), tokens[name].float(), self.drop_token)
@@ -105,23 +106,21 @@ class Decoder(nn.Module):
         segment = torch.cat([packs[name].sample for name in packs])
         x = self.blocks(self.project(x) + self.position(position), segment)
         parts = x.split([len(packs[name].sample) for name in packs])
-        predictions = {}
-        for (name, content), part in zip(packs.items(), parts, strict=True):
-            wanted = content.target.clone()
-            wanted[-1] = True  # the dummy row runs through every head
-            predictions[name] = self.heads[name](part[wanted])
-        return predictions
+        return {
+            name: self.heads[name](part[predicted_rows(content)])
+            for (name, content), part in zip(packs.items(), parts, strict=True)
+        }
 
 
 class Projection(nn.Sequential):
-    """From pooled features to contrastive embeddings by one hidden layer, so that features keep more (SimCLR)."""
+    """Projection head from pooled features to contrastive embeddings; its hidden layer spares the features (SimCLR)."""
 
     def __init__(self, dim: int, embedding: int):
         super().__init__(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, embedding, bias=False))
 
 
 class SensoriumModel(PreTrainedModel):
-    """Shared trunk over segments of one (sample, modality), pooled and projected embeddings, fusion, decoder.
+    """Shared trunk over segments of one (sample, modality), then pooling, projection heads, fusion and decoder.
 
     `model(batch)` takes a `Batch`, or a list of samples `{modality: (values, ids, coords)}` as numpy arrays.
     """
@@ -149,7 +148,7 @@ class SensoriumModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Linear maps by Glorot & Bengio 2010, as in MAE; learnt vectors by a normal of std 0.02."""
+        """Initialize linear layers as Glorot & Bengio 2010, as MAE does, and vectors from a normal of std 0.02."""
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -166,7 +165,7 @@ class SensoriumModel(PreTrainedModel):
             nn.init.normal_(module.drop_token, std=0.02)
 
     def pack(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        """A batch of samples given as tokens or triples of arrays by modality."""
+        """Pack samples, each with tokens or triples (values, ids, coords) of arrays by modality."""
         widths = {name: modality.widths for name, modality in self.modalities.items()}
         return pack([{name: Tokens(*parts) for name, parts in sample.items()} for sample in samples], widths)
 
@@ -180,11 +179,11 @@ class SensoriumModel(PreTrainedModel):
     ) -> Any:
         """Encode a batch.
 
-        views: encodings wanted, `full` (nothing masked) or `visible` (as the masks leave it), all in one call of the
-        trunk; the result is then `{view: Encoding}`, otherwise the full encoding as a `SensoriumOutput`.
-        decode: also predict the masked targets of `visible`. layers: also pool what goes into each block.
+        views: `full` (without masks) or `visible` (under the masks), or both in one call of the trunk; the result is
+        then `{view: Encoding}`. Without views it is the full encoding as a `SensoriumOutput`.
+        decode: also predict the masked targets of `visible`. layers: also pool the input of each block.
         """
-        if not hasattr(batch, "packs"):  # by what it is: code from the Hub loads a processor's classes apart
+        if not hasattr(batch, "packs"):  # not isinstance: code from the Hub defines its own Batch class
             batch = self.pack(batch)
         with self._autocast():
             encodings = self._encode(batch.to(self.device), views or ("full",), decode, layers)
@@ -198,9 +197,9 @@ class SensoriumModel(PreTrainedModel):
         return len(modalities) * (self.config.depth + 1 if layers else 1) * self.config.dim
 
     def features(self, batch: Batch, modalities: Sequence[str], layers: bool) -> torch.Tensor:
-        """What a head reads, `(B, features_width)`: pooled tokens by modality, zero where a sample lacks it.
+        """Features for a head, `(B, features_width)`: pooled tokens by modality, zero if a sample lacks it.
 
-        layers: of what goes into each block too, not only of what comes out of the trunk.
+        layers: also the pooled input of each block, not only the pooled output of the trunk.
         """
         full = self(batch.to(self.device), views=("full",), layers=layers)["full"]
         pooled = full.layers if layers else full.pooled
@@ -208,7 +207,7 @@ class SensoriumModel(PreTrainedModel):
 
     @torch.inference_mode()
     def predict(self, batch: Any) -> torch.Tensor:
-        """The label that the model was fine-tuned on: `(B,)` in its own unit, or probabilities `(B, classes)`.
+        """Predict the label that the model was fine-tuned on: `(B,)` in its unit, or probabilities `(B, classes)`.
 
         batch: as in `forward`. `config.head` names the label and its classes.
 
@@ -226,9 +225,9 @@ class SensoriumModel(PreTrainedModel):
         return output[:, 0].double() * state["std"] + state["mean"]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """Autocast to the weights' type where that is bfloat16 or float16, as after `.half()`.
+        """Autocast to the weights' type if it is bfloat16 or float16, for example after `.half()`.
 
-        Batches stay float32, so that coordinates and spectra keep their resolution; autocast converts what goes into
+        Batches stay float32, so that coordinates and spectra keep their resolution; autocast converts the inputs of
         matrix products, as in training.
         """
         if self.dtype not in (torch.bfloat16, torch.float16):
@@ -236,66 +235,86 @@ class SensoriumModel(PreTrainedModel):
         return torch.autocast(self.device.type, self.dtype)
 
     def _encode(self, batch: Batch, views: tuple[str, ...], decode: bool, layers: bool) -> dict[str, Encoding]:
-        slots = batch.size + 1
-        inputs, segments, position_embeddings, wanted = [], [], {}, []
-        for view in views:
-            for name, content in batch.packs.items():
-                x, position = self.input_embeddings[name](content, masked=view == "visible")
-                keep = visible_rows(content) if view == "visible" else torch.ones_like(content.target)
-                wanted.append((view, name, keep))
-                position_embeddings[view, name] = position
-                inputs.append(x[keep])
-                segments.append((len(wanted) - 1) * slots + content.sample[keep])
+        """Encodings of several views of a batch, all in one call of the trunk."""
+        slots = batch.size + 1  # the last one is the dummies'
+        parts = [(view, name) for view in views for name in batch.packs]
+        inputs, segments, rows, position_embeddings = [], [], {}, {}
+        for i, (view, name) in enumerate(parts):
+            content = batch.packs[name]
+            x, position_embeddings[view, name] = self.input_embeddings[name](content, masked=view == "visible")
+            encoded = visible_rows(content) if view == "visible" else torch.ones_like(content.target)
+            rows[view, name] = encoded
+            inputs.append(x[encoded])
+            segments.append(i * slots + content.sample[encoded])
         segment = torch.cat(segments)
-        inner: list[torch.Tensor] | None = [] if layers else None
-        x = self.trunk(torch.cat(inputs), segment, inner)
-        pooled = segment_mean(x, segment, len(wanted) * slots).view(len(wanted), slots, -1)
-        deep = segment_mean(torch.cat([*inner, x], 1), segment, len(wanted) * slots) if inner else pooled
-        deep = deep.view(len(wanted), slots, -1)
-        parts = x.split([len(part) for part in inputs])
+        block_inputs: list[torch.Tensor] | None = [] if layers else None
+        x = self.trunk(torch.cat(inputs), segment, block_inputs)
+        pooled = segment_mean(x, segment, len(parts) * slots).view(len(parts), slots, -1)
+        tokens = dict(zip(parts, x.split([len(part) for part in inputs]), strict=True))
+        means = {part: pooled[i] for i, part in enumerate(parts)}
         encodings = {}
         for view in views:
-            unimodal_tokens, means, embeddings, seen = {}, {}, {}, {}
-            for i, (owner, name, keep) in enumerate(wanted):
-                if owner != view:
-                    continue
-                unimodal_tokens[name] = (
-                    parts[i].new_zeros(len(keep), x.shape[1]).masked_scatter(keep.unsqueeze(1), parts[i])
-                )
-                seen[name] = keep
-                means[name] = pooled[i]
-                embeddings[name] = F.normalize(self.projections[name](pooled[i]).float(), dim=1, eps=1e-6)
-            tokens, fused = self._fuse(batch, unimodal_tokens, means, seen)
-            encodings[view] = Encoding(
-                {name: mean[:-1] for name, mean in means.items()},
-                {n: embedding[:-1].where(batch.present[n].unsqueeze(1), 0.0) for n, embedding in embeddings.items()},
-                tokens,
-                fused[:-1],
-                unimodal_tokens,
-                {name: deep[i, :-1] for i, (owner, name, _) in enumerate(wanted) if layers and owner == view},
-                {name: position_embeddings[view, name] for name in batch.packs},
+            encoding = self._encode_view(
+                batch,
+                {name: tokens[view, name] for name in batch.packs},
+                {name: means[view, name] for name in batch.packs},
+                {name: rows[view, name] for name in batch.packs},
             )
+            encoding.position_embeddings = {name: position_embeddings[view, name] for name in batch.packs}
             if decode and view == "visible":
-                encodings[view].predictions = self.decoder(tokens, encodings[view].position_embeddings, batch.packs)
+                encoding.predictions = self.decoder(encoding.tokens, encoding.position_embeddings, batch.packs)
+            encodings[view] = encoding
+        if block_inputs:
+            x = torch.cat([*block_inputs, x], 1)
+            layer_means = segment_mean(x, segment, len(parts) * slots).view(len(parts), slots, -1)
+            for i, (view, name) in enumerate(parts):
+                encodings[view].layers[name] = layer_means[i, :-1]
         return encodings
+
+    def _encode_view(
+        self,
+        batch: Batch,
+        encoded_tokens: dict[str, torch.Tensor],
+        means: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
+    ) -> Encoding:
+        """Embeddings and fused tokens of one view.
+
+        encoded_tokens: output of the trunk. means: `(B + 1, dim)` pooled tokens. rows: `(T,)` bool, the encoded tokens.
+        All by modality.
+        """
+        unimodal_tokens, embeddings = {}, {}
+        for name, x in encoded_tokens.items():
+            encoded = rows[name]
+            unimodal_tokens[name] = x.new_zeros(len(encoded), x.shape[1]).masked_scatter(encoded.unsqueeze(1), x)
+            embedding = F.normalize(self.projections[name](means[name]).float(), dim=1, eps=1e-6)
+            embeddings[name] = embedding[:-1].where(batch.present[name].unsqueeze(1), 0.0)
+        tokens, fused = self._fuse(batch, unimodal_tokens, means, rows)
+        return Encoding(
+            pooled={name: mean[:-1] for name, mean in means.items()},
+            embeddings=embeddings,
+            tokens=tokens,
+            fused=fused[:-1],
+            unimodal_tokens=unimodal_tokens,
+        )
 
     def _fuse(
         self,
         batch: Batch,
         tokens: dict[str, torch.Tensor],
         means: dict[str, torch.Tensor],
-        seen: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Tokens after fusion and `(B + 1, dim)` of whole samples; without fusion blocks the mean over modalities.
+        """Tokens after fusion, and features of whole samples `(B + 1, dim)`; without fusion blocks a mean of `means`.
 
-        seen: `(T,)` bool by modality, which tokens are there; dropped ones stay zero.
+        rows: `(T,)` bool by modality, the tokens that were encoded; the others stay zero.
         """
         if self.fusion is not None:
-            here = torch.cat([seen[name] for name in tokens])
-            sample = torch.cat([batch.packs[name].sample for name in tokens])[here]
-            x = self.fusion(torch.cat(list(tokens.values()))[here], sample)
-            whole = x.new_zeros(len(here), x.shape[1]).masked_scatter(here.unsqueeze(1), x)
-            split = whole.split([len(part) for part in tokens.values()])
+            encoded = torch.cat([rows[name] for name in tokens])
+            sample = torch.cat([batch.packs[name].sample for name in tokens])[encoded]
+            x = self.fusion(torch.cat(list(tokens.values()))[encoded], sample)
+            all_rows = x.new_zeros(len(encoded), x.shape[1]).masked_scatter(encoded.unsqueeze(1), x)
+            split = all_rows.split([len(part) for part in tokens.values()])
             return dict(zip(tokens, split, strict=True)), segment_mean(x, sample, batch.size + 1)
         present = torch.stack([F.pad(batch.present[name].float(), (0, 1), value=1.0) for name in means])
         total = (torch.stack(list(means.values())) * present.unsqueeze(2)).sum(0)

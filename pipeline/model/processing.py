@@ -1,4 +1,4 @@
-"""From what a user has to what the model takes."""
+"""The processor: raw data to batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.model.batch import pack
 
 
 class SensoriumProcessor(ProcessorMixin):
-    """Makes a batch of raw data: `model(**processor(smiles=["CCO"], image=[path]))`.
+    """Turns raw data into a batch: `model(**processor(smiles=["CCO"], image=[path]))`.
 
-    Each argument is a list, one item a sample, None where a sample lacks the modality. An image is a path, encoded
-    bytes, a Pillow image or an array `(H, W)` or `(H, W, bands)`; a table row is a dict; sound is a path, bytes or
-    `(samples, sample_rate_hz)`; a signal is a dict of samples, sample_rate_hz, unit and channels; others are strings.
+    Each argument is a list with one item per sample, None if the sample lacks the modality. An image is a path, encoded
+    bytes, a Pillow image or an array `(H, W)` or `(H, W, bands)`. A table row is a dict. Sound is a path, bytes or
+    `(samples, sample_rate_hz)`. A signal is a dict of samples, sample_rate_hz, unit and channels. Others are strings.
     """
 
     attributes: list[str] = []  # noqa: RUF012  (the base class's form)
@@ -29,7 +29,7 @@ class SensoriumProcessor(ProcessorMixin):
         self._fitted = {name: from_json(dict(state)) for name, state in self.modalities.items()}
 
     def to_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """What `from_pretrained` needs."""
+        """The state that `from_pretrained` reads."""
         return {"processor_class": type(self).__name__, "modalities": self.modalities}
 
     @classmethod
@@ -46,21 +46,23 @@ class SensoriumProcessor(ProcessorMixin):
         return [str(path)]
 
     def __call__(self, **raw: Sequence[Any] | None) -> BatchFeature:
-        """A batch of N samples given by modality.
+        """A batch of N samples.
+
+        raw: list of N items by modality.
 
         Raises:
             ValueError: an unknown modality, lists of different lengths, or an item that cannot be used.
         """
-        given = {name: items for name, items in raw.items() if items is not None}
-        if unknown := set(given) - set(self._fitted):
+        items_by_name = {name: items for name, items in raw.items() if items is not None}
+        if unknown := set(items_by_name) - set(self._fitted):
             raise ValueError(f"unknown modality {sorted(unknown)[0]!r}; the model has {', '.join(self._fitted)}")
-        lengths = {name: len(items) for name, items in given.items()}
+        lengths = {name: len(items) for name, items in items_by_name.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"one item a sample in every modality, got {lengths}")
+            raise ValueError(f"every modality needs one item per sample, but their numbers are {lengths}")
         samples = [
             {
                 name: self._fitted[name].tokenize(self._fitted[name].parse(items[i]))
-                for name, items in given.items()
+                for name, items in items_by_name.items()
                 if items[i] is not None
             }
             for i in range(next(iter(lengths.values())))

@@ -17,7 +17,7 @@ from pipeline.model.modeling import Encoding
 
 
 class Term(NamedTuple):
-    """A summed loss; the engine divides it by the count of the whole step over all ranks."""
+    """A summed loss. The training step divides it by the sum of `count` over all micro-batches and ranks."""
 
     sum: torch.Tensor
     count: torch.Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
@@ -38,21 +38,21 @@ class ObjectiveConfig(ABC):
 
     @abstractmethod
     def check(self, modalities: Mapping[str, Modality]) -> None:
-        """See whether these modalities, fitted or not, can serve the objective.
+        """Check that the objective can train on these modalities, fitted or not.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: it cannot.
         """
 
     @abstractmethod
     def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
-        """The objective over fitted modalities and a trunk of width `dim`."""
+        """The objective for fitted modalities and a trunk of width `dim`."""
 
 
 class Objective(nn.Module, ABC):
-    """One way to learn.
+    """A self-supervised method: it turns encodings into terms of the loss.
 
-    views: the encodings it reads (`full`, `visible`). decodes: whether it reads the decoder's predictions.
+    views: encodings that it reads (`full`, `visible`). decodes: whether it reads the decoder's predictions.
     """
 
     views: tuple[str, ...]
@@ -60,14 +60,14 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def count(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Number of summands of each term, from the batch alone; the same names on every batch and rank."""
+        """Number of summands of each term, from the batch alone; the names are the same for every batch and rank."""
 
     @abstractmethod
     def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
-        """Terms by the names of `count`."""
+        """Terms of the loss, under the names of `count`."""
 
     def after_step(self) -> None:
-        """Update running state, alike on all ranks; called after each optimizer step."""
+        """Update buffers after an optimizer step that was applied, in the same way on all ranks."""
 
 
 OBJECTIVE_TYPES: Registry[ObjectiveConfig] = Registry("sensorium.objectives", attribute="name")

@@ -1,4 +1,4 @@
-"""Contrast between modalities: two embeddings of one sample attract, those of others repel."""
+"""Contrastive learning: embeddings of one sample attract each other, embeddings of different samples repel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pipeline.model.batch import Batch
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 
-LARGEST_SCALE = math.log(100.0)
+MAX_LOG_SCALE = math.log(100.0)
+"""Upper bound of the logarithm of the inverse temperature."""
 
 
 @register
@@ -50,18 +51,21 @@ class Contrastive(ObjectiveConfig):
             raise ValueError("objectives.contrastive needs two modalities or more")
         for name in itertools.chain(*pairs):
             if name not in modalities:
-                raise ValueError(f"objectives.contrastive.pairs names {name!r}, which is no modality here")
-        if twice := [a for a, b in pairs if a == b]:
-            raise ValueError(f"objectives.contrastive.pairs has {twice[0]!r} with itself: name two modalities")
+                raise ValueError(f"objectives.contrastive.pairs names {name!r}, which is not a modality of this recipe")
+        if same := [a for a, b in pairs if a == b]:
+            raise ValueError(f"objectives.contrastive.pairs pairs {same[0]!r} with itself: name two modalities")
         if not 1 <= self.scale <= 100:
-            raise ValueError(f"objectives.contrastive.scale is {self.scale}, it must lie within [1, 100]")
+            raise ValueError(f"objectives.contrastive.scale is {self.scale}, it must be in [1, 100]")
 
     def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
         return ContrastiveObjective(self._pairs(modalities), self.reads, self.scale)
 
 
 class ContrastiveObjective(Objective):
-    """Each present pair adds its two cross-entropies; negatives are the pass's samples over all ranks."""
+    """Sum of the two cross-entropies of each pair that a sample has.
+
+    Negatives are all samples of the micro-batch on all ranks that have the pair.
+    """
 
     def __init__(self, pairs: tuple[tuple[str, str], ...], reads: str, scale: float):
         super().__init__()
@@ -73,29 +77,29 @@ class ContrastiveObjective(Objective):
         return {f"{a}-{b}": 2 * (batch.present[a] & batch.present[b]).sum().float() for a, b in self.pairs}
 
     def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
-        own = encodings[self.views[0]].embeddings
+        embeddings = encodings[self.views[0]].embeddings
         names = dict.fromkeys(itertools.chain(*self.pairs))
-        everyone = {name: gather(own[name]) for name in names}
-        here = {name: gather(batch.present[name].float()) > 0 for name in names}
+        all_embeddings = {name: gather(embeddings[name]) for name in names}
+        all_present = {name: gather(batch.present[name].float()) > 0 for name in names}
         rank = dist.get_rank() if dist.is_initialized() else 0
-        scale = Bounded.apply(self.log_scale, 0.0, LARGEST_SCALE).exp()
+        scale = Bounded.apply(self.log_scale, 0.0, MAX_LOG_SCALE).exp()
         counts, terms = self.count(batch), {}
         for a, b in self.pairs:
-            both = here[a] & here[b]
+            both = all_present[a] & all_present[b]
             rows = torch.arange(batch.size, device=both.device)
-            answers = rank * batch.size + rows
+            positives = rank * batch.size + rows
             total = torch.zeros((), device=both.device)
-            for query, keys in ((own[a], everyone[b]), (own[b], everyone[a])):
-                logits = scale * query @ keys.T
-                logits = logits.masked_fill(~both, -1e4)  # finite: a slot without the pair gives no NaN
-                losses = F.cross_entropy(logits, answers, reduction="none")
-                total = total + losses.where(both[answers], 0.0).sum()
+            for queries, keys in ((embeddings[a], all_embeddings[b]), (embeddings[b], all_embeddings[a])):
+                logits = scale * queries @ keys.T
+                logits = logits.masked_fill(~both, -1e4)  # finite, so that slots without the pair give no NaN
+                losses = F.cross_entropy(logits, positives, reduction="none")
+                total = total + losses.where(both[positives], 0.0).sum()
             terms[f"{a}-{b}"] = Term(total, counts[f"{a}-{b}"])
         return terms
 
 
 class Bounded(torch.autograd.Function):
-    """A value clamped to [low, high] whose gradient vanishes only where it would push further outside."""
+    """Clamp a value to [low, high]; the gradient is zero only if it would push the value further out."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -106,7 +110,7 @@ class Bounded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        """Descent moves against the gradient: stop it where it leads out."""
+        """Zero the gradient if a step against it would leave the interval."""
         (x,), (low, high), (gradient,) = ctx.saved_tensors, ctx.bounds, gradients
         outward = ((x >= high) & (gradient < 0)) | ((x <= low) & (gradient > 0))
         return gradient.masked_fill(outward, 0.0), None, None

@@ -1,4 +1,4 @@
-"""Masked modelling: fill in what the masks took away."""
+"""Masked modeling: predict the tokens that masks hide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from modalities.base import Modality
-from pipeline.model.batch import Batch
+from pipeline.model.batch import Batch, predicted_rows
 from pipeline.model.modeling import Encoding
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term, register
 
@@ -31,14 +31,16 @@ class Masked(ObjectiveConfig):
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         if unknown := set(self.weights) - set(modalities):
-            raise ValueError(f"objectives.masked.weights names {sorted(unknown)[0]!r}, which is no modality here")
+            raise ValueError(
+                f"objectives.masked.weights names {sorted(unknown)[0]!r}, which is not a modality of this recipe"
+            )
 
     def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
         return MaskedObjective(dict(modalities), self.weights)
 
 
 class MaskedObjective(Objective):
-    """Sum of token losses over the masks' targets, one term a modality."""
+    """Sum of the losses of masked tokens, one term per modality."""
 
     views = ("visible",)
     decodes = True
@@ -55,9 +57,8 @@ class MaskedObjective(Objective):
         counts, terms = self.count(batch), {}
         for name, modality in self.modalities.items():
             content, prediction = batch.packs[name], encodings["visible"].predictions[name]
-            wanted = content.target.clone()
-            wanted[-1] = True  # the dummy, whose loss counts nothing
-            losses = modality.loss(prediction, content.values[wanted], content.ids[wanted])
-            total = losses[:-1].sum() + 0 * losses[-1]
+            rows = predicted_rows(content)
+            losses = modality.loss(prediction, content.values[rows], content.ids[rows])
+            total = losses[:-1].sum() + 0 * losses[-1]  # the last one is the dummy's
             terms[name] = Term(self.weights.get(name, 1.0) * total, counts[name])
         return terms

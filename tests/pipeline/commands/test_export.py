@@ -69,7 +69,7 @@ def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any],
     picture = np.full((40, 60), 255, np.uint8)
     with pytest.raises(ValueError, match="unknown modality"):
         processor(sound=[1])
-    with pytest.raises(ValueError, match="one item a sample"):
+    with pytest.raises(ValueError, match="one item per sample"):
         processor(smiles=["C", "CC"], image=[picture])
     inputs = processor(smiles=["CCO", None], image=[None, picture], table=[{"MolWt": 46.0, "new": 1}, None])
     with torch.inference_mode():

@@ -132,11 +132,11 @@ def test_each_sample_of_each_pass_has_a_generator_of_its_own(
         seeds.append(tuple(seed))
         return real(seed)
 
-    places = [stream.order.locate(position) for position in range(96)]
-    fake_mixture: Any = SimpleNamespace(locate_range=lambda start, stop: places[start:stop])
+    slots = [stream.order.locate(position) for position in range(96)]
+    order: Any = SimpleNamespace(locate_range=lambda start, stop: slots[start:stop])
     monkeypatch.setattr("pipeline.data.loader.np.random.default_rng", recorded)
     for number in range(12):
-        replace(stream, mixture=fake_mixture)[number]
+        replace(stream, mixture=order)[number]
     assert len(set(seeds)) == len(seeds) == 96
 
 

@@ -25,7 +25,7 @@ from pipeline.model.batch import Batch, pack
 from pipeline.model.modeling import Encoding
 from pipeline.objectives import base
 from pipeline.objectives.base import Objective, ObjectiveConfig, Term
-from pipeline.objectives.contrastive import LARGEST_SCALE, Bounded, Contrastive, ContrastiveObjective
+from pipeline.objectives.contrastive import MAX_LOG_SCALE, Bounded, Contrastive, ContrastiveObjective
 from pipeline.objectives.regression import Regression
 from pipeline.recipe.load import load
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
@@ -62,7 +62,7 @@ def embedded(batch: Batch, seed: int = 0) -> Encoding:
     for name, present in batch.present.items():
         rows = F.normalize(torch.randn(batch.size, 6, generator=generator), dim=1) * present.unsqueeze(1)
         embeddings[name] = rows.requires_grad_()
-    return Encoding({}, embeddings, {}, torch.zeros(batch.size, 6))
+    return Encoding(pooled={}, embeddings=embeddings, tokens={}, fused=torch.zeros(batch.size, 6))
 
 
 def test_masked_loss_is_the_sum_over_targets(recipe: dict[str, Any]) -> None:
@@ -162,19 +162,19 @@ def test_pairs_and_reads_are_the_recipes(kinds: dict[str, Modality], holes: Batc
     assert list(objective.count(holes)) == ["table-image"]
 
 
-@pytest.mark.parametrize(("start", "uphill", "stays"), [(LARGEST_SCALE, True, True), (LARGEST_SCALE, False, False),
+@pytest.mark.parametrize(("start", "uphill", "stays"), [(MAX_LOG_SCALE, True, True), (MAX_LOG_SCALE, False, False),
                                                         (0.0, False, True), (0.0, True, False)])  # fmt: skip
 def test_at_a_bound_the_gradient_only_leads_inside(start: float, uphill: bool, stays: bool) -> None:
     x = torch.tensor([start], requires_grad=True)
-    loss = Bounded.apply(x, 0.0, LARGEST_SCALE).sum() * (-1 if uphill else 1)
+    loss = Bounded.apply(x, 0.0, MAX_LOG_SCALE).sum() * (-1 if uphill else 1)
     loss.backward()
     assert bool(x.grad == 0) == stays
 
 
 def test_beyond_a_bound_the_value_is_clamped_and_can_come_back() -> None:
-    x = torch.tensor([LARGEST_SCALE + 0.5], requires_grad=True)
-    bounded = Bounded.apply(x, 0.0, LARGEST_SCALE)
-    assert bounded.item() == pytest.approx(LARGEST_SCALE)
+    x = torch.tensor([MAX_LOG_SCALE + 0.5], requires_grad=True)
+    bounded = Bounded.apply(x, 0.0, MAX_LOG_SCALE)
+    assert bounded.item() == pytest.approx(MAX_LOG_SCALE)
     bounded.sum().backward()
     assert x.grad == 1
 
@@ -185,7 +185,9 @@ def test_the_logit_scale_stays_within_bounds(kinds: dict[str, Modality], draw: D
     batch = pack(draw(4), {name: modality.widths for name, modality in kinds.items()})
     objective = Contrastive(pairs=(("smiles", "image"),), scale=2.0).build(kinds, 32)
     rows = torch.eye(4)
-    encoding = Encoding({}, {"smiles": rows, "image": rows if aligned else -rows}, {}, rows)
+    encoding = Encoding(
+        pooled={}, embeddings={"smiles": rows, "image": rows if aligned else -rows}, tokens={}, fused=rows
+    )
     optimizer = torch.optim.SGD(objective.parameters(), lr=50.0)
     for _ in range(40):
         term = objective({"full": encoding}, batch)["smiles-image"]
@@ -324,10 +326,10 @@ def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict
     batch = pack([{**sample, "table": cells}], {name: modality.widths for name, modality in kinds.items()})
     tokens = {name: torch.randn(len(content.sample), 64) for name, content in batch.packs.items()}
     encoding = Encoding(
-        {},
-        {},
-        {},
-        torch.zeros(1, 64),
+        pooled={},
+        embeddings={},
+        tokens={},
+        fused=torch.zeros(1, 64),
         unimodal_tokens=tokens,
         position_embeddings={"table": torch.randn(len(cells.ids) + 1, 64)},
     )
