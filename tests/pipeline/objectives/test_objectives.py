@@ -202,7 +202,7 @@ def test_the_logit_scale_stays_within_bounds(kinds: dict[str, Modality], draw: D
 
 
 def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher-less toy: pull the fused features to a learnt point, and count the steps."""
+    """A toy objective: pull the fused features to a learned point, and count the steps."""
     monkeypatch.setattr(base.OBJECTIVE_TYPES, "_classes", dict(base.OBJECTIVE_TYPES))
 
     @base.register
@@ -214,7 +214,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
         def check(self, modalities: Mapping[str, Modality]) -> None:
             assert modalities
 
-        def build_module(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
+        def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
             return PullObjective(self.to)
 
     class PullObjective(Objective):
@@ -252,7 +252,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
     save_checkpoint(engine, tmp_path / "c", {})
     engine.step([stream[0]], 1e-2)
     load_checkpoint(engine, tmp_path / "c")
-    assert pull.steps == 4, "running state stands in checkpoints"
+    assert pull.steps == 4, "checkpoints hold buffers"
 
 
 def test_a_batch_can_be_learnt_by_heart(recipe: dict[str, Any], tmp_path: Path) -> None:
