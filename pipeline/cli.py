@@ -99,17 +99,8 @@ def init_command(
     """Look at raw files and draft a recipe for them."""
     from pipeline.draft import draft_recipe
 
-    made = draft_recipe(folder, out)
-    _tell(
-        made,
-        as_json,
-        lambda: [
-            f"found: {', '.join(made['found'])}",
-            f"recipe of {', '.join(made['recipe']['modalities'])}; about {made['samples']:,} samples",
-            *(f"check: {guess}" for guess in made["guesses"]),
-            f"recipe: {made['path']} (what to do next stands in it)",
-        ],
-    )
+    drafted = draft_recipe(folder, out)
+    _tell(drafted.to_json(), as_json, drafted.lines)
 
 
 @app.command("plan")

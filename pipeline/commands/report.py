@@ -22,13 +22,13 @@ from modalities.tokens import Tokens
 from pipeline.commands.evaluate import encode, labels_of, ranked, shown
 from pipeline.data.labelled import task_of
 from pipeline.data.loader import SampleError, TrainingBatches
-from pipeline.draft.columns import nearly_unique, no_amount
 from pipeline.evaluation.embed import Embedded
 from pipeline.model.batch import pack
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from shards.files import write_text
 from shards.read import Members, Split
+from shards.sources.drafting.columns import is_nearly_unique, why_not_amount
 
 Kind = Literal["numbers", "classes", "none"]
 EXAMPLES = 4
@@ -133,9 +133,9 @@ def kind_of_label(label: str, values: Sequence[Any]) -> Kind:
     if len(set(map(str, known))) < 2:
         return "classes" if known else "none"
     if not all(isinstance(value, (int, float)) for value in known) or task_of(label, known).kind == "classification":
-        return "none" if nearly_unique(label, pl.Series(list(map(str, known)))) else "classes"
+        return "none" if is_nearly_unique(label, pl.Series(list(map(str, known)))) else "classes"
     numbers = pl.Series(known, strict=False)
-    if not no_amount(label, numbers):
+    if not why_not_amount(label, numbers):
         return "numbers"
     return "none" if numbers.n_unique() > 0.5 * len(numbers) else "classes"
 

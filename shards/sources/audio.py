@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import mmap
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from modalities.files.lengths import Splice, SplicedFile, add_length, can_seek, 
 from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, cache_by_mtime, count_change, lazy_import
 from shards.sources.base import register
+from shards.sources.drafting.settings import MASKS
+from shards.sources.drafting.survey import spread
 from shards.sources.media import File, MediaFolder
 from shards.sources.windows import WindowedSource
 
@@ -52,9 +55,29 @@ class AudioFolder(WindowedSource, MediaFolder):
     type: ClassVar[str] = "audio"
     requires: ClassVar[tuple[str, ...]] = ("soundfile",)
     suffixes: ClassVar[tuple[str, ...]] = tuple(f".{extension}" for extension in extensions_of("sound"))
-    noun: ClassVar[str] = "recording"
+    nouns: ClassVar[tuple[str, str]] = ("recording", "recordings")
+    file_modality: ClassVar[str | None] = "audio"
+    may_be_speech: ClassVar[bool] = True
 
     modality: str = "audio"
+
+    @classmethod
+    def draft_modality(cls, paths: Sequence[Path]) -> dict[str, Any] | None:
+        soundfile = lazy_import("soundfile", "soundfile")
+        rates_hz = []
+        for path in spread(paths):
+            try:
+                info = soundfile.info(str(path))
+            except (soundfile.SoundFileError, OSError):
+                continue
+            if info.samplerate:  # not the number of frames, which may be unknown
+                rates_hz.append(info.samplerate)
+        if not rates_hz:
+            return None
+        rate_hz = min(int(median(rates_hz)), 16_000)
+        bands = 128 if rate_hz >= 16_000 else 64 if rate_hz >= 8000 else 32 if rate_hz >= 4000 else 16
+        settings = {"type": "spectrogram", "sample_rate_hz": rate_hz, "mel_bands": bands, "patch": [16, 8]}
+        return {**settings, "mask": MASKS["audio"]}
 
     @property
     def builtin_fields(self) -> tuple[str, ...]:

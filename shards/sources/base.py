@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from modalities.base import Modality
 from modalities.registry import Registry
 from shards.sources.checks import require_modality
+
+if TYPE_CHECKING:
+    from shards.sources.drafting.columns import TableFile
+    from shards.sources.drafting.draft import Draft
+    from shards.sources.drafting.survey import Survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,11 @@ class Source(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that parse the raw files, beyond numpy and the packages of the modalities."""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """Suffixes, in lower case with their dot, of the files that this source reads and a survey collects for it."""
+    """Suffixes of the files that this source reads, in lower case with their dot; a survey collects these files."""
+    nouns: ClassVar[tuple[str, str]] = ("file", "files")
+    """Words for one and for several of its files, in messages and drafts."""
+    file_modality: ClassVar[str | None] = None
+    """Name of the modality of its files in drafts, if cells of a table may name such files; see `draft_modality`."""
 
     missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict)
 
@@ -120,6 +129,24 @@ class Source(ABC):
     def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
         """Names of the modalities whose members the source makes, as far as that is known without data."""
         return frozenset(self.reads)
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        """Draft recipes for surveyed files. Runs when `sensorium init` looks at a folder.
+
+        A recipe must build and train unchanged on the folder. Open at most `MAX_OPENED` files of those in
+        `survey.files[cls.type]`, and do not raise if they are unusable. The default drafts nothing.
+
+        Args:
+            survey: The files of the folder by the type of the source whose `suffixes` they have.
+            tables: The table files among them, with the roles of their columns.
+        """
+        return []
+
+    @classmethod
+    def draft_modality(cls, paths: Sequence[Path]) -> dict[str, Any] | None:
+        """Settings of a modality that reads some of this source's files; None if they are unreadable, or by default."""
+        return None
 
     @abstractmethod
     def items(self, raw: Path) -> Iterator[Any]:

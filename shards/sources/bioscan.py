@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +15,13 @@ import polars as pl
 from modalities.base import Modality
 from modalities.files.reading import ContentError, read_file
 from shards.names import need_columns
-from shards.sources.base import Sample, Source, register
+from shards.sources.base import SOURCE_TYPES, Sample, Source, register
 from shards.sources.checks import require_cells, require_extension
 from shards.sources.delimited import column_names, read_lines
+from shards.sources.drafting.columns import TableFile
+from shards.sources.drafting.draft import Draft, choose_split
+from shards.sources.drafting.settings import MASKS, dna_settings
+from shards.sources.drafting.survey import Survey, spread
 from shards.sources.members import cell_members, dump_cells
 from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types
@@ -62,6 +68,44 @@ class Bioscan(Source):
     dna: str = "dna"
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=lambda: {"taxonomy": RANKS})
     labels: tuple[str, ...] = ()
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        required = {"processid", "dna_barcode", "split", "chunk"}
+        table = next((table for table in tables if required <= set(table.frame.columns)), None)
+        if table is None:
+            return []
+        ids = set(table.frame["processid"])
+        photos = [path for path in spread(survey.files.get("images", []), 1000) if path.stem in ids]
+        folders = Counter("/".join(path.relative_to(survey.root).parts[:-3]) for path in photos)
+        image = SOURCE_TYPES["images"].draft_modality(photos) if photos else None
+        dna = dna_settings(spread(table.frame["dna_barcode"].drop_nulls().to_list(), 500))
+        ranks = [rank for rank in RANKS if rank in table.frame.columns]
+        labels = tuple(rank for rank in ("order", "family", "genus", "species") if rank in ranks)
+        groups = [name for name in ("dna_bin", "species") if name in table.frame.columns]
+        split = choose_split([(name, table.count_values(name)) for name in groups])
+        taxonomy = {"type": "text", "vocabulary": 4096, "length": 20, "mask": MASKS["text"]}
+        parts = {"image": image, "dna": dna, "taxonomy": taxonomy if ranks else None}
+        name = "this is BIOSCAN-5M, by its columns; data.source.splits selects some of its own splits"
+        draft = Draft(
+            source={
+                "type": cls.type,
+                "file": glob.escape(survey.name(table.path)),
+                **({"images": folders.most_common(1)[0][0]} if image else {}),
+                "columns": {"taxonomy": ranks} if ranks else {},
+                "labels": list(labels),
+            },
+            modalities={name: settings for name, settings in parts.items() if settings},
+            samples=len(table.frame),
+            source_types=frozenset({"images"} if image else ()),
+            tables=frozenset({table.path}),
+            split=split,
+            labels=labels,
+            guesses=(name, split.guess),
+            is_linked=True,
+            is_exact=True,
+        )
+        return [draft]
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         content = {self.image: "jpg", self.dna: "txt"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -13,12 +15,18 @@ from string import Formatter
 from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
-from modalities.files.edf import read_edf, read_edf_length_s
+from modalities.files.edf import read_edf, read_edf_header, read_edf_length_s
 from modalities.files.reading import ContentError, count_change
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalFolder, Fields, assign_channels, read_ahead
+from shards.sources.drafting.columns import TableFile
+from shards.sources.drafting.draft import Draft, Sketch, guessed_fields
+from shards.sources.drafting.filenames import find_pattern
+from shards.sources.drafting.settings import TABLE
+from shards.sources.drafting.signals import Channel, SignalInfo, signal_settings
+from shards.sources.drafting.survey import Survey, spread
 from shards.sources.edf_annotations import Timeline, read_timeline
-from shards.sources.fields import index_rows, pattern_fields
+from shards.sources.fields import index_rows, path_fields, pattern_fields
 from shards.sources.members import join_list
 from shards.sources.paths import find_files
 from shards.sources.tables import read_rows
@@ -78,6 +86,8 @@ class Edf(BiosignalFolder):
     requires: ClassVar[tuple[str, ...]] = ("pyedflib",)
     suffixes: ClassVar[tuple[str, ...]] = (".edf", ".bdf")
 
+    nouns: ClassVar[tuple[str, str]] = ("EDF or BDF file", "EDF or BDF files")
+
     files: str = "*.[eEbB][dD][fF]"
     annotations: Literal["overlap", "centered", "onset"] | None = None
     annotation_file: str | None = None
@@ -100,6 +110,37 @@ class Edf(BiosignalFolder):
             _check_form(self.annotation_file, names, "annotation_file")
         for form in self.join.values():
             _check_form(form, {*names, "start_s", "symbol", "symbols", "annotations"}, "join")
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        paths = survey.files.get(cls.type, [])
+        recordings = [info for path in spread(paths) if (info := _signal_info(path))]
+        if not recordings:
+            return []
+        signals = signal_settings(recordings)
+        sketch = Sketch(
+            source={"type": cls.type, **signals.source},
+            modalities=dict(signals.modalities),
+            samples=round(len(paths) * signals.windows),
+            source_types={cls.type},
+            guesses=list(signals.guesses),
+        )
+        suffixes = {path.suffix for path in paths}
+        names = find_pattern([path.stem for path in paths]) if len(suffixes) == 1 else None
+        pattern = f"{names.pattern}{suffixes.pop()}" if names else None
+        if names is not None and pattern is not None:
+            sketch.source["pattern"] = pattern
+            sketch.labels += names.labels
+            sketch.groups += names.groups
+            sketch.guesses.append(f"file names are {pattern}{guessed_fields(names)}")
+        if (table := _find_table(pattern, paths, tables)) is not None:
+            _sketch_table(sketch, survey, *table)
+        if {"eeg", "ecg"} <= sketch.modalities.keys():
+            sketch.objectives = {"masked": {}, "contrastive": {"weight": 0.1, "pairs": [["eeg", "ecg"]]}}
+        sketch.groups = sketch.groups or [("record", len(paths))]
+        if sketch.labels:
+            sketch.source["labels"] = sketch.labels
+        return [sketch.finish()]
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
         paths = find_files(raw, self.files, recursive=True)
@@ -188,6 +229,47 @@ class Edf(BiosignalFolder):
                 raise ContentError("recording without a row in the table", key)
             fields = rows[key] | fields
         return {name: self.values.get(name, {}).get(str(join_list(value)), value) for name, value in fields.items()}
+
+
+def _signal_info(path: Path) -> SignalInfo | None:
+    """The channels and length of a recording by its header; None if it is unreadable or empty."""
+    try:
+        header = read_edf_header(path)
+    except ContentError:
+        return None
+    channels = tuple(Channel(channel.label, channel.unit, header.rate_hz(channel)) for channel in header.signals)
+    return SignalInfo(channels, float(header.length_s)) if channels and header.length_s > 0 else None
+
+
+def _find_table(
+    pattern: str | None, paths: Sequence[Path], tables: Sequence[TableFile]
+) -> tuple[TableFile, str, str] | None:
+    """The table of persons or recordings, its column, and the text that the column has for a recording."""
+    forms = ["{record}"]
+    if pattern:
+        ends = [match.end() for match in re.finditer(r"\{\w+\}", pattern)]
+        forms = [*dict.fromkeys(pattern[:end] for end in ends), *re.findall(r"\{\w+\}", pattern), *forms]
+    fields = [{**path_fields(pattern, path, Edf.suffixes), "record": path.stem} for path in spread(paths, 1000)]
+    for table, form in itertools.product(tables, forms):
+        column = table.find_column({form.format(**named) for named in fields})
+        if column and table.is_text(column) and table.frame[column].is_unique().all():
+            return table, column, form
+    return None
+
+
+def _sketch_table(sketch: Sketch, survey: Survey, table: TableFile, column: str, form: str) -> None:
+    """Add a table that is joined by a column."""
+    cells = [name for name in table.columns.content if name != column]
+    sketch.source |= {"table": survey.name(table.path), "join": {column: form}}
+    if cells:
+        sketch.source["columns"] = {"table": cells}
+        sketch.modalities["table"] = TABLE
+        sketch.guesses.append("all windows of a person share one row of the table")
+    sketch.labels += [name for name in table.columns.labels if name not in sketch.labels]
+    sketch.columns = table.columns
+    sketch.tables.add(table.path)
+    sketch.is_linked = True
+    sketch.guesses.append(f"{survey.name(table.path)} has a row for {form} in its column {column}")
 
 
 def _folder(raw: Path) -> Path:

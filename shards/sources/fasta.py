@@ -6,37 +6,31 @@ import gzip
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
+import polars as pl
+
 from modalities.base import Modality
 from modalities.dna import cleaned
-from modalities.files.reading import ContentError, count_change, lazy_import
-from modalities.names import did_you_mean
+from modalities.files.reading import ContentError, lazy_import
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_extension, require_modality
+from shards.sources.derive import check_derive, check_regex, derive_columns, derived_from
+from shards.sources.drafting.columns import Columns, TableFile
+from shards.sources.drafting.draft import Draft, Sketch, common_glob
+from shards.sources.drafting.settings import TABLE, dna_settings
+from shards.sources.drafting.survey import MAX_OPENED, MAX_ROWS, Survey, spread
 from shards.sources.members import cell_members, dump_cells, group_values
 from shards.sources.paths import find_files
-from shards.sources.tables import parse_cell, read_rows
+from shards.sources.tables import read_rows
 
 Row = dict[str, Any]
-Derived = Mapping[str, str | int | tuple[str, ...]]
-"""A derived column: `column` or several, and one of `word`, `pattern` and `date`."""
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
-_KEYS = {"column", "word", "pattern", "date"}
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DATES = {
-    "year": re.compile(r"(?<!\d)(\d{4})(?!\d)"),
-    "month": re.compile(
-        rf"\b({'|'.join(_MONTHS)})(?:r?uary|ch|il|e|y|ust|t?(?:em|o)?ber)?\b|(?<!\d)\d{{4}}-(0[1-9]|1[0-2])(?!\d)",
-        re.IGNORECASE,
-    ),
-}
-"""Parts of a date as GenBank (`21-May-2019`, `May-2019`) and ISO 8601 (`2019-05-21`, `2019-05`) write it."""
-_YEARS = re.compile(r"\d{4}(/\d{4})?")
+_BINOMIAL = re.compile(r"[A-Z][a-z]+ [a-z][\w .-]*")
+_PLACE = re.compile(r"\d+(\.\d+)? [NS] \d+(\.\d+)? [EW]")
 
 
 class Record(NamedTuple):
@@ -75,6 +69,10 @@ class Fasta(Source):
 
     type: ClassVar[str] = "fasta"
     requires: ClassVar[tuple[str, ...]] = ("biopython",)
+    suffixes: ClassVar[tuple[str, ...]] = tuple(
+        f".{name}{end}" for end in ("", ".gz") for name in ("fasta", "fa", "fna", "fas", "ffn")
+    )
+    nouns: ClassVar[tuple[str, str]] = ("FASTA file", "FASTA files")
 
     files: str = "*.fasta*"
     pattern: str | None = None
@@ -92,6 +90,28 @@ class Fasta(Source):
             check_regex(self.pattern, "data.source.pattern")
         if self.table is None and (self.columns or self.derive or self.labels):
             raise ValueError("data.source has columns, derive or labels, but no table to take them from")
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        paths = survey.files.get(cls.type, [])
+        found = [
+            record
+            for path in paths[:MAX_OPENED]
+            for record in itertools.islice((record for record in read_records(path) if not record.fault), MAX_ROWS)
+        ]
+        dna = dna_settings([record.sequence for record in spread(found, 500)])
+        if dna is None:
+            return []
+        sketch = Sketch(
+            source={"type": cls.type, "files": common_glob(survey, paths)},
+            modalities={"dna": dna},
+            samples=len(found),
+            source_types={cls.type},
+        )
+        if (table := _find_table([record.name for record in found], tables)) is not None:
+            _sketch_table(sketch, survey, *table)
+        sketch.groups = sketch.groups or [("sequence", len({record.sequence for record in found}))]
+        return [sketch.finish()]
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         require_extension(require_modality(self.dna, modalities, "dna"), ["txt"], f"data.source.dna: {self.dna!r}")
@@ -136,13 +156,13 @@ class Fasta(Source):
         path = folder / self.table
         cells = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
         own = [column for column in (*cells, *self.labels) if column not in self.derive]
-        parts = {name for spec in self.derive.values() for name in _names(spec)}
+        parts = {name for spec in self.derive.values() for name in derived_from(spec)}
         names, table = read_rows(path, self.missing, text={self.key, *parts} - {*own}, used=own)  # 007 is not 7
-        derived_from = [
-            next((name for name in _names(spec) if name in names), " or ".join(_names(spec)))
+        sources = [
+            next((name for name in derived_from(spec) if name in names), " or ".join(derived_from(spec)))
             for spec in self.derive.values()
         ]
-        need_columns(path, names, [self.key, *derived_from, *own])
+        need_columns(path, names, [self.key, *sources, *own])
         for row in table:
             rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows
@@ -184,79 +204,56 @@ def _parsed(file: TextIO) -> Iterator[Record]:
         yield Record(header, sequence)
 
 
-def check_derive(derive: Mapping[str, Derived]) -> None:
-    """Check the recipe's key `derive`.
-
-    Raises:
-        ValueError: an unknown or missing key, a pattern that is no regular expression, or an unknown part of a date.
-    """
-    for name, spec in derive.items():
-        if unknown := set(spec) - _KEYS:
-            raise ValueError(
-                f"unknown key 'data.source.derive.{name}.{sorted(unknown)[0]}'; known: {', '.join(sorted(_KEYS))}"
-            )
-        if not spec.get("column") or len(spec) != 2:
-            raise ValueError(f"data.source.derive.{name} needs column and one of word, pattern and date")
-        if (part := spec.get("date", "month")) not in _DATES:
-            raise ValueError(f"data.source.derive.{name}.date is {part!r}{did_you_mean(str(part), _DATES)}")
-        word = spec.get("word", 1)
-        if not isinstance(word, int) or word < 1:
-            raise ValueError(f"data.source.derive.{name}.word is {word!r}: words are counted from 1")
-        check_regex(str(spec.get("pattern", "")), f"data.source.derive.{name}.pattern")
+def _find_table(headers: Sequence[str], tables: Sequence[TableFile]) -> tuple[TableFile, str, str | None] | None:
+    """The table that shares ids with FASTA headers, its column, and the pattern of an id in a header."""
+    for table, pattern in itertools.product(tables, (None, r"^[^|\s]+", r"\|([^|\s]+)")):
+        if pattern is None:
+            ids = [header.split()[0] for header in headers if header.split()]
+        else:
+            ids = [match[match.re.groups] for header in headers if (match := re.search(pattern, header))]
+        if column := table.find_column(ids):
+            return table, column, pattern
+    return None
 
 
-def check_regex(pattern: str, where: str) -> None:
-    """Check a regular expression.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{where} is not a regular expression: {error}") from error
-
-
-def derive_columns(row: Row, derive: Mapping[str, Derived]) -> Row:
-    """The row with its derived columns; None where the cell is empty or has no such part.
-
-    A cell that should be a date and has no such part is counted as a change.
-    """
-    return {**row, **{name: _part(row, name, spec) for name, spec in derive.items()}}
-
-
-def _names(spec: Derived) -> tuple[str, ...]:
-    """What the column that another is derived from may be called."""
-    column = spec["column"]
-    return column if isinstance(column, tuple) else (str(column),)
+def _sketch_table(sketch: Sketch, survey: Survey, table: TableFile, column: str, pattern: str | None) -> None:
+    """Add a table that is joined by a column of ids."""
+    columns, derive = table.columns, _draft_derive(table)
+    parents = {str(spec["column"]) for spec in derive.values()}
+    cells = [name for name in columns.content if name != column and name not in parents]
+    cells += [name for name in derive if name != "genus"]
+    sketch.labels += [*(name for name in derive if name == "genus"), *columns.labels]
+    sketch.source |= {"table": survey.name(table.path), "key": column, **({"pattern": pattern} if pattern else {})}
+    sketch.source |= {key: value for key, value in (("derive", derive), ("labels", sketch.labels)) if value}
+    if cells:
+        sketch.source["columns"], sketch.modalities["table"] = {"table": cells}, TABLE
+        sketch.is_linked = True
+    sketch.groups += [(name, table.count_values(name)) for name in columns.groups if name != column]
+    if "genus" in derive:
+        name = str(derive["genus"]["column"])
+        genera = table.frame[name].drop_nulls().str.split(" ").list.first().n_unique()
+        sketch.groups.insert(0, ("genus", genera))
+        sketch.guesses.append(f"genus is the first word of {name}")
+    unused = {name: reason for name, reason in columns.unused.items() if name not in parents}
+    sketch.columns = Columns(candidates=columns.candidates, unused=unused)
+    sketch.tables.add(table.path)
+    sketch.guesses.append(f"{survey.name(table.path)} has the ids of the sequences in its column {column}")
 
 
-def _part(row: Row, name: str, spec: Derived) -> str | float | None:
-    column = next((column for column in _names(spec) if row.get(column) is not None), None)
-    if column is None:
-        return None
-    cell = str(row[column])
-    if "word" in spec:
-        words = cell.split()
-        number = int(spec["word"])  # type: ignore[arg-type]
-        part = words[number - 1] if number <= len(words) else ""
-    elif "date" in spec:
-        return _date_part(cell, str(spec["date"]), column, name)
-    else:
-        match = re.search(str(spec["pattern"]), cell)
-        part = (match[1] if match.re.groups else match[0]) or "" if match else ""
-    if degrees := _DEGREES.fullmatch(part.strip()):
-        return float(degrees[1]) * (-1 if degrees[2] in "SW" else 1)
-    return parse_cell(part)
-
-
-def _date_part(cell: str, part: str, column: str, name: str) -> str | int | None:
-    """The month or year of the first date in a cell; None where there is none, which a bare year need not have."""
-    match = _DATES[part].search(cell)
-    if match is None:
-        if cell.strip() and not _YEARS.fullmatch(cell.strip()):
-            count_change(f"{column} without a {part} that can be read: {name} is missing")
-        return None
-    if part == "year":
-        return int(match[1])
-    return match[1].title() if match[1] else _MONTHS[int(match[2]) - 1]
+def _draft_derive(table: TableFile) -> dict[str, dict[str, str | int]]:
+    """Columns to derive from binomial names, and from places such as `25.66 S 54.16 W`."""
+    derive: dict[str, dict[str, str | int]] = {}
+    for name in table.frame.columns:
+        if table.frame[name].dtype != pl.String or name in table.columns.files:
+            continue
+        cells = spread(table.frame[name].drop_nulls().to_list(), 200)
+        if cells and sum(bool(_PLACE.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells):
+            derive["latitude"] = {"column": name, "pattern": r"^\S+ [NS]"}
+            derive["longitude"] = {"column": name, "pattern": r"\S+ [EW]$"}
+        elif (
+            name in table.columns.labels
+            and "genus" not in table.frame.columns
+            and sum(bool(_BINOMIAL.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells)
+        ):
+            derive.setdefault("genus", {"column": name, "word": 1})
+    return derive

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
@@ -12,10 +13,17 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError, read_file
 from shards.sources.base import Sample
 from shards.sources.checks import require_extension, require_modality, require_tables
+from shards.sources.drafting.columns import SPLITS, TableFile
+from shards.sources.drafting.draft import Draft, Sketch, format_some, guessed_fields
+from shards.sources.drafting.filenames import NamePattern, find_pattern
+from shards.sources.drafting.settings import TABLE
+from shards.sources.drafting.survey import MAX_ROWS, Survey, spread
 from shards.sources.fields import index_rows, pattern_fields
 from shards.sources.folder import FolderSource
 from shards.sources.members import dump_cells, group_values, table_member
 from shards.sources.paths import find_files
+
+_SUBJECT_FOLDER = re.compile(r"(subject|subj|sub|patient|pat|participant|p|s)[-_]?\d+", re.IGNORECASE)
 
 
 class File(NamedTuple):
@@ -48,8 +56,10 @@ class MediaFolder(FolderSource):
         columns: Fields of each table modality.
     """
 
-    noun: ClassVar[str]
-    """Word for a file in the reasons why samples are skipped."""
+    folder_field: ClassVar[str | None] = None
+    """Field that holds the name of a file's folder."""
+    may_be_speech: ClassVar[bool] = False
+    """Whether drafts look for speakers in file names."""
 
     modality: str
     table: str | None = None
@@ -64,10 +74,52 @@ class MediaFolder(FolderSource):
             if unknown := [name for name in self._requested if name not in fields]:
                 raise ValueError(f"data.source: field {unknown[0]!r} is not in the pattern, and there is no table")
 
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        paths = survey.files.get(cls.type, [])
+        settings = cls.draft_modality(paths)
+        if settings is None or cls.file_modality is None:
+            return []
+        sketch = Sketch(
+            source={"type": cls.type},
+            modalities={cls.file_modality: settings},
+            samples=len(paths),
+            source_types={cls.type},
+        )
+        names = find_pattern([path.stem for path in paths], cls.may_be_speech)
+        cls._sketch_names(sketch, names, [path.parent.name for path in paths if path.parent != survey.root])
+        table = next(_file_tables(survey, paths, tables), None)
+        if table is not None:
+            _sketch_table(sketch, survey, *table, {"class", "folder", *(names.values if names else ())})
+        sketch.source["labels"] = sketch.labels
+        return [sketch.finish()]
+
+    @classmethod
+    def _sketch_names(cls, sketch: Sketch, names: NamePattern | None, folders: Sequence[str]) -> None:
+        """Add the pattern, labels and groups that names of files and of their folders give."""
+        pattern = names.pattern if names else None
+        if names is not None:
+            sketch.labels += [name for name in names.labels if name != "class"]
+            sketch.groups += names.groups
+        kind = _folder_kind(set(folders))
+        if 2 <= len(set(folders)) <= sketch.samples / 2 and kind != "splits":
+            name = cls.folder_field or "folder"
+            if cls.folder_field is None:
+                pattern = f"{{folder}}/{pattern or '{file}'}"
+            if kind == "subjects":
+                sketch.groups.insert(0, (name, len(set(folders))))
+                sketch.guesses.append("folders are named like subjects")
+            else:
+                sketch.labels.insert(0, name)
+                sketch.guesses.append(f"folders are classes: {format_some(sorted(set(folders)))}")
+        if pattern:
+            sketch.source["pattern"] = pattern
+            sketch.guesses.append(f"file names are {pattern}{guessed_fields(names)}")
+
     @property
     def builtin_fields(self) -> tuple[str, ...]:
         """Fields that every file has without a pattern."""
-        return ()
+        return () if self.folder_field is None else (self.folder_field,)
 
     @property
     def _requested(self) -> list[str]:
@@ -98,14 +150,14 @@ class MediaFolder(FolderSource):
         for path, name in zip(paths, names, strict=True):
             matches = [alias for alias in _aliases(name) if alias in rows]
             if not matches:
-                yield File(path, name, {}, f"{self.noun} without a row in the table")
+                yield File(path, name, {}, f"{self.nouns[0]} without a row in the table")
             elif counts[matches[0]] > 1:
-                yield File(path, name, {}, f"{self.noun} whose name in the table stands for several files")
+                yield File(path, name, {}, f"{self.nouns[0]} whose name in the table stands for several files")
             else:
                 yield File(path, name, rows[matches[0]])
         for name in rows:
             if name not in counts:
-                yield File(root / name, name, rows[name], f"row of the table without its {self.noun}")
+                yield File(root / name, name, rows[name], f"row of the table without its {self.nouns[0]}")
 
     def _rows(self, path: Path) -> dict[str, dict[str, Any]]:
         """Rows of the table by their cell in the column `filename`."""
@@ -132,7 +184,7 @@ class MediaFolder(FolderSource):
         Raises:
             ContentError: the file is missing, too large or unreadable.
         """
-        return item.path.suffix.lower().lstrip("."), read_file(item.path, self.noun)
+        return item.path.suffix.lower().lstrip("."), read_file(item.path, self.nouns[0])
 
     def default_labels(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         """The labels of a file if the recipe lists none."""
@@ -145,6 +197,46 @@ class MediaFolder(FolderSource):
             ContentError: the path does not match the pattern.
         """
         return dict(self.name_fields(PurePosixPath(name)))
+
+
+def _folder_kind(names: Collection[str]) -> str:
+    """Whether names of folders are those of `splits`, `subjects` or `classes`."""
+    lower = {name.lower() for name in names}
+    if lower <= SPLITS:
+        return "splits"
+    return "subjects" if all(_SUBJECT_FOLDER.fullmatch(name) for name in lower) else "classes"
+
+
+def _file_tables(survey: Survey, paths: Sequence[Path], tables: Sequence[TableFile]) -> Iterator[tuple[TableFile, str]]:
+    """Tables with one row per file, and their columns of file names, unless the source `rows` finds files by these."""
+    spellings: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.name,
+        lambda path: path.stem,
+        survey.name,
+        lambda path: survey.name(path.with_suffix("")),
+    )
+    for table in tables:
+        if table.columns.files or len(table.frame) >= MAX_ROWS:
+            continue
+        for spell in spellings:
+            column = table.find_column(spell(path) for path in spread(paths, 1000))
+            if column is not None and table.texts[column].drop_nulls().is_unique().all():
+                yield table, column
+
+
+def _sketch_table(sketch: Sketch, survey: Survey, table: TableFile, column: str, fields: Collection[str]) -> None:
+    """Add a table that names files in a column; `fields` are those that files have without it."""
+    columns = table.columns
+    cells = [name for name in columns.content if name != column and name not in fields]
+    sketch.source |= {"table": survey.name(table.path), "filename": column}
+    if cells:
+        sketch.modalities["table"], sketch.source["columns"] = TABLE, {"table": cells}
+    sketch.labels[:] = [*columns.labels, *(name for name in sketch.labels if name not in columns.labels)]
+    sketch.groups[:0] = [(name, table.count_values(name)) for name in columns.groups if name != column]
+    sketch.columns = columns
+    sketch.tables.add(table.path)
+    sketch.is_linked = True
+    sketch.guesses.append(f"{survey.name(table.path)} names files in its column {column}")
 
 
 def _aliases(name: str) -> list[str]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.strings.chemistry import (
     PACKAGES,
+    canonical,
     check_descriptors,
     describe,
     draw,
@@ -31,6 +32,10 @@ from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_extension
 from shards.sources.delimited import BrokenFileError, column_names, read_lines, valid_rows
+from shards.sources.drafting.columns import Columns, TableFile, assign_roles, infer_frame
+from shards.sources.drafting.draft import Draft, column_guesses, common_glob
+from shards.sources.drafting.rows import draft_molecules
+from shards.sources.drafting.survey import MAX_ROWS, Survey, spread
 from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types
 
@@ -39,6 +44,8 @@ BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
 _LONGEST = 10_000_000
 """Characters that a record of an SDF may have."""
 TABLES = (".csv", ".tsv")
+MAX_PROPERTIES = 20
+"""Data fields of an SDF that a draft turns into labels."""
 FIELD = re.compile(r">.*<([^>]+)>")
 """The line before a data field of an SDF."""
 
@@ -78,6 +85,9 @@ class Molecules(Source):
     type: ClassVar[str] = "molecules"
     requires: ClassVar[tuple[str, ...]] = PACKAGES
 
+    suffixes: ClassVar[tuple[str, ...]] = (".smi", ".sdf", ".sd", ".smi.gz", ".sdf.gz", ".sd.gz")
+    nouns: ClassVar[tuple[str, str]] = ("file of molecules", "files of molecules")
+
     files: str = "*.smi"
     smiles: str = "smiles"
     drawing_px: int = 96
@@ -94,6 +104,24 @@ class Molecules(Source):
     @property
     def drawings(self) -> frozenset[str]:
         return frozenset({"image"})
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        drafts = []
+        for suffixes in ((".smi", ".smi.gz"), (".sdf", ".sdf.gz", ".sd", ".sd.gz")):
+            paths = [path for path in survey.files.get(cls.type, []) if path.name.lower().endswith(suffixes)]
+            if not paths:
+                continue
+            files = common_glob(survey, paths)
+            records = list(itertools.islice(cls(files=files).items(survey.root), MAX_ROWS))
+            some = spread(records, 100)
+            if sum(map(_is_molecule, some)) < len(some) / 2 or not some:
+                continue
+            columns = _sdf_columns(paths[0], survey.root) if suffixes[0] == ".sdf" else Columns()
+            labels = (*columns.labels, *columns.content)
+            guesses = column_guesses(columns, labels)
+            drafts.append(draft_molecules({"files": files}, len(records), labels, guesses, source_types=[cls.type]))
+        return drafts
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         extensions = {"smiles": "txt", "image": "png", "table": "json"}
@@ -245,3 +273,23 @@ def _record(block: list[str], properties: Mapping[str, str], size: int) -> Recor
     if any("\ufffd" in text for text in properties.values()):
         return Record(fault="SDF record with a field that is not UTF-8")
     return Record("", "\n".join(block), tuple(properties.items()))
+
+
+def _is_molecule(record: str | Record) -> bool:
+    try:
+        if isinstance(record, str):
+            return bool(canonical(record))
+        return not record.fault and bool(smiles_of(record.block))
+    except ContentError:
+        return False
+
+
+def _sdf_columns(path: Path, folder: Path) -> Columns:
+    """The roles of the data fields of an SDF, by its first records; file names are relative to `folder`."""
+    with as_text(path) as lines:
+        fields = (match[1] for line in itertools.islice(lines, MAX_ROWS) if (match := FIELD.match(line)))
+        names = tuple(dict.fromkeys(fields))[:MAX_PROPERTIES]
+    rows = [dict(record.properties) for record in itertools.islice(sdf(path, names), 500)]
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
+    frame = frame.with_columns(pl.all().replace("", None)) if names else frame
+    return assign_roles(infer_frame(frame), folder)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
+from modalities.files.channels import LEADS
 from modalities.files.reading import ContentError
 from modalities.files.waveforms import read_wfdb, read_wfdb_extent
 from shards.names import need_columns
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalSource, Fields, assign_channels
+from shards.sources.drafting.columns import TableFile
+from shards.sources.drafting.draft import Draft, choose_split
+from shards.sources.drafting.settings import TABLE
+from shards.sources.drafting.signals import montage_settings
+from shards.sources.drafting.survey import Survey
 from shards.sources.tables import read_rows
 
 DATABASE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
@@ -45,6 +51,31 @@ class PtbXl(BiosignalSource):
     requires: ClassVar[tuple[str, ...]] = ("wfdb", "polars")
 
     sample_rate_hz: Literal[100, 500] = 500
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        database, statements = survey.root / DATABASE, survey.root / STATEMENTS
+        table = next((table for table in tables if table.path == database), None)
+        if table is None:
+            return []
+        columns = [name for name in ("age", "sex", "height", "weight") if name in table.frame.columns]
+        rate_hz = 500 if (survey.root / "records500").is_dir() else 100
+        labels = ("diagnostic_class",) if statements.is_file() else ("code",)
+        split = choose_split([("patient_id", table.count_values("patient_id"))])
+        source = {"type": cls.type, "sample_rate_hz": rate_hz, "columns": {"table": columns}, "labels": list(labels)}
+        draft = Draft(
+            source=source,
+            modalities={"ecg": montage_settings("ecg", rate_hz, ["mV"], LEADS[:12], 10), "table": TABLE},
+            samples=len(table.frame),
+            source_types=frozenset({"wfdb"}),
+            tables=frozenset({database, statements}),
+            split=split,
+            labels=labels,
+            guesses=("this is PTB-XL, by its file names", split.guess, f"the records at {rate_hz} Hz are read"),
+            is_linked=True,
+            is_exact=True,
+        )
+        return [draft]
 
     @property
     def file_column(self) -> str:

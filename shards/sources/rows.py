@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -16,6 +16,10 @@ from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
 from shards.sources.delimited import BrokenFileError
+from shards.sources.drafting.columns import TableFile
+from shards.sources.drafting.draft import Draft
+from shards.sources.drafting.rows import draft_rows
+from shards.sources.drafting.survey import Survey
 from shards.sources.members import cell_members, dump_cells, is_nested
 from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types, is_typed, read_table
@@ -49,10 +53,28 @@ class Rows(Source):
     type: ClassVar[str] = "rows"
     requires: ClassVar[tuple[str, ...]] = ("polars",)
 
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet")
+    nouns: ClassVar[tuple[str, str]] = ("table", "tables")
+
     file: str = "*.csv"
     columns: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     key: str | None = None
     labels: tuple[str, ...] = ()
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        def layout(table: TableFile) -> tuple[Path, str, list[str]]:
+            return table.path.parent, table.path.suffix, table.frame.columns
+
+        drafts: list[Draft | None] = []
+        for (folder, suffix, _), group in itertools.groupby(sorted(tables, key=layout), key=layout):
+            alike = list(group)
+            paths = [path for path in survey.files[cls.type] if path.parent == folder and path.suffix == suffix]
+            if len(paths) == len(alike) > 1:  # one draft for a folder of tables with the same columns
+                drafts.append(draft_rows(survey, alike))
+            else:
+                drafts += [draft_rows(survey, [table]) for table in alike]
+        return [draft for draft in drafts if draft]
 
     @property
     def used(self) -> list[str]:

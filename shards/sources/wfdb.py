@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import glob
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import polars as pl
+
 from modalities.base import Modality
 from modalities.files.reading import ContentError
+from modalities.files.recording import UNCALIBRATED
 from modalities.files.waveforms import read_wfdb, read_wfdb_extent, read_wfdb_header
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalFolder, Fields, assign_channels
+from shards.sources.drafting.columns import TableFile, assign_roles, infer_frame
+from shards.sources.drafting.draft import Draft, Sketch, guessed_fields
+from shards.sources.drafting.filenames import find_pattern
+from shards.sources.drafting.settings import TABLE
+from shards.sources.drafting.signals import Channel, SignalInfo, signal_settings
+from shards.sources.drafting.survey import Survey, spread
 from shards.sources.paths import find_files
 from shards.sources.wfdb_records import (
     NO_HEADERS,
@@ -70,6 +80,8 @@ class Wfdb(BiosignalFolder):
     requires: ClassVar[tuple[str, ...]] = ("wfdb",)
     suffixes: ClassVar[tuple[str, ...]] = (".hea",)
 
+    nouns: ClassVar[tuple[str, str]] = ("WFDB header", "WFDB headers")
+
     files: str = "*.hea"
     annotations: str | None = None
     centered: bool = False
@@ -78,6 +90,44 @@ class Wfdb(BiosignalFolder):
         super().__post_init__()
         if self.centered and (self.annotations is None or self.window_s is None):
             raise ValueError("data.source: centered windows need annotations and window_s")
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        paths = survey.files.get(cls.type, [])
+        samples, records = _samples_and_records(paths)
+        headers = [header for path in spread(samples) if (header := _read_header(path))]
+        if not headers:
+            return []
+        signals = signal_settings([info for info, _ in headers])
+        sketch = Sketch(
+            source={"type": cls.type, **signals.source},
+            modalities=dict(signals.modalities),
+            samples=round(len(samples) * signals.windows),
+            source_types={cls.type},
+            guesses=list(signals.guesses),
+        )
+        comments = pl.DataFrame([{"": None, **fields} for _, fields in headers], infer_schema_length=None).drop("")
+        if comments.width:
+            sketch.columns = assign_roles(infer_frame(comments), survey.root)
+        sketch.groups += [(name, comments[name].n_unique()) for name in sketch.columns.groups]
+        names = find_pattern([path.stem for path in paths])
+        if names is not None and names.group:
+            sketch.source["pattern"] = f"{names.pattern}.hea"
+            sketch.groups += names.groups
+            sketch.guesses.append(f"file names are {names.pattern}{guessed_fields(names)}")
+        sketch.labels += sketch.columns.labels
+        if sketch.columns.content:
+            sketch.source["columns"], sketch.modalities["table"] = {"table": list(sketch.columns.content)}, TABLE
+            sketch.guesses.append("the table is made of the comments in the headers")
+        if all(path.with_suffix(".atr").is_file() for path in spread(paths)):
+            sketch.source["annotations"] = "atr"
+            sketch.labels.append("symbol")
+        if sketch.labels:
+            sketch.source["labels"] = list(sketch.labels)
+        if not sketch.columns.content and (table := _find_table(paths, tables)) is not None:
+            _sketch_join(sketch, survey, *table)
+        sketch.groups = sketch.groups or [("record", records)]
+        return [sketch.finish()]
 
     def items(self, raw: Path) -> Iterator[Excerpt]:
         paths = find_files(raw, self.files, recursive=True)
@@ -146,6 +196,58 @@ class Wfdb(BiosignalFolder):
         symbols = annotations.between(item.start, item.stop).symbols
         main = max(sorted(set(symbols)), key=symbols.count, default=None)
         return {"symbol": main, "symbols": sorted(set(symbols)), "annotations": len(symbols)}
+
+
+def _samples_and_records(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """The headers that become samples, of records of one segment and of segments, and the number of their records."""
+    records: dict[Path, str] = {}
+    for _, folder in headers_by_folder(dict.fromkeys(path.parent for path in paths)):
+        for path in folder.extents:
+            records[path] = folder.segments[path.stem].record if path.stem in folder.segments else path.stem
+    samples = [path for path in paths if path in records]
+    return samples, len({records[path] for path in samples})
+
+
+def _read_header(path: Path) -> tuple[SignalInfo, dict[str, str]] | None:
+    """The channels and comments of a record; None if it has no channels, or has changed since it was found."""
+    try:
+        header = read_wfdb_header(path)
+        rate_hz, count = header.extent()
+    except ContentError:
+        return None
+    if not header.channels:
+        return None
+    channels = tuple(
+        Channel(channel.name, channel.unit if channel.gain else UNCALIBRATED, rate_hz * channel.samples)
+        for channel in header.channels
+    )
+    comments = parse_comments(list(header.comments))
+    return SignalInfo(channels, count / rate_hz), {k: str(value) for k, value in comments.items() if value is not None}
+
+
+def _find_table(paths: Sequence[Path], tables: Sequence[TableFile]) -> tuple[TableFile, str, list[str]] | None:
+    """The table of records: its column of their names, and its columns of content."""
+    for table in tables:
+        column = table.find_column(path.stem for path in spread(paths, 1000))
+        if column is None or not table.is_text(column):
+            continue
+        if cells := [name for name in table.columns.content if name != column]:
+            return table, column, cells
+    return None
+
+
+def _sketch_join(sketch: Sketch, survey: Survey, table: TableFile, column: str, cells: list[str]) -> None:
+    """Join a table of records by a column."""
+    rows = {"type": "rows", "file": glob.escape(survey.name(table.path)), "columns": {"table": cells}}
+    if table.columns.labels:
+        rows["labels"] = list(table.columns.labels)
+    sketch.source = {"type": "join", "sources": [sketch.source, rows], "by": ["record", column]}
+    sketch.columns, sketch.modalities["table"] = table.columns, TABLE
+    sketch.labels += table.columns.labels
+    sketch.groups[:0] = [(name, table.count_values(name)) for name in table.columns.groups if name != column]
+    sketch.tables.add(table.path)
+    sketch.is_linked = True
+    sketch.guesses.append(f"{survey.name(table.path)} names records in its column {column}")
 
 
 def _format(frames: Fraction) -> str:

@@ -1,13 +1,14 @@
-"""Drafts of recipes: for each kind of raw folder what the draft says, and that shards are built with it unchanged."""
+"""Drafts of recipes: for each kind of raw folder, what the draft says and that it builds shards unchanged."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -19,10 +20,17 @@ import yaml
 from PIL import Image
 from rdkit import Chem
 
+from modalities.base import Modality
 from pipeline.commands.build import build_shards
-from pipeline.draft import draft_recipe, survey
+from pipeline.draft import draft_recipe
 from pipeline.recipe.load import load
 from shards.manifest import Manifest
+from shards.sources.base import Sample, Source, register
+from shards.sources.drafting import survey
+from shards.sources.drafting.columns import TableFile
+from shards.sources.drafting.draft import Draft
+from shards.sources.drafting.survey import Survey
+from shards.sources.paths import find_files
 
 RNG = np.random.default_rng(0)
 MOLECULES = (
@@ -96,7 +104,7 @@ def make(raw: Path, tmp_path: Path) -> Make:
         path = tmp_path / "drafted.yaml"
         said = draft_recipe(raw, path)
         state, comments = yaml.safe_load(path.read_text()), path.read_text().partition("\nname:")[0]
-        assert said["name"] == state["name"] == "drafted"
+        assert said.name == state["name"] == "drafted"
         assert all(line.startswith("#") for line in comments.splitlines())
         comments = re.sub(r"\n# +", " ", comments)
         manifest = build_shards(path, raw, tmp_path / "shards", workers=1)
@@ -142,7 +150,7 @@ def test_images_that_a_table_names_by_path(raw: Path, make: Make) -> None:
     assert source["labels"] == ["species"]
     assert source["key"] == "id"
     assert state["data"]["split"]["by"] == "video"
-    assert "1 recording of sound" in comments.partition("left aside")[2]
+    assert "1 recording" in comments.partition("left aside")[2]
     assert (total(manifest), manifest.skipped) == (24, {})
 
 
@@ -169,7 +177,7 @@ def test_sounds_whose_names_split_alike(raw: Path, make: Make) -> None:
     assert source["pattern"] == "{digit}_{speaker}_{take}"
     assert source["labels"] == ["digit", "speaker"]
     assert state["data"]["split"] == {"by": "speaker", "validation": 0, "test": 0.25}
-    assert state["modalities"]["audio"]["rate_hz"] == 8000
+    assert state["modalities"]["audio"]["sample_rate_hz"] == 8000
     assert "by guess" in comments
     assert manifest.counts() == {"train": 36, "validation": 0, "test": 12}
 
@@ -181,7 +189,7 @@ def test_sounds_in_folders_of_classes(raw: Path, make: Make) -> None:
     state, _, manifest = make()
     assert state["data"]["source"]["pattern"] == "{folder}/clip {clip}"
     assert state["data"]["source"]["labels"] == ["folder"]
-    assert state["modalities"]["audio"]["rate_hz"] == 16_000
+    assert state["modalities"]["audio"]["sample_rate_hz"] == 16_000
     assert total(manifest) == 8
 
 
@@ -368,7 +376,7 @@ def test_whole_numbers_that_name_things_are_no_content(raw: Path, make: Make) ->
     assert state["data"]["source"]["columns"] == {"table": ["day", "NO", "eggs", "mass"]}
     said = " ".join(comments.replace("#", " ").split())
     assert "left out, identifies rows: catalog, voucher_id, gbif" in said
-    assert "left out, whole numbers that name things and are no amounts: station_id" in said
+    assert "left out, whole numbers that are codes, not amounts: station_id" in said
     assert "write them as 2015-11-05: when" in said
     assert total(manifest) == 40
 
@@ -388,7 +396,7 @@ def test_parquet_with_text(raw: Path, make: Make) -> None:
     frame.write_parquet(raw / "r.parquet")
     state, comments, manifest = make()
     assert state["data"]["source"]["columns"] == {"text": "report", "table": ["mass"]}
-    assert "holds no plain cells: vectors" in comments
+    assert "neither text nor numbers: vectors" in comments
     assert total(manifest) == 12
 
 
@@ -421,7 +429,7 @@ def test_ptbxl(raw: Path, make: Make) -> None:
     state, comments, manifest = make()
     assert state["data"]["source"] == {
         "type": "ptbxl",
-        "rate_hz": 500,
+        "sample_rate_hz": 500,
         "columns": {"table": ["age", "sex"]},
         "labels": ["diagnostic_class"],
     }
@@ -467,14 +475,14 @@ def test_tars_are_indexed(raw: Path, shards: Path, tmp_path: Path) -> None:
 def test_folders_of_splits_are_no_classes(folders: tuple[str, ...], raw: Path, tmp_path: Path) -> None:
     for n in range(12):
         image(raw / folders[n % len(folders)] / f"{n:03d}.png")
-    assert draft_recipe(raw, tmp_path / "x.yaml")["recipe"]["data"]["source"]["labels"] == []
+    assert draft_recipe(raw, tmp_path / "x.yaml").recipe["data"]["source"]["labels"] == []
 
 
 def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
     (raw / "readme.md").write_text("nothing")
     (raw / "broken.png").write_bytes(b"no image")
     (raw / "empty.csv").write_text("")
-    looked_for = r"nothing usable in .*raw: looked for images, WAV.*MP3.*FASTA.*PTB-XL and BIOSCAN"
+    looked_for = r"nothing usable in .*raw: looked for images \(\.png.*\.mp3.*FASTA files \(\.fasta.*tables \(\.csv"
     with pytest.raises(ValueError, match=looked_for):
         draft_recipe(raw, tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
@@ -489,7 +497,7 @@ def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
     table(raw / "t.csv", ["a", "b"], [[n, n / 3] for n in range(6)])
     kept = tmp_path / "x.yaml"
     kept.write_text("mine")
-    with pytest.raises(ValueError, match=r"x\.yaml is there already.*--out"):
+    with pytest.raises(ValueError, match=r"x\.yaml exists.*--out"):
         draft_recipe(raw, kept)
     assert kept.read_text() == "mine"
 
@@ -499,20 +507,20 @@ def test_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     table(folder / "t.csv", ["a", "1e5"], [[n / 2, n / 3] for n in range(6)])
     monkeypatch.chdir(tmp_path)
     said = draft_recipe(folder)
-    assert (said["path"], said["name"]) == ("My-data-2024.yaml", "My-data-2024")
-    assert json.loads(json.dumps(said))["samples"] == 6
-    source = load(said["path"]).data.source
+    assert (said.path, said.name) == ("My-data-2024.yaml", "My-data-2024")
+    assert json.loads(json.dumps(said.to_json()))["samples"] == 6
+    source = load(said.path).data.source
     assert source is not None
     assert vars(source)["columns"] == {"table": ("a", "1e5")}  # a name that YAML would read as a number
-    assert f"--raw '{folder}'" in Path(said["path"]).read_text()
+    assert f"--raw '{folder}'" in Path(said.path).read_text()
 
 
 def test_a_bounded_number_of_files_is_looked_at(raw: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         sound(raw / f"{number}.wav")
-    monkeypatch.setattr(survey, "FILES", 5)
+    monkeypatch.setattr(survey, "MAX_FILES", 5)
     _, comments, manifest = make()
-    assert "5 recordings of sound, only the first" in comments
+    assert "5 recordings, only the first" in comments
     assert total(manifest) == 12
 
 
@@ -543,3 +551,45 @@ def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
     assert "'Na'" not in flat
     assert manifest.changed == {"country: 'NA' is missing": 40}
     assert [note.partition(":")[0] for note in manifest.notes] == ["table, iron", "table, lead"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Notes(Source):
+    """A source as another package may write it: each `.note` file is a text."""
+
+    type: ClassVar[str] = "notes"
+    suffixes: ClassVar[tuple[str, ...]] = (".note",)
+    nouns: ClassVar[tuple[str, str]] = ("note", "notes")
+
+    @classmethod
+    def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
+        paths = survey.files.get(cls.type, [])
+        text = {"type": "text", "vocabulary": 300, "length": 16, "mask": {"kind": "random", "ratio": 0.3}}
+        draft = Draft(
+            source={"type": cls.type},
+            modalities={"note": text},
+            samples=len(paths),
+            source_types=frozenset({cls.type}),
+            guesses=("notes are short",),
+        )
+        return [draft] if paths else []
+
+    def items(self, raw: Path) -> Iterator[Path]:
+        yield from find_files(raw, "*.note")
+
+    def make(self, item: Path, modalities: Mapping[str, Modality]) -> Sample:
+        return Sample(identity=item.stem, members={"note.txt": item.read_bytes()})
+
+
+def test_a_source_of_another_package_drafts(raw: Path, make: Make) -> None:
+    for number in range(9):
+        (raw / f"{number}.note").write_text(f"leaf {number} of oak")
+    image(raw / "a.png")
+    state, comments, manifest = make()
+    assert state["data"]["source"] == {"type": "notes"}
+    assert state["modalities"].keys() == {"note"}
+    assert "9 notes" in comments
+    assert "notes are short" in comments
+    assert "1 image" in comments.partition("left aside")[2]
+    assert total(manifest) == 9

@@ -19,7 +19,8 @@ from outcomes import outcomes
 from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.sources.base import Sample
-from shards.sources.fasta import Fasta, derive_columns, read_records
+from shards.sources.derive import derive_columns
+from shards.sources.fasta import Fasta, read_records
 
 MODALITIES: dict[str, Modality] = {"dna": Dna(), "table": Table(), "text": Text()}
 DERIVE: dict[str, dict[str, str | int | tuple[str, ...]]] = {

@@ -1,0 +1,1 @@
+"""Shared by sources that draft recipes: the survey of a folder, roles of columns, fields of file names, settings."""
