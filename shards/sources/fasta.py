@@ -94,23 +94,23 @@ class Fasta(Source):
     @classmethod
     def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
         paths = survey.files.get(cls.type, [])
-        found = [
+        records = [
             record
             for path in paths[:MAX_OPENED]
             for record in itertools.islice((record for record in read_records(path) if not record.fault), MAX_ROWS)
         ]
-        dna = dna_settings([record.sequence for record in spread(found, 500)])
+        dna = dna_settings([record.sequence for record in spread(records, 500)])
         if dna is None:
             return []
         sketch = Sketch(
             source={"type": cls.type, "files": common_glob(survey, paths)},
             modalities={"dna": dna},
-            samples=len(found),
+            samples=len(records),
             source_types={cls.type},
         )
-        if (table := _find_table([record.name for record in found], tables)) is not None:
+        if (table := _find_table([record.name for record in records], tables)) is not None:
             _sketch_table(sketch, survey, *table)
-        sketch.groups = sketch.groups or [("sequence", len({record.sequence for record in found}))]
+        sketch.groups = sketch.groups or [("sequence", len({record.sequence for record in records}))]
         return [sketch.finish()]
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
@@ -137,10 +137,10 @@ class Fasta(Source):
             return Record(record.name, fault="DNA without an id")
         if self.table is None:
             return Record(name, record.sequence)
-        found = rows.get(name, [])
-        if len(found) != 1:
-            return Record(name, fault="DNA with several table rows" if found else "DNA without a table row")
-        return Record(name, record.sequence, found[0])
+        matches = rows.get(name, [])
+        if len(matches) != 1:
+            return Record(name, fault="DNA with several table rows" if matches else "DNA without a table row")
+        return Record(name, record.sequence, matches[0])
 
     def _id(self, header: str) -> str:
         if self.pattern is None:

@@ -107,8 +107,8 @@ def choose_split(fields: Sequence[tuple[str, int]], fallback: str = SINGLE_SAMPL
     if not fields:
         return SplitField(None, None, fallback)
     by, count = fields[0]
-    others = f"; {', '.join(name for name, _ in fields[1:])} would be others" if fields[1:] else ""
-    return SplitField(by, count, f"split by {by} ({count:,} values), so that no value is on two sides{others}")
+    alternatives = f"; {', '.join(name for name, _ in fields[1:])} would be others" if fields[1:] else ""
+    return SplitField(by, count, f"split by {by} ({count:,} values), so that no value is on two sides{alternatives}")
 
 
 def column_guesses(columns: Columns, labels: Sequence[str]) -> list[str]:

@@ -112,9 +112,9 @@ def _counts_files(number: int, fields: Sequence[_Field]) -> bool:
     if not _is_numeric(fields[number]) or len(set(fields[number].values)) < 4:
         return False
     counts = {int(value) for value in fields[number].values}
-    others = [part.values for i, part in enumerate(fields) if i != number]
+    other_values = [part.values for i, part in enumerate(fields) if i != number]
     files = len(fields[number].values)
-    return max(counts) - min(counts) < len(counts) and len(set(zip(*others, strict=True))) <= files / 2
+    return max(counts) - min(counts) < len(counts) and len(set(zip(*other_values, strict=True))) <= files / 2
 
 
 def _roles(

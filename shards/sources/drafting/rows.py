@@ -95,20 +95,20 @@ def draft_molecules(
 def _content_modalities(survey: Survey, table: TableFile) -> tuple[dict[str, Any], dict[str, str | list[str]]]:
     """Modalities of columns that are content of their own, and the column of each modality."""
     columns, frame = table.columns, table.frame
-    found: list[tuple[str, str, Settings | None, bool]] = []  # name, column, settings, whether the name is shared
+    contents: list[tuple[str, str, Settings | None, bool]] = []  # name, column, settings, whether the name is shared
     for column, source_type in columns.files.items():
         source = SOURCE_TYPES[source_type]
         paths = [table.path.parent / cell for cell in spread(frame[column].drop_nulls().to_list())]
         is_shared = list(columns.files.values()).count(source_type) > 1
-        found.append((source.file_modality or source_type, column, source.draft_modality(paths), is_shared))
-    found += [("smiles", column, SMILES, len(columns.smiles) > 1) for column in columns.smiles]
+        contents.append((source.file_modality or source_type, column, source.draft_modality(paths), is_shared))
+    contents += [("smiles", column, SMILES, len(columns.smiles) > 1) for column in columns.smiles]
     for column in columns.dna:
         settings = dna_settings(spread(frame[column].drop_nulls().to_list(), 500))
-        found.append(("dna", column, settings, len(columns.dna) > 1))
-    found += [("text", column, TEXT, len(columns.text) > 1) for column in columns.text]
+        contents.append(("dna", column, settings, len(columns.dna) > 1))
+    contents += [("text", column, TEXT, len(columns.text) > 1) for column in columns.text]
     modalities: dict[str, Any] = {}
     content: dict[str, str | list[str]] = {}
-    for kind, column, settings, is_shared in found:
+    for kind, column, settings, is_shared in contents:
         if settings:
             name = _modality_name(survey, column, kind, modalities) if is_shared else kind
             modalities[name], content[name] = settings, column
