@@ -517,7 +517,7 @@ def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monk
     from shards.sources import edf
 
     record(tmp_path / "a.edf")
-    monkeypatch.setattr(edf, "edf_length_s", lambda path: pytest.fail("read"))
+    monkeypatch.setattr(edf, "read_edf_length_s", lambda path: pytest.fail("read"))
     assert [item.path.name for item in Edf().items(tmp_path)] == ["a.edf"]
 
 
