@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pillow inverts a white-is-zero TIFF of 8 bits, so that white comes out as the largest value, but not one of 16 bits.
+# Pillow inverts a white-is-zero TIFF of 8 bits, so that white becomes the largest value, but not one of 16 bits.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

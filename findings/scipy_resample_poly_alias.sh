@@ -1,6 +1,6 @@
 #!/bin/sh
-# scipy's resample_poly, used everywhere to bring recordings to a lower rate, lets a tone just above half of the new rate
-# through as an alias nearly as strong as the tone: its default filter is 6 dB down at that frequency, not above it.
+# scipy's resample_poly, often used to downsample recordings, lets a tone just above half of the new rate through as an
+# alias nearly as strong as the tone, because its default filter attenuates by only 6 dB at that frequency.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

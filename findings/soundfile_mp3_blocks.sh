@@ -1,6 +1,6 @@
 #!/bin/sh
-# An MP3 file read in blocks gives other samples than the same file read whole: soundfile seeks after each read, and the
-# MPEG decoder behind it then lacks the bits that frames borrow from those before them.
+# An MP3 file read in blocks gives different samples from the same file read at once: soundfile seeks after each read, and
+# the MPEG decoder then lacks the bits that a frame borrows from the frames before it.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -19,7 +19,7 @@ whole, _ = soundfile.read(path, dtype="float32")
 blocks = np.concatenate(list(soundfile.blocks(path, 44_100, dtype="float32")))
 difference = np.abs(blocks - whole)
 print(f"soundfile {soundfile.__version__}, libsndfile {soundfile.__libsndfile_version__}")
-print("expected: blocks of a second, one behind the other, are the samples of the whole file")
+print("expected: blocks of one second, concatenated, are the samples of the file")
 print(f"observed: {(difference > 2**-15).sum():,} of {len(whole):,} samples differ, by up to {difference.max():.2f} of 1")
 sys.exit(0 if difference.max() > 0.1 else 1)
 PYTHON

@@ -1,6 +1,6 @@
 #!/bin/sh
 # tifffile marks the fourth band of an RGB image as alpha, although its documentation gives "unspecified" as the default:
-# near infrared beside red, green and blue becomes transparency for whoever reads the file by its tags.
+# near infrared beside red, green and blue becomes transparency for programs that read the file by its tags.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
