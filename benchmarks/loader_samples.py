@@ -99,7 +99,7 @@ GENERATORS = {"image": photos, "smiles": molecules, "ecg": heartbeats, "audio": 
 
 def make_tars(modality: str, count: int, folder: Path) -> None:
     """Write shards for sensorium and webdataset, indexed as `sensorium shards index` does."""
-    from shards.manifest import index
+    from shards.tars import index_tars
 
     samples = GENERATORS[modality](count, np.random.default_rng(SEED))
     size = SHARD[modality]
@@ -110,7 +110,7 @@ def make_tars(modality: str, count: int, folder: Path) -> None:
                     entry = tarfile.TarInfo(f"{number:032x}.{modality}.{extension}")
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))
-    index(folder, {})
+    index_tars(folder, {})
 
 
 def write_once(folder: Path, make: Callable[[Path], None]) -> None:

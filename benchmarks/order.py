@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.index import index_path, write_index
-from shards.manifest import Manifest, Shard, sha256
+from shards.manifest import Manifest, Shard, hash_file
 from shards.order import Mixture
 from shards.read import Split
 
@@ -40,7 +40,7 @@ def write(folder: Path, shards: int, samples: int) -> None:
         if number % 10_000 == 0:
             write_index(tar, [(f"{i:06}", "image.jpg", i * 10_000 + 512, 9000, f"{i:06}") for i in range(samples)])
             first = index_path(tar)
-            digest = sha256(first)
+            digest = hash_file(first)
         else:
             os.link(first, index_path(tar))
         rows.append(Shard(tar.name, "train", samples, size, "0" * 64, digest))

@@ -397,18 +397,18 @@ def shards_index(
     as_json: AsJson = False,
 ) -> None:
     """Write indexes and a manifest for tars that others wrote."""
-    from shards.manifest import index
+    from shards.tars import index_tars
 
-    manifest = index(path, _pairs(names), lambda line: print(line, file=sys.stderr), workers)
+    manifest = index_tars(path, _pairs(names), lambda line: print(line, file=sys.stderr), workers)
     _tell(_summary(manifest), as_json, lambda: [*_manifest_lines(manifest), f"shards: {path}"])
 
 
 @shards_app.command("verify")
 def shards_verify(path: ShardFolder, as_json: AsJson = False) -> None:
     """Check every shard and index against the manifest."""
-    from shards.manifest import verify
+    from shards.tars import verify_shards
 
-    manifest = verify(path, lambda line: print(line, file=sys.stderr))
+    manifest = verify_shards(path, lambda line: print(line, file=sys.stderr))
     _tell(_summary(manifest), as_json, lambda: [f"{len(manifest.shards)} shards, all whole: {path}"])
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as compute
 
 from modalities.files.reading import ContentError
 from shards.index import read_index
-from shards.manifest import Manifest, Shard, check
+from shards.manifest import Manifest, Shard, check_shards
 from shards.remote import Cache, ShardError, Store, open_store
 from shards.select import Selection
 
@@ -33,7 +33,7 @@ Members = dict[str, dict[str, bytes]]
 """A sample's bytes by modality and extension: `{"image": {"png": ...}, "labels": {"json": ...}}`."""
 
 
-class Index(NamedTuple):
+class ShardIndex(NamedTuple):
     """The samples of one shard. Sample i owns members `starts[i]` to `starts[i + 1]`.
 
     Member j is `sizes[j]` bytes at `offsets[j]`, and of the kind (modality, extension) `kinds[names[j]]`. Columns are
@@ -48,7 +48,7 @@ class Index(NamedTuple):
     sizes: np.ndarray
 
 
-def load_index(store: Store, shard: Shard) -> Index:
+def load_index(store: Store, shard: Shard) -> ShardIndex:
     """The index of a shard.
 
     Raises:
@@ -57,12 +57,12 @@ def load_index(store: Store, shard: Shard) -> Index:
     rows, keys, starts = _rows(store, shard, "member", "offset", "size")
     offsets, sizes = np.from_dlpack(rows["offset"]), np.from_dlpack(rows["size"])
     if ((offsets < 0) | (sizes < 0) | (sizes > shard.bytes - offsets)).any():
-        where = f"index {store.where}/{shard.index.name}"
+        where = f"index {store.location}/{shard.index.name}"
         raise ShardError(f"{where} names members beyond the end of its tar: index the tars again")
     members = rows["member"].dictionary_encode()
     parts = [member.partition(".") for member in members.dictionary.to_pylist()]
     kinds = [(modality, extension.lower()) for modality, _, extension in parts]
-    return Index(keys, starts, kinds, np.from_dlpack(members.indices), offsets, sizes)
+    return ShardIndex(keys, starts, kinds, np.from_dlpack(members.indices), offsets, sizes)
 
 
 def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.Array], pyarrow.Array, np.ndarray]:
@@ -70,7 +70,7 @@ def _rows(store: Store, shard: Shard, *columns: str) -> tuple[dict[str, pyarrow.
 
     Arrays of pyarrow become NumPy's by DLPack: `to_numpy` would import pandas in every worker.
     """
-    where = f"index {store.where}/{shard.index.name}"
+    where = f"index {store.location}/{shard.index.name}"
     with store.open(shard.index) as opened:
         data = opened.read(shard.index.size + 1)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
@@ -101,7 +101,7 @@ class Tar:
         """Whether it is no longer to be found where it was, but takes disk as long as it is open."""
         return os.fstat(self.file.fileno()).st_nlink == 0
 
-    def parts(self, offsets: list[int], sizes: list[int]) -> list[bytes]:
+    def read_ranges(self, offsets: list[int], sizes: list[int]) -> list[bytes]:
         """So many bytes from each offset on."""
         places = zip(offsets, sizes, strict=True)
         if (mapped := self.mapped) is not None:
@@ -114,7 +114,7 @@ class Tar:
             self.file.close()
 
 
-class Open:
+class OpenShard:
     """An open shard: its index, and its tar once it is needed."""
 
     def __init__(self, store: Store, shard: Shard):
@@ -145,7 +145,7 @@ class Open:
         firsts = self.index.starts[numbers]
         counts = self.index.starts[numbers + 1] - firsts
         members = np.repeat(firsts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        found = zip(self.index.names[members].tolist(), self._parts(members), strict=True)
+        found = zip(self.index.names[members].tolist(), self._contents(members), strict=True)
         samples: list[Members] = []
         for count in counts.tolist():
             sample: Members = {}
@@ -166,7 +166,7 @@ class Open:
         members = self._members[kind][numbers]
         if (members < 0).any():
             raise ContentError(f"sample without {'.'.join(kind)}")
-        return self._parts(members)
+        return self._contents(members)
 
     def _of(self, kind: tuple[str, str]) -> np.ndarray:
         """Number of each sample's member of a kind, -1 where it has none."""
@@ -176,15 +176,15 @@ class Open:
             members[np.searchsorted(self.index.starts, own, side="right") - 1] = own
         return members
 
-    def _parts(self, members: np.ndarray) -> list[bytes]:
+    def _contents(self, members: np.ndarray) -> list[bytes]:
         """Contents of members."""
         offsets, sizes = self.index.offsets[members].tolist(), self.index.sizes[members].tolist()
         if max(sizes, default=0) > MAX_MEMBER_BYTES:
             raise ContentError(f"member of more than {MAX_MEMBER_BYTES:,} bytes", f"{max(sizes):,} bytes")
         whole = os.fstat(self.tar.file.fileno()).st_size >= self.shard.bytes  # beyond its end a map kills the process
-        parts = self.tar.parts(offsets, sizes) if whole else []
+        parts = self.tar.read_ranges(offsets, sizes) if whole else []
         if sum(map(len, parts)) != sum(sizes):
-            raise ShardError(f"shard {self.store.where}/{self.shard.name} was cut short while it was read")
+            raise ShardError(f"shard {self.store.location}/{self.shard.name} was cut short while it was read")
         return parts
 
 
@@ -199,7 +199,7 @@ class Split:
         ValueError: no manifest, an empty split, or a shard that is not what the manifest says.
     """
 
-    _opened: ClassVar[dict[tuple[int, int], Open]] = {}
+    _opened: ClassVar[dict[tuple[int, int], OpenShard]] = {}
     """The shards that this process has open, by split and number, the most recently used last."""
 
     def __init__(self, where: Path | str | Store, split: str, verify: bool = False, cache: Cache | None = None):
@@ -211,24 +211,24 @@ class Split:
         if not sum(self.sizes):
             held = ", ".join(f"{name} {count:,}" for name, count in self.manifest.counts().items())
             raise ShardError(f"the {split} split of {self.folder} is empty ({held})")
-        check(self.store, self.shards, contents=verify)
+        check_shards(self.store, self.shards, contents=verify)
 
     @property
     def folder(self) -> Path | str:
         """Where the shards lie, as messages call it."""
-        return self.store.where
+        return self.store.location
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def _open(self, number: int) -> Open:
+    def _open(self, number: int) -> OpenShard:
         """A shard, from those that this process has open; beyond `OPEN_SHARDS` the least recently used is dropped.
 
         So are those that were removed from a cache meanwhile, which would take disk as long as they were open.
         """
         held = self._opened.pop((id(self), number), None)
         if held is None:
-            held = Open(self.store, self.shards[number])
+            held = OpenShard(self.store, self.shards[number])
             for key in [key for key, other in self._opened.items() if other.removed]:
                 del self._opened[key]
         self._opened[id(self), number] = held  # a dict keeps its order: the last used stands last
@@ -278,7 +278,7 @@ class Split:
         Raises:
             ContentError, ShardError: as `read`.
         """
-        return self._by_shard(shards, numbers, Open.read)
+        return self._by_shard(shards, numbers, OpenShard.read)
 
     def read_members(self, shards: np.ndarray, numbers: np.ndarray, members: Sequence[str]) -> list[list[bytes]]:
         """Of samples these members alone, as `smiles.txt`: a list over the samples for each.
@@ -290,7 +290,9 @@ class Split:
         found = []
         for member in members:
             modality, _, extension = member.partition(".")
-            found.append(self._by_shard(shards, numbers, partial(Open.read_one, kind=(modality, extension.lower()))))
+            found.append(
+                self._by_shard(shards, numbers, partial(OpenShard.read_one, kind=(modality, extension.lower())))
+            )
         return found
 
     def _by_shard(self, shards: np.ndarray, numbers: np.ndarray, read: Callable[..., list[T]]) -> list[T]:

@@ -88,7 +88,7 @@ class Store(Protocol):
     """A folder of shards, wherever it lies."""
 
     @property
-    def where(self) -> Path | str:
+    def location(self) -> Path | str:
         """The folder's path or URL."""
 
     @property
@@ -134,11 +134,11 @@ def open_store(where: Path | str | Store, cache: Cache | None = None) -> Store:
 class Local:
     """A folder on this machine, read in place."""
 
-    where: Path
+    location: Path
     remedy: str = field(default="copy it again or build the shards again", init=False)
 
     def read(self, name: str, limit: int) -> bytes:
-        path = self.where / name
+        path = self.location / name
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         if path.stat().st_size > limit:
@@ -147,9 +147,9 @@ class Local:
 
     def check(self, files: Iterable[File], contents: bool) -> None:
         # One listing and os's own functions, for the 200,000 files that there may be.
-        here = {entry.name for entry in os.scandir(self.where) if entry.is_file()}
+        here = {entry.name for entry in os.scandir(self.location) if entry.is_file()}
         for file in files:
-            path = f"{self.where}/{file.name}"
+            path = f"{self.location}/{file.name}"
             if file.name not in here:
                 raise ShardError(f"{file.kind} {path} is missing: {self.remedy}")
             if file.exact and (size := os.stat(path).st_size) != file.size:  # noqa: PTH116
@@ -160,7 +160,7 @@ class Local:
                         raise ShardError(f"{file.kind} {path} has a wrong checksum: {self.remedy}")
 
     def open(self, file: File) -> BinaryIO:
-        return (self.where / file.name).open("rb", buffering=0)
+        return (self.location / file.name).open("rb", buffering=0)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Remote:
     One process fetches a file, aside and under a lock that ends with the process; the others wait for it.
     """
 
-    where: str
+    location: str
     cache: Cache
 
     @property
@@ -217,11 +217,11 @@ class Remote:
                     return opened
                 opened.close()
             except FileNotFoundError as error:
-                raise ShardError(f"{file.kind} {self.where}/{file.name} is missing: upload it again") from error
+                raise ShardError(f"{file.kind} {self.location}/{file.name} is missing: upload it again") from error
             finally:
                 shutil.rmtree(aside)
         raise ShardError(
-            f"{file.kind} {self.where}/{file.name} has a wrong checksum, also when fetched again: upload it again"
+            f"{file.kind} {self.location}/{file.name} has a wrong checksum, also when fetched again: upload it again"
         )
 
     def _reserve(self, file: File) -> Path:
@@ -235,7 +235,7 @@ class Remote:
         bound = int(self.cache.size_gib * GIB)
         if file.size > bound:
             raise ShardError(
-                f"{file.kind} {self.where}/{file.name} has {file.size:,} bytes, more than data.cache.size_gib "
+                f"{file.kind} {self.location}/{file.name} has {file.size:,} bytes, more than data.cache.size_gib "
                 f"{self.cache.size_gib:g}: raise it"
             )
         aside = self._root / f"{file.sha256}.{file.size}.part"
@@ -274,7 +274,7 @@ class Remote:
             TooLargeError: the file has more than `limit` bytes.
             ShardError: the link is dead.
         """
-        url, pause, furthest = f"{self.where}/{name}", FIRST_PAUSE_S, 0
+        url, pause, furthest = f"{self.location}/{name}", FIRST_PAUSE_S, 0
         started = since = time.monotonic()
         attempt = 0
         while True:

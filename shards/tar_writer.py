@@ -17,7 +17,7 @@ from shards import features
 from shards.files import write_json
 from shards.index import index_path, write_index
 from shards.ledger import Ledger, LedgerRow
-from shards.manifest import Manifest, Shard, describe
+from shards.manifest import Manifest, Shard, describe_shard
 from shards.samples import CHUNK, Job, atomic_work_file, members_of_modality
 from shards.split import SPLITS
 from shards.versions import relevant_versions
@@ -87,7 +87,7 @@ def _write_shard(work: Path, name: str, split: str, rows: list[LedgerRow] | None
                         arrays.setdefault(member, set()).add(features.array_type(data))
         write_index(path, positions)
         index_path(path).replace(index_path(tar))
-    shard = describe(tar.parent, name, split, len({key for key, *_ in positions}))
+    shard = describe_shard(tar.parent, name, split, len({key for key, *_ in positions}))
     entry = {"shard": asdict(shard), "arrays": {member: sorted(kinds) for member, kinds in arrays.items()}}
     with atomic_work_file(work, work / "entries" / name) as path:
         path.write_text(json.dumps(entry))

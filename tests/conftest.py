@@ -191,7 +191,7 @@ def serve() -> Iterator[Callable[[Path], Web]]:
 @pytest.fixture(scope="session")
 def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighteen samples in six shards of 40,960 bytes: three members of 10,000 bytes, padded to records of 10,240."""
-    from shards.manifest import index
+    from shards.tars import index_tars
 
     folder = tmp_path_factory.mktemp("origin")
     for shard in range(6):
@@ -201,5 +201,5 @@ def tar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 entry = tarfile.TarInfo(f"{shard}-{number}.smiles.txt")
                 entry.size = len(data)
                 file.addfile(entry, io.BytesIO(data))
-    index(folder, {})
+    index_tars(folder, {})
     return folder

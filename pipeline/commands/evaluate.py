@@ -87,7 +87,7 @@ def evaluate(
 
 def _at(store: Store) -> Path | str:
     """Where shards lie, however a path to them is written."""
-    return store.where.resolve() if isinstance(store.where, Path) else store.where
+    return store.location.resolve() if isinstance(store.location, Path) else store.location
 
 
 def ranked(split: Split) -> list[tuple[int, int]]:

@@ -104,7 +104,7 @@ def load(
             `columns` for shards, which have their own.
     """
     store = open_store(data, recipe.data.cache if recipe else None)
-    where = store.where
+    where = store.location
     if isinstance(where, str) or (where / NAME).is_file():
         for option, given in (("--split", by), ("--columns", columns)):
             if given:
@@ -306,7 +306,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
     found = tuple(name for name in modalities if name in manifest.modalities)
     if not found:
         fields = ", ".join(manifest.fields)
-        raise ValueError(f"{store.where} has no members of {', '.join(modalities)}; it has {fields}")
+        raise ValueError(f"{store.location} has no members of {', '.join(modalities)}; it has {fields}")
     by = manifest.split.get("by")
     rows: list[tuple[str, str, Split, tuple[int, int], Any]] = []
     known, skipped = set[str](), dict[str, str]()
@@ -324,7 +324,7 @@ def _from_shards(store: Store, modalities: Mapping[str, Modality], label: str | 
                 value = finite(held.get(label))
             rows.append((key, group, split, (shard, number), value))
     if label is not None and label not in known:
-        raise ValueError(f"{store.where} has no label {label!r}{did_you_mean(label, known)}")
+        raise ValueError(f"{store.location} has no label {label!r}{did_you_mean(label, known)}")
 
     @cache
     def hashes() -> dict[tuple[str, tuple[int, int]], frozenset[str]]:

@@ -8,5 +8,5 @@ from shards.sources import images, audio  # noqa: F401  (importing registers the
 from shards.sources import edf, wfdb  # noqa: F401
 from shards.sources import fasta, molecules, rows  # noqa: F401
 from shards.sources import ptbxl, bioscan  # noqa: F401
-from shards.sources import hub, join  # noqa: F401
+from shards.sources import hub, webdataset, join  # noqa: F401
 # isort: on

@@ -24,7 +24,7 @@ from pipeline import cli
 from pipeline.run import Run
 from pipeline.training.checkpoint import read_checkpoint
 from shards.index import index_path
-from shards.manifest import Manifest, sha256
+from shards.manifest import Manifest, hash_file
 
 VERBS = (
     *("demo", "init", "plan", "pretrain", "evaluate", "finetune", "embed", "predict", "export", "report", "doctor"),
@@ -484,7 +484,7 @@ def unreadable(own: Path) -> int:
                 data[offset : offset + size] = b"\0" * size
                 count += 1
             tar.write_bytes(data)
-        shards.append(replace(shard, sha256=sha256(tar)))
+        shards.append(replace(shard, sha256=hash_file(tar)))
     Manifest(**{**manifest.__dict__, "shards": tuple(shards)}).write(own)
     return count
 

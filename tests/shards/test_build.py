@@ -26,13 +26,14 @@ from modalities.strings.chemistry import canonical
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.manifest import Manifest, verify
+from shards.manifest import Manifest
 from shards.read import Split
 from shards.sources.base import Sample, Source
 from shards.sources.images import ImageFolder
 from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
 from shards.split import SPLITS, sample_key
+from shards.tars import verify_shards
 
 RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1"]
 MOLECULES = ["C" * chain + ring for chain in range(1, 10) for ring in RINGS]
@@ -75,7 +76,7 @@ def test_bytes_are_the_same_for_any_number_of_workers(raw: Path, built: Path, tm
 
 
 def test_manifest_counts_everything(built: Path) -> None:
-    manifest = verify(built)
+    manifest = verify_shards(built)
     assert manifest.skipped == {"duplicate": 2, "invalid SMILES": 2}
     assert sum(manifest.counts().values()) == len(MOLECULES)
     assert all(manifest.counts().values())

@@ -29,11 +29,11 @@ from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
 from shards.features import array_type, features
-from shards.manifest import index, verify
 from shards.read import Split
 from shards.sources.base import Sample, Source
 from shards.sources.hub import Hub
 from shards.sources.rows import Rows
+from shards.tars import index_tars, verify_shards
 
 SPLIT = SplitBy(validation=0, test=0)
 MODALITIES: dict[str, Modality] = {"image": Image(size=32, patch=16), "record": Table(), "text": Text()}
@@ -113,7 +113,7 @@ def test_a_column_first_seen_in_sample_1000_loads_with_features(streaming: bool,
             entry = tarfile.TarInfo(f"{i:04d}.record.json")
             entry.size = len(data)
             file.addfile(entry, io.BytesIO(data))
-    manifest = index(tar.parent, {})
+    manifest = index_tars(tar.parent, {})
     (tar.parent / "features.json").write_text(json.dumps(features(manifest.fields, {})))
     rows = loaded(tar.parent, True, streaming)
     assert [row["record.json"] for row in rows] == cells
@@ -290,9 +290,9 @@ def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) ->
     }
     nothing = {"README": b"read me", "v1.0/.DS_Store": b""}
     tar = add(tmp_path / "00000.tar", {**nothing, **members})
-    manifest = index(tmp_path, {"jpg": "photo", "seg.mask.png": "mask", "json": "labels", "cls": "kind"})
+    manifest = index_tars(tmp_path, {"jpg": "photo", "seg.mask.png": "mask", "json": "labels", "cls": "kind"})
     assert manifest.fields == {"kind.CLS": 3, "labels.json": 3, "mask.png": 3, "photo.jpg": 3, "txt.txt": 3}
-    assert verify(tmp_path) == manifest
+    assert verify_shards(tmp_path) == manifest
     split = Split(tmp_path, "train")
     theirs = list(webdataset.WebDataset(str(tar), shardshuffle=False))
     assert [key for key, *_ in split.locations()] == [sample["__key__"] for sample in theirs]
@@ -306,28 +306,28 @@ def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) ->
 
 def test_a_member_that_stands_twice_is_refused(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", {"0.jpg": b"a", "0.seg.jpg": b"b"})
-    with pytest.raises(ValueError, match=r"00000\.tar holds the member 'photo\.jpg' of '0' twice"):
-        index(tmp_path, {"jpg": "photo", "seg.jpg": "photo"})
+    with pytest.raises(ValueError, match=r"00000\.tar has the member 'photo\.jpg' of '0' twice"):
+        index_tars(tmp_path, {"jpg": "photo", "seg.jpg": "photo"})
 
 
 def test_files_that_belong_to_no_sample_are_passed_over(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", {"a/0.jpg": b"a", "__MACOSX/a/._0.jpg": b"b", "a/LICENSE": b"c", "a/0.": b"d"})
-    assert index(tmp_path, {"jpg": "photo"}).fields == {"photo.jpg": 1}
+    assert index_tars(tmp_path, {"jpg": "photo"}).fields == {"photo.jpg": 1}
     assert [key for key, *_ in Split(tmp_path, "train").locations()] == ["a/0"]
-    verify(tmp_path)
+    verify_shards(tmp_path)
 
 
 def test_tars_belong_to_the_split_that_they_are_named_after(tmp_path: Path) -> None:
     for name in ("Test-000", "VAL_0", "training", "testimony"):
         add(tmp_path / f"{name}.tar", {f"{name}.txt": b"a"})
-    assert index(tmp_path, {"txt": "text"}).counts() == {"train": 2, "validation": 1, "test": 1}
+    assert index_tars(tmp_path, {"txt": "text"}).counts() == {"train": 2, "validation": 1, "test": 1}
 
 
 def test_any_number_of_workers_indexes_alike(tmp_path: Path) -> None:
     for number in range(5):
         add(tmp_path / f"{number:05d}.tar", {f"{number}{i}.txt": b"a" * i for i in range(4)})
     told: list[str] = []
-    one = index(tmp_path, {"txt": "text"}, told.append)
-    assert index(tmp_path, {"txt": "text"}, told.append, workers=2) == one
+    one = index_tars(tmp_path, {"txt": "text"}, told.append)
+    assert index_tars(tmp_path, {"txt": "text"}, told.append, workers=2) == one
     assert told[:5] == told[5:]
-    assert verify(tmp_path).counts()["train"] == 20
+    assert verify_shards(tmp_path).counts()["train"] == 20

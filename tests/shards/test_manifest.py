@@ -19,9 +19,10 @@ import pytest
 from modalities.smiles import Smiles
 from shards.build import SplitBy, build
 from shards.index import index_path, write_index
-from shards.manifest import Manifest, index, sha256, verify
+from shards.manifest import Manifest, hash_file
 from shards.read import Split
 from shards.sources.molecules import Molecules
+from shards.tars import index_tars, verify_shards
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def flip(path: Path) -> None:
 
 def test_whole_shards_pass_every_check(whole: Path) -> None:
     told: list[str] = []
-    manifest = verify(whole, told.append)
+    manifest = verify_shards(whole, told.append)
     assert len(told) == len(manifest.shards) == 5
     assert manifest == Manifest.read(whole)
     assert manifest.counts() == {"train": 24, "validation": 3, "test": 3}
@@ -85,7 +86,7 @@ def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatc
         return digest(file, name)
 
     monkeypatch.setattr("hashlib.file_digest", counted)
-    verify(whole)
+    verify_shards(whole)
     assert len(read) == 10
     assert set(read.values()) == {1}
 
@@ -96,20 +97,20 @@ def test_a_missing_file_is_named(folder: Path, name: str, dangling: bool) -> Non
     (folder / name).unlink()
     if dangling:
         (folder / name).symlink_to("nowhere")
-    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+    for call in (lambda: verify_shards(folder), lambda: Split(folder, "train")):
         assert f"{folder / name} is missing" in fault(call)
 
 
 def test_a_truncated_shard_is_named(folder: Path) -> None:
     tar = folder / "train-00001.tar"
     tar.write_bytes(tar.read_bytes()[:-700])
-    for call in (lambda: verify(folder), lambda: Split(folder, "train")):
+    for call in (lambda: verify_shards(folder), lambda: Split(folder, "train")):
         assert f"{tar} has {tar.stat().st_size:,} bytes instead of {tar.stat().st_size + 700:,}" in fault(call)
 
 
 def test_a_changed_shard_is_named(folder: Path) -> None:
     flip(folder / "train-00001.tar")
-    for call in (lambda: verify(folder), lambda: Split(folder, "train", verify=True)):
+    for call in (lambda: verify_shards(folder), lambda: Split(folder, "train", verify=True)):
         assert f"{folder / 'train-00001.tar'} has a wrong checksum" in fault(call)
     assert len(Split(folder, "train")) == 24, "sizes alone are compared unless contents are asked for"
 
@@ -117,7 +118,7 @@ def test_a_changed_shard_is_named(folder: Path) -> None:
 def test_a_changed_index_is_named(folder: Path) -> None:
     flip(folder / "train-00001.index.parquet")
     split = Split(folder, "train")
-    for call in (lambda: verify(folder), lambda: Split(folder, "train", verify=True), lambda: split.key(1, 0)):
+    for call in (lambda: verify_shards(folder), lambda: Split(folder, "train", verify=True), lambda: split.key(1, 0)):
         assert f"{folder / 'train-00001.index.parquet'} has a wrong checksum" in fault(call)
 
 
@@ -162,7 +163,7 @@ def test_manifests_without_versions_are_read(folder: Path) -> None:
     assert state["versions"].keys() == {"chembl_structure_pipeline", "rdkit"}
     del state["versions"]
     (folder / "manifest.json").write_text(json.dumps(state))
-    assert verify(folder).versions == {}
+    assert verify_shards(folder).versions == {}
 
 
 def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:
@@ -180,7 +181,7 @@ def redescribe(folder: Path, name: str) -> None:
     """Make the manifest agree with a tar and index as they lie on disk."""
     manifest = Manifest.read(folder)
     shards = [
-        replace(shard, sha256=sha256(folder / name), index_sha256=sha256(index_path(folder / name)))
+        replace(shard, sha256=hash_file(folder / name), index_sha256=hash_file(index_path(folder / name)))
         if shard.name == name
         else shard
         for shard in manifest.shards
@@ -193,14 +194,14 @@ def test_verify_finds_an_index_of_another_tar(folder: Path) -> None:
     rows = pl.read_parquet(index_path(tar)).with_columns(pl.col("offset") + 512)
     write_index(tar, rows.drop("content").rows())
     redescribe(folder, tar.name)
-    assert f"index of {tar} does not match the tar" in fault(lambda: verify(folder))
+    assert f"index of {tar} does not match the tar" in fault(lambda: verify_shards(folder))
 
 
 def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
     tar = folder / "train-00001.tar"
     pl.read_parquet(index_path(tar)).drop("group").write_parquet(index_path(tar))
     redescribe(folder, tar.name)
-    assert f"{index_path(tar)} has no column 'group': index the tars again" in fault(lambda: verify(folder))
+    assert f"{index_path(tar)} has no column 'group': index the tars again" in fault(lambda: verify_shards(folder))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_verify_finds_an_index_of_other_types_and_with_gaps(
     path = index_path(folder / "train-00001.tar")
     pl.read_parquet(path).with_columns(**spoilt).write_parquet(path)
     redescribe(folder, "train-00001.tar")
-    assert f"index {path} {said}: index the tars again" in fault(lambda: verify(folder))
+    assert f"index {path} {said}: index the tars again" in fault(lambda: verify_shards(folder))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all", b"PAR1" * 9])
@@ -227,13 +228,13 @@ def test_verify_finds_an_index_that_is_none(folder: Path, content: bytes) -> Non
     path = index_path(folder / "train-00001.tar")
     path.write_bytes(content)
     redescribe(folder, "train-00001.tar")
-    assert f"index {path} cannot be read (" in fault(lambda: verify(folder))
+    assert f"index {path} cannot be read (" in fault(lambda: verify_shards(folder))
 
 
 def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
     shards = [{**asdict(shard), "samples": 7} for shard in Manifest.read(folder).shards]
     rewrite(folder, shards=shards)
-    assert f"{folder / 'train-00000.tar'} holds 8 samples, not 7" in fault(lambda: verify(folder))
+    assert f"{folder / 'train-00000.tar'} has 8 samples, not 7" in fault(lambda: verify_shards(folder))
 
 
 def img2dataset(keys: list[str]) -> list[tuple[str, bytes]]:
@@ -246,9 +247,9 @@ def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
     add(tmp_path / "test-00000.tar", img2dataset(["000020000"]))
     before = tar.read_bytes()
     told: list[str] = []
-    manifest = index(tmp_path, {"jpg": "image", "txt": "caption"}, told.append)
+    manifest = index_tars(tmp_path, {"jpg": "image", "txt": "caption"}, told.append)
     assert told[0] == "00000.tar: 2 samples, 6 members"
-    assert manifest == verify(tmp_path)
+    assert manifest == verify_shards(tmp_path)
     assert manifest.counts() == {"train": 2, "validation": 1, "test": 1}
     assert manifest.fields == {"caption.txt": 4, "image.jpg": 4, "json.json": 4}
     assert tar.read_bytes() == before
@@ -279,14 +280,14 @@ def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
 )
 def test_a_split_is_the_first_word_of_a_name(tmp_path: Path, name: str, split: str) -> None:
     add(tmp_path / f"{name}.tar", img2dataset(["0"]))
-    assert [shard.split for shard in index(tmp_path, {}).shards] == [split]
+    assert [shard.split for shard in index_tars(tmp_path, {}).shards] == [split]
 
 
 def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
     members = img2dataset(["0", "1", "2"])
     add(tmp_path / "00000.tar", members[::3] + members[1::3] + members[2::3])
-    index(tmp_path, {"jpg": "image"})
-    assert verify(tmp_path).counts()["train"] == 3
+    index_tars(tmp_path, {"jpg": "image"})
+    assert verify_shards(tmp_path).counts()["train"] == 3
     split = Split(tmp_path, "train")
     for number, key in enumerate("012"):
         assert split.key(0, number) == key
@@ -297,7 +298,7 @@ def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
 
 def test_extensions_are_lower_case_once_read(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", [("0.image.JPG", b"a"), ("0.TXT", b"b")])
-    assert index(tmp_path, {"TXT": "caption"}).fields == {"caption.TXT": 1, "image.JPG": 1}
+    assert index_tars(tmp_path, {"TXT": "caption"}).fields == {"caption.TXT": 1, "image.JPG": 1}
     assert Split(tmp_path, "train").read(0, 0) == {"image": {"jpg": b"a"}, "caption": {"txt": b"b"}}
 
 
@@ -310,7 +311,7 @@ def test_folders_long_names_and_empty_tars(tmp_path: Path) -> None:
         entry.size = 3
         file.addfile(entry, io.BytesIO(b"png"))
     add(tmp_path / "b.tar", [])
-    manifest = index(tmp_path, {})
+    manifest = index_tars(tmp_path, {})
     assert [shard.samples for shard in manifest.shards] == [1, 0]
     split = Split(tmp_path, "train")
     assert split.key(0, 0) == "part/" + "n" * 150
@@ -321,7 +322,7 @@ def test_folders_long_names_and_empty_tars(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x.txt", "/x.txt", "a/../../x.txt", "a/.."])
 def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     tar = add(tmp_path / "00000.tar", [("fine.txt", b"a"), (name, b"b")])
-    message = fault(lambda: index(tmp_path, {}))
+    message = fault(lambda: index_tars(tmp_path, {}))
     assert str(tar) in message
     assert repr(name) in message
     assert not (tmp_path / "manifest.json").exists()
@@ -331,8 +332,8 @@ def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
     tar = tmp_path / "00000.tar"
     with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as file:
         file.addfile(tarfile.TarInfo("café.txt"))
-    message = fault(lambda: index(tmp_path, {}))
-    assert message == f"{tar} holds a member whose name is not UTF-8: 'caf\\udce9.txt'"
+    message = fault(lambda: index_tars(tmp_path, {}))
+    assert message == f"{tar} has a member whose name is not UTF-8: 'caf\\udce9.txt'"
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, b"?"])
@@ -343,25 +344,25 @@ def test_a_negative_size_is_refused(tmp_path: Path, kind: bytes, size: int) -> N
         entry = tarfile.TarInfo("0.txt")
         entry.type, entry.pax_headers = kind, {"size": str(size)}
         file.addfile(entry)
-    assert fault(lambda: index(tmp_path, {})) == f"{tar} holds a member of {size} bytes: '0.txt'"
+    assert fault(lambda: index_tars(tmp_path, {})) == f"{tar} has a member of {size} bytes: '0.txt'"
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all", b"x" * 5000])
 def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "00000.tar").write_bytes(content)
-    assert f"{tmp_path / '00000.tar'} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+    assert f"{tmp_path / '00000.tar'} is not a readable tar" in fault(lambda: index_tars(tmp_path, {}))
 
 
 def test_compressed_and_truncated_tars_are_refused(tmp_path: Path) -> None:
     tar = add(tmp_path / "00000.tar", img2dataset(["0"]), "w:gz")
-    assert f"{tar} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+    assert f"{tar} is not a readable tar" in fault(lambda: index_tars(tmp_path, {}))
     add(tar, [("0.txt", b"a" * 5000)])
     tar.write_bytes(tar.read_bytes()[:2000])
-    assert f"{tar} is not a readable tar" in fault(lambda: index(tmp_path, {}))
+    assert f"{tar} is not a readable tar" in fault(lambda: index_tars(tmp_path, {}))
 
 
 def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
-    assert fault(lambda: index(tmp_path, {})) == f"no .tar files in {tmp_path}"
+    assert fault(lambda: index_tars(tmp_path, {})) == f"no .tar files in {tmp_path}"
 
 
 @pytest.mark.parametrize(
@@ -379,24 +380,24 @@ def test_a_name_that_is_of_no_member_is_refused(
     """Two pictures whose keys have a dot would become one sample of two members."""
     add(tmp_path / "00000.tar", [(file, b"a") for file in files])
     *_, last = names.items()
-    message = fault(lambda: index(tmp_path, names))
+    message = fault(lambda: index_tars(tmp_path, names))
     assert message.startswith(
-        f"--as {last[0]}={last[1]} matches no file in the tars: file names are cut at the first dot"
+        f"--as {last[0]}={last[1]} matches no file in the tars: file names are split at the first dot"
     )
-    assert message.endswith(f"and what stands before the = of --as{example and '; '}{example}")
+    assert message.endswith(f"and the extension that --as takes{example and '; '}{example}")
     assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
 
 
 def test_a_wrong_name_leaves_an_indexed_folder_as_it_was(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", img2dataset(["0", "1"]))
-    manifest = index(tmp_path, {"jpg": "photo"})
+    manifest = index_tars(tmp_path, {"jpg": "photo"})
     with pytest.raises(ValueError, match=r"--as png=photo matches no file"):
-        index(tmp_path, {"png": "photo", "jpg": "image"})
-    assert verify(tmp_path) == manifest
+        index_tars(tmp_path, {"png": "photo", "jpg": "image"})
+    assert verify_shards(tmp_path) == manifest
 
 
 def test_a_name_need_not_be_of_members_in_every_tar(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", [("0.jpg", b"a")])
     add(tmp_path / "00001.tar", [("1.PNG", b"a"), ("2.seg.Png", b"a")])
-    manifest = index(tmp_path, {"jpg": "photo", "png": "drawing", "seg.png": "mask"})
+    manifest = index_tars(tmp_path, {"jpg": "photo", "png": "drawing", "seg.png": "mask"})
     assert manifest.fields == {"drawing.PNG": 1, "mask.Png": 1, "photo.jpg": 1}

@@ -21,7 +21,7 @@ from modalities.smiles import Smiles
 from modalities.strings.chemistry import canonical
 from modalities.table import Table
 from shards.build import SplitBy, build
-from shards.manifest import Manifest, Shard, sha256
+from shards.manifest import Manifest, Shard, hash_file
 from shards.read import Members, Split
 from shards.sources.molecules import Molecules
 
@@ -176,7 +176,7 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, columns: dict[str, list[A
     tar, index = tmp_path / "train-0.tar", tmp_path / "train-0.index.parquet"
     tar.write_bytes(bytes(2048))
     parquet.write_table(pyarrow.table(GOOD | columns), index)
-    held = Shard(tar.name, "train", 2, 2048, sha256(tar), sha256(index))
+    held = Shard(tar.name, "train", 2, 2048, hash_file(tar), hash_file(index))
     Manifest((held,), {}).write(tmp_path)
     with pytest.raises(ValueError, match=fault):
         Split(tmp_path, "train").read(0, 1)
@@ -191,7 +191,7 @@ def test_a_small_index_cannot_fill_memory(tmp_path: Path) -> None:
     rows = pyarrow.table({"key": key, "member": ["x"] * 60, "offset": [0] * 60, "size": [0] * 60})
     parquet.write_table(rows, index, compression="zstd", store_schema=False)
     assert index.stat().st_size < 4000
-    held = Shard(tar.name, "train", 1, 2**25, sha256(tar), sha256(index))
+    held = Shard(tar.name, "train", 1, 2**25, hash_file(tar), hash_file(index))
     Manifest((held,), {}).write(tmp_path)
     before = pyarrow.total_allocated_bytes()
     with pytest.raises(ValueError, match="names of more bytes than its tar"):

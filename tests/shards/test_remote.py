@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from shards.manifest import Manifest, Shard, verify
+from shards.manifest import Manifest, Shard
 from shards.read import Members, Split
 from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, _transfer, open_store
+from shards.tars import verify_shards
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
@@ -78,7 +79,7 @@ def test_what_is_read_remotely_is_what_lies_there(folder: Path, web: Any, cache:
     assert content(again) == content(split)
     assert web.requests.pop("manifest.json") == 2
     assert set(web.requests.values()) == {1}, "each file is fetched once"
-    assert verify(web.url, cache=cache) == split.manifest
+    assert verify_shards(web.url, cache=cache) == split.manifest
 
 
 def test_files_are_fetched_when_they_are_first_needed(web: Any, cache: Cache) -> None:
@@ -296,7 +297,9 @@ def test_verify_finds_what_has_rotted_in_the_cache(web: Any, cache: Cache) -> No
     split.read(3, 1)
     path = Path(cache.folder) / split.shards[3].sha256
     path.write_bytes(path.read_bytes()[:-1000] + bytes(1000)[:-1] + b"x")
-    assert f"{tar(3)} has a wrong checksum: remove it from the cache" in refused(lambda: verify(web.url, cache=cache))
+    assert f"{tar(3)} has a wrong checksum: remove it from the cache" in refused(
+        lambda: verify_shards(web.url, cache=cache)
+    )
 
 
 def test_a_full_disk_is_not_taken_for_a_dead_link(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

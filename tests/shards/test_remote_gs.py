@@ -12,9 +12,10 @@ from urllib.parse import unquote
 import pytest
 from gcsfs import GCSFileSystem
 
-from shards.manifest import Manifest, verify
+from shards.manifest import Manifest
 from shards.read import Split
 from shards.remote import Cache, ShardError
+from shards.tars import verify_shards
 
 URL = "gs://bucket/data"
 TAR = "train-00001.tar"
@@ -66,7 +67,7 @@ def refused(call: Callable[[], Any]) -> str:
 
 
 def test_what_is_read_from_gs_is_what_lies_there(tar_folder: Path, gs: Any, cache: Cache) -> None:
-    assert verify(URL, cache=cache) == Manifest.read(tar_folder)
+    assert verify_shards(URL, cache=cache) == Manifest.read(tar_folder)
     assert Split(URL, "train", cache=cache).read(1, 2) == Split(tar_folder, "train").read(1, 2)
     assert gs.requests.pop("manifest.json") == 2
     assert set(gs.requests.values()) == {1}, "each file is fetched once"

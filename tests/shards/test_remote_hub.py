@@ -18,7 +18,7 @@ URL = "hf://datasets/user/finds/data"
 TAR = "train-00001.tar"
 SCRIPT = """
 import sys
-from shards.manifest import verify
+from shards.tars import verify
 from shards.read import Split
 from shards.remote import Cache, ShardError
 

@@ -17,9 +17,10 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from shards.manifest import NAME, Manifest, verify
+from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
 from shards.remote import Cache, ShardError, open_store
+from shards.tars import verify_shards
 
 SHARDS, SAMPLES = 6, 3
 URL = "s3://bucket/data"
@@ -153,7 +154,7 @@ def test_what_is_read_from_s3_is_what_lies_there(folder: Path, s3: Spoiled, cach
     assert content(Split(URL, "train", cache=cache)) == content(split)
     assert s3.requests.pop("manifest.json") == 2
     assert set(s3.requests.values()) == {1}, "each file is fetched once"
-    assert verify(URL, cache=cache) == split.manifest
+    assert verify_shards(URL, cache=cache) == split.manifest
 
 
 def test_forked_processes_read_from_s3(folder: Path, s3: Spoiled, cache: Cache) -> None:

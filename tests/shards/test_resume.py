@@ -21,9 +21,10 @@ import pytest
 from modalities.base import Modality
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.manifest import Manifest, verify
+from shards.manifest import Manifest
 from shards.samples import CHUNK
 from shards.sources.base import Sample, Source
+from shards.tars import verify_shards
 
 COUNT = 5 * CHUNK
 TEXT: dict[str, Modality] = {"text": Text()}
@@ -143,7 +144,7 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
     assert sum(times.values()) - COUNT <= 2 * workers * CHUNK, "no more than what had been begun is made twice"
     runpy.run_path(str(script))["run"](str(log), raw, tmp_path / "whole", 1)
     assert contents(out) == contents(tmp_path / "whole")
-    assert verify(out).skipped == {"duplicate": COUNT // 2}
+    assert verify_shards(out).skipped == {"duplicate": COUNT // 2}
     assert not (tmp_path / "out.building").exists()
 
 
@@ -239,7 +240,7 @@ def test_a_build_killed_while_cleaning_up_is_finished(
             again(raw, tmp_path / "out")
     assert (tmp_path / "out.building").exists()
     Interrupted.made.clear()
-    assert again(raw, tmp_path / "out") == verify(tmp_path / "out")
+    assert again(raw, tmp_path / "out") == verify_shards(tmp_path / "out")
     assert Interrupted.made == []
     assert not (tmp_path / "out.building").exists()
     with pytest.raises(ValueError, match="is not empty"):

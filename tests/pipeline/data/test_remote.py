@@ -20,10 +20,10 @@ from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import RawBatches
 from pipeline.recipe.load import load
 from pipeline.run import Run
-from shards.manifest import index
 from shards.order import Mixture
 from shards.read import Split
 from shards.remote import Cache
+from shards.tars import index_tars
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 
@@ -105,7 +105,7 @@ def many(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
                 content = old.extractfile(entry)
                 entry.name = f"{number}-{entry.name}"
                 new.addfile(entry, content)
-    index(folder, {})
+    index_tars(folder, {})
     return serve(folder)
 
 

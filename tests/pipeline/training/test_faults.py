@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from pipeline.commands.pretrain import pretrain
 from pipeline.run import Run
 from shards.index import index_path
-from shards.manifest import Manifest, sha256
+from shards.manifest import Manifest, hash_file
 from shards.read import Split
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
@@ -42,7 +42,7 @@ def harmed(shards: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
                 data[offset : offset + size] = bytes(size)
                 bad[key] = str(tar)
             tar.write_bytes(data)
-        entries.append(replace(shard, sha256=sha256(tar)))
+        entries.append(replace(shard, sha256=hash_file(tar)))
     replace(manifest, shards=tuple(entries)).write(folder)
     return folder, bad
 

@@ -21,8 +21,8 @@ from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from pipeline.data.loader import TrainingBatches
 from pipeline.data.workers import prefetch
-from shards.manifest import index
 from shards.read import Split
+from shards.tars import index_tars
 
 TRACES = np.random.default_rng(0).standard_normal((2, 400), np.float32)
 RECORDING = Recording(TRACES, ("I", "II"), ("mV", "mV"), 100.0)
@@ -81,7 +81,7 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
                 entry = tarfile.TarInfo(f"{key}.{member}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    index(tmp_path, {})
+    index_tars(tmp_path, {})
     size = len(faulty) + len(whole)
     stream = TrainingBatches(
         (Split(tmp_path, "train"),), modalities, seed=0, block=size, batch_size=size, micro_batch_size=size
