@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from modalities.base import Modality
+from modalities.base import CellContent, Modality
 from modalities.files.reading import MAX_BYTES, ContentError, parse_json
-from modalities.smiles import Smiles
-from modalities.spectrogram import Spectrogram
 from modalities.strings.cells import is_missing
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_extension, require_modality
-from shards.sources.chemistry import scaffold, structure
 from shards.sources.members import cell_members, dump_cells, group_values
 from shards.sources.paths import find_files
 from shards.tars import iter_files
@@ -59,11 +56,14 @@ class WebDataset(Source):
     Tables, texts and labels can be taken from fields. A split can be made by any field, or by `tar`. Members that the
     recipe does not name are ignored. Python pickles (`pkl`, `pyd`, `pth`) are never read.
 
-    files: glob relative to the raw folder. members: extension or extensions in the tars by modality, such as
-    `{image: [jpg, png], mask: seg.png}`; a sample has those that are present. `npz` files must have one array. columns:
-    field or fields by modality, the cells of a table or the words of a text. labels: fields that become labels. key:
-    field that identifies a sample; by default it is the tar with the key. decode: encoding of fields by extension, if
-    the extension is not known: `json`, `number` or `text`.
+    Attributes:
+        files: Glob for tars below the raw folder.
+        members: By modality, its extension or list of extensions in the tars, such as `{image: [jpg, png], mask:
+            seg.png}`; a sample has those that are present. An `npz` file must have one array.
+        columns: By modality, its field or list of fields that become the cells of a table or the words of one text.
+        labels: Fields stored as labels, apart from the content.
+        key: Field that identifies a sample, such as `__key__`; by default the tar and the key.
+        decode: Encoding of fields by extension, if the extension is not among the usual ones.
     """
 
     type: ClassVar[str] = "webdataset"
@@ -133,19 +133,15 @@ class WebDataset(Source):
         canonical: dict[str, str] = {}
         for name, extensions in self._extensions.items():
             for extension in (extension for extension in extensions if extension in contents):
-                data, modality = contents[extension], modalities[name]
-                stored = STORED_EXTENSIONS.get(_last(extension), _last(extension))
-                if _last(extension) == "npz":
-                    data = _single_array(data)
-                elif isinstance(modality, Smiles):
-                    smiles, canonical[name], molecule = structure(_text(data, extension))
-                    groups["scaffold"], data = scaffold(molecule), smiles.encode()
-                elif isinstance(modality, Spectrogram):
-                    data = modality.member(stored, data)
-                if members.setdefault(f"{name}.{stored}", data) is not data:
-                    raise ContentError(f"{name} with several {stored} members")
-        if any(isinstance(modalities[name], Smiles) for name in self.members):
-            groups.setdefault("scaffold", "")
+                content = _content(contents[extension], extension, modalities[name])
+                groups |= content.groups
+                if content.canonical is not None:
+                    canonical[name] = content.canonical
+                for stored, data in content.members.items():
+                    if members.setdefault(f"{name}.{stored}", data) is not data:
+                        raise ContentError(f"{name} with several {stored} members")
+        for group in (group for name in self.members for group in modalities[name].group_names):
+            groups.setdefault(group, "")
         row = {name: fields.get(name) for name in self._columns}
         for name, columns in self.columns.items():
             members |= cell_members(row, {name: columns}, modalities)
@@ -183,6 +179,17 @@ class WebDataset(Source):
             name: None if not isinstance(value, (dict, list)) and is_missing(value, name, self.missing) else value
             for name, value in fields.items()
         }
+
+
+def _content(data: bytes, extension: str, modality: Modality) -> CellContent:
+    """Content of a member: a text as the modality reads it, an array of an npz file, any other file as it is."""
+    last = _last(extension)
+    stored = STORED_EXTENSIONS.get(last, last)
+    if stored == "txt":
+        return modality.from_cell(_text(data, extension))
+    if last == "npz":
+        return CellContent({stored: _single_array(data)})
+    return CellContent({stored: modality.stored_bytes(stored, data)})
 
 
 def _last(extension: str) -> str:
