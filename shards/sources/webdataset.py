@@ -67,7 +67,6 @@ class WebDataset(Source):
     """
 
     type: ClassVar[str] = "webdataset"
-    suffixes: ClassVar[tuple[str, ...]] = (".tar",)
 
     files: str = "*.tar"
     members: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
@@ -108,7 +107,7 @@ class WebDataset(Source):
 
     def items(self, raw: Path) -> Iterator[TarSample]:
         root = raw.parent if raw.is_file() else raw
-        for path in find_files(raw, self.files, self.suffixes):
+        for path in find_files(raw, self.files, (".tar",)):
             name = path.relative_to(root).as_posix()
             with path.open("rb") as file:
                 for key, group in itertools.groupby(iter_files(file, path), lambda entry: entry[0]):
