@@ -23,9 +23,10 @@ from torch.nn import functional as F
 
 from modalities.base import Modality
 from modalities.image import Image
-from pipeline.commands.evaluate import evaluate, ranked
+from pipeline.commands.evaluate import evaluate
 from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import tokenize
+from pipeline.evaluation.gallery import by_key_hash
 from pipeline.evaluation.measures import retrieval
 from pipeline.machine import keep_freed_memory
 from pipeline.run import Run
@@ -150,13 +151,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.run is None:
             started = time.perf_counter()
-            run = pretrain(
-                "molecules", [f"data.shards=[{{path: {json.dumps(str(arguments.shards))}}}]"], folder + "/run"
-            )
+            overrides = [f"data.shards=[{{path: {json.dumps(str(arguments.shards))}}}]"]
+            run = Path(pretrain("molecules", overrides, folder + "/run"))
             seconds = time.perf_counter() - started
         else:
             run, seconds = arguments.run, arguments.seconds
-        ours = evaluate(run, arguments.shards, split=arguments.split)["retrieval"]
+        ours = evaluate(run, arguments.shards, split=arguments.split).retrieval
         finished = Run(run)
         recipe, modalities = finished.recipe(), finished.modalities()
         assert modalities is not None
@@ -164,7 +164,7 @@ def main() -> None:
         parameters = sum(p.numel() for p in finished.load_model().parameters())
         model, samples = train_towers(Split(arguments.shards, "train"), modalities, seconds, arguments.batch_size)
     unseen = Split(arguments.shards, arguments.split)
-    gallery = ranked(unseen)[: recipe.evaluate.gallery]
+    gallery = by_key_hash(unseen)[: recipe.evaluate.gallery]
     with torch.inference_mode():
         embeddings = {k: v.numpy() for k, v in model(arrays(unseen, gallery, modalities)).items()}
     theirs = retrieval(embeddings, {name: np.ones(len(gallery), bool) for name in embeddings})

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import sensorium as sm
-from pipeline.commands.finetune import Mode, Settings
+from pipeline.evaluation.predictor import Mode
 from shards.files import write_json, write_text
 
 SEEDS = 5
@@ -118,10 +118,10 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
     shards, run = work / "shards", work / "pretrain"
     overrides = [*task.overrides, f"data.shards=[{{path: {json.dumps(str(shards))}}}]"]
     started = time.perf_counter()
-    manifest = sm.build_shards(task.recipe, data / task.folder, shards, overrides)
+    manifest = sm.build_shards(task.recipe, data / task.folder, shards, overrides).manifest
     sm.pretrain(task.recipe, overrides, run)
     evaluated = sm.evaluate(run)
-    settings = Settings(labels=task.labels, mode=task.mode)
+    settings = sm.Settings(labels=task.labels, mode=task.mode)
     tuned = sm.finetune(
         run,
         shards,
@@ -133,8 +133,8 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
     )
     figures = {
         start: {
-            "mean": tuned[start][f"{task.metric}_mean"],
-            "std": tuned[start][f"{task.metric}_sd"],
+            "mean": getattr(tuned, start)[f"{task.metric}_mean"],
+            "std": getattr(tuned, start)[f"{task.metric}_std"],
             "seeds": SEEDS,
         }
         for start in ("pretrained", "scratch", "baseline")
@@ -145,13 +145,13 @@ def measure(name: str, data: Path, work: Path) -> dict[str, Any]:
         "task": task.task,
         "metric": task.metric,
         **figures,
-        "gain": tuned["difference"],
-        "interval95": tuned["interval95"],
-        "labels": tuned["labels"],
-        "test": tuned["test"],
+        "gain": tuned.difference,
+        "interval95": tuned.interval95,
+        "labels": tuned.labels,
+        "test": tuned.test,
         "samples": manifest.counts(),
         "skipped": manifest.skipped,
-        "retrieval": evaluated["retrieval"],
+        "retrieval": evaluated.retrieval,
         "seconds": round(time.perf_counter() - started),
         "memory_gib": round(largest / 2**20, 2),
     }

@@ -348,7 +348,7 @@ def python_page() -> str:
 
 def public_names() -> list[str]:
     """The public names of the package `sensorium`."""
-    return sorted(getattr(sensorium, "__all__", None) or sensorium._PLACES)
+    return sorted(getattr(sensorium, "__all__", None) or sensorium._LOCATIONS)
 
 
 def pages() -> dict[str, str]:

@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     sm.build_shards("audio", folder / "raw", folder / "shards", overrides)
     run = sm.pretrain("audio", overrides, folder / "run")
     print(sm.evaluate(run))
-    print(sm.finetune(run, str(folder / "shards"), "digit", out=folder / "digit", epochs=5))
+    print(sm.finetune(run, str(folder / "shards"), "digit", out=folder / "digit", settings=sm.Settings(epochs=5)))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,16 @@ def main(folder: Path) -> None:
     sm.build_shards("birds", folder / "raw", folder / "shards", overrides)
     run = sm.pretrain("birds", overrides, folder / "run")
     print(sm.evaluate(run, label="genus"))
-    print(sm.finetune(run, str(folder / "shards"), "genus", out=folder / "genus", modalities=["dna"], epochs=5))
+    print(
+        sm.finetune(
+            run,
+            str(folder / "shards"),
+            "genus",
+            out=folder / "genus",
+            modalities=["dna"],
+            settings=sm.Settings(epochs=5),
+        )
+    )
     sm.embed(run, str(folder / "shards"), folder / "embeddings.parquet")
 
 

@@ -67,7 +67,16 @@ def main(folder: Path) -> None:
     sm.build_shards("ecg", folder / "raw", folder / "shards", overrides)
     run = sm.pretrain("ecg", overrides, folder / "run")
     print(sm.evaluate(run))
-    print(sm.finetune(run, str(folder / "shards"), "sinus_rhythm", out=folder / "rhythm", modalities=["ecg"], epochs=5))
+    print(
+        sm.finetune(
+            run,
+            str(folder / "shards"),
+            "sinus_rhythm",
+            out=folder / "rhythm",
+            modalities=["ecg"],
+            settings=sm.Settings(epochs=5),
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def main(folder: Path) -> None:
     sm.build_shards(recipe, folder / "raw", folder / "shards", overrides)
     run = sm.pretrain(recipe, overrides, folder / "run")
     print(sm.evaluate(run))
-    print(sm.finetune(run, str(folder / "shards"), "cultivar", out=folder / "cultivar", epochs=10))
+    print(
+        sm.finetune(run, str(folder / "shards"), "cultivar", out=folder / "cultivar", settings=sm.Settings(epochs=10))
+    )
     sm.predict(folder / "cultivar", folder / "raw" / "wine.csv", folder / "predictions.parquet")
 
 

@@ -368,7 +368,7 @@ class Table(Modality):
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return format_date(number)
-            return html.escape(f"{self._format_number(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
+            return html.escape(f"{self._shown(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (

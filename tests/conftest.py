@@ -98,7 +98,7 @@ def recipe(shards: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the small recipe. Tests must not change it."""
-    from pipeline.commands.pretrain import pretrain
+    from runs import pretrained as pretrain
 
     return pretrain(small_recipe(shards), out=tmp_path_factory.mktemp("runs") / "small")
 

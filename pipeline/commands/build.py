@@ -1,4 +1,4 @@
-"""Build shards from raw files, as a recipe says."""
+"""Build shards from raw files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.commands.shard_set import ShardSetResult
 from pipeline.recipe.load import load
 from shards.build import SplitBy, build
-from shards.manifest import Manifest
 
 
 def build_shards(
@@ -21,22 +21,22 @@ def build_shards(
     overrides: Sequence[str] = (),
     workers: int | None = None,
     engine: str = "local",
-) -> Manifest:
-    """Build shards from raw files as a recipe's `data.source`, `data.split` and `data.dedupe` say.
+) -> ShardSetResult:
+    """Build shards from raw files by a recipe's `data.source`, `data.split` and `data.dedupe`.
 
-    A build that was killed goes on when it is called again. workers: parts at a time, by default one a core. engine:
-    `local`, or `ray` for the cluster that `RAY_ADDRESS` names or a new one on this machine.
+    A build that was killed resumes when it is called again. workers: number of processes, by default one per core.
+    engine: `local`, or `ray` for the cluster that `RAY_ADDRESS` names or a new one on this machine.
 
     Raises:
-        ValueError: a recipe without a source, raw files that are not there, or nothing usable in them.
+        ValueError: a recipe without a source, missing raw files, or no usable sample in them.
         ChildProcessError: a worker process was killed.
     """
     checked = load(recipe, overrides)
     if checked.data.source is None:
-        raise ValueError(f"recipe {checked.name} has no data.source, which says how raw files become samples")
+        raise ValueError(f"recipe {checked.name} has no data.source, which describes how raw files become samples")
     if not Path(raw).exists():
         raise ValueError(f"no raw data at {raw}")
-    return build(
+    manifest = build(
         checked.data.source,
         checked.modalities,
         checked.data.split or SplitBy(),
@@ -49,3 +49,4 @@ def build_shards(
         progress=lambda items, unit: tqdm(items, unit=unit, file=sys.stderr),
         report=lambda line: print(line, file=sys.stderr),
     )
+    return ShardSetResult(path=str(out), manifest=manifest)

@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, how to get it."""
+"""Report what this machine has, what is missing and how to install it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import modalities
 import shards.sources
 from modalities.extras import install_command
+from pipeline.commands.result import Result
 from pipeline.machine import fast_bf16
 
 REQUIRED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
@@ -29,54 +30,91 @@ OPTIONAL = {
 }
 
 
-def doctor() -> dict[str, Any]:
-    """Findings by name.
+@dataclass(frozen=True, kw_only=True)
+class Parser:
+    """A package that reads files: its version, None if it is not installed, and the modules that use it."""
 
-    parsers: packages that read files, and what for. missing: what is not there, why it matters and how to get it.
-    """
-    missing = []
-    versions = {}
-    for name in REQUIRED:
-        versions[name] = _version(name)
-        if versions[name] is None and not (name == "deepspeed" and sys.platform != "linux"):
-            missing.append(f"{name} is not installed: {install_command(name)}")
-    for name, use in OPTIONAL.items():
-        versions[name] = _version(name)
-        if versions[name] is None:
-            missing.append(f"{name} is not installed ({use}): {install_command(name)}")
-    reading = {}
-    for name, uses in parsers().items():
-        reading[name] = {"version": _version(name), "for": uses}
-        if reading[name]["version"] is None:
-            missing.append(f"{name} is not installed ({'; '.join(uses)}): {install_command(name)}")
+    version: str | None
+    uses: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorResult(Result):
+    """This machine. missing: what is not installed, what it is needed for and how to install it."""
+
+    python: str
+    platform: str
+    cores: int | None
+    memory_gib: float
+    disk_free_gib: float
+    accelerators: list[str]
+    fast_bf16: bool
+    compiler: str | None
+    packages: dict[str, str | None]
+    parsers: dict[str, Parser]
+    missing: list[str]
+
+    def lines(self) -> list[str]:
+        listed = {"packages", "parsers", "missing"}
+        lines = [f"{key}: {value}" for key, value in self.to_json().items() if key not in listed]
+        lines.append("packages: " + ", ".join(f"{name} {version or '-'}" for name, version in self.packages.items()))
+        for name, parser in self.parsers.items():
+            lines.append(f"parser {name} {parser.version or '-'}, for {'; '.join(parser.uses)}")
+        return [*lines, *(f"missing: {line}" for line in self.missing)]
+
+
+def doctor() -> DoctorResult:
+    """Look for packages, parsers, a compiler and accelerators."""
+    packages = {name: _version(name) for name in (*REQUIRED, *OPTIONAL)}
+    readers = {name: Parser(version=_version(name), uses=uses) for name, uses in parsers().items()}
     compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        missing.append("no C++ compiler, which DeepSpeed's CPU offload needs: install g++")
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    if not accelerators:
-        missing.append("no GPU that torch can use: small recipes train on CPUs, `sensorium plan` says what one needs")
-    if torch.backends.mps.is_available():
-        missing.append("no training on Apple GPUs (MPS): models train on the CPU of this machine")
-    if not fast_bf16():
-        missing.append("no bf16 arithmetic in hardware: precision 'auto' trains in fp32")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(_memory() / 2**30, 1),
-        "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        "accelerators": accelerators,
-        "fast_bf16": fast_bf16(),
-        "compiler": compiler,
-        "packages": versions,
-        "parsers": reading,
-        "missing": missing,
-    }
+    missing = [
+        *_missing_packages(packages, readers),
+        *(["no C++ compiler, which DeepSpeed's CPU offload needs: install g++"] if compiler is None else []),
+        *(
+            []
+            if accelerators
+            else ["no GPU that torch can use: small recipes train on CPUs, `sensorium plan` estimates what one needs"]
+        ),
+        *(
+            ["no training on Apple GPUs (MPS): models train on the CPU of this machine"]
+            if torch.backends.mps.is_available()
+            else []
+        ),
+        *([] if fast_bf16() else ["no bf16 arithmetic in hardware: precision 'auto' trains in fp32"]),
+    ]
+    return DoctorResult(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        memory_gib=round(_memory() / 2**30, 1),
+        disk_free_gib=round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        accelerators=accelerators,
+        fast_bf16=fast_bf16(),
+        compiler=compiler,
+        packages=packages,
+        parsers=readers,
+        missing=missing,
+    )
+
+
+def _missing_packages(packages: dict[str, str | None], readers: dict[str, Parser]) -> list[str]:
+    """A line for each package that is not installed."""
+    missing = []
+    for name, version in packages.items():
+        if version is None and not (name == "deepspeed" and sys.platform != "linux"):
+            use = f" ({OPTIONAL[name]})" if name in OPTIONAL else ""
+            missing.append(f"{name} is not installed{use}: {install_command(name)}")
+    for name, parser in readers.items():
+        if parser.version is None:
+            missing.append(f"{name} is not installed ({'; '.join(parser.uses)}): {install_command(name)}")
+    return missing
 
 
 def parsers() -> dict[str, list[str]]:
-    """Packages that modalities and sources load when they first need them (`lazy_import`), and what each is for."""
-    found: dict[str, list[str]] = {}
+    """Packages that modalities and sources import lazily (`lazy_import`), and the modules that use them."""
+    packages: dict[str, list[str]] = {}
     for package in (modalities, shards.sources):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -84,9 +122,9 @@ def parsers() -> dict[str, list[str]]:
             for node in ast.walk(tree):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy_import":
                     name = str(ast.literal_eval(node.args[1]))
-                    if use not in found.setdefault(name, []):
-                        found[name].append(use)
-    return dict(sorted(found.items()))
+                    if use not in packages.setdefault(name, []):
+                        packages[name].append(use)
+    return dict(sorted(packages.items()))
 
 
 def _version(name: str) -> str | None:

@@ -12,10 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import ClassVar
 
 import jinja2
 import numpy as np
@@ -34,10 +34,14 @@ from modalities.base import Modality
 from modalities.files.reading import ContentError
 from modalities.names import format_names
 from modalities.tokens import Tokens
-from pipeline.commands.evaluate import encode, ranked, shown
-from pipeline.commands.finetune import Predictor, load_predictor
-from pipeline.data.labelled import Task
+from pipeline.commands.finetune import load_predictor
+from pipeline.commands.report import metric_names, stored_results
+from pipeline.commands.result import Result
 from pipeline.data.loader import tokenize
+from pipeline.data.task import Task
+from pipeline.evaluation.embed import encode
+from pipeline.evaluation.gallery import by_key_hash, example_split
+from pipeline.evaluation.predictor import Predictor
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
@@ -54,56 +58,72 @@ SHARED: tuple[ModuleType, ...] = (
     pipeline.model.modeling,
     pipeline.model.processing,
 )
-"""Modules every exported model needs; those of its modalities, and what they import, are added."""
+"""Modules that every export needs, besides those of its modalities and their imports."""
 EXAMPLES = 8
-WRITTEN = (".py", ".json", ".safetensors")
-"""How names of files of an export end."""
+SUFFIXES = (".py", ".json", ".safetensors")
+"""Suffixes of exported files."""
 
 
-def export(run: str | Path, out: str | Path | None = None, push: str | None = None) -> dict[str, Any]:
-    """Write a run's model as a Hugging Face folder, check it in a fresh process, push it if asked.
+@dataclass(frozen=True, kw_only=True)
+class ExportResult(Result):
+    """An exported folder.
 
-    The folder holds the weights, of a fine-tuned run with its head, a processor, a model card with the run's figures,
-    the code as flat files, and a few samples as tokens with the embeddings and predictions they must give. Returns its
-    path and the largest difference found between those of the fresh process and the run's own, predicted numbers in
-    deviations of the label.
+    max_difference: largest difference of its embeddings and predictions in a fresh process from those of the run,
+    predicted numbers in std of the label. pushed: name of the Hub repository, None if it was not pushed.
+    """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"pushed"})
+    path: str
+    max_difference: float
+    pushed: str | None = None
+
+    def lines(self) -> list[str]:
+        lines = [f"exported: {self.path} (embeddings equal to {self.max_difference:.1e})"]
+        return [*lines, *([f"pushed: {self.pushed}"] if self.pushed else [])]
+
+
+def export(run: str | Path, out: str | Path | None = None, push: str | None = None) -> ExportResult:
+    """Write a run's model as a Hugging Face folder, check it in a fresh process, and push it on request.
+
+    The folder has the weights (with the head of a fine-tuned run), a processor, a model card with the run's figures,
+    the code as flat files, and a few samples as tokens with their embeddings and predictions.
 
     Raises:
-        ValueError: no model, or a folder that holds something else.
+        ValueError: no model, or a folder with other files.
         RuntimeError: the exported folder does not reproduce the run's embeddings or predictions.
     """
-    held = Run.existing(Path(run))
-    target = Path(out) if out is not None else held.folder.with_name(held.folder.name + "-export")
-    if others := _others(target):
-        raise ValueError(f"{target} holds what is no exported model ({format_names(others)}): choose another folder")
-    fitted = held.modalities()
+    trained = Run.existing(Path(run))
+    target = Path(out) if out is not None else trained.folder.with_name(trained.folder.name + "-export")
+    if names := _foreign_files(target):
+        raise ValueError(f"{target} is not an exported model, it has {format_names(names)}: choose another folder")
+    fitted = trained.modalities()
     assert fitted is not None
-    tuned = load_predictor(held) if held.fine_tuned else None
-    model = tuned[0].model if tuned else held.load_model()
-    with atomic_folder(target) as aside:
-        _write_examples(shown(held.recipe()), model, tuned, aside)
-        _write_weights(held, model, tuned, aside)
-        write_code(aside, list(fitted.values()))
-        (aside / "README.md").write_text(card(held, fitted, tuned[1] if tuned else None))
-        difference = check(aside)
-        if not difference <= 1e-5:  # nor is what is not a number
-            raise RuntimeError(f"what the exported model gives differs by {difference:.1e} from what the run gives")
-    result = {"path": str(target), "max_difference": difference}
-    held.add_result(export=result)
+    tuned = load_predictor(trained) if trained.fine_tuned else None
+    model = tuned[0].model if tuned else trained.load_model()
+    with atomic_folder(target) as temporary:
+        _write_examples(example_split(trained.recipe()), model, tuned, temporary)
+        _write_weights(trained, model, tuned, temporary)
+        write_code(temporary, list(fitted.values()))
+        (temporary / "README.md").write_text(card(trained, fitted, tuned[1] if tuned else None))
+        difference = check(temporary)
+        if not difference <= 1e-5:  # also rejects NaN
+            raise RuntimeError(f"outputs of the exported model differ by {difference:.1e} from those of the run")
+    result = ExportResult(path=str(target), max_difference=difference)
+    trained.add_result(export=result.to_json())
     if push is not None:
         _push(target, push)
-        result["pushed"] = push
-        held.add_result(export=result)
+        result = replace(result, pushed=push)
+        trained.add_result(export=result.to_json())
     return result
 
 
-def _others(folder: Path) -> list[str]:
-    """What stands in a folder that no export has written, all where it holds no exported model."""
+def _foreign_files(folder: Path) -> list[str]:
+    """Names in a folder that no export has written; all names if it is not an exported model."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     with suppress(ValueError, OSError):
         if json.loads((folder / "config.json").read_text())["model_type"] == SensoriumConfig.model_type:
-            known = ("README.md", "requirements.txt", "__pycache__")
-            return [name for name in names if name not in known and Path(name).suffix not in WRITTEN]
+            expected = ("README.md", "requirements.txt", "__pycache__")
+            return [name for name in names if name not in expected and Path(name).suffix not in SUFFIXES]
     return names
 
 
@@ -119,14 +139,14 @@ def _push(folder: Path, name: str) -> None:
     try:
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # of whichever HTTP client the Hub's library is built on
+    except Exception as error:  # huggingface_hub does not define which HTTP client's errors it raises
         raise ValueError(
-            f"{folder} is written, but was not pushed to {name} ({error}): see that the Hub can be reached and that "
-            "`hf auth login` was run, then do the same again"
+            f"{folder} is written, but could not be pushed to {name} ({error}): check the connection to the Hub, run "
+            "`hf auth login` and run the same command again"
         ) from error
 
 
-def _write_weights(held: Run, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
+def _write_weights(trained: Run, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
     if tuned:
         predictor, task = tuned
         model.head = predictor.head
@@ -138,33 +158,33 @@ def _write_weights(held: Run, model: SensoriumModel, tuned: tuple[Predictor, Tas
     model.save_pretrained(folder)
     states = {name: modality.to_json() for name, modality in model.modalities.items()}
     pipeline.model.processing.SensoriumProcessor(states).save_pretrained(folder)
-    write_json(folder / "recipe.json", held.recipe().to_dict())
+    write_json(folder / "recipe.json", trained.recipe().to_dict())
     packages = sorted({package for modality in model.modalities.values() for package in modality.requires})
     (folder / "requirements.txt").write_text("".join(f"{package}\n" for package in packages))
 
 
 def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
-    """The model's modules as flat files, imports rewritten, only the given kinds of modalities registered.
+    """Write the model's modules as flat files with rewritten imports; only the types of `fitted` are registered.
 
     `modalities.files.magic` becomes `files_magic.py` and `pipeline.model.batch` becomes `batch.py`.
     """
-    own = dict.fromkeys(sys.modules[type(modality).__module__] for modality in fitted)
-    modules = list(_with_imports([*SHARED, *own]))
+    types = dict.fromkeys(sys.modules[type(modality).__module__] for modality in fitted)
+    modules = list(_with_imports([*SHARED, *types]))
     names = {module.__name__: _flat_name(module.__name__) for module in modules}
-    assert len(set(names.values())) == len(names), "two exported modules bear the same name"
+    assert len(set(names.values())) == len(names), "two exported modules have the same name"
     paths = []
     for module in modules:
         source = flatten(inspect.getsource(module), names)
         if module is pipeline.model.modeling or module is pipeline.model.processing:
-            # The registry is filled by importing the modalities; in the project their package does that.
-            used = "\n".join(f"from .{names[m.__name__]} import *  # noqa: F403" for m in own)
+            # Importing a modality registers it; in the project the package `modalities` does that.
+            imports = "\n".join(f"from .{names[m.__name__]} import *  # noqa: F403" for m in types)
             source = source.replace(
-                "from __future__ import annotations\n", f"from __future__ import annotations\n\n{used}\n", 1
+                "from __future__ import annotations\n", f"from __future__ import annotations\n\n{imports}\n", 1
             )
         path = folder / f"{names[module.__name__]}.py"
         path.write_text(source)
         paths.append(path)
-    # transformers knows a model's code by its configuration's class: other code needs another one in one process
+    # transformers identifies a model's code by its configuration: other code in the same process needs another file
     code = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
     with (folder / f"{names[pipeline.model.configuration.__name__]}.py").open("a") as file:
         file.write(f"\n# code: {code}\n")
@@ -176,17 +196,17 @@ def _flat_name(module: str) -> str:
 
 
 def _with_imports(modules: Iterable[ModuleType]) -> dict[ModuleType, None]:
-    """The modules, and those of the package `modalities` that they import, directly or not, in a fixed order."""
-    found: dict[ModuleType, None] = {}
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop(0)
-        if module not in found:
-            found[module] = None
+    """The modules and all modules of the package `modalities` that they import, in a fixed order."""
+    closure: dict[ModuleType, None] = {}
+    pending = list(modules)
+    while pending:
+        module = pending.pop(0)
+        if module not in closure:
+            closure[module] = None
             nodes = ast.walk(ast.parse(inspect.getsource(module)))
             names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-            waiting += [sys.modules[name] for name in names if name.startswith("modalities.")]
-    return found
+            pending += [sys.modules[name] for name in names if name.startswith("modalities.")]
+    return closure
 
 
 def flatten(source: str, names: dict[str, str]) -> str:
@@ -196,38 +216,38 @@ def flatten(source: str, names: dict[str, str]) -> str:
         ValueError: an import of a project module that is not exported.
     """
     lines = source.splitlines(keepends=True)
-    ours = {name.partition(".")[0] for name in names}
+    packages = {name.partition(".")[0] for name in names}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in ours:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
             if node.module not in names:
                 raise ValueError(f"{node.module} is imported by exported code but not exported")
             line = lines[node.lineno - 1]
             lines[node.lineno - 1] = line.replace(f"from {node.module} import", f"from .{names[node.module]} import")
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.partition(".")[0] in ours:
+                if alias.name.partition(".")[0] in packages:
                     raise ValueError(f"exported code must import names from {alias.name}, not the module")
     return "".join(lines)
 
 
 def _write_examples(split: Split, model: SensoriumModel, tuned: tuple[Predictor, Task] | None, folder: Path) -> None:
-    """A few samples as tokens, and what the run's own code makes of them: embeddings, predictions if fine-tuned."""
+    """Write a few samples as tokens, with their embeddings and, of a fine-tuned run, predictions."""
     samples: list[dict[str, Tokens]] = []
-    places = []
-    for place in ranked(split):
+    locations = []
+    for location in by_key_hash(split):
         with suppress(ContentError):
-            samples.append(tokenize(split.read(*place), model.modalities))
-            places.append(place)
-        if len(places) == EXAMPLES:
+            samples.append(tokenize(split.read(*location), model.modalities))
+            locations.append(location)
+        if len(locations) == EXAMPLES:
             break
-    if not places:
+    if not locations:
         raise ValueError(f"no sample of the {split.split} split of {split.folder} can be used as an example")
     tensors: dict[str, torch.Tensor] = {}
     for number, sample in enumerate(samples):
         for name, tokens in sample.items():
             for part, values in zip(tokens._fields, tokens, strict=True):
                 tensors[f"{number}.{name}.{part}"] = torch.from_numpy(np.ascontiguousarray(values))
-    for name, values in encode(model, split, places).embeddings.items():
+    for name, values in encode(model, split, locations).embeddings.items():
         tensors[f"embeddings.{name}"] = torch.from_numpy(values)
     if tuned:
         predictor, task = tuned
@@ -237,12 +257,12 @@ def _write_examples(split: Split, model: SensoriumModel, tuned: tuple[Predictor,
 
 CHECK = """
 import json, sys
-class Stranger:
-    allowed = set(json.loads(sys.argv[2]))
+class Blocker:
+    blocked = set(json.loads(sys.argv[2]))
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.allowed:
+        if name.partition(".")[0] in self.blocked:
             raise ImportError(f"{name} is not part of the exported model")
-sys.meta_path.insert(0, Stranger())
+sys.meta_path.insert(0, Blocker())
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -262,10 +282,10 @@ if "predictions" in stored:
     differences.append((model.predict(batch) - stored["predictions"]).abs().max() / model.config.head["std"])
 print(json.dumps(max(differences).item()))
 """
-"""Loads an exported folder as a stranger would, where this project and its parsers cannot be imported."""
+"""Loads an exported folder in a process that can import neither this project nor its parsers."""
 
-STRANGERS = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "imagecodecs", "polars", "typer")
-"""What the fresh process may not import: the project, and parsers that transformers itself never looks for."""
+BLOCKED = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "imagecodecs", "polars", "typer")
+"""Packages that the fresh process cannot import: the project, and parsers that transformers never imports."""
 
 
 def check(folder: Path) -> float:
@@ -276,7 +296,7 @@ def check(folder: Path) -> float:
     """
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
-            [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps(STRANGERS)],
+            [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps(BLOCKED)],
             capture_output=True,
             text=True,
             cwd=cache,
@@ -288,26 +308,22 @@ def check(folder: Path) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def card(held: Run, fitted: dict[str, Modality], task: Task | None) -> str:
+def card(trained: Run, fitted: dict[str, Modality], task: Task | None) -> str:
     """The model card: what the model is, how to use it, its figures."""
     template = Path(__file__).parent / "templates" / "card.md.j2"
     environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
-    recipe, result = held.recipe(), held.result()
+    recipe = trained.recipe()
+    evaluated, tuned = stored_results(trained)
     split = Split(recipe.data.paths[0], "train", cache=recipe.data.cache)
     return environment.from_string(template.read_text()).render(
         recipe=recipe,
         modalities=fitted,
-        split=shown(recipe).split,
+        split=example_split(recipe).split,
         manifest=split.manifest,
-        result=result,
+        evaluated=evaluated,
+        tuned=tuned,
         head=task,
-        finetune=result.get("finetune"),
-        probe_metrics=metrics(result.get("evaluate", {}).get("probe", {}).get("task")),
-        finetune_metrics=metrics(result.get("finetune", {}).get("task")),
-        environment=json.loads((held.folder / "environment.json").read_text()),
+        probe_metrics=metric_names(evaluated.probe.task) if evaluated and evaluated.probe else (),
+        tuned_metrics=metric_names(tuned.task) if tuned else (),
+        environment=json.loads((trained.folder / "environment.json").read_text()),
     )
-
-
-def metrics(task: str | None) -> tuple[str, ...]:
-    """The figures shown of a task."""
-    return ("rmse", "spearman") if task == "regression" else ("accuracy", "balanced_accuracy", "auroc")

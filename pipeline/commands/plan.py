@@ -1,8 +1,9 @@
-"""A dry run: what a recipe asks of data, memory and time, before anything is trained."""
+"""A dry run: check a recipe against its data and estimate what training needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
+from pipeline.commands.result import Result
 from pipeline.data.fit import fit_modalities
 from pipeline.data.loader import KeptSamples, tokenize
-from pipeline.data.sets import open_training_data
+from pipeline.data.sets import TrainingData, open_training_data
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
 from pipeline.training.launch import samples_per_rank, uses_bf16
@@ -21,90 +23,171 @@ from pipeline.training.module import build_module
 from shards.read import Split
 
 GIB = 2**30
-SAMPLED = 256
+MAX_SAMPLES = 256
+"""Training samples from which token counts are estimated."""
 
 
-def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), ranks: int = 1) -> dict[str, Any]:
-    """Check a recipe against its data and say what it will take; nothing is written.
+@dataclass(frozen=True, kw_only=True)
+class SetPlan:
+    """One shard set: samples per epoch, epochs in the run, and notes of its build.
+
+    imbalance: how much more often some samples come than others, because of the division among nodes.
+    """
+
+    path: str
+    notes: list[str]
+    samples_per_epoch: int
+    epochs: float
+    imbalance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """All shard sets. unusable_of_sampled: how many of the samples read are unusable, and how many were read."""
+
+    training_samples: int
+    shards: int
+    epochs: float
+    sets: list[SetPlan]
+    unusable_of_sampled: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult(Result):
+    """What a run needs.
+
+    parameters: by part of the model. tokens_per_sample: mean by modality. memory_gib_by_zero_stage: weights, gradients
+    and moments of one rank. activations_gib_per_rank and flops_per_step are estimates.
+    """
+
+    recipe: str
+    ranks: int
+    parameters: dict[str, int]
+    data: DataPlan
+    tokens_per_sample: dict[str, float]
+    precision: str
+    memory_gib_by_zero_stage: dict[str, float]
+    activations_gib_per_rank: float
+    flops_per_step: float
+
+    def lines(self) -> list[str]:
+        data = self.data
+        unusable, sampled = data.unusable_of_sampled
+        lines = [
+            f"{self.recipe}: {self.parameters['total']:,} parameters "
+            f"(trunk {self.parameters['trunk']:,}, decoder {self.parameters['decoder']:,})",
+            f"tokens per sample: {', '.join(f'{name} {n:.1f}' for name, n in self.tokens_per_sample.items())}",
+            f"data: {data.training_samples:,} training samples in {data.shards} shards, all correct; "
+            f"{data.epochs:.1f} epochs; {unusable} of {sampled} samples read are unusable",
+        ]
+        lines += [
+            f"{part.path}: some samples come {part.imbalance:.1%} more often than others, because of their node"
+            for part in data.sets
+            if part.imbalance
+        ]
+        lines += [f"{part.path}: {note}" for part in data.sets for note in part.notes]
+        stages = ", ".join(f"{stage}: {gib:.3f} GiB" for stage, gib in self.memory_gib_by_zero_stage.items())
+        return [
+            *lines,
+            f"precision: {self.precision}",
+            f"memory per rank (of {self.ranks}) for weights, gradients and moments, by ZeRO stage: {stages}",
+            f"activations per rank, about: {self.activations_gib_per_rank:.2f} GiB",
+        ]
+
+
+def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), ranks: int = 1) -> PlanResult:
+    """Check a recipe against its data and estimate what training needs; nothing is written.
 
     Raises:
-        ValueError: a wrong recipe, ranks that cannot divide its batch, or shards that are missing, broken or lack a
-            modality.
+        ValueError: a wrong recipe, a number of ranks that does not divide its micro-batch, or shards that are missing,
+            broken or lack a modality.
     """
     checked = load(recipe, overrides)
     rank_samples = samples_per_rank(checked.train, ranks)
     data = open_training_data(checked, verify=checked.data.verify)
-    sets, order = data.sets, data.order
-    few = checked.model_copy(update={"data": checked.data.model_copy(update={"fit_samples": SAMPLED})})
-    fitted = fit_modalities(few, sets)
+    small = checked.model_copy(update={"data": checked.data.model_copy(update={"fit_samples": MAX_SAMPLES})})
+    fitted = fit_modalities(small, data.sets)
     module = build_module(checked.model_copy(update={"init": None}), fitted)
     parameters = {
-        "total": sum(p.numel() for p in module.parameters()),
-        "trunk": sum(p.numel() for p in module.model.trunk.parameters()),
-        "decoder": sum(p.numel() for p in module.model.decoder.parameters()),
-        "entries": sum(p.numel() for p in module.model.input_embeddings.parameters()),
+        "total": _count(module),
+        "trunk": _count(module.model.trunk),
+        "decoder": _count(module.model.decoder),
+        "input_embeddings": _count(module.model.input_embeddings),
     }
-    some = _some(sets)
-    tokens, unusable = _tokens(some, fitted)
-    samples = sum(sum(held.epoch_sizes) for held in sets)
-    seen = checked.train.steps * checked.train.batch_size
-    return {
-        "recipe": checked.name,
-        "parameters": parameters,
-        "data": {
-            "training_samples": samples,
-            "shards": sum(len(held.sizes) for held in sets),
-            "passes": seen / samples,
-            "sets": [
-                {
-                    "path": str(held.folder),
-                    "notes": list(held.manifest.notes),
-                    "samples_a_pass": sum(held.epoch_sizes),
-                    "passes": count / sum(held.epoch_sizes),
-                    "imbalance": imbalance,
-                }
-                for held, count, imbalance in zip(sets, order.counts(seen), order.imbalance, strict=True)
-            ],
-            "unusable_of_sampled": [unusable, len(some)],
-        },
-        "tokens_a_sample": tokens,
-        "precision": "bf16" if uses_bf16(checked.train) else "fp32",
-        "memory_gib_by_zero_stage": memory(parameters["total"], ranks),
-        "activations_gib_a_rank": activations(checked, rank_samples * sum(tokens.values())) / GIB,
-        "flops_a_step": 6 * parameters["trunk"] * checked.train.batch_size * sum(tokens.values()) * len(module.views),
-    }
+    locations = _spread(data.sets)
+    tokens, unusable = _mean_tokens(locations, fitted)
+    tokens_per_sample = sum(tokens.values())
+    return PlanResult(
+        recipe=checked.name,
+        ranks=ranks,
+        parameters=parameters,
+        data=_plan_data(checked, data, (unusable, len(locations))),
+        tokens_per_sample=tokens,
+        precision="bf16" if uses_bf16(checked.train) else "fp32",
+        memory_gib_by_zero_stage=memory(parameters["total"], ranks),
+        activations_gib_per_rank=activations(checked, rank_samples * tokens_per_sample) / GIB,
+        flops_per_step=6 * parameters["trunk"] * checked.train.batch_size * tokens_per_sample * len(module.views),
+    )
 
 
-def _tokens(some: Sequence[tuple[Split, int, int]], fitted: Mapping[str, Modality]) -> tuple[dict[str, float], int]:
-    """Mean number of tokens by modality over a few samples, and how many of these cannot be used."""
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _plan_data(recipe: Recipe, data: TrainingData, unusable_of_sampled: tuple[int, int]) -> DataPlan:
+    """How often each set is read in the run."""
+    total = recipe.train.steps * recipe.train.batch_size
+    samples = sum(sum(split.epoch_sizes) for split in data.sets)
+    return DataPlan(
+        training_samples=samples,
+        shards=sum(len(split.sizes) for split in data.sets),
+        epochs=total / samples,
+        sets=[
+            SetPlan(
+                path=str(split.folder),
+                notes=list(split.manifest.notes),
+                samples_per_epoch=sum(split.epoch_sizes),
+                epochs=count / sum(split.epoch_sizes),
+                imbalance=imbalance,
+            )
+            for split, count, imbalance in zip(data.sets, data.order.counts(total), data.order.imbalance, strict=True)
+        ],
+        unusable_of_sampled=unusable_of_sampled,
+    )
+
+
+def _mean_tokens(
+    locations: Sequence[tuple[Split, int, int]], fitted: Mapping[str, Modality]
+) -> tuple[dict[str, float], int]:
+    """Mean number of tokens of the samples at `locations` by modality, and the number of unusable ones."""
     counts: dict[str, list[int]] = {name: [] for name in fitted}
     unusable = 0
-    for held, shard, number in some:
+    for split, shard, number in locations:
         try:
-            sample = tokenize(held.read(shard, number), fitted)
+            sample = tokenize(split.read(shard, number), fitted)
         except ContentError:
             unusable += 1
             continue
         for name in fitted:
             counts[name].append(sample[name].size if name in sample else 0)
-    return {name: float(np.mean(held)) if held else 0.0 for name, held in counts.items()}, unusable
+    return {name: float(np.mean(sizes)) if sizes else 0.0 for name, sizes in counts.items()}, unusable
 
 
-def _some(sets: Sequence[Split]) -> list[tuple[Split, int, int]]:
-    """At most `SAMPLED` samples, spread over all."""
-    kept = KeptSamples(sets)
-    stride = max(len(kept) // SAMPLED, 1)
-    return [kept.locate(number) for number in range(0, len(kept), stride)][:SAMPLED]
+def _spread(sets: Sequence[Split]) -> list[tuple[Split, int, int]]:
+    """At most `MAX_SAMPLES` samples, spread over all sets."""
+    samples = KeptSamples(sets)
+    stride = max(len(samples) // MAX_SAMPLES, 1)
+    return [samples.locate(index) for index in range(0, len(samples), stride)][:MAX_SAMPLES]
 
 
 def memory(parameters: int, ranks: int) -> dict[str, float]:
-    """Bytes of weights, gradients and AdamW moments a rank, in GiB by ZeRO stage (Rajbhandari et al. 2020), fp32.
+    """GiB of float32 weights, gradients and AdamW moments per rank, by ZeRO stage (Rajbhandari et al. 2020).
 
-    Stage 1 divides the moments among ranks, 2 the gradients too, 3 the weights too.
+    Stage 1 divides the moments among ranks, 2 also the gradients, 3 also the weights.
     """
     weights = gradients = 4 * parameters
     moments = 8 * parameters
-    master = 4 * parameters  # stages 1 to 3 keep a flat copy of the weights they update
+    master = 4 * parameters  # stages 1 to 3 keep a flat copy of the weights that they update
     return {
         "0": (weights + gradients + moments) / GIB,
         "1": (weights + gradients + (moments + master) / ranks) / GIB,
@@ -114,7 +197,10 @@ def memory(parameters: int, ranks: int) -> dict[str, float]:
 
 
 def activations(recipe: Recipe, tokens: float) -> float:
-    """Rough bytes kept for the backward: about 11 + 3 mlp_ratio values of the model's width a token and block."""
+    """Estimated bytes of activations stored for the backward pass.
+
+    About 11 + 3 mlp_ratio values of the model's width per token and block.
+    """
     model = recipe.model
     size = torch.float32.itemsize
     trunk = model.depth * model.dim * (11 + 3 * model.mlp_ratio)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.commands.result import Result
 from pipeline.data.fit import fit_modalities
 from pipeline.data.hashes import training_hashes
 from pipeline.data.loader import Cursor
@@ -26,10 +28,34 @@ from pipeline.training.warm_start import load_source
 from shards.versions import installed_versions
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult(Result):
+    """A run directory, and the metrics of the last logged step, empty on ranks other than the main process.
+
+    It is also a path, so that `sm.evaluate(sm.pretrain(recipe))` works.
+    """
+
+    path: str
+    metrics: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.path, **self.metrics}
+
+    def lines(self) -> list[str]:
+        last = self.metrics
+        return [
+            f"step {last['step']}: loss {last['loss']:.4f}, {last['samples_per_s']:.0f} samples/s",
+            f"run: {self.path}",
+        ]
+
+
 def pretrain(
     recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), out: str | Path | None = None
-) -> Path:
-    """Pretrain a model; returns the run directory.
+) -> PretrainResult:
+    """Pretrain a model.
 
     recipe: file, name or mapping. overrides: `key.key=value`. out: run directory, `runs/NAME` by default. A run that is
     already there resumes exactly where it stopped, also on another number of ranks.
@@ -62,7 +88,8 @@ def pretrain(
         save_model(run.model, parameters, checked, modalities)
         run.add_result(pretrain={"skipped": trainer.faults})
     finish(accelerator)
-    return run.folder
+    metrics = run.metrics()[-1] if accelerator.is_main_process else {}
+    return PretrainResult(path=str(run.folder), metrics=metrics)
 
 
 def _prepare(recipe: Recipe, init: str | None, run: Run) -> TrainingData:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.result import Result
 from pipeline.draft.choose import choose_draft
 from pipeline.draft.write import recipe_of, recipe_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class DraftedRecipe:
+class DraftedRecipe(Result):
     """A recipe file that was drafted.
 
     samples: their approximate number. found: counts of the files in the folder. guesses: what the reader must check.
@@ -27,12 +27,7 @@ class DraftedRecipe:
     guesses: list[str]
     recipe: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dataclasses.asdict(self)
-
     def lines(self) -> list[str]:
-        """A summary for the terminal."""
         return [
             f"found: {', '.join(self.found)}",
             f"recipe of {', '.join(self.recipe['modalities'])}; about {self.samples:,} samples",

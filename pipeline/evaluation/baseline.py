@@ -8,7 +8,7 @@ import numpy as np
 
 from modalities.base import Modality
 from modalities.tokens import Tokens
-from pipeline.data.labelled import Task
+from pipeline.data.task import Task
 from shards.read import Members
 
 

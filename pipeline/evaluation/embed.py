@@ -1,23 +1,26 @@
-"""Embeddings of whole samples by a pretrained model."""
+"""Embed samples with a pretrained model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pipeline.data.loader import FixedBatches
+from pipeline.data.workers import prefetch
 from pipeline.model.batch import Batch, Fault
 from pipeline.model.modeling import SensoriumModel
+from shards.read import Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What a model makes of N samples.
+    """The output of a model for N samples.
 
-    embeddings: `(N, embedding)` of unit length, pooled: `(N, dim)`, present: `(N,)` bool, all by modality.
-    fused: `(N, dim)`. keys: the samples' keys. faults: why samples have no embedding.
+    keys: keys of the samples. embeddings: `(N, embedding)` of unit length by modality. pooled: `(N, dim)` by modality.
+    present: `(N,)` bool by modality. fused: `(N, dim)`. faults: samples that could not be used, and why.
     """
 
     keys: list[str]
@@ -38,15 +41,21 @@ def embed(model: SensoriumModel, batches: Iterable[Batch]) -> Embedded:
         full = model(batch.to(model.device), views=("full",))["full"]
         keys += batch.keys
         faults += batch.faults
-        made = (full.embeddings, full.pooled, batch.present, {"": full.fused})
-        parts.append(tuple({name: _array(value) for name, value in each.items()} for each in made))
+        outputs = (full.embeddings, full.pooled, batch.present, {"": full.fused})
+        parts.append(tuple({name: _array(value) for name, value in output.items()} for output in outputs))
     embeddings, pooled, present, fused = (
-        {name: np.concatenate([each[name] for each in several]) for name in several[0]}
-        for several in zip(*parts, strict=True)
+        {name: np.concatenate([part[name] for part in column]) for name in column[0]}
+        for column in zip(*parts, strict=True)
     )
-    return Embedded(keys, embeddings, pooled, present, fused[""], faults)
+    return Embedded(keys=keys, embeddings=embeddings, pooled=pooled, present=present, fused=fused[""], faults=faults)
 
 
 def _array(value: torch.Tensor) -> np.ndarray:
-    """A tensor's copy as an array, numbers in float32."""
+    """A copy of a tensor as an array, float32 unless it is bool."""
     return (value if value.dtype == torch.bool else value.float()).cpu().numpy().copy()
+
+
+def encode(model: SensoriumModel, split: Split, locations: Sequence[tuple[int, int]], workers: int = 0) -> Embedded:
+    """Embed the samples of a split at (shard, number) `locations`."""
+    batches = FixedBatches(split, locations, model.modalities)
+    return embed(model, prefetch(batches, range(len(batches)), workers))

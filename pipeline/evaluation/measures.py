@@ -1,4 +1,4 @@
-"""Figures of merit, as plain functions of arrays."""
+"""Metrics, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 from scipy import stats
 
 
-def retrieval(embeddings: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def retrieval(
+    embeddings: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, int | float]]:
     """Recall at 1 and 10 from each modality to each other, among the samples that have both.
 
-    embeddings: `(N, E)` of unit length by modality. The gallery is the other modality of the same samples; a tie
-    counts against the true one, so that constant embeddings reach nothing.
+    embeddings: `(N, E)` of unit length by modality. present: `(N,)` bool by modality. The gallery is the other modality
+    of the same samples. A tie counts against the true sample, so that constant embeddings have a recall of 0.
     """
-    results = {}
+    results: dict[str, dict[str, int | float]] = {}
     for a, b in itertools.permutations(embeddings, 2):
         both = present[a] & present[b]
         count = int(both.sum())
@@ -34,14 +36,14 @@ def retrieval(embeddings: Mapping[str, np.ndarray], present: Mapping[str, np.nda
 
 
 def rankme(embeddings: np.ndarray) -> float:
-    """RankMe (Garrido et al. 2023): exp of the entropy of the normalised singular values of `(N, D)`."""
+    """RankMe (Garrido et al. 2023): exp of the entropy of the normalized singular values of `(N, D)`."""
     values = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
     shares = values / values.sum() + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def regression(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """RMSE, Spearman's correlation (0 where the prediction is constant) and R2."""
+    """RMSE, Spearman's correlation (0 if the prediction is constant) and R2."""
     error = predicted - true
     constant = np.ptp(predicted) == 0 or np.ptp(true) == 0
     return {
@@ -52,7 +54,7 @@ def regression(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 
 def classification(probabilities: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy and macro AUROC (over the classes that occur) of `(N, classes)`."""
+    """Accuracy, balanced accuracy and macro AUROC (over the classes present) of `(N, classes)`."""
     from sklearn.metrics import recall_score, roc_auc_score
 
     predicted = probabilities.argmax(1)

@@ -293,7 +293,9 @@ def test_shards_that_hold_nothing_are_inspected(call: Call, tmp_path: Path) -> N
     folder.mkdir()
     tarfile.open(folder / "00000.tar", "w").close()
     call("shards", "index", folder)
-    assert call("shards", "inspect", folder).refusal().startswith(f"sensorium: the shards at {folder} hold no samples")
+    assert (
+        call("shards", "inspect", folder).refusal().startswith(f"sensorium: the shards at {folder} contain no samples")
+    )
     with tarfile.open(folder / "00001.tar", "w") as tar:
         tar.add(Path(__file__), "a.py")
     call("shards", "index", folder)
@@ -398,14 +400,14 @@ def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> N
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])
 def test_what_is_written_is_parquet(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
-    assert "o.csv would be a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
+    assert "o.csv is not a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
     said = call(verb, run, "--data", table, "--out", "s3://bucket/o.parquet").refusal()
     assert "s3:/bucket/o.parquet looks like a URL: write to a file" in said
     nothing_new(tmp_path, "table.csv")
 
 
 def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
-    assert "was not fine-tuned" in call("predict", run, "--data", table, "--out", "o.parquet").refusal()
+    assert "is not a fine-tuned run" in call("predict", run, "--data", table, "--out", "o.parquet").refusal()
     nothing_new(tmp_path, "table.csv")
 
 
@@ -454,9 +456,9 @@ def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards:
     assert "no modality 'sound'" in said("--label", "weight", "--modalities", "smiles,sound")
     assert "only" in said("--label", "weight", "--labels", "1000")
     assert "cannot split by 'patient'" in said("--label", "weight", "--split", "patient")
-    assert "a share of 0 cannot be held out" in said("--label", "weight", "--test", "0")
+    assert "--test is 0: the share of test samples" in said("--label", "weight", "--test", "0")
     assert "no label 'mass'" in call("finetune", run, "--data", shards, "--label", "mass", "--out", "new").refusal()
-    assert "something else" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
+    assert "not a fine-tuned run" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
     assert contents(run) == before
     nothing_new(tmp_path, "table.csv")
 
@@ -620,7 +622,7 @@ def test_a_disk_full_while_a_fine_tuned_model_is_written(call: Call, file: Path,
 def test_json_of_plan_and_doctor(call: Call, file: Path, tmp_path: Path) -> None:
     planned = call("plan", file, "--json").figures()
     assert planned["recipe"] == "small"
-    assert set(planned["tokens_a_sample"]) == {"smiles", "image", "table"}
+    assert set(planned["tokens_per_sample"]) == {"smiles", "image", "table"}
     assert planned["memory_gib_by_zero_stage"].keys() == {"0", "1", "2", "3"}
     found = call("doctor", "--json").figures()
     assert found["packages"]["torch"]

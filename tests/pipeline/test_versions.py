@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.finetune import Settings
-from pipeline.commands.predict import embed_file, predict_file
+from pipeline.commands.embed import embed_file
+from pipeline.commands.predict import predict_file
+from pipeline.evaluation.predictor import Settings
 from pipeline.run import Run
-from sensorium import evaluate, finetune, pretrain
+from runs import pretrained as pretrain
+from sensorium import evaluate, finetune
 
 Reads = Callable[[], Any]
 

@@ -23,11 +23,14 @@ from modalities.smiles import Smiles
 from modalities.spectrogram import Spectrogram
 from modalities.text import Text
 from pipeline.commands.doctor import doctor
-from pipeline.commands.evaluate import labels_of, neighbours, probe, ranked
+from pipeline.commands.evaluate import EvaluateResult
 from pipeline.commands.plan import memory
 from pipeline.commands.report import reconstructions, thumbnail
-from pipeline.data.labelled import Task
+from pipeline.commands.result import plain
+from pipeline.data.task import Task
 from pipeline.evaluation.embed import Embedded
+from pipeline.evaluation.gallery import by_key_hash, labels_of
+from pipeline.evaluation.probe import neighbors, probe
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from sensorium import evaluate, plan, report
@@ -44,27 +47,28 @@ def own(run: Path, tmp_path: Path) -> Path:
 
 def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) -> None:
     split = Split(shards, "test")
-    smiles = [split.read(*place)["smiles"]["txt"].decode() for place in ranked(split)]
+    smiles = [split.read(*place)["smiles"]["txt"].decode() for place in by_key_hash(split)]
     assert [sample_key(text) for text in smiles] == sorted(sample_key(text) for text in smiles)
     assert len(smiles) == len(split)
 
 
 def test_six_directions_with_chance_beside(own: Path) -> None:
     result = evaluate(own)
-    assert len(result["retrieval"]) == 6
-    for row in result["retrieval"].values():
+    assert len(result.retrieval) == 6
+    for row in result.retrieval.values():
         assert row["n"] == 20
         assert row["chance_r10"] == 0.5
         assert 0 <= row["r1"] <= row["r10"] <= 1
-    assert set(result["rankme"]) == {"smiles", "image", "table"}
-    assert all(1 <= value <= 32 for value in result["rankme"].values())
-    assert Run(own).result()["evaluate"] == json.loads(json.dumps(result))
+    assert set(result.rankme) == {"smiles", "image", "table"}
+    assert all(1 <= value <= 32 for value in result.rankme.values())
+    assert Run(own).result()["evaluate"] == json.loads(json.dumps(result.figures()))
+    assert EvaluateResult.from_json(result.figures(), path=str(own)) == result
 
 
 def test_probe_of_a_label(own: Path, shards: Path) -> None:
     result = evaluate(own, shards, label="qed")
     for name in ("smiles", "image", "table"):
-        assert {"rmse", "spearman", "r2"} == set(result["probe"][name]["linear"])
+        assert {"rmse", "spearman", "r2"} == set(result.probe.modalities[name].linear)
     with pytest.raises(ValueError, match="no label 'colour'; it has qed"):
         evaluate(own, shards, label="colour")
 
@@ -88,7 +92,7 @@ def test_labels_that_are_not_finite_are_missing(shards: Path, monkeypatch: pytes
 
 def test_labels_are_read_in_order(shards: Path) -> None:
     split = Split(shards, "test")
-    places = ranked(split)[:5]
+    places = by_key_hash(split)[:5]
     values = labels_of(split, places, "qed")
     assert values == [json.loads(split.read(*place)["labels"]["json"])["qed"] for place in places]
 
@@ -96,7 +100,7 @@ def test_labels_are_read_in_order(shards: Path) -> None:
 def test_nearest_neighbours_of_two_clusters() -> None:
     x = np.concatenate([np.tile([1.0, 0.0], (30, 1)), np.tile([0.0, 1.0], (30, 1))])
     y = np.repeat([0.0, 1.0], 30)
-    found = neighbours(Task("y", "regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
+    found = neighbors(Task(label="y", kind="regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
     assert found.tolist() == [0.0, 1.0]
 
 
@@ -106,10 +110,10 @@ def test_a_modality_of_one_class_alone_predicts_that(own: Path) -> None:
     def encoded(count: int) -> Embedded:
         values = {name: rng.standard_normal((count, 4)).astype(np.float32) for name in "mn"}
         here = {"m": np.ones(count, bool), "n": np.arange(count) % 2 == 0}
-        return Embedded([""] * count, values, values, here, values["m"], [])
+        return Embedded(keys=[""] * count, embeddings=values, pooled=values, present=here, fused=values["m"], faults=[])
 
     found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(6), ["a", "b"] * 3))
-    assert found["n"]["linear"]["accuracy"] == 1
+    assert found.modalities["n"].linear["accuracy"] == 1
 
 
 def test_a_label_that_does_not_vary_leaves_the_other_figures(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,20 +128,28 @@ def test_classes_that_training_has_not_are_counted() -> None:
 
     def encoded(count: int) -> Embedded:
         values = {"m": rng.standard_normal((count, 4)).astype(np.float32)}
-        return Embedded([""] * count, values, values, {"m": np.ones(count, bool)}, values["m"], [])
+        return Embedded(
+            keys=[""] * count,
+            embeddings=values,
+            pooled=values,
+            present={"m": np.ones(count, bool)},
+            fused=values["m"],
+            faults=[],
+        )
 
     found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(5), ["a", "b", "c", None, "c"]))
-    assert (found["unseen"], found["unseen_classes"], found["m"]["linear"].keys() > set()) == (2, ["c"], True)
-    assert found["m"]["n"] == 2
+    assert (found.unseen, found.unseen_classes, found.modalities["m"].linear.keys() > set()) == (2, ["c"], True)
+    assert found.modalities["m"].n == 2
     nothing = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(2), ["c", "d"]))
-    assert (nothing["unseen"], nothing["unseen_classes"]) == (2, ["c", "d"])
-    assert "m" not in nothing
-    assert "unseen" not in probe("mass", (encoded(4), [0.5, 1.5, 2.5, 3.5]), (encoded(2), [0.1, 9.0]))
+    assert (nothing.unseen, nothing.unseen_classes) == (2, ["c", "d"])
+    assert nothing.modalities == {}
+    numbers = probe("mass", (encoded(4), [0.5, 1.5, 2.5, 3.5]), (encoded(2), [0.1, 9.0]))
+    assert "unseen" not in plain(numbers)
 
 
 def test_report_is_one_file_with_everything(own: Path) -> None:
     evaluate(own)
-    page = report(own).read_text()
+    page = Path(report(own).path).read_text()
     assert "http" not in re.sub(
         r'https?://www\.w3\.org/[^"\']*|http://purl\.org[^"\']*|https?://matplotlib[^"\'<]*', "", page
     )
@@ -172,15 +184,15 @@ def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
 def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
     made = plan(recipe)
     parameters = sum(p.numel() for p in Run(run).load_model().parameters())
-    assert made["parameters"]["total"] == parameters + 1  # the logit scale
-    assert made["tokens_a_sample"]["table"] == 6
-    assert made["tokens_a_sample"]["image"] == 9
-    assert made["data"]["training_samples"] == len(Split(shards, "train"))
-    assert made["memory_gib_by_zero_stage"]["0"] == pytest.approx(16 * made["parameters"]["total"] / 2**30)
+    assert made.parameters["total"] == parameters + 1  # the logit scale
+    assert made.tokens_per_sample["table"] == 6
+    assert made.tokens_per_sample["image"] == 9
+    assert made.data.training_samples == len(Split(shards, "train"))
+    assert made.memory_gib_by_zero_stage["0"] == pytest.approx(16 * made.parameters["total"] / 2**30)
 
 
 def test_plan_says_of_how_many_samples_it_looked_at(shards: Path, recipe: dict) -> None:
-    assert plan(recipe)["data"]["unusable_of_sampled"] == [0, len(Split(shards, "train"))]
+    assert plan(recipe).data.unusable_of_sampled == (0, len(Split(shards, "train")))
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "tif", "npy"])
@@ -214,18 +226,18 @@ def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatc
         return "1"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    [line] = [line for line in doctor()["missing"] if "pyedflib" in line]
+    [line] = [line for line in doctor().missing if "pyedflib" in line]
     assert line.startswith("pyedflib is not installed (edf: ")
     assert line.endswith("pip install 'sensorium[biosignals]' or pip install pyedflib")
 
 
 def test_doctor_finds_what_the_tests_need() -> None:
     found = doctor()
-    assert all(found["packages"][name] for name in ("torch", "deepspeed"))
-    parsers = found["parsers"]
+    assert all(found.packages[name] for name in ("torch", "deepspeed"))
+    parsers = found.parsers
     assert parsers.keys() >= {"rdkit", "pillow", "wfdb", "pyedflib", "soundfile", "mne", "biopython", "datasets"}
     assert parsers.keys() >= {name for kind in (Image, Signal, Spectrogram, Text) for name in kind.requires}
-    assert all(held["version"] and held["for"] for held in parsers.values())
-    assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"]["for"])
-    assert found["cores"] >= 1
-    assert isinstance(found["missing"], list)
+    assert all(parser.version and parser.uses for parser in parsers.values())
+    assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"].uses)
+    assert found.cores >= 1
+    assert isinstance(found.missing, list)

@@ -19,11 +19,11 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from modalities.table import Table
-from pipeline.commands.export import CHECK, STRANGERS, flatten
-from pipeline.commands.finetune import Settings
+from pipeline.commands.export import BLOCKED, CHECK, flatten
 from pipeline.commands.predict import predict_file
-from pipeline.commands.pretrain import pretrain
+from pipeline.evaluation.predictor import Settings
 from pipeline.run import Run
+from runs import pretrained as pretrain
 from sensorium import export as export_run
 from sensorium import finetune
 
@@ -39,8 +39,8 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 def test_a_fresh_process_gives_the_same_embeddings(exported: tuple[Path, dict[str, Any], Path]) -> None:
     folder, result, run = exported
-    assert result["max_difference"] <= 1e-5
-    assert result["path"] == str(folder)
+    assert result.max_difference <= 1e-5
+    assert result.path == str(folder)
     assert Run(run).result()["export"] == result
     assert not list(folder.parent.glob("*.writing"))
 
@@ -54,9 +54,9 @@ def test_the_folder_is_flat_and_holds_no_import_of_the_project(exported: tuple[P
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
-                assert (node.module in present) if node.level else node.module.split(".")[0] not in STRANGERS
+                assert (node.module in present) if node.level else node.module.split(".")[0] not in BLOCKED
             elif isinstance(node, ast.Import):
-                assert not {alias.name.split(".")[0] for alias in node.names} & set(STRANGERS)
+                assert not {alias.name.split(".")[0] for alias in node.names} & set(BLOCKED)
     assert (folder / "requirements.txt").read_text().split() == ["imagecodecs", "pillow", "simplejpeg", "tifffile"]
     json.loads((folder / "config.json").read_text())
 
@@ -106,7 +106,7 @@ def test_only_the_modalities_of_the_recipe_travel(recipe: dict[str, Any], tmp_pa
     result = export_run(run, tmp_path / "model")
     assert not (tmp_path / "model" / "image.py").exists()
     assert (tmp_path / "model" / "requirements.txt").read_text() == ""
-    assert result["max_difference"] <= 1e-5
+    assert result.max_difference <= 1e-5
 
 
 def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_pat
     del recipe["evaluate"]["probe"]
     build_shards(recipe, tmp_path / "raw", tmp_path / "shards", workers=1)
     result = export_run(pretrain(recipe, out=tmp_path / "run"), tmp_path / "model")
-    assert result["max_difference"] <= 1e-5
+    assert result.max_difference <= 1e-5
     names = {path.name for path in (tmp_path / "model").glob("*.py")}
     assert {"dna.py", "text.py", "strings_sequence.py", "strings_subwords.py"} <= names
     assert (tmp_path / "model" / "requirements.txt").read_text() == "sentencepiece\n"
@@ -161,7 +161,7 @@ def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, l
     settings = Settings(epochs=1)
     tuned = finetune(run, tmp_path / "data.csv", label, out=tmp_path / "t", modalities=["smiles"], settings=settings)
     result = export_run(tmp_path / "t", tmp_path / "model")
-    assert result["max_difference"] <= 1e-5
+    assert result.max_difference <= 1e-5
     predict_file(tmp_path / "t", tmp_path / "data.csv", tmp_path / "p.parquet")
     frame = pl.read_parquet(tmp_path / "p.parquet")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_MODULES_CACHE": str(tmp_path)}
@@ -181,7 +181,7 @@ def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, l
 
 
 def test_what_was_not_fine_tuned_has_no_head(run: Path) -> None:
-    with pytest.raises(ValueError, match="it was not fine-tuned"):
+    with pytest.raises(ValueError, match="is not a fine-tuned run"):
         Run(run).load_model().predict([])
 
 
@@ -239,7 +239,7 @@ def test_an_environment_of_torch_and_transformers_alone(
     subprocess.run([python, "-m", "pip", "install", "-q", "-c", constraints, "torch", "transformers"], check=True)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [python, "-c", CHECK, str(folder), json.dumps(STRANGERS)],
+        [python, "-c", CHECK, str(folder), json.dumps(BLOCKED)],
         capture_output=True,
         text=True,
         check=False,

@@ -16,14 +16,18 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from modalities.base import Modality
-from pipeline.commands.finetune import Predictor, Settings, divide, load_predictor, predict, summarise, with_lora
-from pipeline.commands.predict import embed_file, predict_file
+from modalities.tokens import Tokens
+from pipeline.commands.embed import embed_file
+from pipeline.commands.finetune import divide, load_predictor, summarize
+from pipeline.commands.predict import predict_file
 from pipeline.data import labelled
 from pipeline.data.labelled import Labelled
+from pipeline.evaluation.predictor import Predictor, Settings, predict, with_lora
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.run import Run
 from sensorium import finetune
+from shards.read import Members
 
 QUICK = Settings(labels=24, epochs=2, batch_size=8, test=0.3)
 
@@ -61,18 +65,18 @@ def tuned(run: Path, table: Path, out: Path, label: str = "atoms", **options: An
 def test_regression_beside_scratch_and_baseline(run: Path, table: Path, tmp_path: Path) -> None:
     result = tuned(run, table, tmp_path / "t", seeds=2)
     for start in ("pretrained", "scratch", "baseline"):
-        assert result[start]["seeds"] == 2
-        assert {"rmse_mean", "rmse_sd", "spearman_mean", "spearman_sd"} <= set(result[start])
-    low, high = result["interval95"]
-    assert low < result["difference"] < high
-    assert result["labels"] == 24
-    assert Run(tmp_path / "t").result()["finetune"]["pretrained"] == result["pretrained"]
+        assert getattr(result, start)["seeds"] == 2
+        assert {"rmse_mean", "rmse_std", "spearman_mean", "spearman_std"} <= set(getattr(result, start))
+    low, high = result.interval95
+    assert low < result.difference < high
+    assert result.labels == 24
+    assert Run(tmp_path / "t").result()["finetune"]["pretrained"] == result.pretrained
 
 
 def test_same_seed_same_result(run: Path, table: Path, tmp_path: Path) -> None:
     first = tuned(run, table, tmp_path / "a", compare=False)
     second = tuned(run, table, tmp_path / "b", compare=False)
-    assert first["pretrained"] == second["pretrained"]
+    assert first.pretrained == second.pretrained
 
 
 @pytest.mark.parametrize("mode", ["linear", "lora", "full"])
@@ -121,7 +125,7 @@ def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
     settings = Settings(mode="lora", labels=24, epochs=2, batch_size=8)
     tuned(run, table, tmp_path / "whole", compare=False, settings=settings)
     ends = LoraConfig(r=8, target_modules=["qkv", "attention.out", "mlp.0", "mlp.2"], modules_to_save=["head"])
-    module = sys.modules[finetune.__module__]
+    module = sys.modules[Predictor.__module__]
     monkeypatch.setattr(module, "with_lora", lambda predictor: get_peft_model(predictor, ends))
     tuned(run, table, tmp_path / "ends", compare=False, settings=settings)
     for file in ("model/model.safetensors", "head.safetensors"):
@@ -146,8 +150,8 @@ def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_
 
 def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) -> None:
     result = tuned(run, table, tmp_path / "t", "fluorinated", split=None)
-    assert result["task"] == "classification"
-    assert 0 <= result["pretrained"]["balanced_accuracy_mean"] <= 1
+    assert result.task == "classification"
+    assert 0 <= result.pretrained["balanced_accuracy_mean"] <= 1
     predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
     frame = pl.read_parquet(tmp_path / "p.parquet")
     assert len(frame) == 80
@@ -175,8 +179,8 @@ def test_embeddings_of_a_file(run: Path, table: Path, tmp_path: Path) -> None:
 
 def test_from_shards_with_their_own_split(run: Path, shards: Path, tmp_path: Path) -> None:
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert result["modalities"] == ["smiles", "image", "table"]
-    assert result["test"] > 10
+    assert result.modalities == ["smiles", "image", "table"]
+    assert result.test > 10
 
 
 def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
@@ -188,30 +192,42 @@ def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
     content = {h for i in test[:3] for h in samples.hashes(i) if h.startswith("smiles:")}
     monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert (result["seen"], result["test"]) == (3, len(test) - 3)
+    assert (result.left_out, result.test) == (3, len(test) - 3)
     _, left, count = divide(samples, range(len(samples)), QUICK, 0, content)
     assert (left, count) == (test[3:], 3)
     few = set().union(*(samples.hashes(i) for i in test[1:]))
-    with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples were seen in pretraining"):
+    with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples: use another test set"):
         divide(samples, range(len(samples)), QUICK, 0, few)
 
 
 def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
     everyone = set().union(*map(samples.hashes, range(len(samples))))
-    with pytest.raises(ValueError, match="were seen in pretraining"):
+    with pytest.raises(ValueError, match="use another test set"):
         divide(samples, range(len(samples)), QUICK, 0, everyone)
 
 
 def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
-    samples = Labelled(
-        tuple(map(str, range(100))),
-        lambda i: {},
-        lambda i: {},
-        tuple(range(100)),
-        tuple(str(i % 25) for i in range(100)),
-        lambda i: frozenset({f"smiles:{i}", f"group:{i % 20}"}),
-        ("",) * 100,
+    class Samples(Labelled):
+        """Samples of content and group, without tokens."""
+
+        def tokens(self, index: int) -> dict[str, Tokens]:
+            return {}
+
+        def members(self, index: int) -> Members:
+            return {}
+
+        def hashes(self, index: int) -> frozenset[str]:
+            return frozenset({f"smiles:{index}", f"group:{index % 20}"})
+
+    samples = Samples(
+        types={},
+        modalities=(),
+        keys=tuple(map(str, range(100))),
+        labels=tuple(range(100)),
+        groups=tuple(str(i % 25) for i in range(100)),
+        by=None,
+        split=("",) * 100,
     )
     seen = {f"smiles:{i}" for i in range(0, 100, 2)}
     train, test, _ = divide(samples, range(100), Settings(), 0, seen)
@@ -223,7 +239,7 @@ def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": Settings(labels=1000)}, "1000 labels were asked for"),
+        ({"settings": Settings(labels=1000)}, "--labels is 1000, but only"),
         ({"label": "mass"}, "no column 'mass'"),
         ({"split": "scafold"}, "did you mean 'scaffold'"),
         ({"columns": {"smiles": "nothing"}}, "no column 'nothing'"),
@@ -246,23 +262,23 @@ def test_mistakes_are_named(run: Path, table: Path, tmp_path: Path, options: dic
 @pytest.mark.parametrize(("labels", "epochs"), [(20, 10), (8, 10), (8, 1)])
 def test_a_schedule_of_few_steps(run: Path, table: Path, tmp_path: Path, labels: int, epochs: int) -> None:
     settings = Settings(labels=labels, epochs=epochs, batch_size=32)
-    assert tuned(run, table, tmp_path / "t", compare=False, settings=settings)["labels"] == labels
+    assert tuned(run, table, tmp_path / "t", compare=False, settings=settings).labels == labels
 
 
 @pytest.mark.parametrize("labels", [-5, 0, 1])
 def test_too_few_labels_are_refused(labels: int) -> None:
-    with pytest.raises(ValueError, match=f"{labels} labels were asked for, but a task is learned from at least 2"):
+    with pytest.raises(ValueError, match=f"--labels is {labels}: a task needs at least 2"):
         Settings(labels=labels)
 
 
 def test_a_pretraining_run_is_not_overwritten(run: Path, table: Path) -> None:
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="is not empty and not a fine-tuned run"):
         tuned(run, table, run)
     assert json.loads((run / "model" / "config.json").read_text())["model_type"] == "sensorium"
 
 
 def test_paired_difference_is_of_equal_seeds() -> None:
     scores = {"pretrained": [{"spearman": 0.5}, {"spearman": 0.7}], "scratch": [{"spearman": 0.4}, {"spearman": 0.5}]}
-    result = summarise(scores, "spearman")
+    result = summarize(scores, "spearman")
     assert result["difference"] == pytest.approx(0.15)
     assert result["interval95"][0] == pytest.approx(0.15 - 12.706 * 0.05, rel=1e-3)

@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 
 from modalities.table import Table
 from pipeline.commands.build import build_shards
-from pipeline.commands.pretrain import pretrain
 from pipeline.recipe.load import load
 from pipeline.run import Run
 from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.module import build_module
 from pipeline.training.step import Engine, StepStats
+from runs import pretrained as pretrain
 
 TIMING = ("samples_per_s", "tokens_per_s", "data_wait")
 FLAT = "train.schedule.kind=constant"

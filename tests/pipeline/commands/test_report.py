@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.commands.report import CLASS_COLORS, OTHER_COLOR, embedding_map, kind_of_label
 from pipeline.evaluation.embed import Embedded
+from pipeline.evaluation.plots import CLASS_COLORS, OTHER_COLOR, embedding_map, kind_of_label
 
 
 def encoded(count: int) -> Embedded:
@@ -18,7 +18,7 @@ def encoded(count: int) -> Embedded:
     present = {name: np.ones(count, bool) for name in ("dna", "table")}
     present["dna"][-1] = False
     values = {name: rng.standard_normal((count, 8)).astype(np.float32) for name in present}
-    return Embedded([], values, values, present, np.zeros((count, 8)), [])
+    return Embedded(keys=[], embeddings=values, pooled=values, present=present, fused=np.zeros((count, 8)), faults=[])
 
 
 def texts(svg: str) -> list[str]:

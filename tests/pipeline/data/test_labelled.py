@@ -18,7 +18,8 @@ from modalities.smiles import Smiles
 from modalities.table import Table
 from modalities.text import Text
 from pipeline.data.hashes import content_hash, joint_hash, short_hashes
-from pipeline.data.labelled import Labelled, Task, load, task_of
+from pipeline.data.labelled import Labelled, load
+from pipeline.data.task import Task, task_of
 from pipeline.recipe.load import load as checked
 from shards.build import SplitBy, build
 from shards.sources.rows import Rows
@@ -141,14 +142,14 @@ def test_a_text_may_be_given_several_columns(tmp_path: Path, modalities: dict[st
     assert [samples.members(i)["taxonomy"]["txt"] for i in range(2)] == [b"Turdus merula", b"Larus"]
     with pytest.raises(ValueError, match="gives the label 'genus' to 'taxonomy'"):
         load(tmp_path / "own.csv", text, label="genus", columns={"taxonomy": "genus"})
-    with pytest.raises(ValueError, match="gives 'smiles' 2 columns, but tables and texts alone"):
+    with pytest.raises(ValueError, match="gives 'smiles' 2 columns, but only tables and texts"):
         load(tmp_path / "own.csv", modalities, columns={"smiles": "genus+species"})
 
 
 def test_what_is_to_be_predicted_is_not_read(data: Path, modalities: dict[str, Modality]) -> None:
-    assert load(data, modalities, leave="weight").tokens(0)["table"].size == 1
+    assert load(data, modalities, excluded="weight").tokens(0)["table"].size == 1
     with pytest.raises(ValueError, match="gives the label 'weight' to 'table'"):
-        load(data, modalities, leave="weight", columns={"table": "weight"})
+        load(data, modalities, excluded="weight", columns={"table": "weight"})
 
 
 def test_of_very_many_new_columns_some_are_named(
@@ -177,7 +178,7 @@ def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
     assert tokens.values[1, 0] == pytest.approx(np.log1p(1.5))
     assert capsys.readouterr().err == ""
     for columns, message in (
-        ("weight+site", "new columns of numbers alone, 'site' is none"),
+        ("weight+site", "only numbers from new columns, and 'site' is not numeric"),
         ("weight+score", "gives the label 'score' to 'table'"),
         ("weight+mass", "has no column 'mass'; it has smiles"),
     ):
@@ -188,7 +189,7 @@ def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
 def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     path = tmp_path / "data.csv"
     path.write_text("smiles,y\nCCO,1\nC1CC,2\nCCN,3\nnonsense,4\n")
-    with pytest.raises(ValueError, match=r"data\.csv, row 2: invalid SMILES \('C1CC'\); mend it or"):
+    with pytest.raises(ValueError, match=r"data\.csv, row 2: invalid SMILES \('C1CC'\); correct it or"):
         load(path, modalities, label="y")
     samples = load(path, modalities, label="y", skip_invalid=True)
     assert samples.keys == ("1", "3")
@@ -339,7 +340,7 @@ def test_encoded_labels() -> None:
     assert encoded.std() == pytest.approx(1, abs=1e-6)
     assert encoded * task.std + task.mean == pytest.approx(values)
     classes = task_of("y", ["b", "a", "c", "a"])
-    assert classes == Task("y", "classification", ("a", "b", "c"))
+    assert classes == Task(label="y", kind="classification", classes=("a", "b", "c"))
     assert classes.encode(["c", "a"]).tolist() == [2, 0]
 
 
@@ -356,7 +357,9 @@ def test_labels_that_are_numbers_save_some_are_refused() -> None:
 
 def test_classes_of_single_samples_are_questioned() -> None:
     values = [f"text {n}" for n in range(30)]
-    with pytest.raises(ValueError, match="label 'y': 30 of 30 samples have a class of their own: is it a key"):
+    with pytest.raises(
+        ValueError, match="label 'y': 30 of 30 samples have a class that no other sample has: is it a key"
+    ):
         task_of("y", values)
     assert len(task_of("y", values, "classification").classes) == 30
 

@@ -12,13 +12,13 @@ from typing import Any, cast
 import polars as pl
 import pytest
 
-from pipeline.commands.plan import plan
-from pipeline.commands.pretrain import pretrain
+from pipeline.commands.plan import SetPlan, plan
 from pipeline.data.loader import Cursor
 from pipeline.data.mixture import mixture, shares
 from pipeline.data.sets import open_sets
 from pipeline.recipe.load import load
 from pipeline.run import Run
+from runs import pretrained as pretrain
 from shards.order import deal
 from shards.read import Split
 
@@ -163,25 +163,25 @@ def test_a_keep_list_of_other_keys_is_refused(recipe: dict[str, Any], tmp_path: 
 def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, drawings: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(drawings), "weight": 1}]
     samples = len(Split(shards, "train"))
-    sets = plan(recipe)["data"]["sets"]
+    sets = plan(recipe).data.sets
     assert sets == [
-        {"path": str(path), "notes": [], "samples_a_pass": samples, "passes": passes / samples, "imbalance": 0}
-        for path, passes in ((shards, 48), (drawings, 16))
+        SetPlan(path=str(path), notes=[], samples_per_epoch=samples, epochs=epochs / samples, imbalance=0)
+        for path, epochs in ((shards, 48), (drawings, 16))
     ]
 
 
 def test_plan_tells_of_a_folder_that_is_used_twice(recipe: dict[str, Any], shards: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(shards), "weight": 1}]
     samples = len(Split(shards, "train"))
-    assert [held["passes"] for held in plan(recipe)["data"]["sets"]] == [48 / samples, 16 / samples]
+    assert [held.epochs for held in plan(recipe).data.sets] == [48 / samples, 16 / samples]
 
 
 def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], many_shards: Path) -> None:
     sizes = Split(many_shards, "train").sizes
     recipe["data"] |= {"shards": [{"path": str(many_shards)}], "canonical_nodes": 2}
     held = [sum(sizes[shard] for shard in shards) for shards in deal(sizes, 2)]
-    (told,) = plan(recipe)["data"]["sets"]
-    assert 0 < told["imbalance"] == (max(held) - min(held)) / min(held) < 0.1
+    (told,) = plan(recipe).data.sets
+    assert 0 < told.imbalance == (max(held) - min(held)) / min(held) < 0.1
     recipe["data"]["canonical_nodes"] = 8
     with pytest.raises(
         ValueError, match=rf"{many_shards}: with data.canonical_nodes 8 some samples would occur \d+% more"
@@ -192,7 +192,7 @@ def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], 
 @pytest.mark.parametrize(("count", "fine"), [(1, False), (9, False), (10, True), (25, True)])
 def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, fine: bool) -> None:
     """One shard more than can be dealt evenly to four nodes."""
-    held = SimpleNamespace(slots=(7,) * (4 * count + 1), folder="shards")
+    held = SimpleNamespace(epoch_sizes=(7,) * (4 * count + 1), folder="shards")
     checked = load(recipe, ["data.canonical_nodes=4"])
     with nullcontext() if fine else pytest.raises(ValueError, match=f"come {1 / count:.0%} more often"):
         mixture(checked, [cast(Split, held)])
@@ -202,7 +202,7 @@ def test_cursors_come_back() -> None:
     cursor = Cursor(160, ((32, 48), (64, 96)))
     assert cursor.to_json() == {"position": 160, "skipped": [[32, 48], [64, 96]]}
     assert Cursor.from_json(json.loads(json.dumps(cursor.to_json()))) == cursor
-    assert (cursor.used, cursor.ahead(16)) == (112, Cursor(176, cursor.skipped))
+    assert (cursor.used, cursor.advanced(16)) == (112, Cursor(176, cursor.skipped))
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from pipeline import cli
+from pipeline.commands.embed import embed_file
 from pipeline.commands.evaluate import evaluate
-from pipeline.commands.finetune import Settings, finetune
+from pipeline.commands.finetune import finetune
 from pipeline.commands.plan import plan
-from pipeline.commands.predict import embed_file
-from pipeline.commands.pretrain import pretrain
 from pipeline.data.loader import RawBatches
+from pipeline.evaluation.predictor import Settings
 from pipeline.recipe.load import load
 from pipeline.run import Run
+from runs import pretrained as pretrain
 from shards.order import Mixture
 from shards.read import Split
 from shards.remote import Cache
@@ -41,7 +42,7 @@ def remote(recipe: dict[str, Any], web: Any, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_a_url_is_the_run_on_the_folder(remote: dict[str, Any], run: Path, web: Any, tmp_path: Path) -> None:
-    assert plan(remote)["data"]["training_samples"] > 100
+    assert plan(remote).data.training_samples > 100
     web.faults["train-00000.tar"] = ["cut", "503", "wrong"]
     ours = pretrain(remote, ["train.workers=1"], tmp_path / "run")
 
@@ -50,11 +51,11 @@ def test_a_run_on_a_url_is_the_run_on_the_folder(remote: dict[str, Any], run: Pa
 
     assert rows(ours) == rows(run)
     assert web.requests["train-00001.tar"] == 1
-    assert evaluate(ours)["retrieval"] == evaluate(ours, web.url)["retrieval"]
+    assert evaluate(ours).retrieval == evaluate(ours, web.url).retrieval
     settings = Settings(epochs=1, labels=20)
     figures = finetune(ours, web.url, "qed", out=tmp_path / "tuned", compare=False, settings=settings)
     assert figures["pretrained"]["seeds"] == 1
-    assert embed_file(ours, web.url, tmp_path / "e.parquet")["rows"] > 100
+    assert embed_file(ours, web.url, tmp_path / "e.parquet").rows > 100
     assert load(Run(ours).recipe().to_dict()) == load({**remote, "train": {**remote["train"], "workers": 1}})
 
 

@@ -13,12 +13,14 @@ import pytest
 
 from modalities.masks.plan import MaskPlan
 from pipeline.commands.build import build_shards
-from pipeline.commands.evaluate import ranked, shown
-from pipeline.commands.finetune import Settings
-from pipeline.commands.predict import embed_file, predict_file
+from pipeline.commands.embed import embed_file
+from pipeline.commands.predict import predict_file
 from pipeline.commands.report import reconstructions
+from pipeline.evaluation.gallery import by_key_hash, example_split
+from pipeline.evaluation.predictor import Settings
 from pipeline.run import Run
-from sensorium import evaluate, export, finetune, pretrain, report
+from runs import pretrained as pretrain
+from sensorium import evaluate, export, finetune, report
 from shards.read import Split
 
 QUICK = Settings(mode="linear", labels=20)
@@ -84,37 +86,37 @@ def test_new_finds_of_the_sites_trained_on_are_seen(finds: Path, write: Write, t
     seen = sum(group in trained for group in judged)
     assert 0 < seen < len(judged)
     result = finetune(finds, other, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert (result["seen"], result["test"], result["split"]) == (seen, len(judged) - seen, "site")
+    assert (result.left_out, result.test, result.split) == (seen, len(judged) - seen, "site")
     known = write(2, sorted(trained))
-    with pytest.raises(ValueError, match="test samples were seen in pretraining: use another test set"):
+    with pytest.raises(ValueError, match="test samples: use another test set"):
         finetune(finds, known, "mass", out=tmp_path / "u", compare=False, settings=QUICK)
 
 
 def test_groups_of_another_kind_say_nothing(finds: Path, write: Write, tmp_path: Path) -> None:
     single = write(3, SITES, "data.split.by=null")
     result = finetune(finds, single, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert (result["seen"], result["split"]) == (0, None)
+    assert (result.left_out, result.split) == (0, None)
 
 
 def test_evaluation_leaves_out_what_was_trained_on(finds: Path, write: Write) -> None:
     own = evaluate(finds)
-    assert (own["trained_on"], own["samples"]) == (0, 20)
+    assert (own.trained_on, own.samples) == (0, 20)
     shards = Path(shards_of(finds))
     assert evaluate(finds, shards.parent / "raw" / ".." / shards.name) == own
     other = write(1, SITES, "data.split.seed=1")
     trained = {group for _, group, _, _ in Split(shards_of(finds), "train").locations()}
     judged = [group in trained for _, group, _, _ in Split(other, "test").locations()]
     found = evaluate(finds, other)
-    assert (found["left_out"], found["samples"]) == (sum(judged), len(judged) - sum(judged))
-    with pytest.raises(ValueError, match=r"pretraining saw all \d+ samples of the test split"):
+    assert (found.left_out, found.samples) == (sum(judged), len(judged) - sum(judged))
+    with pytest.raises(ValueError, match=r"the run was trained on all \d+ samples of the test split"):
         evaluate(finds, write(2, sorted(trained)))
 
 
 def test_an_evaluation_of_training_samples_says_so(finds: Path, tmp_path: Path) -> None:
-    assert evaluate(finds, split="train")["trained_on"] == 20
+    assert evaluate(finds, split="train").trained_on == 20
     export(finds, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "Retrieval on the train split, **of whose 20 samples pretraining saw 20**:" in card
+    assert "Retrieval on the train split, **of which pretraining saw 20 of 20 samples**:" in card
     assert "did not see" not in card
     evaluate(finds)
     export(finds, tmp_path / "model")
@@ -135,9 +137,9 @@ def test_unusable_samples_of_shards_are_left_out_and_counted(
     }
     assert [len(spoilt[split]) > 0 for split in ("train", "test")] == [True, True]
     result = finetune(finds, faulty, "mass", out=tmp_path / "t", settings=Settings(mode="linear"))
-    assert result["labels"] == len(keys["train"] - spoilt["train"])
-    assert result["test"] == len(keys["test"] - spoilt["test"])
-    assert result["skipped"] == len(spoilt["train"] | spoilt["test"])
+    assert result.labels == len(keys["train"] - spoilt["train"])
+    assert result.test == len(keys["test"] - spoilt["test"])
+    assert result.skipped == len(spoilt["train"] | spoilt["test"])
     told = capsys.readouterr().err
     assert all(f"skipped a sample: {reason} ({key})" in told for key in spoilt["train"] | spoilt["test"])
     whole = set().union(*keys.values()) - set().union(*spoilt.values())
@@ -159,8 +161,8 @@ def is_spoilt(split: Split, place: Sequence[int]) -> bool:
 def test_few_labels_are_drawn_from_what_can_be_used(finds: Path, write: Write, tmp_path: Path) -> None:
     faulty = write(4, [f"new{number}" for number in range(30)], spoilt=50)
     result = finetune(finds, faulty, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert result["labels"] == 20
-    assert result["skipped"] > 0
+    assert result.labels == 20
+    assert result.skipped > 0
 
 
 def test_shards_have_their_own_split_and_columns(finds: Path, shards: Path, tmp_path: Path) -> None:
@@ -191,10 +193,10 @@ def test_shards_are_read_once(finds: Path, shards: Path, tmp_path: Path, monkeyp
 def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path) -> None:
     faulty = write(6, [f"new{number}" for number in range(30)], spoilt=50)
     split = Split(faulty, "test")
-    assert any(is_spoilt(split, place) for place in ranked(split)[:8])
+    assert any(is_spoilt(split, place) for place in by_key_hash(split)[:8])
     run = pretrain(small(faulty), ["data.max_skipped=1.0"], tmp_path / "run")
-    assert export(run, tmp_path / "model")["max_difference"] <= 1e-5
-    assert report(run).read_text().count("original</div>") == 2
+    assert export(run, tmp_path / "model").max_difference <= 1e-5
+    assert Path(report(run).path).read_text().count("original</div>") == 2
     drawn = reconstructions(Run(run).load_model(), 0, split, MaskPlan())
     assert {name: len(examples) for name, examples in drawn.items()} == {"dna": 4, "taxon": 4}
 
@@ -205,11 +207,11 @@ def test_examples_come_from_a_split_that_there_is(
 ) -> None:
     overrides = [f"data.split.{name}={share}" for name, share in zip(("test", "validation"), shares, strict=True)]
     run = pretrain(small(write(7, SITES, *overrides)), overrides, tmp_path / "run")
-    assert shown(Run(run).recipe()).split == expected
+    assert example_split(Run(run).recipe()).split == expected
     if expected == "train":
         export(run, tmp_path / "model")
         assert "holds a few of the train\nsplit" in (tmp_path / "model" / "README.md").read_text()
-        assert "Samples of the train split, masked" in report(run).read_text()
+        assert "Samples of the train split, masked" in Path(report(run).path).read_text()
 
 
 def shards_of(run: Path) -> str:

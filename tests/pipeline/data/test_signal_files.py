@@ -11,9 +11,10 @@ import pytest
 import wfdb
 
 from pipeline.commands.build import build_shards
-from pipeline.commands.finetune import Settings
-from pipeline.commands.predict import embed_file, predict_file
-from pipeline.commands.pretrain import pretrain
+from pipeline.commands.embed import embed_file
+from pipeline.commands.predict import predict_file
+from pipeline.evaluation.predictor import Settings
+from runs import pretrained as pretrain
 from sensorium import finetune
 
 RECIPE: dict[str, Any] = {

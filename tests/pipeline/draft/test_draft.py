@@ -21,9 +21,9 @@ from PIL import Image
 from rdkit import Chem
 
 from modalities.base import Modality
-from pipeline.commands.build import build_shards
 from pipeline.draft import draft_recipe
 from pipeline.recipe.load import load
+from runs import built as build_shards
 from shards.manifest import Manifest
 from shards.sources.base import Sample, Source, register
 from shards.sources.drafting import survey

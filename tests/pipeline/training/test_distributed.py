@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 
-from pipeline.commands.pretrain import pretrain
 from pipeline.run import Run
 from pipeline.training.checkpoint import read_checkpoint
+from runs import pretrained as pretrain
 
 
 def torchrun(ranks: int, recipe: Path, out: Path, *overrides: str) -> list[str]:

@@ -18,8 +18,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.commands.pretrain import pretrain
 from pipeline.run import Run
+from runs import pretrained as pretrain
 from shards.index import index_path
 from shards.manifest import Manifest, hash_file
 from shards.read import Split
