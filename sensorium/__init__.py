@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from pipeline.commands.shard_set import ShardSetResult as ShardSetResult
     from pipeline.commands.verify import VerifyResult as VerifyResult
     from pipeline.commands.verify import verify_shards as verify_shards
+    from pipeline.data.loader import RawBatches as RawBatches
+    from pipeline.data.workers import prefetch as prefetch
     from pipeline.draft import DraftedRecipe as DraftedRecipe
     from pipeline.draft import draft_recipe as draft_recipe
     from pipeline.evaluation.predictor import Settings as Settings
     from pipeline.recipe.load import load as load_recipe
     from pipeline.recipe.schema import Recipe as Recipe
     from pipeline.run import Run as Run
+    from shards.read import Split as Split
+    from shards.webdataset_pipeline import webdataset as webdataset
 
     __version__: str
 
@@ -64,6 +68,8 @@ _LOCATIONS = {
     "Settings": ("pipeline.evaluation.predictor", "Settings"),
     "ShardSetResult": ("pipeline.commands.shard_set", "ShardSetResult"),
     "VerifyResult": ("pipeline.commands.verify", "VerifyResult"),
+    "RawBatches": ("pipeline.data.loader", "RawBatches"),
+    "Split": ("shards.read", "Split"),
     "build_shards": ("pipeline.commands.build", "build_shards"),
     "demo": ("pipeline.commands.demo", "demo"),
     "doctor": ("pipeline.commands.doctor", "doctor"),
@@ -77,9 +83,11 @@ _LOCATIONS = {
     "load_recipe": ("pipeline.recipe.load", "load"),
     "plan": ("pipeline.commands.plan", "plan"),
     "predict": ("pipeline.commands.predict", "predict_file"),
+    "prefetch": ("pipeline.data.workers", "prefetch"),
     "pretrain": ("pipeline.commands.pretrain", "pretrain"),
     "report": ("pipeline.commands.report", "report"),
     "verify_shards": ("pipeline.commands.verify", "verify_shards"),
+    "webdataset": ("shards.webdataset_pipeline", "webdataset"),
 }
 """Module and attribute of each public name."""
 

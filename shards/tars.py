@@ -123,8 +123,8 @@ def _check_names(tars: Iterable[Path], names: Mapping[str, str], fields: Iterabl
         similar = (file for file in files if file[1].lower().endswith(f".{last}"))
         key, member, *_ = next(similar, files[0] if files else ("", ""))
         first, _, rest = member.partition(".")
-        shown = first if first == rest else member
-        example = f"; {key}.{shown} is {shown!r} of the sample {key!r}" if files else ""
+        extension_text = first if first == rest else member
+        example = f"; {key}.{extension_text} is {extension_text!r} of the sample {key!r}" if files else ""
         raise ValueError(
             f"--as {extension}={name} matches no file in the tars: file names are split at the first dot after the "
             f"folder, into the sample's key and the extension that --as takes{example}"

@@ -1,0 +1,132 @@
+"""A webdataset pipeline over a shard set, for training loops outside of sensorium."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+
+from modalities.files.magic import extensions_of
+from modalities.files.reading import ContentError, MissingPackageError, lazy_import, parse_json
+from modalities.image import Image
+from shards.manifest import Manifest, Shard
+from shards.remote import Cache, ShardError, Store, open_store
+
+_IMAGES, _SOUNDS = extensions_of("image"), extensions_of("sound")
+
+
+class ShardPipeline(wds.DataPipeline, wds.compat.FluidInterface):
+    """A `wds.DataPipeline` with the methods of `wds.WebDataset`: `shuffle`, `map`, `to_tuple`, `batched`, ..."""
+
+
+def webdataset(
+    folder: str | Path, split: str = "train", *, shuffle: bool = False, cache: Cache | None = None
+) -> ShardPipeline:
+    """Iterate over the decoded samples of a split as a `wds.DataPipeline`, a torch `IterableDataset`.
+
+    A sample is a dict of `__key__`, `__url__` and its members by name:
+
+    - `image.png`, `image.jpg`, `image.webp`: uint8 array `(H, W, C)`
+    - `image.tif`: float32 array `(H, W, C)`, 0 to 1 if the file has unsigned integers, NaN without data
+    - `ecg.npy`: the array; arrays of Python objects are refused
+    - `table.json`, `labels.json`: what the JSON says, mostly a dict
+    - `smiles.txt`, `dna.txt`: string
+    - `audio.flac`, `audio.wav`, ...: float32 array `(T, C)` and the sample rate in Hz, if soundfile is installed
+    - any other member, and sounds without soundfile: bytes
+
+    Ranks and loader workers read different shards, so have at least as many shards as workers in total. Samples without
+    a modality lack its key, so choose a collate function that allows for it, or select members first:
+
+        import sensorium as sm
+        from torch.utils.data import DataLoader
+
+        samples = sm.webdataset("shards/birds", "train", shuffle=True).shuffle(1000)
+        pairs = samples.to_tuple("image.jpg", "labels.json")
+        for images, labels in DataLoader(pairs, batch_size=None, num_workers=4):
+            ...
+
+    For an exact order, resumption, and masks, use `sm.RawBatches` or `sm.pretrain` instead.
+
+    Args:
+        folder: Path or URL of the shard set. Remote shards are cached and verified.
+        split: `train`, `validation` or `test`.
+        shuffle: Whether to shuffle the shards in each epoch; add `.shuffle(size)` to shuffle samples in a buffer.
+        cache: How remote shards are cached.
+
+    Raises:
+        ValueError: there is no such shard set, or the split has no samples.
+    """
+    store = open_store(folder, cache)
+    manifest = Manifest.read(store)
+    shards = {shard.name: shard for shard in manifest.of(split) if shard.samples}
+    if not shards:
+        counts = ", ".join(f"{name} {count:,}" for name, count in manifest.counts().items())
+        raise ShardError(f"the {split} split of {store.location} is empty ({counts})")
+    return ShardPipeline(
+        wds.SimpleShardList(sorted(shards)),
+        wds.split_by_node,
+        wds.split_by_worker,
+        *([wds.shuffle(len(shards))] if shuffle else []),  # after the splits, because each worker shuffles differently
+        partial(_open_tars, store, shards),
+        wds.tariterators.tar_file_expander,
+        wds.tariterators.group_by_keys,
+        wds.map(decode_members),
+    )
+
+
+def _open_tars(
+    store: Store, shards: Mapping[str, Shard], urls: Iterable[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Open the tars of a shard list, from the cache if the shard set is remote."""
+    for item in urls:
+        shard = shards[item["url"]]
+        with store.open(shard.tar) as stream:
+            yield {"url": f"{store.location}/{shard.name}", "stream": stream}
+
+
+def decode_members(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode the members of a sample by their extension, as `webdataset` says.
+
+    Raises:
+        ContentError: the bytes of a member are not what its extension says.
+    """
+    return {
+        name: value if name.startswith("__") else _decode(name.rpartition(".")[2].lower(), value)
+        for name, value in sample.items()
+    }
+
+
+def _decode(extension: str, data: bytes) -> Any:
+    if extension in _IMAGES:
+        pixels = Image().decode({extension: data}).pixels
+        return pixels if extension in ("tif", "tiff") else (pixels * 255).round().astype(np.uint8)
+    if extension in _SOUNDS:
+        return _decode_sound(data)
+    if extension == "npy":
+        try:
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ContentError("npy member that is not an array of numbers") from error
+    if extension == "json":
+        return parse_json(data, "json member")
+    if extension == "txt":
+        return data.decode()
+    return data
+
+
+def _decode_sound(data: bytes) -> tuple[np.ndarray, int] | bytes:
+    """Samples `(T, C)` and their rate in Hz; the bytes if soundfile is not installed."""
+    try:
+        soundfile = lazy_import("soundfile", "soundfile")
+    except MissingPackageError:
+        return data
+    try:
+        samples, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ContentError("sound that cannot be decoded") from error
+    return samples, rate_hz
