@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from pipeline.data.workers import AHEAD, SLOTS, empty, prefetch
+from pipeline.data.workers import MAX_AHEAD, MAX_SLOTS, empty, prefetch
 
 LARGE = (64, 1000)
 
@@ -98,15 +98,15 @@ def test_items_can_be_written_to_and_own_what_they_hold() -> None:
 
 
 def test_more_items_may_be_kept_than_there_are_slots() -> None:
-    arrays = list(prefetch(Made(large), range(SLOTS + 30), 1))
+    arrays = list(prefetch(Made(large), range(MAX_SLOTS + 30), 1))
     assert all(equal(item, large(number)) for number, item in enumerate(arrays))
-    assert psutil.Process().num_fds() < 3 * SLOTS
+    assert psutil.Process().num_fds() < 3 * MAX_SLOTS
 
 
 @pytest.mark.parametrize("make", [large, lambda number: torch.from_numpy(placed(number % 2)[0])])
 def test_memory_is_used_again(make: Callable[[int], torch.Tensor]) -> None:
     results = prefetch(Made(make), range(200), 1)
-    assert len({item.data_ptr() for item in results}) <= AHEAD + 3
+    assert len({item.data_ptr() for item in results}) <= MAX_AHEAD + 3
 
 
 def fails(number: int) -> int:
