@@ -1,4 +1,4 @@
-"""The contract every kind of data fulfils: raw bytes become `Tokens`, `Tokens` become vectors and losses."""
+"""The contract of a modality: raw bytes become `Tokens`, and `Tokens` become vectors and losses."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from modalities.registry import Registry
 from modalities.tokens import UNKNOWN, Axes, Tokens
 
 TEXT_EXTENSIONS = ("txt", "json")
-"""Extensions of members that people can read."""
+"""Extensions of members that are readable text."""
 
 
 class CellContent(NamedTuple):
-    """Content from one cell of a table: members by extension, its `canonical` form if known, and groups by name."""
+    """Content made of one cell of a table.
+
+    members: bytes by extension. canonical: what `Modality.canonical` gives, if the cell determines it better than the
+    members do. groups: values that a split can be made by, by name.
+    """
 
     members: dict[str, bytes]
     canonical: str | None = None
@@ -35,13 +39,25 @@ class CellContent(NamedTuple):
 
 
 def fitted(default: Any) -> Any:
-    """A dataclass field that `fit` learns; recipes may not set it."""
+    """Dataclass field that `fit` sets and recipes cannot set."""
     return field(default=default, metadata={"fitted": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Modality(ABC):
-    """One kind of data. Fields are the recipe's keys, save those marked `fitted`.
+    """One kind of data. The fields of a subclass are the keys of `modalities.NAME` in a recipe, except `fitted` ones.
+
+    Data takes three forms. *Members* are the bytes in a shard, by file extension. A *raw item* is their decoded form
+    (a string, an array, a mapping), of any type that the modality chooses. `Tokens` are arrays that the model reads.
+    `decode` and `parse` give raw items, `fit` learns constants from them, and `tokenize` turns them into tokens. All
+    of these use numpy. `embedding`, `head` and `loss` use torch; `reconstruct` and `show` turn predictions into HTML.
+
+    A subclass is a frozen, keyword-only dataclass decorated with `register`, with a `type` and `extensions`. It
+    implements the abstract methods. The other methods have defaults; the rest of the project calls them and never
+    tests for a particular class, so that a modality of another package can do everything that the built-in ones can.
+
+    Raw items that cannot be used raise `ContentError`, which skips the sample and counts the reason. Values of keys
+    that make no sense raise `ValueError` in `__post_init__`.
 
     Attributes:
         mask: How tokens are masked; a list of maskings is applied in turn.
@@ -50,71 +66,72 @@ class Modality(ABC):
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]
     extensions: ClassVar[tuple[str, ...]]
-    """File extensions of this modality's members in a shard."""
+    """File extensions of the members in a shard, lower case, without a dot."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Packages that `decode`, `parse` and `tokenize` need beyond numpy and torch, augmentation aside."""
+    """Packages that `decode`, `parse` and `tokenize` import, except for augmentation; never numpy and torch."""
 
     axes: ClassVar[Axes] = {}
-    """Columns of ids and coords that masks may run along, by name."""
+    """Columns of ids and coords that masks can run along, by name."""
     row_axis: ClassVar[str | None] = None
     """Axis whose values separate rows of tokens; masks of kind `span` do not cross from one row into another."""
 
     mask: Masking | tuple[Masking, ...] = Masking()
 
     comparisons: ClassVar[tuple[str, ...]] = ("exact",)
-    """Kinds of `data.dedupe` that can compare contents: `exact` (bytes), `perceptual` (`perceptual_hash`), `sequence`
-    (`canonical`)."""
+    """Kinds of `data.dedupe` that apply: `exact` compares bytes, `perceptual` the results of `perceptual_hash`, and
+    `sequence` those of `canonical`."""
     identifies: ClassVar[bool] = True
-    """Whether content differs between individuals; a table of places or a taxonomy is shared by many."""
+    """Whether content distinguishes individuals, unlike tables and texts: many share a taxonomy or a place."""
     illustrates: ClassVar[bool] = False
-    """Whether thumbnails show the object, so that reports put them beside the text of other modalities."""
+    """Whether a thumbnail shows the object, so that reports put it beside texts."""
     is_recording: ClassVar[bool] = False
-    """Whether content is a recording of channels, whose sample rate and units a source must know."""
+    """Whether content is a recording with channels, whose sample rate and units a source must know."""
     cells: ClassVar[Literal["none", "text", "typed"]] = "none"
-    """Whether content is made of several columns of a table, from cells as they are written or from typed cells."""
+    """Which cells `from_columns` reads: `text`, as they are written; `typed`, as numbers, dates and booleans; `none` if
+    content cannot be made of several columns."""
     group_names: ClassVar[tuple[str, ...]] = ()
-    """Groups that `from_cell` derives from content, by which a split can be made."""
+    """Names of the groups that `from_cell` derives, which `data.split.by` can name."""
     build_requires: ClassVar[tuple[str, ...]] = ()
-    """Packages that `from_cell` and `canonical` need beyond `requires`."""
+    """Packages that `from_cell` and `canonical` import, beyond `requires`."""
 
     @property
     def overlap(self) -> int:
-        """How many neighbours on either side share content with a token."""
+        """Number of neighbors on either side that share content with a token; masks hide them together."""
         return 0
 
     @property
     def example(self) -> str:
-        """Python source of something that `parse` takes, for model cards."""
+        """Python source of a value that `parse` accepts, for the model card."""
         return "..."
 
     @property
     @abstractmethod
     def widths(self) -> tuple[int, int, int]:
-        """`(P, K, C)`: the widths of values, ids and coords once fitted."""
+        """Widths `(P, K, C)` of values, ids and coords of a fitted modality."""
 
     @property
     def num_ids(self) -> int:
-        """Number of content ids: replacements drawn at random are below it; 0 if content is numeric."""
+        """Number of content ids, from which masks draw random replacements; 0 if content is numeric."""
         return 0
 
     @abstractmethod
     def fit(self, raws: Iterable[Any]) -> Self:
-        """A copy that has learned its constants from training data.
+        """Return a copy whose `fitted` fields are set from raw items of the training split.
 
         Raises:
-            ValueError: nothing to fit on.
+            ValueError: there are no items to fit on.
         """
 
     def survey(self, raws: Iterable[Any]) -> list[str]:
-        """What a build says of the content of all samples, a line each; nothing by default.
+        """Report the content of all samples of a build, a line per finding; nothing by default.
 
         Raises:
-            ValueError: content that the recipe does not allow.
+            ValueError: the recipe forbids the content.
         """
         return []
 
     def read_members(self, path: Path) -> dict[str, bytes]:
-        """Read a raw file as members of a sample, by extension: its bytes, and the JSON beside an `.npy` file.
+        """Read a raw file as members by extension: its bytes, and the JSON file beside an `.npy` file.
 
         Raises:
             ContentError: the file is missing, too large or unreadable.
@@ -126,54 +143,54 @@ class Modality(ABC):
         return members
 
     def stored_bytes(self, extension: str, data: bytes) -> bytes:
-        """The bytes that a shard stores for a file of these bytes."""
+        """Bytes that a shard stores for a file, such as a sound with its length added to the header."""
         return data
 
     def from_cell(self, cell: Any) -> CellContent:
-        """Content of one cell of a table or data set: a string, bytes, or nested lists and mappings.
+        """Make content of one cell of a table or data set: a string, a number, or nested lists and mappings.
 
         Raises:
-            ContentError: the modality cannot be made of this cell.
+            ContentError: the cell cannot be used.
         """
         if isinstance(cell, str) and "txt" in self.extensions:
             return CellContent({"txt": cell.encode()})
         raise ContentError(f"{self.type} cannot be made of {type(cell).__name__}")
 
     def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:
-        """Members, by extension, from the cells of several columns (None if missing); none if there is no content.
+        """Make members by extension of the cells of several columns; empty if all are missing (None).
 
-        Only called if `cells` is not `none`.
+        Called only if `cells` is not `none`.
         """
         raise NotImplementedError(f"modality type {self.type} is not made of several columns")
 
     def knows(self, column: str) -> bool:
-        """Whether a column of a table was in the training split."""
+        """Whether `fit` met a column of a table."""
         return False
 
     def column_kinds(self) -> dict[str, Literal["number", "date", "boolean", "text"]]:
-        """What the cells of each column were in the training split, to read columns of new files the same way."""
+        """Kinds of the columns that `fit` met, so that new files are read in the same way."""
         return {}
 
     @property
     def missing_codes(self) -> Mapping[str, tuple[str | int | float, ...]]:
-        """By column, cells that mean a missing value, in place of the usual words."""
+        """By column, the cells that mean a missing value, in place of the usual words."""
         return {}
 
     def with_missing_codes(self, codes: Mapping[str, tuple[str | int | float, ...]]) -> Self:
-        """A copy that also treats these cells as missing, where it has no codes of its own."""
+        """Return a copy that also uses these codes of a source; its own codes take precedence."""
         return self
 
     @abstractmethod
     def decode(self, members: dict[str, bytes]) -> Any:
-        """Raw data from all of a sample's members of this modality, by extension.
+        """Decode the members of one sample, by extension, into a raw item.
 
         Raises:
-            ContentError: the bytes are not what the extension says.
+            ContentError: the bytes are damaged, or not of the type that the extension names.
         """
 
     @abstractmethod
     def parse(self, value: Any) -> Any:
-        """Raw data from what a user hands over (a path, an array, a string, a dict).
+        """Turn a user's value (a path, an array, a string, a mapping) into a raw item.
 
         Raises:
             ContentError: the value cannot be used.
@@ -181,14 +198,14 @@ class Modality(ABC):
 
     @abstractmethod
     def tokenize(self, raw: Any, rng: np.random.Generator | None = None) -> Tokens:
-        """Tokens of one raw item; `rng` drives augmentation in training and is None elsewhere.
+        """Tokenize one raw item. `rng` draws augmentations in training; None means no augmentation.
 
         Raises:
-            ContentError: the item has no tokens or more than the modality allows.
+            ContentError: the item has no tokens, or more than the modality allows.
         """
 
     def has_content(self, raw: Any) -> bool:
-        """Whether a fitted modality finds any token in `raw` that is neither missing nor unknown."""
+        """Whether any token of a raw item is neither missing nor unknown to the fitted modality."""
         try:
             tokens = self.tokenize(raw)
         except ContentError:
@@ -196,22 +213,22 @@ class Modality(ABC):
         return bool((tokens.ids[:, 0] > UNKNOWN).any()) if tokens.ids.shape[1] else bool(tokens.size)
 
     def canonical(self, raw: Any) -> str:
-        """The same text for all raw items that mean the same, however they are written; compared by `sequence`."""
+        """Normal form: equal for raw items with the same meaning, such as two spellings of a molecule."""
         raise NotImplementedError(f"modality type {self.type} has no canonical form")
 
     def perceptual_hash(self, raw: Any) -> str:
-        """64-bit hash in hexadecimal digits, of which similar items differ in few bits; compared by `perceptual`."""
+        """64-bit hash in hexadecimal digits; hashes of similar items differ in few bits."""
         raise NotImplementedError(f"modality type {self.type} has no perceptual hash")
 
     @property
     def is_drawing(self) -> bool:
-        """Whether images are line drawings, whose perceptual hashes are alike although the contents differ."""
+        """Whether images are line drawings, whose perceptual hashes are similar although the contents differ."""
         return False
 
     def plain(self, raw: Any) -> np.ndarray:
-        """Simple features `(F,)` for a classical baseline, the same number for all items of a fitted modality.
+        """Features `(F,)` for a classical baseline; F is the same for all items of a fitted modality.
 
-        By default the mean and std of numeric content, or the share of each content id.
+        The default is the mean and std of the values or, without values, the share of each content id.
         """
         tokens = self.tokenize(raw)
         if tokens.values.shape[1]:
@@ -219,7 +236,7 @@ class Modality(ABC):
         return np.bincount(tokens.ids[:, 0], minlength=self.num_ids) / tokens.size
 
     def thumbnail(self, members: Mapping[str, bytes]) -> str:
-        """Small HTML of a sample's content for reports: its text, or what `show` draws of its tokens."""
+        """Small HTML of one sample for reports; by default its text, or its tokens as `show` draws them."""
         extension, data = next(iter(members.items()))
         if extension in TEXT_EXTENSIONS:
             text = data.decode(errors="replace")
@@ -230,71 +247,76 @@ class Modality(ABC):
 
     @abstractmethod
     def embedding(self, dim: int) -> nn.Module:
-        """Module `(values, ids, coords) -> (content (N, dim), place (N, dim))`; place says nothing of the content."""
+        """Build the module `(values, ids, coords) -> (content (N, dim), position (N, dim))`.
+
+        The position must not depend on the content, because the decoder adds it to mask tokens.
+        """
 
     def context(self, dim: int) -> Context | None:
-        """Module that adds to each token what its neighbours hold, after masking; None for none."""
+        """Build the module that mixes neighboring tokens after masking; None for no mixing."""
         return None
 
     @abstractmethod
     def head(self, dim: int) -> nn.Module:
-        """Module `(N, dim) -> (N, outputs)` that predicts a token's content."""
+        """Build the module `(N, dim) -> (N, outputs)` that predicts the content of tokens."""
 
     @abstractmethod
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Loss of each token `(N,)` in float32, given the head's output and the true token."""
+        """Loss of each token `(N,)` in float32, from the head's output and the true tokens."""
 
     @abstractmethod
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Tokens as predicted by the head; `tokens` are the true ones and lend what was not predicted."""
+        """Turn the output of the head into tokens; the true `tokens` supply everything that is not predicted."""
 
     @abstractmethod
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:
-        """HTML of `original`, `masked` (where `target` is true) and `reconstructed`."""
+        """Draw `original`, `masked` and `reconstructed` tokens as HTML; `target` `(N,)` bool marks masked ones."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything `from_json` needs; binary assets (fields of bytes) become `{"base64": text}`."""
+        """All fields as JSON, which `from_json` reads back; bytes become `{"base64": text}`."""
         state = dataclasses.asdict(self)
         binary = {k: {"base64": base64.b64encode(v).decode()} for k, v in state.items() if isinstance(v, bytes)}
         return {"type": self.type, **state, **binary}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
-        """The modality that `to_json` described.
+        """Build the modality that `to_json` wrote.
 
         Raises:
-            ValueError: a key that this version does not know.
+            ValueError: the JSON has a field that this version lacks.
         """
-        mask_state = state.get("mask", {})
-        masks = [mask_state] if isinstance(mask_state, dict) else mask_state
+        mask = state.get("mask", {})
+        masks = [mask] if isinstance(mask, dict) else mask
         unknown = set(state) - {f.name for f in dataclasses.fields(cls)} - {"type"}
         mask_fields = {f.name for f in dataclasses.fields(Masking)}
-        unknown |= {f"mask.{name}" for mask in masks for name in set(mask) - mask_fields}
+        unknown |= {f"mask.{name}" for fields in masks for name in set(fields) - mask_fields}
         if unknown:
             raise ValueError(f"modality '{cls.type}' has no field {', '.join(sorted(unknown))}")
-        fields = {name: _thaw(value) for name, value in state.items() if name not in ("type", "mask")}
-        maskings = tuple(Masking(**{name: _thaw(value) for name, value in mask.items()}) for mask in masks)
-        return cls(mask=maskings[0] if isinstance(mask_state, dict) else maskings, **fields)
+        values = {name: _from_json_value(value) for name, value in state.items() if name not in ("type", "mask")}
+        maskings = tuple(
+            Masking(**{name: _from_json_value(value) for name, value in fields.items()}) for fields in masks
+        )
+        return cls(mask=maskings[0] if isinstance(mask, dict) else maskings, **values)
 
 
-def _thaw(value: Any) -> Any:
-    """JSON lists as tuples and base64 as bytes, so that a modality read back equals the one written."""
+def _from_json_value(value: Any) -> Any:
+    """Convert lists to tuples and base64 to bytes, so that a modality equals the one that was written."""
     if isinstance(value, list):
-        return tuple(_thaw(item) for item in value)
+        return tuple(_from_json_value(item) for item in value)
     if isinstance(value, dict) and value.keys() == {"base64"}:
         return base64.b64decode(value["base64"])
     if isinstance(value, dict):
-        return {name: _thaw(item) for name, item in value.items()}
+        return {name: _from_json_value(item) for name, item in value.items()}
     return value
 
 
 MODALITY_TYPES: Registry[Modality] = Registry("sensorium.modalities")
-"""All modality classes by the `type` that recipes give."""
+"""All modality classes by `type`."""
 register = MODALITY_TYPES.register
 
 
 def from_json(state: dict[str, Any]) -> Modality:
-    """Rebuild any registered modality from its JSON.
+    """Build a modality of any registered type from its JSON.
 
     Raises:
         ValueError: an unknown type or field.

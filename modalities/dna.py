@@ -21,7 +21,7 @@ from modalities.tokens import UNKNOWN, Tokens
 
 BASES = "ACGT"
 UNCERTAIN = "RYSWKMBDHVN"
-"""Letters for one of several nucleotides (IUPAC, Cornish-Bowden 1985)."""
+"""Letters for several possible nucleotides (IUPAC, Cornish-Bowden 1985)."""
 LETTERS = BASES + UNCERTAIN
 LONGEST_KMER = 8
 
@@ -29,7 +29,7 @@ _BASES = frozenset(BASES)
 _SEQUENCE = re.compile(f"[{LETTERS}]+")
 _COMPLEMENT = str.maketrans(LETTERS, "TGCAYRSWMKVHDBN")
 _CLEAN = str.maketrans({"U": "T", "-": None, ".": None, **dict.fromkeys(" \t\r\n")})
-"""RNA is read as DNA; gaps of an alignment and line ends are left out."""
+"""Reads RNA as DNA and removes whitespace and the gaps of alignments."""
 
 
 @register
@@ -80,22 +80,22 @@ class Dna(TokenSequence):
 
     @property
     def requires(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Sentencepiece where the vocabulary is learned."""
+        """Sentencepiece if the vocabulary is learned."""
         return ("sentencepiece",) if self.vocabulary == "learned" else ()
 
     @property
     def step(self) -> int:
-        """Letters from the start of one k-mer to the next."""
+        """Letters between the starts of successive k-mers."""
         return self.stride or self.kmer
 
     @property
     def overlap(self) -> int:
-        """How many neighbours on either side share letters with a token."""
+        """Number of neighbors on either side that share letters with a token."""
         return (self.kmer - 1) // self.step if self.vocabulary == "kmer" else 0
 
     @cached_property
     def lexicon(self) -> Vocabulary:
-        """All k-mers, the letters, or the subwords learned."""
+        """All k-mers, the letters, or the learned subwords."""
         if self.vocabulary == "kmer":
             return Vocabulary(tuple(map("".join, product(BASES, repeat=self.kmer))))
         return Vocabulary(tuple(LETTERS) if self.vocabulary == "character" else self.pieces)
@@ -113,8 +113,10 @@ class Dna(TokenSequence):
         if not any(len(sequence) >= self.kmer or self.vocabulary != "kmer" for sequence in sequences):
             raise ValueError("no DNA to fit on")
         learned = self
-        if self.vocabulary == "learned":  # the four bases are known even where the data lack one
-            model, pieces = train([*sequences, BASES], self.vocabulary_size, "bpe", apart=UNCERTAIN, word_starts=False)
+        if self.vocabulary == "learned":  # all four bases are in the vocabulary even if the data lacks one
+            model, pieces = train(
+                [*sequences, BASES], self.vocabulary_size, "bpe", single_letters=UNCERTAIN, word_starts=False
+            )
             learned = dataclasses.replace(self, model=model, pieces=pieces)
         ids = [learned._encode(sequence) for sequence in sequences]
         return dataclasses.replace(learned, unknown=float(np.mean(np.concatenate(ids) == UNKNOWN)))
@@ -123,7 +125,7 @@ class Dna(TokenSequence):
         return self.parse(text_member(members, "DNA", "ascii"))
 
     def parse(self, value: Any) -> str:
-        if not isinstance(value, str) or not (sequence := cleaned(value)):
+        if not isinstance(value, str) or not (sequence := clean(value)):
             raise ContentError("DNA that is empty or not a string", repr(value)[:80])
         if not _SEQUENCE.fullmatch(sequence):
             raise ContentError("DNA with other letters than IUPAC's", repr(sequence[:80]))
@@ -154,7 +156,7 @@ class Dna(TokenSequence):
         return in_a_row(ids)
 
     def _encode(self, sequence: str) -> np.ndarray:
-        """Content ids `(N,)`; k-mers are numbers of base 4."""
+        """Content ids `(N,)`; a k-mer is a number in base 4."""
         if self.vocabulary == "character":
             return self.lexicon.encode(sequence)
         if self.vocabulary == "learned":
@@ -165,7 +167,7 @@ class Dna(TokenSequence):
         return np.where((windows < 0).any(1), UNKNOWN, numbers + 2)
 
     def join(self, ids: np.ndarray) -> str:
-        """The letters of content ids `(N,)`; those of an unknown k-mer read as N."""
+        """Join content ids `(N,)` to a sequence; unknown k-mers become N."""
         nothing = "N" * (self.kmer if self.vocabulary == "kmer" else 1)
         entries = [entry if i > UNKNOWN else nothing for i, entry in zip(ids, self.lexicon.decode(ids), strict=True)]
         if not self.overlap or not entries:
@@ -178,10 +180,10 @@ _DIGITS[[ord(base) for base in BASES]] = range(len(BASES))
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand, read in its own direction; uncertain letters become the complement of what they may be."""
+    """The other strand in its own direction; uncertain letters become the complement of their set."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
-def cleaned(text: str) -> str:
-    """Letters as they are read: upper case, RNA as DNA, without gaps."""
+def clean(text: str) -> str:
+    """Normalize letters: upper case, RNA as DNA, without gaps and whitespace."""
     return text.upper().translate(_CLEAN)

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """End of an error message about an unknown name: the nearest known name, or all of them."""
-    names = list(choices)
+    names = list(candidates)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f": did you mean '{close[0]}'?" if close else f"; known: {format_names(sorted(map(str, names)))}"
 

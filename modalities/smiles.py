@@ -1,4 +1,4 @@
-"""SMILES strings: one token an atom, bond, branch or ring closure, and no atom ever lost."""
+"""SMILES strings: one token per atom, bond, branch or ring closure."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 """
 ELEMENTS = tuple(_TWO_LETTERS.split())
 ALPHABET = (*(chr(code) for code in range(33, 127)), "@@", *ELEMENTS)
-"""Spells every SMILES: printable ASCII, chirality and the elements of two letters."""
+"""Tokens that spell every SMILES: printable ASCII, chirality and the elements of two letters."""
 
 _ATOMS = re.compile(r"\[[^\[\]]+\]|Br|Cl|[!-~]")
-"""Outside brackets only the organic subset has two-letter atoms (OpenSMILES 3.1); `Sc` there is S and c."""
+"""Atoms. Outside brackets only the organic subset has two letters (OpenSMILES 3.1): `Sc` is S and c."""
 _INSIDE = re.compile(rf"@@|{'|'.join(ELEMENTS)}|[!-~]")
 _FORM = re.compile(r"[!-~]+")
 
@@ -65,7 +65,7 @@ class Smiles(TokenSequence):
 
     @cached_property
     def lexicon(self) -> Vocabulary:
-        """The fixed alphabet and the bracket atoms learned."""
+        """The fixed alphabet and the frequent bracket atoms."""
         return Vocabulary((*ALPHABET, *self.brackets))
 
     @property
@@ -80,14 +80,14 @@ class Smiles(TokenSequence):
         return dataclasses.replace(self, brackets=common(brackets, self.min_count))
 
     def split(self, smiles: str) -> list[str]:
-        """Token strings of a SMILES; joined they are the SMILES again."""
+        """Split a SMILES into tokens, whose concatenation is the SMILES."""
         lexicon = self.lexicon
         return [
             piece for atom in _ATOMS.findall(smiles) for piece in ([atom] if atom in lexicon else _INSIDE.findall(atom))
         ]
 
     def join(self, ids: np.ndarray) -> str:
-        """The SMILES of content ids `(N,)`."""
+        """Join content ids `(N,)` to a SMILES."""
         return "".join(self.lexicon.decode(ids.tolist()))
 
     def decode(self, members: dict[str, bytes]) -> str:
@@ -98,7 +98,7 @@ class Smiles(TokenSequence):
             raise ContentError("not a SMILES", repr(str(value)[:80]))
         if smiles.count("[") != smiles.count("]") or smiles.count("(") != smiles.count(")"):
             raise ContentError("SMILES with an unclosed bracket", repr(smiles[:80]))
-        if (atoms := len(_ATOMS.findall(smiles))) > self.length:  # however many brackets are learned
+        if (atoms := len(_ATOMS.findall(smiles))) > self.length:  # the same limit for any vocabulary
             raise ContentError(f"SMILES of more than {self.length} tokens", f"{atoms} tokens")
         return smiles
 
@@ -129,7 +129,7 @@ class Smiles(TokenSequence):
 
 
 def respell(smiles: str, rng: np.random.Generator) -> str:
-    """Another SMILES of the same molecule, its first atom and the order of its branches drawn by `rng`.
+    """Write a molecule as another SMILES, with a random first atom and a random order of branches.
 
     Raises:
         ContentError: RDKit cannot read the molecule.
@@ -139,5 +139,5 @@ def respell(smiles: str, rng: np.random.Generator) -> str:
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or not molecule.GetNumAtoms():
         raise ContentError("invalid SMILES", repr(smiles[:80]))
-    seed = int(rng.integers(1, 2**31))  # RDKit takes 0 and less for no seed
+    seed = int(rng.integers(1, 2**31))  # RDKit uses no seed if it is not positive
     return chem.MolToRandomSmilesVect(molecule, 1, randomSeed=seed)[0]

@@ -1,4 +1,4 @@
-"""Rows of named columns: numbers, categories and missing cells."""
+"""Rows of tables: numbers, dates, categories and missing cells."""
 
 from __future__ import annotations
 
@@ -21,37 +21,35 @@ from torch.nn import functional as F
 
 from modalities.base import CellContent, Modality, fitted, register
 from modalities.files.reading import ContentError, count_change
+from modalities.layers.cells import NUMBER, CellEmbedding
 from modalities.strings.cells import Cell, Kind
 from modalities.strings.columns import CellReader, InvalidCells, Row, cell_text, describe_column
 from modalities.strings.scaling import compress, expand, format_date, scale, season
 from modalities.strings.vocabulary import Vocabulary, common, words
 from modalities.tokens import MISSING, UNKNOWN, Tokens
 
-NUMBER = 2
-"""Content id of every number; categories follow."""
 MAX_BYTES = 10_000_000
-"""Longer rows are refused before they are parsed."""
-_FREQUENCIES = 8
+"""Size of the largest row accepted."""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Table(Modality):
-    """One token a column, after TransTab (Wang & Sun 2022): a column is known by the subwords of its name.
+    """Rows of a table, one token per column; a column is known by the subwords of its name (TransTab, Wang & Sun 2022).
 
-    Numbers are standardised with the training split's mean and std, without cells 10 deviations off, so that a stray
-    9999 does not flatten the rest, nor codes for missing values (`scale`, `codes_in`); those enter by their
-    logarithm. Categories are entries `column=value` seen at least `min_count` times; a missing cell is a token of
-    its own and is never a target. `ids` `(N, 1 + M)` hold the content (0 missing, 1 unknown category, 2 number, then
-    categories) and the name's M subwords. A number in a column never seen while fitting enters as sign(x) log(1 +
-    |x|), for there is nothing to standardise it with.
+    Numbers are standardized by the mean and std of the training split, computed without outliers and codes for missing
+    values (`strings.scaling`), so that a stray 9999 does not flatten the rest; outliers enter by their logarithm. A
+    number in a column that training lacked enters as sign(x) log(1 + |x|). Categories are entries `column=value`. A
+    missing cell is a token that is never a target.
 
-    A column is what nearly all its cells are (`cells.column_of`), which is learned while fitting and holds for all
-    later data. Numbers written with one and the same unit (`12 mm`) are numbers, their unit a part of the name; one
-    in another unit or without one is never converted. ISO dates and times (`2015-11-05`, UTC where no offset stands)
-    are numbers of days since 1970, with sine and cosine of the day of the year as two more values of the token. A
-    column of more than `max_categories` entries has as many buckets instead, to which its values are assigned by
-    hash (Weinberger et al. 2009), rare and new ones too.
+    Tokens: `ids` `(N, 1 + M)` are the content (0 missing, 1 unknown category, 2 number, then categories) and the M
+    subwords of the column's name. `values` are the number and, in tables with dates, sine and cosine of the day of the
+    year.
+
+    The kind of a column is that of nearly all its cells (`strings.cells.column_of`); `fit` decides it for all later
+    data. Numbers with one common unit (`12 mm`) are numbers, and the unit becomes part of the name; numbers in another
+    unit or without one are invalid and never converted. ISO dates and times (`2015-11-05`, UTC without an offset) are
+    days since 1970.
 
     Attributes:
         min_count: Number of training occurrences from which a category has an entry of its own; rarer ones are
@@ -96,22 +94,21 @@ class Table(Modality):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Categories as `column=value`, after the entry that stands for every number."""
-        listed = (f"{column}={value}" for column, values in self.categories for value in values)
+        """Categories as `column=value`, and before them one entry for all numbers."""
+        values = (f"{column}={value}" for column, categories in self.categories for value in categories)
         buckets = (f"{column}#{bucket}" for column in self.hashed for bucket in range(self.max_categories))
-        return Vocabulary(("<number>", *listed, *buckets))
+        return Vocabulary(("<number>", *values, *buckets))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns seen while fitting."""
+        """The columns of the training split."""
         return (*self.scales, *(column for column, _ in self.categories), *self.hashed)
 
     def knows(self, column: str) -> bool:
-        """Whether a column was seen while fitting."""
         return column in self.columns
 
     def column_kinds(self) -> dict[str, Kind]:
-        """What each column was found to be while fitting; one with a unit, whose cells are read as text, is text."""
+        """Kinds of the columns; those of numbers with a unit are text, because their cells are read as text."""
         numbers: dict[str, Kind] = {name: "date" if name in self.dates else "number" for name in self.scales}
         words: dict[str, Kind] = dict.fromkeys((*self._units, *self.hashed), "text")
         categories: dict[str, Kind] = {
@@ -128,7 +125,7 @@ class Table(Modality):
 
     @cached_property
     def _booleans(self) -> frozenset[str]:
-        """Columns of nothing but true and false, however these are written."""
+        """Columns of nothing but true and false, in any spelling."""
         return frozenset(name for name, values in self.categories if values and {*values} <= {"true", "false"})
 
     @cached_property
@@ -165,13 +162,13 @@ class Table(Modality):
                 numbers.append((name, *scale(array[~np.isin(array, self._reader.codes(name, array))])))
                 units += [(name, column.unit)] if column.unit else []
                 dates += [name] if column.kind == "date" else []
-            elif len(common_values := common(map(cell_text, values), self.min_count)) > self.max_categories:
+            elif len(entries := common(map(cell_text, values), self.min_count)) > self.max_categories:
                 hashed.append(name)
             else:
-                categories.append((name, common_values))
+                categories.append((name, entries))
         named = [*cells, *(unit for _, unit in units)]
         letters = sorted({letter for name in named for letter in name.lower()} | set(ascii_lowercase + digits))
-        common_words = common((word for name in named for word in words(name) if len(word) > 1), 1)
+        subwords = common((word for name in named for word in words(name) if len(word) > 1), 1)
         fitted_table = dataclasses.replace(
             self,
             numbers=tuple(numbers),
@@ -179,7 +176,7 @@ class Table(Modality):
             dates=tuple(dates),
             categories=tuple(categories),
             hashed=tuple(hashed),
-            subwords=(*(letter for letter in letters if not letter.isspace()), *common_words),
+            subwords=(*(letter for letter in letters if not letter.isspace()), *subwords),
         )
         longest = max(len(fitted_table._pieces(column)) for column in cells)
         fitted_table = dataclasses.replace(fitted_table, name_length=max(longest, 8))
@@ -187,20 +184,20 @@ class Table(Modality):
         return fitted_table
 
     def survey(self, raws: Iterable[Row]) -> list[str]:
-        """What a scientist has to know of the columns of a table, a line each.
+        """Report columns in a line each: their kinds, invalid cells, probable codes and rare categories.
 
         Raises:
-            ValueError: a cell that is none of its column's numbers, where `invalid_cells` is `error`.
+            ValueError: `invalid_cells` is `error` for a column with invalid cells.
         """
         lines = []
         for name, values in sorted(self._reader.collect(raws).items()):
             column = describe_column(values)
             self._reader.refuse_invalid(name, column)
-            handling = (
+            treatment = (
                 "missing" if self._reader.policy(name) == "missing" else "read as their bounds where they have one"
             )
             lines += [
-                f"{line}; these are {handling}" if column.invalid else line for line in [column.summary(name)] if line
+                f"{line}; these are {treatment}" if column.invalid else line for line in [column.summary(name)] if line
             ]
             lines += self._reader.report_codes(name, column, values)
             if column.kind == "text":
@@ -216,19 +213,19 @@ class Table(Modality):
         return CellReader(missing=self.missing, invalid_cells=self.invalid_cells, exclude=self.exclude, signed=signed)
 
     def _refuse_homonyms(self, columns: Iterable[str]) -> None:
-        names_by_tokens: dict[bytes, str] = {}
+        columns_by_name: dict[bytes, str] = {}
         for column in columns:
-            other = names_by_tokens.setdefault(self._name(column).tobytes(), column)
+            other = columns_by_name.setdefault(self._name(column).tobytes(), column)
             if other != column:
                 raise ValueError(f"table columns {other!r} and {column!r} read alike: rename or exclude one")
 
     def _pieces(self, column: str) -> list[int]:
-        """Subword ids of a column's name and unit."""
+        """Subword ids of the name and unit of a column."""
         spelled = (*words(column), *words(self._units.get(column, "")))
         return [piece for word in spelled for piece in self._names.pieces(word)]
 
     def _name(self, column: str) -> np.ndarray:
-        """Subword ids `(M,)` of a column's name, 0 after its end."""
+        """Subword ids `(M,)` of the name of a column, padded with 0."""
         if column not in self._spelled:
             ids = self._pieces(column)[: self.name_length]
             self._spelled[column] = np.array(ids + [0] * (self.name_length - len(ids)), np.int64)
@@ -316,7 +313,7 @@ class Table(Modality):
         return compress((number - mean) / std)
 
     def _number(self, column: str, value: float) -> float:
-        """What `_standard` made this of; 0 where float32 has rounded it off."""
+        """Invert `_standard`; 0 if it is within the rounding error of float32."""
         if column not in self.scales:
             return math.copysign(math.expm1(min(abs(value), 700.0)), value)
         mean, std = self.scales[column]
@@ -324,8 +321,8 @@ class Table(Modality):
         return 0.0 if abs(number) < 1e-7 * abs(mean) else number
 
     def _format_number(self, column: str, number: float) -> str:
-        """A number to a thousandth of its column's std, without an exponent: 20150713, not 2.015e+07."""
-        if abs(number) >= 1e15:  # a prediction may be anything
+        """Format a number to a thousandth of the std of its column, without an exponent: 20150713, not 2.015e+07."""
+        if abs(number) >= 1e15:  # predictions are unbounded
             return f"{number:.4g}"
         std = self.scales[column][1] if column in self.scales else max(abs(number), 1e-9)
         digits = 3 - math.floor(math.log10(std))
@@ -342,7 +339,7 @@ class Table(Modality):
         return nn.Linear(dim, self.widths[0] + len(self.vocabulary))
 
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Huber loss of a standardised number, of a date the mean over its values; cross-entropy of a category."""
+        """Huber loss of a number, averaged over the values of a date; cross-entropy of a category."""
         prediction, values, width = prediction.float(), values.float(), self.widths[0]
         errors = F.smooth_l1_loss(prediction[:, :width], values, reduction="none")
         dated = (values[:, 1:] != 0).any(1)  # sine and cosine are never both 0
@@ -368,7 +365,7 @@ class Table(Modality):
             number = self._number(columns[i], float(which.values[i, 0]))
             if columns[i] in self.dates:
                 return format_date(number)
-            return html.escape(f"{self._shown(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
+            return html.escape(f"{self._format_number(columns[i], number)} {self._units.get(columns[i], '')}".rstrip())
 
         def table(which: Tokens, hide: bool, style: str) -> str:
             rows = (
@@ -390,37 +387,6 @@ class Table(Modality):
         }
 
 
-class CellEmbedding(nn.Module):
-    """Place from the column's name; content from the number or category, seen through the name.
-
-    Numbers enter with periodic features (Gorishniy et al. 2022), scaled by the name as in TransTab; `width` is the
-    number of values a token has, of which the first is the number and others are taken as they are.
-    """
-
-    def __init__(self, width: int, categories: int, subwords: int, name_length: int, dim: int):
-        super().__init__()
-        self.category = nn.Embedding(categories, dim)
-        self.number = nn.Linear(width + 2 * _FREQUENCIES, dim)
-        self.subword = nn.Embedding(subwords, dim)
-        self.position = nn.Embedding(name_length, dim)
-        self.spelling = nn.LayerNorm(dim)
-        self.name = nn.Linear(dim, dim)
-        self.scale = nn.Linear(dim, dim)
-        self.frequencies = tuple(2.0 ** (i - 2) for i in range(_FREQUENCIES))
-
-    def forward(
-        self, values: torch.Tensor, ids: torch.Tensor, coords: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        content, spelled = ids[:, 0], ids[:, 1:]
-        letters = F.gelu(self.subword(spelled) + self.position.weight) * (spelled != 0).unsqueeze(-1)
-        name = self.name(self.spelling(letters.sum(1)))
-        angles = values[:, :1].float() * torch.tensor(self.frequencies, device=values.device)
-        number = self.number(torch.cat([values.float(), angles.sin(), angles.cos()], 1))
-        kind = self.category(content)
-        is_number = (content == NUMBER).unsqueeze(-1)
-        return kind + is_number * number * (1 + self.scale(name)), name
-
-
 def _bucket(value: str, count: int) -> int:
-    """Which of `count` buckets a value belongs to, the same on every machine."""
+    """Assign a value to one of `count` buckets, the same on every machine."""
     return int.from_bytes(hashlib.sha256(value.encode(errors="surrogatepass")).digest()[:8]) % count

@@ -1,4 +1,4 @@
-"""Text: names, taxonomies, reports, by a vocabulary learned from the training split."""
+"""Text (names, taxonomies, reports) as subwords learned from the training split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import Tokens
 
 SMALLEST = 300
-"""Every byte is a piece, so that nothing is lost; fewer pieces than this leave none for words."""
+"""Smallest vocabulary: all bytes, so that nothing is lost, and a few pieces for words."""
 
 
 @register
@@ -57,7 +57,7 @@ class Text(TokenSequence):
 
     @cached_property
     def lexicon(self) -> Vocabulary:
-        """The pieces learned."""
+        """The learned pieces."""
         return Vocabulary(self.pieces)
 
     @cached_property
@@ -69,11 +69,11 @@ class Text(TokenSequence):
         return '"Insecta Diptera"'
 
     def fit(self, raws: Iterable[str]) -> Text:
-        model, pieces = train(raws, self.vocabulary, self.kind, fall_back=True)
+        model, pieces = train(raws, self.vocabulary, self.kind, byte_fallback=True)
         return dataclasses.replace(self, model=model, pieces=pieces)
 
     def join(self, ids: np.ndarray) -> str:
-        """The text of content ids `(N,)`."""
+        """Join content ids `(N,)` to a text."""
         return self._processor.decode(ids.tolist())
 
     def decode(self, members: dict[str, bytes]) -> str:
@@ -83,7 +83,7 @@ class Text(TokenSequence):
         if not isinstance(value, str) or not (text := value.replace(SPACE, " ")).strip():
             raise ContentError("text that is empty or not a string", repr(value)[:80])
         if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
-            raise ContentError("text of letters that are none")
+            raise ContentError("text contains unpaired surrogates or NUL")
         return text
 
     def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What kinds of data that are strings share: tokens in a row, each one entry of a vocabulary."""
+"""Base of modalities that are strings: a sequence of tokens from a vocabulary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import Tokens
 
 MAX_BYTES = 10_000_000
-"""Longer strings are refused before they are decoded."""
+"""Size of the largest string accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class TokenSequence(Modality):
     @property
     @abstractmethod
     def lexicon(self) -> Vocabulary:
-        """All tokens there are."""
+        """All tokens."""
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -80,16 +80,16 @@ def _marked(pieces: list[tuple[str, str]]) -> str:
 
 
 def in_a_row(ids: np.ndarray) -> Tokens:
-    """Tokens of content ids `(N,)`, their coordinate the index."""
+    """Tokens of content ids `(N,)`; the coordinate is the index."""
     count = len(ids)
     return Tokens(np.zeros((count, 0), np.float32), ids[:, None], np.arange(count, dtype=np.float32)[:, None])
 
 
 def text_member(members: dict[str, bytes], kind: str, encoding: str) -> str:
-    """The string in a sample's member `txt`.
+    """Decode the string in a sample's member `txt`.
 
     Raises:
-        ContentError: there is none, it is longer than `MAX_BYTES` or not of the encoding.
+        ContentError: the member is missing, larger than `MAX_BYTES` or not in the encoding.
     """
     if "txt" not in members:
         raise ContentError(f"{kind} without a txt member")
@@ -102,7 +102,7 @@ def text_member(members: dict[str, bytes], kind: str, encoding: str) -> str:
 
 
 class SequenceEmbedding(nn.Module):
-    """Content from a learnt table, place from the index in the row."""
+    """Content from a learned table, position from the index."""
 
     def __init__(self, num_ids: int, dim: int):
         super().__init__()

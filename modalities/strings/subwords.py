@@ -1,4 +1,4 @@
-"""Vocabularies learned from strings by sentencepiece (Kudo & Richardson 2018), its model kept as bytes."""
+"""Subword vocabularies learned by sentencepiece (Kudo & Richardson 2018)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from modalities.files.reading import lazy_import
 
 SPACE = "\u2581"
-"""Sentencepiece's sign for a space within a piece."""
+"""Sentencepiece's symbol for a space within a piece."""
 
 
 def train(
@@ -17,19 +17,24 @@ def train(
     size: int,
     kind: Literal["unigram", "bpe"],
     *,
-    apart: str = "",
-    fall_back: bool = False,
+    single_letters: str = "",
+    byte_fallback: bool = False,
     word_starts: bool = True,
 ) -> tuple[bytes, tuple[str, ...]]:
-    """A model of at most `size` pieces, fewer where the strings yield no more, and its pieces from id 2 on.
+    """Train a vocabulary of at most `size` pieces; return the serialized model and its pieces from id 2 on.
 
-    Ids 0 and 1 are the missing and the unknown, as everywhere here. Strings are taken as they are: no normalisation, no
-    space taken away. apart: letters that are pieces of their own, part of no longer one. fall_back: rare letters are
-    spelled in bytes, so that nothing is lost. word_starts: a string begins as if after a space, so that its first word
-    reads like any other.
+    Ids 0 and 1 are MISSING and UNKNOWN. Strings are used without normalization and with all their spaces.
+
+    Args:
+        strings: Training strings.
+        size: Largest number of pieces; few or short strings yield fewer.
+        kind: Algorithm.
+        single_letters: Letters that are never part of a longer piece.
+        byte_fallback: Whether rare letters are spelled in bytes, so that nothing is lost.
+        word_starts: Whether a string begins as if after a space, so that its first word is like any other.
 
     Raises:
-        ValueError: no letter to fit on, or more letters than `size` can hold.
+        ValueError: there is no letter to fit on, or `size` is too small for all letters.
     """
     usable = [string for string in strings if string.strip()]
     if not usable:
@@ -42,30 +47,30 @@ def train(
             vocab_size=size,
             model_type=kind,
             hard_vocab_limit=False,
-            byte_fallback=fall_back,
-            character_coverage=0.9995 if fall_back else 1.0,
-            required_chars=SPACE,  # however rare
-            user_defined_symbols=list(apart),
+            byte_fallback=byte_fallback,
+            character_coverage=0.9995 if byte_fallback else 1.0,
+            required_chars=SPACE,  # even if it is rare
+            user_defined_symbols=list(single_letters),
             add_dummy_prefix=word_starts,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
-            max_sentence_length=1 << 30,  # longer strings would be left out
+            max_sentence_length=1 << 30,  # sentencepiece ignores longer strings
             pad_id=0,
             unk_id=1,
             bos_id=-1,
             eos_id=-1,
-            num_threads=1,  # one sum in one order: the same strings give the same bytes
+            num_threads=1,  # one order of summation: the same strings give the same bytes
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"sentencepiece cannot fit a vocabulary of {size:,} here: {error}") from error
+        raise ValueError(f"sentencepiece cannot fit a vocabulary of {size:,} pieces: {error}") from error
     model = written.getvalue()
     pieces = load(model)
     return model, tuple(pieces.id_to_piece(i) for i in range(2, pieces.get_piece_size()))
 
 
 def load(model: bytes) -> Any:
-    """The sentencepiece processor of a trained model."""
+    """Load the sentencepiece processor of a serialized model."""
     return _sentencepiece().SentencePieceProcessor(model_proto=model)
 
 

@@ -1,4 +1,4 @@
-"""Lists of strings with ids: 0 is missing, 1 is unknown, entries follow."""
+"""Vocabularies of strings, and words of column names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPECIALS = ("<missing>", "<unknown>")
 
 
 class Vocabulary:
-    """Strings to ids and back."""
+    """Maps strings to ids and back; id 0 is missing content, 1 an unknown string, and the entries follow."""
 
     def __init__(self, entries: Sequence[str]):
         self.entries = (*SPECIALS, *entries)
@@ -29,7 +29,7 @@ class Vocabulary:
         return entry in self._ids
 
     def id(self, entry: str) -> int:
-        """The entry's id, 1 (unknown) where there is none."""
+        """The id of an entry, 1 (unknown) if there is no such entry."""
         return self._ids.get(entry, 1)
 
     def encode(self, entries: Iterable[str]) -> np.ndarray:
@@ -37,7 +37,7 @@ class Vocabulary:
         return np.fromiter((self._ids.get(entry, 1) for entry in entries), np.int64)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The entries of ids."""
+        """Entries by id."""
         return [self.entries[i] for i in ids]
 
     @cached_property
@@ -45,7 +45,7 @@ class Vocabulary:
         return max(map(len, self.entries))
 
     def pieces(self, word: str) -> list[int]:
-        """Ids of the longest entries that spell `word`, left to right; letters in no entry are unknown (1)."""
+        """Spell `word` with the longest entries from left to right; letters without an entry are unknown (1)."""
         ids, start = [], 0
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
@@ -62,11 +62,11 @@ _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d|[^\W_]|[^\w\s]
 
 
 def words(name: str) -> list[str]:
-    """A column's name as lower-case words: `NumHDonors`, `num_h_donors` and `num h donors` read alike."""
+    """Split a name into lower-case words: `NumHDonors`, `num_h_donors` and `num h donors` give the same ones."""
     return [word.lower() for word in _WORDS.findall(name)]
 
 
 def common(items: Iterable[str], minimum: int) -> tuple[str, ...]:
-    """Items seen at least `minimum` times, most frequent first, ties by name."""
+    """Items that occur at least `minimum` times, from the most frequent, ties in alphabetical order."""
     counts = Counter(items)
     return tuple(sorted((item for item, n in counts.items() if n >= minimum), key=lambda item: (-counts[item], item)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -105,7 +106,7 @@ def export(run: str | Path, out: str | Path | None = None, push: str | None = No
         _write_weights(trained, model, tuned, temporary)
         write_code(temporary, list(fitted.values()))
         (temporary / "README.md").write_text(card(trained, fitted, tuned[1] if tuned else None))
-        difference = check(temporary)
+        difference = check(temporary, {_top_package(type(modality).__module__) for modality in fitted.values()})
         if not difference <= 1e-5:  # also rejects NaN
             raise RuntimeError(f"outputs of the exported model differ by {difference:.1e} from those of the run")
     result = ExportResult(path=str(target), max_difference=difference)
@@ -174,7 +175,7 @@ def write_code(folder: Path, fitted: list[Modality]) -> list[Path]:
     assert len(set(names.values())) == len(names), "two exported modules have the same name"
     paths = []
     for module in modules:
-        source = flatten(inspect.getsource(module), names)
+        source = flatten(inspect.getsource(module), names, module.__package__ or "")
         if module is pipeline.model.modeling or module is pipeline.model.processing:
             # Importing a modality registers it; in the project the package `modalities` does that.
             imports = "\n".join(f"from .{names[m.__name__]} import *  # noqa: F403" for m in types)
@@ -196,36 +197,55 @@ def _flat_name(module: str) -> str:
 
 
 def _with_imports(modules: Iterable[ModuleType]) -> dict[ModuleType, None]:
-    """The modules and all modules of the package `modalities` that they import, in a fixed order."""
-    closure: dict[ModuleType, None] = {}
+    """The modules and all that they import of `modalities` or of their own package, in a fixed order."""
+    collected: dict[ModuleType, None] = {}
     pending = list(modules)
     while pending:
         module = pending.pop(0)
-        if module not in closure:
-            closure[module] = None
-            nodes = ast.walk(ast.parse(inspect.getsource(module)))
-            names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-            pending += [sys.modules[name] for name in names if name.startswith("modalities.")]
-    return closure
+        if module in collected:
+            continue
+        collected[module] = None
+        packages = {"modalities", _top_package(module.__name__)} - {"pipeline"}
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.ImportFrom):
+                name = _imported_module(node, module.__package__ or "")
+                if "." in name and _top_package(name) in packages:
+                    pending.append(importlib.import_module(name))
+    return collected
 
 
-def flatten(source: str, names: dict[str, str]) -> str:
-    """Rewrite imports of the project's modules as relative imports of flat files.
+def _top_package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _imported_module(node: ast.ImportFrom, package: str) -> str:
+    """Absolute name of the module that a statement in a module of `package` imports from."""
+    if not node.level:
+        return node.module or ""
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+
+
+def flatten(source: str, names: dict[str, str], package: str = "") -> str:
+    """Rewrite imports of exported modules as relative imports of flat files; `source` is a module of `package`.
 
     Raises:
-        ValueError: an import of a project module that is not exported.
+        ValueError: an import of a module that is not exported, of the project or of the module's own package.
     """
     lines = source.splitlines(keepends=True)
-    packages = {name.partition(".")[0] for name in names}
+    exported_packages = {_top_package(name) for name in names}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
-            if node.module not in names:
-                raise ValueError(f"{node.module} is imported by exported code but not exported")
+        if isinstance(node, ast.ImportFrom):
+            module = _imported_module(node, package)
+            if _top_package(module) not in exported_packages:
+                continue
+            if module not in names:
+                raise ValueError(f"{module} is imported by exported code but not exported: import names from modules")
+            statement = f"from {'.' * node.level}{node.module or ''} import"
             line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = line.replace(f"from {node.module} import", f"from .{names[node.module]} import")
+            lines[node.lineno - 1] = line.replace(statement, f"from .{names[module]} import")
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.partition(".")[0] in packages:
+                if _top_package(alias.name) in exported_packages:
                     raise ValueError(f"exported code must import names from {alias.name}, not the module")
     return "".join(lines)
 
@@ -288,15 +308,17 @@ BLOCKED = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "
 """Packages that the fresh process cannot import: the project, and parsers that transformers never imports."""
 
 
-def check(folder: Path) -> float:
+def check(folder: Path, packages: Iterable[str] = ()) -> float:
     """Largest difference of embeddings and predictions between the run and the exported folder in a fresh process.
+
+    packages: installed packages that modalities come from, which the process may not import either.
 
     Raises:
         RuntimeError: the folder does not load there.
     """
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
-            [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps(BLOCKED)],
+            [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps([*BLOCKED, *packages])],
             capture_output=True,
             text=True,
             cwd=cache,

@@ -120,7 +120,7 @@ class Bioscan(Source):
         require_cells(columns, modalities)
 
     def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
-        return modalities.keys() & {self.image, self.dna, *self.columns}
+        return frozenset(modalities.keys() & {self.image, self.dna, *self.columns})
 
     def items(self, raw: Path) -> Iterator[Specimen]:
         paths = find_files(raw, self.file)

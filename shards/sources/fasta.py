@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TextIO
 import polars as pl
 
 from modalities.base import Modality
-from modalities.dna import cleaned
+from modalities.dna import clean
 from modalities.files.reading import ContentError, lazy_import
 from shards.names import need_columns
 from shards.sources.base import Sample, Source, register
@@ -175,7 +175,7 @@ class Fasta(Source):
         members |= cell_members(row, self.columns, modalities)
         if self.labels:
             members["labels.json"] = dump_cells(row, self.labels)
-        sequence = cleaned(item.sequence)
+        sequence = clean(item.sequence)
         return Sample(
             identity=sequence if self.unique else item.name,
             members=members,

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modalities.files.reading import ContentError, counted_changes
+from modalities.layers.cells import NUMBER
 from modalities.masks.draw import draw_mask
 from modalities.masks.masking import Masking, MaskRules
 from modalities.strings.cells import Cell
 from modalities.strings.columns import Row
 from modalities.strings.scaling import compress, expand, find_codes, scale
-from modalities.table import MAX_BYTES, NUMBER, Table
+from modalities.table import MAX_BYTES, Table
 from modalities.tokens import maskable
 
 ROWS: list[Row] = [

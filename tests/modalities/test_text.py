@@ -67,7 +67,7 @@ def test_a_vocabulary_has_at_most_the_size_asked_for() -> None:
 
 
 def test_more_letters_than_a_vocabulary_holds() -> None:
-    with pytest.raises(ValueError, match=r"cannot fit a vocabulary of 300 here: .*smaller than required_chars"):
+    with pytest.raises(ValueError, match=r"cannot fit a vocabulary of 300 pieces: .*smaller than required_chars"):
         Text(vocabulary=300).fit(["".join(chr(0x4E00 + i) for i in range(200))])
 
 
