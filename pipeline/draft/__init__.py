@@ -16,20 +16,20 @@ from pipeline.draft.write import recipe_of, recipe_text
 class DraftedRecipe(Result):
     """A recipe file that was drafted.
 
-    samples: their approximate number. found: counts of the files in the folder. guesses: what the reader must check.
+    samples: their approximate number. files: counts of the files in the folder. guesses: what the reader must check.
     recipe: the recipe as plain data.
     """
 
     path: str
     name: str
     samples: int
-    found: list[str]
+    files: list[str]
     guesses: list[str]
     recipe: dict[str, Any]
 
     def lines(self) -> list[str]:
         return [
-            f"found: {', '.join(self.found)}",
+            f"found: {', '.join(self.files)}",
             f"recipe of {', '.join(self.recipe['modalities'])}; about {self.samples:,} samples",
             *(f"check: {guess}" for guess in self.guesses),
             f"recipe: {self.path} (its comments list the next commands)",
@@ -65,7 +65,7 @@ def draft_recipe(folder: str | Path, out: str | Path | None = None) -> DraftedRe
         path=str(path),
         name=name,
         samples=choice.draft.samples,
-        found=list(choice.counts),
+        files=list(choice.counts),
         guesses=list(choice.draft.guesses),
         recipe=recipe_of(choice.draft, name),
     )

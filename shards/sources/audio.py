@@ -1,4 +1,4 @@
-"""Folders of recordings, their labels from file names or from a table."""
+"""Folders of sound recordings, labelled by file names or a table."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FLAC_BITS = {
     **{"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24},
     **dict.fromkeys(("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"), 24),
 }
-"""Bits of a sample in FLAC by the kind of a file's samples; windows of other kinds, floats above all, become WAV."""
+"""Bits per sample in FLAC by the subtype of a file; windows of other subtypes, mostly floats, become WAV."""
 _FLAC_CHANNELS, _FLAC_HZ = 8, 655_350
 _FLAC_LOSS = 2**-16
-"""Largest error in FLAC of what a lossy decoder gives, over the highest sample of its channel; beyond it, WAV."""
+"""Largest error in FLAC of a lossy format, relative to the peak of its channel; beyond it, windows become WAV."""
 _BLOCK = 1 << 20
-"""Samples of each channel that are decoded at a time on the way to a window."""
+"""Samples per channel that are decoded at a time to reach a window."""
 
 
 @register
@@ -89,7 +89,7 @@ class AudioFolder(WindowedSource, MediaFolder):
                 yield item
                 continue
             try:
-                with _opened(item.path) as file:
+                with _open(item.path) as file:
                     count, rate_hz = int(file.frames), float(file.samplerate)
                 for start, stop in self.windows(count, rate_hz):
                     row = {**item.row, "start_s": start / rate_hz}
@@ -103,19 +103,19 @@ class AudioFolder(WindowedSource, MediaFolder):
             extension, data = super().content(item)
             return extension, add_length(data, extension)
         start, stop = item.part
-        samples, rate_hz, bits = _window(item.path, start, stop)
+        samples, rate_hz, bits = _read_window(item.path, start, stop)
         if splice := _splice(item.path):
             count_change(splice.reason)
-        return _encoded(samples, rate_hz, bits)
+        return _encode(samples, rate_hz, bits)
 
 
-def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | None]:
-    """Samples `(T, C)` float32 of a part of a file, their rate in Hz, and how many bits FLAC needs, None if it cannot.
+def _read_window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | None]:
+    """Samples `(T, C)` float32 of a part of a file, their rate in Hz, and the bits per sample in FLAC or None for WAV.
 
     Raises:
-        ContentError: the file cannot be read, or not so far.
+        ContentError: the file is unreadable or ends before `stop`.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         rate_hz = file.samplerate
         bits = _FLAC_BITS.get(file.subtype) if file.channels <= _FLAC_CHANNELS and rate_hz <= _FLAC_HZ else None
         if file.seekable() and not file.subtype.startswith("MPEG") and _seeks(path):
@@ -128,32 +128,32 @@ def _window(path: Path, start: int, stop: int) -> tuple[np.ndarray, int, int | N
     return samples, rate_hz, bits
 
 
-def _encoded(samples: np.ndarray, rate_hz: int, bits: int | None) -> tuple[str, bytes]:
-    """Extension and bytes of a file of samples `(T, C)` float32: FLAC of so many bits where it holds them, else WAV."""
+def _encode(samples: np.ndarray, rate_hz: int, bits: int | None) -> tuple[str, bytes]:
+    """Extension and bytes of a file of samples `(T, C)` float32: FLAC of `bits` if it can represent them, else WAV."""
     buffer = io.BytesIO()
-    if bits and _holds(samples, bits):
+    if bits and _represents(samples, bits):
         subtype = "PCM_S8" if bits == 8 else f"PCM_{bits}"
         lazy_import("soundfile", "soundfile").write(buffer, samples, rate_hz, format="FLAC", subtype=subtype)
         return "flac", buffer.getvalue()
-    # libsndfile writes the time of day into WAV files of floats, and builds are the same byte by byte
+    # not soundfile: libsndfile writes the time of day into WAV files of floats, but builds must be reproducible
     lazy_import("scipy.io.wavfile", "scipy").write(buffer, rate_hz, samples)
     return "wav", buffer.getvalue()
 
 
-def _holds(samples: np.ndarray, bits: int) -> bool:
-    """Whether whole numbers of some bits hold samples `(T, C)`: none is beyond them, and the error is small."""
+def _represents(samples: np.ndarray, bits: int) -> bool:
+    """Whether integers of `bits` represent samples `(T, C)`: none is out of range, and the error is small."""
     limit = 2 ** (bits - 1)
-    whole = np.rint(samples * np.float32(limit))
-    error = np.abs(whole / limit - samples).max(0)
-    fits = -limit <= whole.min() and whole.max() < limit
-    return bool(fits and (error <= _FLAC_LOSS * np.abs(samples).max(0)).all())
+    integers = np.rint(samples * np.float32(limit))
+    error = np.abs(integers / limit - samples).max(0)
+    in_range = -limit <= integers.min() and integers.max() < limit
+    return bool(in_range and (error <= _FLAC_LOSS * np.abs(samples).max(0)).all())
 
 
 class _Decoder:
-    """Decodes a file once, from its beginning on, for windows that follow each other.
+    """Decode a file once from its start, for windows in order.
 
-    An MPEG decoder that seeks loses what a frame borrows from those before it and is wrong for the next frames, and
-    finds its place by reading all headers before it. `soundfile` seeks after each read of a file that can.
+    Seeking in MPEG audio is slow, because it reads all earlier headers, and wrong for the next frames, because they
+    borrow bits from earlier ones. `soundfile` seeks after each read of a seekable file.
     """
 
     def __init__(self, path: Path):
@@ -162,14 +162,14 @@ class _Decoder:
 
     def _restart(self) -> None:
         self._file = _sound(self._path)
-        weakref.finalize(self, self._file.close)  # at the latest when Python ends, before soundfile is gone
+        weakref.finalize(self, self._file.close)  # closes at exit at the latest, while soundfile is still loaded
         self._file.seekable = lambda: False
         self._last = np.zeros((0, self._file.channels), np.float32)
         self._at = 0
         self._broken = False
 
     def _read(self, count: int) -> np.ndarray:
-        """The next samples, fewer where the decoder goes no further."""
+        """The next samples; fewer if the decoder stops early."""
         if self._broken or count <= 0:
             return self._last[:0]
         try:
@@ -182,7 +182,7 @@ class _Decoder:
         return samples
 
     def samples(self, start: int, stop: int) -> np.ndarray:
-        """Samples `(T, C)` float32 of `[start, stop)`, fewer where the decoder goes no further."""
+        """Samples `(T, C)` float32 of `[start, stop)`; fewer if the decoder stops early."""
         if start < self._at - len(self._last):
             self._restart()
         if start > self._at:
@@ -203,10 +203,10 @@ def _decoder(path: Path) -> _Decoder:
 
 @cache_by_mtime(64)
 def _splice(path: Path) -> Splice | None:
-    """What makes a file's header say its length, None where it does, without reading the file whole.
+    """The change that makes a header state the length of its file, None if it does; does not read the whole file.
 
     Raises:
-        ContentError: it is not what its extension says, or visibly cut.
+        ContentError: the file does not match its extension, or is visibly truncated.
     """
     with _mapped(path) as data:
         return find_splice(data, _extension(path))
@@ -221,7 +221,7 @@ def _seeks(path: Path) -> bool:
 @contextmanager
 def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
     if not path.stat().st_size:
-        yield b""  # cannot be mapped
+        yield b""  # an empty file cannot be mapped
         return
     with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data
@@ -232,7 +232,7 @@ def _extension(path: Path) -> str:
 
 
 def _sound(path: Path) -> Any:
-    """A sound file, open, its header made to say its length."""
+    """Open a sound file, with a header that states its length."""
     soundfile = lazy_import("soundfile", "soundfile")
     if (splice := _splice(path)) is None:
         return soundfile.SoundFile(path)
@@ -242,15 +242,15 @@ def _sound(path: Path) -> Any:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A sound file, checked without being read whole.
+def _open(path: Path) -> Iterator[Any]:
+    """Open a sound file and check it without reading it whole.
 
     Raises:
-        ContentError: it is not what its extension says, it is cut, or it cannot be read.
+        ContentError: the file does not match its extension, is truncated or unreadable.
     """
     extension = _extension(path)
     try:
         with _sound(path) as file:
             yield file
-    except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
+    except (RuntimeError, OSError) as error:  # libsndfile raises RuntimeError
         raise ContentError(sound_error(extension, error), str(error)) from error

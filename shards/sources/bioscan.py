@@ -31,7 +31,7 @@ _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_bar
 
 
 class Specimen(NamedTuple):
-    """A row of the CSV as it is written, what its columns are, and why it cannot be read, if so."""
+    """A row of the CSV as it is written, the types of its columns, and why it is unreadable (empty if it is not)."""
 
     folder: Path
     row: dict[str, str]
@@ -169,7 +169,7 @@ class Bioscan(Source):
 
 
 def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Some columns of a CSV, as written, some rows at a time; rows with a fault are passed over."""
+    """Yield some columns of a CSV as they are written, many rows at a time; skips rows with a fault."""
     lines = read_lines(path)
     names = next(lines).cells
     places = {name: names.index(name) for name in columns}

@@ -1,4 +1,4 @@
-"""CSV and TSV files as rows of cells, as they are written."""
+"""Read CSV and TSV files as rows of text, as it is written."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 MAX_CELL = 10_000_000
-"""Characters of a cell; what is longer is a quote without an end."""
+"""Maximum number of characters in a cell; a longer one is an unclosed quote."""
 NAMELESS = "column "
-"""How the names of columns begin that have none, as where a spreadsheet ends in empty columns."""
+"""Prefix of the names given to unnamed columns, such as empty ones at the end of a spreadsheet."""
 _SEPARATORS = (",", "\t", ";")
 _SNIFFED = 50
-"""Lines by which the separator is found."""
+"""Lines that determine the separator."""
 
 
 class BrokenFileError(ValueError):
-    """A file that ends before its end, or that the disk does not give."""
+    """A truncated or unreadable file."""
 
 
 class Line(NamedTuple):
-    """A row of a table by the number of its first line, and why it cannot be read, if so."""
+    """A row of a table: the number of its first line, its cells, and why it is unreadable (empty if it is not)."""
 
     number: int
     cells: list[str]
@@ -36,15 +36,15 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The rows of a CSV or TSV file (also `.gz`), the header first; a row that cannot be read has a fault.
+    """Yield the rows of a CSV or TSV file (also `.gz`), the header first; an unreadable row has a fault.
 
-    Cells are separated by commas in `.csv`, by tabs in other files, or by another of comma, tab and semicolon if that
-    alone gives the first rows one length. Between tabs a quote is a character like any other, as databases write it,
-    unless each cell that begins with one ends with one too, as R and spreadsheets quote. After a row with a fault the
-    next line is a row again.
+    The separator is a comma in `.csv` and a tab in other files, unless only another of comma, tab and semicolon gives
+    the first rows equal lengths. Between tabs a quote is an ordinary character, as databases write it, unless each cell
+    that begins with a quote also ends with one, as R and spreadsheets write it. After a row with a fault, the next line
+    starts a new row.
 
     Raises:
-        ValueError: the file cannot be read, is not UTF-8 or UTF-16, or is empty.
+        ValueError: the file is unreadable, empty, or neither UTF-8 nor UTF-16.
     """
     with _text_lines(path) as lines:
         first = list(itertools.islice(lines, _SNIFFED))
@@ -62,23 +62,23 @@ def read_lines(path: Path) -> Iterator[Line]:
         for line in parse(feed, mark):
             width = width or len(line.cells)
             if not line.fault and len(line.cells) != width:
-                feed.take_back()
+                feed.push_back()
                 line = line._replace(fault=f"{len(line.cells)} cells under a header of {width}")
             yield line._replace(cells=[_unquoted(cell) for cell in line.cells]) if unquote else line
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
-    """The mark that gives a file's first lines rows of one length, the usual one if it does."""
+    """The separator that gives the first lines of a file equal lengths, preferably the usual one."""
     csv.field_size_limit(MAX_CELL)
     rows = {mark: [row for row in csv.reader(lines, delimiter=mark) if row] for mark in (usual, *_SEPARATORS)}
-    if len(lines) == _SNIFFED:  # the last row may go on
+    if len(lines) == _SNIFFED:  # the last row may continue beyond these lines
         rows = {mark: cells[:-1] or cells for mark, cells in rows.items()}
     even = [mark for mark, cells in rows.items() if len(cells[0]) > 1 and len(set(map(len, cells))) == 1]
     return even[0] if even else max(rows, key=lambda mark: len(rows[mark][0]))
 
 
 def _has_line_breaks(path: Path) -> bool:
-    """Whether a tab-separated file has cells with tabs or line breaks in quotes: parsed so, all its rows are sound."""
+    """Whether a tab-separated file has quoted tabs or line breaks: parsed that way, no row has a fault."""
     with _text_lines(path) as lines:
         if len({line.count("\t") for line in lines if line.strip("\r\n")}) == 1:
             return False
@@ -89,19 +89,19 @@ def _has_line_breaks(path: Path) -> bool:
 
 
 def _is_quoted(path: Path) -> bool:
-    """Whether a tab-separated file of one row a line quotes cells: each that begins with a quote ends with one."""
+    """Whether a tab-separated file with one row per line quotes cells: those that begin with a quote end with one."""
     with _text_lines(path) as lines:
         cells = (cell for line in lines if '"' in line for cell in line.rstrip("\r\n").split("\t"))
         return all(len(cell) > 1 and cell.endswith('"') for cell in cells if cell.startswith('"'))
 
 
 def _unquoted(cell: str) -> str:
-    """A cell without its quotes; those within it are doubled or, by R, follow a backslash."""
+    """A cell without its quotes; inner quotes are doubled or, in R, escaped by a backslash."""
     return cell[1:-1].replace('""', '"').replace('\\"', '"') if cell.startswith('"') else cell
 
 
 def _parsed_tabs(feed: _Feed, mark: str) -> Iterator[Line]:
-    """Rows of one line each; blank lines are passed over."""
+    """Rows of one line each; skips blank lines."""
     while True:
         feed.begin()
         line = next(feed, None)
@@ -112,14 +112,14 @@ def _parsed_tabs(feed: _Feed, mark: str) -> Iterator[Line]:
 
 
 def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
-    """Rows as Python's csv reads them; blank lines are passed over."""
+    """Rows as Python's csv module reads them; skips blank lines."""
     csv.field_size_limit(MAX_CELL)
     while True:
         feed.begin()
         try:
             cells = next(csv.reader(feed, delimiter=mark, strict=True), None)
         except csv.Error as error:
-            feed.take_back()
+            feed.push_back()
             yield Line(feed.first, [""], f"a quoted cell without its end ({error})")
             continue
         if cells is None:
@@ -129,7 +129,7 @@ def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
 
 
 class _Feed:
-    """Lines for a parser, which can be taken back but for the first one of a row."""
+    """Lines for a parser, which can push back all lines of a row except the first."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines
@@ -138,12 +138,12 @@ class _Feed:
         self.first = 1
 
     def begin(self) -> None:
-        """A row begins with the next line."""
+        """Start a row with the next line."""
         self.first += len(self._read)
         self._read = []
 
-    def take_back(self) -> None:
-        """Only the first line of the row counts as read."""
+    def push_back(self) -> None:
+        """Push back all lines of the row except the first."""
         self._waiting.extendleft(reversed(self._read[1:]))
         del self._read[1:]
 
@@ -158,11 +158,11 @@ class _Feed:
 
 @contextmanager
 def _text_lines(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a text file of UTF-8, or of UTF-16 with its mark.
+    """Open a text file in UTF-8, or in UTF-16 with a byte order mark, as lines.
 
     Raises:
-        BrokenFileError: it cannot be read.
-        ValueError: there is none, or it is in another encoding; the message names the line.
+        BrokenFileError: the file is unreadable.
+        ValueError: the file does not exist or has another encoding; the message names the line.
     """
     if not path.is_file():
         raise ValueError(f"no file {path}")
@@ -174,10 +174,10 @@ def _text_lines(path: Path) -> Iterator[Iterator[str]]:
 
 
 def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The lines of an open file of UTF-8, or of UTF-16 with its mark.
+    """Decode the lines of an open file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        ValueError: it is in another encoding; the message names the line.
+        ValueError: the file has another encoding; the message names the line.
     """
     first = file.readline(MAX_CELL)
     try:
@@ -185,7 +185,7 @@ def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
             yield from io.StringIO((first + file.read()).decode("utf-16"), newline="")
             return
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read: it is no whole text in UTF-16") from error
+        raise ValueError(f"{path} cannot be read: it is not valid UTF-16") from error
     for number, line in enumerate(itertools.chain([first.removeprefix(codecs.BOM_UTF8)], file), 1):
         try:
             yield line.decode()
@@ -194,10 +194,10 @@ def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def valid_rows(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
-    """Rows without a fault.
+    """Yield rows, none of which may have a fault.
 
     Raises:
-        ValueError: a row has one; the message names it.
+        ValueError: a row has a fault; the message names both.
     """
     for line in lines:
         if line.fault:
@@ -206,10 +206,10 @@ def valid_rows(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def column_names(path: Path, line: Line) -> list[str]:
-    """The names of a table's columns, by its first row; of several without a name all but the first are numbered.
+    """The names of a table's columns, from its first row; unnamed columns except the first get a number.
 
     Raises:
-        ValueError: the row cannot be read, or a column stands twice.
+        ValueError: the row is unreadable, or two columns have the same name.
     """
     (line,) = valid_rows(path, [line])
     nameless = [place for place, name in enumerate(line.cells) if not name][1:]

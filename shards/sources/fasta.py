@@ -1,4 +1,4 @@
-"""DNA from FASTA files, with a table of the specimens where there is one."""
+"""DNA from FASTA files, with an optional table of specimens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PLACE = re.compile(r"\d+(\.\d+)? [NS] \d+(\.\d+)? [EW]")
 
 
 class Record(NamedTuple):
-    """One FASTA record and its table row; `fault` says why it cannot be used."""
+    """A FASTA record and its row of the table; `fault` is the reason why it is unusable, or empty."""
 
     name: str
     sequence: str = ""
@@ -130,7 +130,7 @@ class Fasta(Source):
         yield from (Record(name, fault="table row without DNA") for name in rows if name not in used)
 
     def _joined(self, record: Record, rows: Mapping[str, list[Row]], used: set[str]) -> Record:
-        """The record by its id, with its table row; the id is added to those used."""
+        """The record under its id, with its row of the table; adds the id to `used`."""
         name = self._id(record.name)
         used.add(name)
         if not name:
@@ -149,7 +149,7 @@ class Fasta(Source):
         return (match[1] if match.re.groups else match[0]) or "" if match else ""
 
     def _rows(self, folder: Path) -> dict[str, list[Row]]:
-        """Table rows by id."""
+        """Rows of the table by id."""
         rows: dict[str, list[Row]] = {}
         if self.table is None:
             return rows
@@ -184,7 +184,7 @@ class Fasta(Source):
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a FASTA file, their whole headers as names; a broken file ends in a record with a fault."""
+    """Yield the records of a FASTA file, named by their whole headers; a broken file ends in a record with a fault."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, or in files that the library `datasets` reads, streamed."""
+"""Data sets on the Hugging Face Hub, or in files that the library `datasets` reads, streamed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shards.sources.signals import SignalColumns
 
 
 class Row(NamedTuple):
-    """A row of the data set, by its number from 1."""
+    """A row of the data set and its number, from 1."""
 
     number: int
     cells: dict[str, Any]
@@ -73,12 +73,12 @@ class Hub(Source):
 
     def __post_init__(self) -> None:
         if not self.columns:
-            raise ValueError("data.source.columns says which column each modality is; it is empty")
+            raise ValueError("data.source.columns is empty: give the column of each modality")
         for name in self.signals:
             if name not in self.columns:
-                raise ValueError(f"data.source.signals.{name} is no modality of data.source.columns")
+                raise ValueError(f"data.source.signals.{name} is not a modality of data.source.columns")
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"data.source.limit is {self.limit}, but at least one row is read")
+            raise ValueError(f"data.source.limit is {self.limit}, but must be at least 1")
 
     @property
     def _used(self) -> list[str]:
@@ -110,10 +110,10 @@ class Hub(Source):
             raise ValueError(f"data set {self.dataset} cannot be read: {_line(error)}") from error
 
     def _open(self, raw: Path) -> Iterable[dict[str, Any]]:
-        """The rows, their columns those used, media undecoded and classes by name.
+        """The rows, with the used columns only, media not decoded and classes as names.
 
         Raises:
-            ValueError: no such data set, part, file or column.
+            ValueError: the data set, split, file or column does not exist.
         """
         library = lazy_import("datasets", "datasets")
         files = None
@@ -174,7 +174,7 @@ class Hub(Source):
         )
 
     def _cell(self, name: str, value: Any) -> Any:
-        """A cell, None where it says that it is missing; texts stay texts, for the data set says what they are."""
+        """A cell, None if it means missing; text stays text, because the data set states its types."""
         if isinstance(value, (dict, list, bytes)) or not is_missing(value, name, self.missing):
             return value
         if value is not None and value == value and str(value).strip():
@@ -187,7 +187,7 @@ def _line(error: Exception) -> str:
 
 
 def _named(row: dict[str, Any], classes: Mapping[str, list[str]]) -> dict[str, Any]:
-    """The row with classes by name; -1 is how `datasets` numbers what has none."""
+    """The row with classes as names; `datasets` uses -1 for a missing class."""
     for name, names in classes.items():
         number = row[name]
         row[name] = None if number is None or number < 0 else names[number]
@@ -222,11 +222,11 @@ def _file(extension: str, data: bytes, modality: Modality) -> CellContent:
 
 
 def _contents(path: str, noun: str) -> bytes:
-    """The bytes of a file by its path or, where rows are streamed, its URL.
+    """The bytes of a file by its path or, if rows are streamed, its URL.
 
     Raises:
-        ContentError: there is none, or it is too large; reasons call it `noun`.
-        ShardError: the link is dead.
+        ContentError: the file is missing or too large; the reason calls it `noun`.
+        ShardError: the connection failed.
     """
     if "://" not in path:
         return read_file(Path(path), noun)
@@ -240,7 +240,7 @@ def _contents(path: str, noun: str) -> bytes:
 
 
 def _extension(data: bytes, path: str | None, modality: Modality, name: str) -> str:
-    """What kind of file bytes are: by their path's suffix, else by how they begin."""
+    """The extension of a file's bytes: the suffix of its path, else by its magic number."""
     suffix = Path(path or "").suffix.lower().lstrip(".")
     if suffix in modality.extensions:
         return suffix

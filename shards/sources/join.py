@@ -1,10 +1,10 @@
-"""Several sources joined by a key into one sample of all their modalities."""
+"""Join several sources by a key into samples of all their modalities."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ _LABELS = "labels.json"
 
 
 class Item(NamedTuple):
-    """An item of one of the joined sources, by number."""
+    """An item of a joined source, and the number of that source."""
 
     source: int
     item: Any
@@ -51,9 +51,9 @@ class Join(Source):
         if len(self.sources) < 2:
             raise ValueError("data.source.sources: a join needs at least two sources")
         if not self.by or (not isinstance(self.by, str) and len(self.by) != len(self.sources)):
-            raise ValueError("data.source.by is one name for all sources, or a list of one for each")
+            raise ValueError("data.source.by must be one name for all sources, or a list with one per source")
         if any(isinstance(part, Join) for part in self.parts):
-            raise ValueError("data.source.sources: a join cannot be part of a join, list all sources in one")
+            raise ValueError("data.source.sources: a join cannot contain a join: list all sources in one")
 
     @property
     def reads(self) -> Mapping[str, str | tuple[str, ...]]:
@@ -69,10 +69,10 @@ class Join(Source):
 
     @cached_property
     def parts(self) -> tuple[Source, ...]:
-        """The sources that are joined.
+        """The joined sources.
 
         Raises:
-            ValueError: one of them is described wrongly; the message names the key.
+            ValueError: the settings of one are invalid; the message names the key.
         """
         return tuple(
             parse_typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources)
@@ -95,7 +95,7 @@ class Join(Source):
         return frozenset().union(*(part.writes(modalities) for part in self.parts))
 
     def items(self, raw: Path) -> Iterator[Item]:
-        """The items of all sources, those of the first after all others."""
+        """The items of all sources, those of the first source last."""
         for number in (*range(1, len(self.parts)), 0):
             for item in self.parts[number].items(raw):
                 yield Item(number, item)
@@ -104,10 +104,10 @@ class Join(Source):
         return replace(self.parts[item.source].make(item.item, modalities), source=item.source)
 
     def combine(self, samples: Iterator[StoredSample | str], folder: Path) -> Iterator[StoredSample | str]:
-        """Joined samples from those of all sources.
+        """Join the samples of the first source with those of the others.
 
         Raises:
-            ValueError: a source cannot be joined by what the recipe says, or two make the same member.
+            ValueError: a source does not have the field to join by, or two sources make the same member.
         """
         waiting: list[dict[str, StoredSample]] = [{} for _ in self.parts]
         used: list[set[str]] = [set() for _ in self.parts]
@@ -149,7 +149,7 @@ class Join(Source):
         folder: Path,
         labels: BinaryIO,
     ) -> StoredSample | str:
-        """The sample of a part of the first source, or why there is none; merged labels are appended to a file."""
+        """The joined sample of a part of the first source, or why there is none; appends merged labels to a file."""
         partners = {
             number: samples_by_key[key]
             for number, samples_by_key in enumerate(waiting)
@@ -166,25 +166,29 @@ class Join(Source):
             tables.append(members.pop(_LABELS))
         for number, other in partners.items():
             used[number].add(key)
-            for name, span in other.members.items():
+            for name, byte_range in other.members.items():
                 if name == _LABELS:
-                    tables.append(span)
+                    tables.append(byte_range)
                 elif name in members:
-                    raise ValueError(f"two of the joined sources make the member {name}: leave it out of one of them")
+                    raise ValueError(f"two of the joined sources make the member {name}: remove it from one of them")
                 else:
-                    members[name] = span
+                    members[name] = byte_range
             groups = {**other.groups, **groups}
             changes.update(other.changes)
             fingerprints = {**other.fingerprints, **fingerprints}
-        if len(tables) == 1:
-            members[_LABELS] = tables[0]
-        elif tables:
-            merged: dict[str, Any] = {}
-            for span in tables:
-                merged = {**json.loads(span.read(folder)), **merged}
-            data = json.dumps(merged).encode()
-            members[_LABELS] = ByteRange(_LABELS, labels.tell(), len(data))
-            labels.write(data)
+        if tables:
+            members[_LABELS] = tables[0] if len(tables) == 1 else _merge_labels(tables, folder, labels)
         return StoredSample(
             identity=part.identity, members=members, groups=groups, fingerprints=fingerprints, changes=dict(changes)
         )
+
+
+def _merge_labels(tables: Sequence[ByteRange], folder: Path, labels: BinaryIO) -> ByteRange:
+    """Append the labels of several samples to a file, merged; of labels with one name, those of the first count."""
+    merged: dict[str, Any] = {}
+    for table in tables:
+        merged = {**json.loads(table.read(folder)), **merged}
+    data = json.dumps(merged).encode()
+    byte_range = ByteRange(_LABELS, labels.tell(), len(data))
+    labels.write(data)
+    return byte_range

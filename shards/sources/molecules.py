@@ -40,9 +40,9 @@ from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types
 
 BROKEN = (OSError, EOFError, zlib.error, BrokenFileError)
-"""What reading raises of a file that is cut or damaged."""
+"""Errors that reading a truncated or damaged file raises."""
 _LONGEST = 10_000_000
-"""Characters that a record of an SDF may have."""
+"""Maximum number of characters in a record of an SDF."""
 TABLES = (".csv", ".tsv")
 MAX_PROPERTIES = 20
 """Data fields of an SDF that a draft turns into labels."""
@@ -51,7 +51,7 @@ FIELD = re.compile(r">.*<([^>]+)>")
 
 
 class Record(NamedTuple):
-    """A molecule with properties of its own, as SMILES or as a block of an SDF; or why it cannot be used."""
+    """A molecule and its properties, as SMILES or as a block of an SDF; or `fault`, the reason why it is unusable."""
 
     smiles: str = ""
     block: str = ""
@@ -63,7 +63,7 @@ class Record(NamedTuple):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Molecules(Source):
-    """Files of molecules become samples `smiles.txt`, `image.png` (grey drawing), `table.json` and `labels.json`.
+    """Files of molecules become samples with `smiles.txt`, `image.png` (gray drawing), `table.json` and `labels.json`.
 
     Of the first three, those are made whose names are modalities of the recipe. A split can be made by `scaffold`
     (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate;
@@ -152,12 +152,12 @@ class Molecules(Source):
                 yield Record(fault="file of molecules that cannot be read to its end")
 
     def _check_properties(self, paths: list[Path]) -> None:
-        """Refuse a property that tables alone could have and none has."""
+        """Refuse a property that no file has, if all files are tables."""
         if not self.properties or not all(_kind(path) in TABLES for path in paths):
             return
         columns: dict[str, None] = {}
         for path in paths:
-            with suppress(BrokenFileError):  # which is counted
+            with suppress(BrokenFileError):  # `items` counts the file
                 columns.update(dict.fromkeys(next(read_lines(path)).cells))
         if absent := [name for name in self.properties if name not in columns]:
             raise ValueError(
@@ -165,7 +165,7 @@ class Molecules(Source):
             )
 
     def _types(self, paths: list[Path]) -> CellTypes:
-        """What the properties are, over all files."""
+        """The types of the properties, over all files."""
         if not self.properties:
             return CellTypes()
 
@@ -191,7 +191,7 @@ class Molecules(Source):
         elif kind in (".sdf", ".sd"):
             yield from sdf(path, self.properties)
         elif self.properties:
-            raise ValueError(f"{path} holds SMILES alone, but data.source names properties")
+            raise ValueError(f"{path} contains SMILES alone, but data.source.properties needs a table or an SDF")
         else:
             with as_text(path) as lines:
                 yield from (smiles_in(line) for line in lines if line.strip())
@@ -219,21 +219,21 @@ class Molecules(Source):
 
 
 def _kind(path: Path) -> str:
-    """What a file is by its name, gzip aside."""
+    """The suffix of a file, without `.gz`."""
     return (path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix).lower()
 
 
 def as_text(path: Path) -> TextIO:
-    """A text file, with or without a byte order mark; a byte that is not UTF-8 spoils no more than its own word."""
+    """Open a text file, with or without a byte order mark; a byte that is not UTF-8 damages only its own word."""
     opened = gzip.open if path.suffix == ".gz" else open
     return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=""))
 
 
 def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[list[str]]:
-    """Cells of columns of a CSV or TSV file, row by row; those of a property that it lacks are empty.
+    """Yield the cells of some columns of a CSV or TSV file by row; those of a missing property are empty.
 
     Raises:
-        ValueError: no column of SMILES, a column twice, or a row that cannot be read.
+        ValueError: there is no column of SMILES, two columns have the same name, or a row is unreadable.
     """
     lines = read_lines(path)
     names = column_names(path, next(lines))
@@ -244,7 +244,7 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
 
 
 def sdf(path: Path, names: tuple[str, ...]) -> Iterator[Record]:
-    """The records of an SDF one by one, with their data fields `names`; one that a record lacks is empty."""
+    """Yield the records of an SDF with the data fields `names`; a field that a record lacks is empty."""
     block: list[str] = []
     properties = dict.fromkeys(names, "")
     name, size, inside = "", 0, True

@@ -1,4 +1,4 @@
-"""Rows of a CSV, TSV or Parquet file: cells are content, or name files that hold it."""
+"""Rows of a CSV, TSV or Parquet file, whose cells are content or name files of content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shards.sources.tables import CellTypes, infer_types, is_typed, read_table
 
 
 class Item(NamedTuple):
-    """A row: its folder, number, cells as the file has them (None where it cannot be read), what its columns are."""
+    """A row: its folder and number, its cells as written (None if the file is unreadable), the types of its columns."""
 
     folder: Path
     number: int
@@ -93,7 +93,9 @@ class Rows(Source):
     def items(self, raw: Path) -> Iterator[Item]:
         paths = find_files(raw, self.file)
         needed = [*self.used, *([self.key] if self.key else []), *self.missing]
-        only = {paths[0]: read_table(paths[0])} if len(paths) == 1 else {}  # several are read twice, one at a time
+        only = (
+            {paths[0]: read_table(paths[0])} if len(paths) == 1 else {}
+        )  # several files are read twice, one at a time
 
         def frames() -> Iterator[pl.DataFrame]:
             for path in paths:
@@ -112,7 +114,7 @@ class Rows(Source):
                 yield from self.read(path, frame, types, numbers)
 
     def read(self, path: Path, frame: pl.DataFrame, types: CellTypes, numbers: Iterator[int]) -> Iterator[Item]:
-        """The rows of a file, their cells of these types, numbered."""
+        """Yield the numbered rows of a file."""
         for row in frame.iter_rows(named=True):
             yield Item(path.parent, next(numbers), row, types)
 
@@ -146,23 +148,23 @@ class Rows(Source):
             else:
                 try:
                     files = modality.read_members(folder / cell)
-                except OSError as error:  # such as of a name that is too long for one
+                except OSError as error:  # such as a name that is too long
                     raise ContentError(f"{name} file that cannot be read", error.strerror or "") from error
                 members |= {f"{name}.{extension}": data for extension, data in files.items()}
         if self.labels:
             members["labels.json"] = dump_cells(row, self.labels)
         if not members:
-            raise ContentError("row without content")  # one with labels may be a partner in a join
+            raise ContentError("row without content")  # a row with labels may be a partner in a join
         return Sample(
             identity=written[self.key] if self.key else f"{number}", members=members, groups=groups, canonical=canonical
         )
 
 
 def _readable(path: Path) -> pl.DataFrame | None:
-    """A table file, None for one that is cut or damaged.
+    """Read a table file; None if it is truncated or damaged.
 
     Raises:
-        ValueError: it has a row that cannot be read, or text in another encoding; the message names it.
+        ValueError: a row is unreadable or the text has another encoding; the message names the row.
     """
     try:
         return read_table(path)

@@ -1,4 +1,4 @@
-"""Signals in the columns of a data set: their samples, and what is said of these."""
+"""Signals in the columns of a data set: samples, rate, units and channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modalities.files.recording import Recording, to_members
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A value that each row has of its own, by the name of its column."""
+    """A value that differs by row: the name of its column."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -44,23 +44,26 @@ class SignalColumns:
 
     def __post_init__(self) -> None:
         if (self.sample_rate_hz is None) == (self.times is None):
-            raise ValueError("each of data.source.signals needs either sample_rate_hz or times")
+            raise ValueError("each entry of data.source.signals needs either sample_rate_hz or times")
 
     @property
     def columns(self) -> list[str]:
-        """The columns that it reads beside those of the samples."""
+        """The columns that the settings refer to."""
         parts = (self.sample_rate_hz, self.times, self.unit, self.channels)
         return [part.column for part in parts if isinstance(part, Column)]
 
     def members(self, name: str, columns: str | Sequence[str], row: Mapping[str, Any]) -> dict[str, bytes]:
-        """The members of a signal, by extension, from a row's cells; none where all cells of samples are empty.
+        """Make the members of a signal, by extension, from the cells of a row; empty if it has no samples.
 
-        name: the modality. columns: one whose cells are lists of numbers, of one channel, or lists of these; or one
-        for each channel, of which empty ones are left out and counted.
+        Args:
+            name: The modality.
+            columns: One column, whose cells are lists of numbers (one channel) or lists of lists; or one column per
+                channel. Channels without samples are left out and counted.
+            row: The cells by column.
 
         Raises:
-            ContentError: cells that are no numbers, or do not fit each other.
-            ValueError: several channels in one column, and no names for them.
+            ContentError: cells are not numbers, or do not fit together.
+            ValueError: a column has several channels, but the recipe gives no names for them.
         """
         rows = _numbers(name, row, [columns] if isinstance(columns, str) else columns)
         if not rows:
@@ -100,7 +103,7 @@ class SignalColumns:
         return channels
 
     def _units(self, row: Mapping[str, Any], count: int) -> tuple[str, ...]:
-        """A unit for each channel; as many as there are where they do not fit, which the modality refuses."""
+        """One unit per channel; if the row has another number of units, the modality refuses it."""
         unit = row[self.unit.column] if isinstance(self.unit, Column) else self.unit
         return (unit or "",) * count if unit is None or isinstance(unit, str) else tuple(map(str, unit))
 
@@ -121,7 +124,7 @@ class SignalColumns:
 def _numbers(
     name: str, row: Mapping[str, Any], columns: Sequence[str], dtype: type = np.float32
 ) -> dict[str, np.ndarray]:
-    """Arrays of the filled cells by column, of one or two axes; a number that is missing in a list is NaN."""
+    """Arrays of the filled cells by column, with one or two axes; a missing number in a list is NaN."""
     try:
         arrays: dict[str, np.ndarray] = {
             column: np.asarray(row[column], dtype) for column in columns if row[column] is not None

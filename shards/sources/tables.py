@@ -1,4 +1,4 @@
-"""Table files: CSV, TSV and Parquet as rows of cells, each column of one type over all files."""
+"""Read table files (CSV, TSV, Parquet) and infer one type per column over all files."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from shards.sources.delimited import NAMELESS, BrokenFileError, column_names, re
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 WITHOUT_MINUS = tuple(sorted(MISSING_WORDS - {"-"}))
-"""What means missing in a column of plus and minus."""
+"""Words that mean missing in a column of plus and minus signs."""
 _AT_ONCE = 50_000
-"""Rows that are texts of Python at a time, which take some ten times the memory of those in a frame."""
+"""Rows that are Python strings at a time, which take about ten times the memory of a data frame."""
 
 
 def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
-    """A CSV or TSV file as a data frame of text as it is written, or a Parquet file with its own types.
+    """Read a CSV or TSV file as text as it is written, or a Parquet file with its own types.
 
-    rows: how many to read, all by default.
+    rows: number of rows to read, by default all.
 
     Raises:
-        ValueError: no such file, one that is not what its name says, a column twice, or a row that cannot be read; the
-            message names the row and what is wrong with it.
+        ValueError: the file does not exist or does not match its suffix, two columns have the same name, or a row is
+            unreadable; the message names the row and its fault.
     """
     if not path.is_file():
         raise ValueError(f"no file {path}")
@@ -68,15 +68,15 @@ def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class CellTypes:
-    """What the columns of a table are, and so what its cells mean. codes: what means missing, by column."""
+    """The types of a table's columns, which give its cells their values. codes: cells that mean missing, by column."""
 
     columns: Mapping[str, Column] = field(default_factory=dict)
     codes: Codes = field(default_factory=dict)
     words: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """By column, how often each word or code stands for a missing value."""
+    """How often each word or code means a missing value, by column."""
 
     def cell(self, name: str, value: Any) -> Any:
-        """A cell as the model and labels have it: None where it is missing, a number, a truth value, or as written."""
+        """The value of a cell: None if missing, a number, a truth value, or the text as it is written."""
         if is_missing(value, name, self.codes):
             return None
         if not isinstance(value, str) or name not in self.columns:
@@ -90,19 +90,19 @@ class CellTypes:
         return value
 
     def row(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's cells."""
+        """The values of a row's cells."""
         return {name: self.cell(name, value) for name, value in written.items()}
 
     def written(self, name: str, value: Any) -> str:
-        """A cell as text, as it is written; empty where it is missing."""
+        """The text of a cell as it is written; empty if it means missing."""
         return "" if self.cell(name, value) is None else str(value)
 
     def numeric(self, name: str) -> bool:
-        """Whether a column holds numbers."""
+        """Whether the cells of a column are numbers."""
         return name in self.columns and self.columns[name].kind == "number" and not self.columns[name].unit
 
     def count(self, names: Iterable[str]) -> None:
-        """Count what is read otherwise than it is written in some columns: words for missing, notations of numbers."""
+        """Count as changes what is not read as it is written: words that mean missing, notations of numbers."""
         for name in dict.fromkeys(names):
             for word, times in self.words.get(name, {}).items():
                 count_change(f"{name}: {word!r} is missing", times)
@@ -111,7 +111,7 @@ class CellTypes:
                 count_change(f"{name}: numbers with {column.notation.words}", column.filled - column.invalid)
 
     def frame(self, written: pl.DataFrame) -> pl.DataFrame:
-        """A frame for statistics: columns of numbers and truth values are so, cells that are none are null."""
+        """A frame with typed columns, for statistics; cells of another type than their column are null."""
         typed = {}
         for name in written.columns:
             cells = [self.cell(name, value) for value in written[name].to_list()]
@@ -134,10 +134,14 @@ def infer_types(
     kinds: Mapping[str, Kind] | None = None,
     typed: bool = False,
 ) -> CellTypes:
-    """What the columns of frames as `read_table` gives them are, over all of them.
+    """Infer the types of columns over all frames of `read_table`.
 
-    codes: what means missing, by column. text: columns whose cells stay as they are written. kinds: what columns must
-    be, as a model learned it. typed: the frames' types are their file's own, so that text is text.
+    Args:
+        frames: Rows of the same table or of several.
+        codes: Cells that mean missing, by column.
+        text: Columns whose cells stay as they are written.
+        kinds: Types that columns must have, because a model was fitted on them.
+        typed: Whether the types of the frames are those of their file, so that text is text.
     """
     texts, words, other_counts = _count_cells(frames, codes or {})
     codes = {**{name: WITHOUT_MINUS for name, counts in texts.items() if "+" in counts}, **(codes or {})}
@@ -168,7 +172,7 @@ def infer_types(
 def _count_cells(
     frames: Iterable[pl.DataFrame], codes: Codes
 ) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]], dict[str, int]]:
-    """By column: how often each text stands in it, how often each that means missing, how many cells are no text."""
+    """By column: counts of each text, counts of each text that means missing, number of cells that are not text."""
     texts: dict[str, Counter[str]] = {}
     words: dict[str, Counter[str]] = {}
     other_counts: dict[str, int] = {}
@@ -189,16 +193,20 @@ def _count_cells(
 
 
 def is_typed(path: Path) -> bool:
-    """Whether a table file says of what type its columns are."""
+    """Whether a table file states the types of its columns."""
     return path.suffix.lower() == ".parquet"
 
 
 def read_rows(
     path: Path, codes: Codes | None = None, *, text: Iterable[str] = (), used: Iterable[str] | None = None
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """The columns of a table file, and its rows with typed cells.
+    """Read the names of a table's columns, and its rows with typed cells.
 
-    used: columns of which is counted what is read otherwise than it is written, all by default.
+    Args:
+        path: The table file.
+        codes: Cells that mean missing, by column.
+        text: Columns whose cells stay as they are written.
+        used: Columns whose changes are counted, by default all.
 
     Raises:
         ValueError: see `read_table`.
@@ -213,5 +221,5 @@ def read_rows(
 
 
 def parse_cell(text: str, name: str = "", codes: Codes | None = None) -> int | float | str | None:
-    """A cell whose column is not known, such as a comment of a record; None where it is missing."""
+    """The value of a cell without a column, such as a comment of a record; None if it means missing."""
     return None if is_missing(text, name, codes) else number_or_text(text)

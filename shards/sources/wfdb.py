@@ -177,8 +177,8 @@ class Wfdb(BiosignalFolder):
         begin, record = 0, item.path.stem
         if item.segment is not None:
             record, begin = item.segment
-            whole = read_wfdb_header(item.segment.record_path(item.path))
-            fields = {**parse_comments(whole.comments, self.missing), **fields, "segment": item.path.stem}
+            record_header = read_wfdb_header(item.segment.record_path(item.path))
+            fields = {**parse_comments(record_header.comments, self.missing), **fields, "segment": item.path.stem}
         fields["record"] = record
         if item.segment is not None or self.window_s is not None:
             fields["start_s"] = float(begin + start) / rate_hz

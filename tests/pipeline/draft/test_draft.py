@@ -100,11 +100,11 @@ def raw(tmp_path: Path) -> Path:
 def make(raw: Path, tmp_path: Path) -> Make:
     """Draft a recipe for the raw folder and build its shards: the recipe, the comments, what was built."""
 
-    def made() -> Made:
+    def draft_and_build() -> Made:
         path = tmp_path / "drafted.yaml"
-        said = draft_recipe(raw, path)
+        drafted = draft_recipe(raw, path)
         state, comments = yaml.safe_load(path.read_text()), path.read_text().partition("\nname:")[0]
-        assert said.name == state["name"] == "drafted"
+        assert drafted.name == state["name"] == "drafted"
         assert all(line.startswith("#") for line in comments.splitlines())
         comments = re.sub(r"\n# +", " ", comments)
         manifest = build_shards(path, raw, tmp_path / "shards", workers=1)
@@ -112,7 +112,7 @@ def make(raw: Path, tmp_path: Path) -> Make:
         assert state["objectives"].keys() >= {"masked", *(("contrastive",) if len(state["modalities"]) > 1 else ())}
         return state, comments, manifest
 
-    return made
+    return draft_and_build
 
 
 def total(manifest: Manifest) -> int:
@@ -198,12 +198,12 @@ def test_wfdb_records_with_comments(raw: Path, make: Make) -> None:
         sex = "Male" if number % 2 else "Female"
         comments = [f"Age: {60 + number % 4}", f"Sex: {sex}", f"Dx: {42 + 3 * number}"]
         record(raw / "a", f"E{number:05}", ("I", "II", "PLETH"), comments)
-    state, said, manifest = make()
+    state, comments, manifest = make()
     source = state["data"]["source"]
     assert source["columns"] == {"table": ["Age", "Sex"]}
     assert source["labels"] == ["Dx"]
     assert source["exclude"] == ["PLETH"]
-    assert "PLETH" in said
+    assert "PLETH" in comments
     ecg = state["modalities"]["ecg"]
     assert (ecg["montage"], ecg["channels"], ecg["unit"], ecg["sample_rate_hz"]) == ("ecg", ["I", "II"], "mV", 100)
     assert state["data"]["split"]["by"] == "record"
@@ -215,10 +215,10 @@ def test_segments_of_a_wfdb_record_are_one_record(raw: Path, make: Make) -> None
         for number in range(3):
             record(raw, f"{master}{'abc'[number]}", ("I", "II"))
         (raw / f"{master}.hea").write_text(f"{master}/3 2 200 2400\n{master}a 800\n{master}b 800\n{master}c 800\n")
-    state, said, manifest = make()
+    state, comments, manifest = make()
     assert state["data"]["split"]["by"] == "record"
-    assert "split by record (2 values)" in said
-    assert "about 6 samples" in said
+    assert "split by record (2 values)" in comments
+    assert "about 6 samples" in comments
     assert (total(manifest), manifest.skipped) == (6, {"WFDB record of several segments": 2})
 
 
@@ -348,8 +348,8 @@ def test_table(raw: Path, make: Make) -> None:
     header = ["rowid", "Species", "island", "mass_g", "tagged", "Individual ID", "fold", "empty", "notes"]
     rows = []
     for n in range(20):
-        known = [n, ("Adelie", "Gentoo")[n % 2], ("Biscoe", "Dream", "NA")[n % 3], 3000 + 7 * n, f"2007-11-{n + 1:02}"]
-        rows.append([*known, f"N{n // 4}", ("train", "test")[n % 2], "", f"free words {n}"])
+        cells = [n, ("Adelie", "Gentoo")[n % 2], ("Biscoe", "Dream", "NA")[n % 3], 3000 + 7 * n, f"2007-11-{n + 1:02}"]
+        rows.append([*cells, f"N{n // 4}", ("train", "test")[n % 2], "", f"free words {n}"])
     table(raw / "sub" / "p[1].csv", header, rows)
     state, comments, manifest = make()
     source = state["data"]["source"]
@@ -374,10 +374,10 @@ def test_whole_numbers_that_name_things_are_no_content(raw: Path, make: Make) ->
     table(raw / "finds.csv", header, rows)
     state, comments, manifest = make()
     assert state["data"]["source"]["columns"] == {"table": ["day", "NO", "eggs", "mass"]}
-    said = " ".join(comments.replace("#", " ").split())
-    assert "left out, identifies rows: catalog, voucher_id, gbif" in said
-    assert "left out, whole numbers that are codes, not amounts: station_id" in said
-    assert "write them as 2015-11-05: when" in said
+    text = " ".join(comments.replace("#", " ").split())
+    assert "left out, identifies rows: catalog, voucher_id, gbif" in text
+    assert "left out, whole numbers that are codes, not amounts: station_id" in text
+    assert "write them as 2015-11-05: when" in text
     assert total(manifest) == 40
 
 
@@ -495,24 +495,24 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
     table(raw / "t.csv", ["a", "b"], [[n, n / 3] for n in range(6)])
-    kept = tmp_path / "x.yaml"
-    kept.write_text("mine")
+    path = tmp_path / "x.yaml"
+    path.write_text("mine")
     with pytest.raises(ValueError, match=r"x\.yaml exists.*--out"):
-        draft_recipe(raw, kept)
-    assert kept.read_text() == "mine"
+        draft_recipe(raw, path)
+    assert path.read_text() == "mine"
 
 
 def test_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "My data, 2024"
     table(folder / "t.csv", ["a", "1e5"], [[n / 2, n / 3] for n in range(6)])
     monkeypatch.chdir(tmp_path)
-    said = draft_recipe(folder)
-    assert (said.path, said.name) == ("My-data-2024.yaml", "My-data-2024")
-    assert json.loads(json.dumps(said.to_json()))["samples"] == 6
-    source = load(said.path).data.source
+    drafted = draft_recipe(folder)
+    assert (drafted.path, drafted.name) == ("My-data-2024.yaml", "My-data-2024")
+    assert json.loads(json.dumps(drafted.to_json()))["samples"] == 6
+    source = load(drafted.path).data.source
     assert source is not None
     assert vars(source)["columns"] == {"table": ("a", "1e5")}  # a name that YAML would read as a number
-    assert f"--raw '{folder}'" in Path(said.path).read_text()
+    assert f"--raw '{folder}'" in Path(drafted.path).read_text()
 
 
 def test_a_bounded_number_of_files_is_looked_at(raw: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,9 +542,9 @@ def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
         iron = -999 if n % 20 == 3 else f"{n % 50 + 0.5}"
         lines.append(f"{n:04},{lead},{iron},{('Na', 'K')[n % 2]},{('NA', 'DE', 'FR')[n % 3]}")
     (raw / "soil.csv").write_text("\n".join(lines))
-    state, said, manifest = make()
+    state, comments, manifest = make()
     assert state["data"]["source"]["columns"] == {"table": ["lead", "iron", "element", "country"]}
-    flat = " ".join(said.replace("#", " ").split())
+    flat = " ".join(comments.replace("#", " ").split())
     assert "lead: 117 of 120 cells are numbers, 3 are not (<0.01); these are missing" in flat
     assert "iron: 6 of 120 cells are -999, far from all others" in flat
     assert "country: 'NA' is taken for missing; if it is a value: missing: {country: []}" in flat
