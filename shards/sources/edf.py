@@ -23,7 +23,7 @@ from shards.sources.drafting.columns import TableFile
 from shards.sources.drafting.draft import Draft, Sketch, guessed_fields
 from shards.sources.drafting.filenames import find_pattern
 from shards.sources.drafting.settings import TABLE
-from shards.sources.drafting.signals import Channel, SignalInfo, signal_settings
+from shards.sources.drafting.signal_settings import Channel, SignalInfo, signal_settings
 from shards.sources.drafting.survey import Survey, spread
 from shards.sources.edf_annotations import Timeline, read_timeline
 from shards.sources.fields import index_rows, path_fields, pattern_fields

@@ -20,7 +20,7 @@ from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
 from shards.sources.members import cell_members, dump_cells, group_values
 from shards.sources.paths import find_files
-from shards.sources.signals import SignalColumns
+from shards.sources.signal_columns import SignalColumns
 
 
 class Row(NamedTuple):

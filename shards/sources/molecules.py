@@ -34,7 +34,7 @@ from shards.sources.checks import require_extension
 from shards.sources.delimited import BrokenFileError, column_names, read_lines, valid_rows
 from shards.sources.drafting.columns import Columns, TableFile, assign_roles, infer_frame
 from shards.sources.drafting.draft import Draft, column_guesses, common_glob
-from shards.sources.drafting.rows import draft_molecules
+from shards.sources.drafting.row_drafts import draft_molecules
 from shards.sources.drafting.survey import MAX_ROWS, Survey, spread
 from shards.sources.paths import find_files
 from shards.sources.tables import CellTypes, infer_types

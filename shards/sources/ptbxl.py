@@ -19,7 +19,7 @@ from shards.sources.biosignals import BiosignalSource, Fields, assign_channels
 from shards.sources.drafting.columns import TableFile
 from shards.sources.drafting.draft import Draft, choose_split
 from shards.sources.drafting.settings import TABLE
-from shards.sources.drafting.signals import montage_settings
+from shards.sources.drafting.signal_settings import montage_settings
 from shards.sources.drafting.survey import Survey
 from shards.sources.tables import read_rows
 

@@ -18,7 +18,7 @@ from shards.sources.checks import require_cells, require_modality
 from shards.sources.delimited import BrokenFileError
 from shards.sources.drafting.columns import TableFile
 from shards.sources.drafting.draft import Draft
-from shards.sources.drafting.rows import draft_rows
+from shards.sources.drafting.row_drafts import draft_rows
 from shards.sources.drafting.survey import Survey
 from shards.sources.members import cell_members, dump_cells, is_nested
 from shards.sources.paths import find_files

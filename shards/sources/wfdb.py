@@ -22,7 +22,7 @@ from shards.sources.drafting.columns import TableFile, assign_roles, infer_frame
 from shards.sources.drafting.draft import Draft, Sketch, guessed_fields
 from shards.sources.drafting.filenames import find_pattern
 from shards.sources.drafting.settings import TABLE
-from shards.sources.drafting.signals import Channel, SignalInfo, signal_settings
+from shards.sources.drafting.signal_settings import Channel, SignalInfo, signal_settings
 from shards.sources.drafting.survey import Survey, spread
 from shards.sources.paths import find_files
 from shards.sources.wfdb_records import (

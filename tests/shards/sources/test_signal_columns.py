@@ -19,7 +19,7 @@ from pipeline.recipe.load import load
 from shards.build import SplitBy, build
 from shards.read import Split
 from shards.sources.hub import Hub, Row
-from shards.sources.signals import Column, SignalColumns
+from shards.sources.signal_columns import Column, SignalColumns
 
 LEADS = ("I", "II", "V1")
 ECG: dict[str, Modality] = {"ecg": Signal(montage="ecg", sample_rate_hz=100, patch_s=0.1, unit="mV")}
