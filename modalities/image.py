@@ -1,4 +1,4 @@
-"""Images of any size, aspect and set of bands, as patches."""
+"""Images of any size, aspect ratio and set of bands, as patches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from modalities.tokens import Tokens
 
 _WHITE = 1.0
 """Value of the white paper of line drawings."""
-_FLAT = 1e-6
-"""Least variance of an image that is standardized by its own."""
+_MIN_VARIANCE = 1e-6
+"""Added to the variance of an image that is standardized by its own."""
 _TOLERANCE = 1 / 128
 """Pixels closer than this to `background` are background."""
 
@@ -160,21 +160,26 @@ class Image(PatchModality):
         )
 
     def decode(self, members: dict[str, bytes]) -> Picture:
-        return self._bands(read_image(members, self.nodata))
+        return self._convert(read_image(members, self.nodata))
 
     def parse(self, value: Any) -> Picture:
         """A path, encoded bytes, a Pillow image or an array `(H, W)` or `(H, W, B)`."""
         if isinstance(value, np.ndarray):
-            return self._bands(from_array(value, self.nodata))
+            return self._convert(from_array(value, self.nodata))
         if isinstance(value, bytes):
             return self.decode({detect_type(value, EXTENSIONS) or "": value})
         if hasattr(value, "convert"):
-            return self._bands(from_pillow(value, self.nodata))
+            return self._convert(from_pillow(value, self.nodata))
         if not isinstance(value, (str, Path)):
             raise ContentError(f"an image cannot be read from {type(value).__name__}")
         return self.decode(self.read_members(Path(value)))
 
-    def _bands(self, picture: Picture) -> Picture:
+    def _convert(self, picture: Picture) -> Picture:
+        """Convert a picture to the recipe's bands.
+
+        Raises:
+            ContentError: other bands, or nothing but background.
+        """
         pixels, bands, incomplete = picture
         if self.bands == "grey" and bands == RGB:
             pixels, bands = (pixels @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], ("grey",)  # ITU-R BT.601
@@ -184,12 +189,12 @@ class Image(PatchModality):
             raise ContentError(f"image of bands {', '.join(bands)} cannot become {self.bands}")
         if self.background is not None:
             low, high = (np.nanmin, np.nanmax) if incomplete else (np.min, np.max)
-            if not self._inked(np.array([low(pixels), high(pixels)])).any():
+            if not self._is_foreground(np.array([low(pixels), high(pixels)])).any():
                 raise ContentError("image of nothing but background")
         return Picture(pixels, bands, incomplete)
 
-    def _inked(self, pixels: np.ndarray) -> np.ndarray:
-        """Which numbers are not background; NaN is background."""
+    def _is_foreground(self, pixels: np.ndarray) -> np.ndarray:
+        """Which values are not background; NaN is background."""
         return np.abs(pixels - np.float32(self.background or 0.0)) > _TOLERANCE
 
     def tokenize(self, raw: Picture, rng: np.random.Generator | None = None) -> Tokens:
@@ -200,12 +205,12 @@ class Image(PatchModality):
         columns = [self.band_names.index(band) for band in raw.bands]
         patches, coords = self._patches(raw, rng)
         if rng is not None:
-            patches = self._jittered(patches, rng, raw.incomplete)
+            patches = self._jitter(patches, rng, raw.incomplete)
         mean, std = np.array(self.mean, np.float32)[columns], np.array(self.std, np.float32)[columns]
         if self.normalize == "image":
-            least = _FLAT * np.minimum(1, 100 * np.square(std))  # float images may be of any unit
+            floor = _MIN_VARIANCE * np.minimum(1, 100 * np.square(std))  # float images may have any unit
             mean, variance = _moments(patches) if raw.incomplete else (patches.mean((0, 1)), patches.var((0, 1)))
-            std = np.sqrt(variance + least)
+            std = np.sqrt(variance + floor)
         patches = (patches - mean) / std
         count, area, bands = patches.shape
         filled = ~np.isnan(patches).all(1) if raw.incomplete and self.separate else None  # of each band
@@ -221,18 +226,18 @@ class Image(PatchModality):
         return tokens if filled is None else Tokens(*(part[filled.T.reshape(-1)] for part in tokens))
 
     def _patches(self, raw: Picture, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-        """Patches `(N, P * P, B)` of an image, cut and turned at random, and their rows and columns `(N, 2)`.
+        """Patches `(N, P * P, B)` of an image, randomly cropped and flipped, and their rows and columns `(N, 2)`.
 
         Raises:
             ContentError: nothing but background, or no data.
         """
         shape = compute_grid_size(raw.pixels.shape[:2], self.size, self.patch)
-        pixels_to_fit = raw.pixels if self.crop is None or rng is None else crop_random(raw.pixels, self.crop, rng)
-        pixels = _resize_incomplete(pixels_to_fit, shape) if raw.incomplete else resize(pixels_to_fit, shape)
-        if raw.incomplete and np.isnan(pixels).all():  # a part without data: the whole may have some
+        cropped = raw.pixels if self.crop is None or rng is None else crop_random(raw.pixels, self.crop, rng)
+        pixels = _resize_incomplete(cropped, shape) if raw.incomplete else resize(cropped, shape)
+        if raw.incomplete and np.isnan(pixels).all():  # the crop has no data, but the image may have some
             pixels = _resize_incomplete(raw.pixels, shape)
         if self.flip and rng is not None:
-            pixels = _turn(pixels, 4 * int(rng.integers(2)) if self.flip == "horizontal" else int(rng.integers(8)))
+            pixels = _flip(pixels, 4 * int(rng.integers(2)) if self.flip == "horizontal" else int(rng.integers(8)))
         p, (height, width, bands) = self.patch, pixels.shape
         rows, cols = height // p, width // p
         patches = pixels.reshape(rows, p, cols, p, bands).transpose(0, 2, 1, 3, 4).reshape(rows * cols, p * p, bands)
@@ -243,14 +248,14 @@ class Image(PatchModality):
                 raise ContentError("image with less than half of the data at any pixel of this size")
             patches, coords = patches[filled], coords[filled]
         if self.background is not None:
-            inked = self._inked(patches).any((1, 2))
-            if not inked.any():
+            visible = self._is_foreground(patches).any((1, 2))
+            if not visible.any():
                 raise ContentError("image of nothing but background")
-            patches, coords = patches[inked], coords[inked]
+            patches, coords = patches[visible], coords[visible]
         return patches, coords
 
-    def _jittered(self, patches: np.ndarray, rng: np.random.Generator, incomplete: bool) -> np.ndarray:
-        """Patches `(N, P * P, B)` lighter or darker, their contrast stronger or weaker."""
+    def _jitter(self, patches: np.ndarray, rng: np.random.Generator, incomplete: bool) -> np.ndarray:
+        """Change the brightness and contrast of patches `(N, P * P, B)` at random."""
         if self.brightness:
             patches = patches * np.float32(rng.uniform(1 - self.brightness, 1 + self.brightness))
         if self.contrast:
@@ -274,17 +279,17 @@ class Image(PatchModality):
         }
 
     def _html(self, tokens: Tokens, values: np.ndarray) -> str:
-        """A PNG of the tokens, hidden ones (nan) blue-grey; of separate bands the first."""
+        """Draw tokens as a PNG, hidden ones (NaN) in blue-gray; of separate bands the first."""
         p = self.patch
         band = int(tokens.ids[0, 1])
         first = tokens.ids[:, 1] == band
         coords = tokens.coords[first].astype(int)
         rows, cols = coords.max(0) + 1
         bands = values.shape[1] // p**2
-        bands_shown = slice(band - 2, band - 1) if self.separate else slice(None)
+        columns = slice(band - 2, band - 1) if self.separate else slice(None)
         grid = np.full((rows, cols, p, p, bands), self.background or 0.0)
         patches = values[first].reshape(-1, p, p, bands)
-        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.std)[bands_shown] + np.array(self.mean)[bands_shown]
+        grid[coords[:, 0], coords[:, 1]] = patches * np.array(self.std)[columns] + np.array(self.mean)[columns]
         pixels = grid.transpose(0, 2, 1, 3, 4).reshape(rows * p, cols * p, bands)
         if bands != 3:
             pixels = np.repeat(pixels[..., :1], 3, axis=2)
@@ -293,13 +298,13 @@ class Image(PatchModality):
 
 
 def compute_grid_size(shape: tuple[int, ...], size: int, patch: int) -> tuple[int, int]:
-    """Height and width in pixels: the longer side near `size`, the aspect kept, both multiples of `patch`."""
+    """Height and width in pixels: the longer side near `size`, the aspect ratio kept, both multiples of `patch`."""
     height, width = (max(round(side * size / (max(shape) * patch)), 1) * patch for side in shape)
     return height, width
 
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bicubic with antialiasing, band by band `(H, W, B)`."""
+    """Resize `(H, W, B)` band by band, bicubic with antialiasing."""
     if pixels.shape[:2] == shape:
         return pixels
     pillow = lazy_import("PIL.Image", "pillow")
@@ -311,7 +316,7 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resize_incomplete(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """As `resize`, over the pixels with data: NaN where these are less than half of a pixel's weight."""
+    """Resize over pixels with data; NaN if these have less than half of a pixel's weight."""
     if pixels.shape[:2] == shape:
         return pixels
     filled = ~np.isnan(pixels)
@@ -321,7 +326,7 @@ def _resize_incomplete(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 
 def _moments(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance `(B,)` of patches `(N, P * P, B)` over what is not NaN, 0 where nothing is."""
+    """Mean and variance `(B,)` of patches `(N, P * P, B)` without NaN; 0 if there are no other values."""
     filled = ~np.isnan(patches)
     count = np.maximum(filled.sum((0, 1)), 1)
     mean = np.where(filled, patches, 0).sum((0, 1)) / count
@@ -330,7 +335,7 @@ def _moments(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_random(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle `(h, w, B)` of pixels `(H, W, B)`; `share`: least and largest part of the area."""
+    """Cut out a random rectangle `(h, w, B)` of pixels `(H, W, B)`; `share`: smallest and largest share of the area."""
     height, width = pixels.shape[:2]
     side = rng.uniform(*share) ** 0.5
     stretch = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3) / 2, -np.log(side)))  # no side longer than the image's
@@ -339,7 +344,7 @@ def crop_random(pixels: np.ndarray, share: tuple[float, float], rng: np.random.G
     return pixels[row : row + h, column : column + w]
 
 
-def _turn(pixels: np.ndarray, which: int) -> np.ndarray:
-    """One of the eight symmetries of the square."""
-    turned = np.rot90(pixels, which % 4)
-    return turned[:, ::-1] if which >= 4 else turned
+def _flip(pixels: np.ndarray, symmetry: int) -> np.ndarray:
+    """Apply one of the eight symmetries of the square."""
+    rotated = np.rot90(pixels, symmetry % 4)
+    return rotated[:, ::-1] if symmetry >= 4 else rotated

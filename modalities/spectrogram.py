@@ -1,4 +1,4 @@
-"""Sound of any rate, length and number of channels, as patches of its log-mel spectrogram."""
+"""Sound of any sample rate, length and number of channels, as patches of its log-mel spectrogram."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from modalities.patch_modality import PatchModality
 from modalities.tokens import Tokens
 
 MAX_SAMPLES = 100_000_000
-"""Longer recordings, all channels together, are refused before they are decoded."""
+"""Largest number of samples over all channels; longer recordings are refused before they are decoded."""
 MAX_CHANNELS = 64
 FLOOR = float(np.log(np.finfo(np.float32).eps))
 """Log-mel energy of digital silence: kaldi's floor."""
 _KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
 _KERNEL = 4_000_000
-"""Weights that a resampling filter may have; ratios of rates that need more are rounded, by less than 0.1%."""
+"""Largest number of weights of a resampling filter; ratios of rates that need more are rounded by less than 0.1%."""
 _FILTER = {
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-"""The settings torchaudio gives for resampy's best filter; its default lets 8.5 kHz into sound of 16 kHz at -11 dB."""
+"""torchaudio's settings for resampy's best filter; its default passes 8.5 kHz into sound of 16 kHz at -11 dB."""
 _BLOCK = 32
-"""Samples that resampling makes at a time."""
+"""Number of samples that resampling computes at a time."""
 _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]])
-"""Colours from silent to loud, evenly spaced."""
+"""Colors from silent to loud, evenly spaced."""
 
 
 class Audio(NamedTuple):
-    """Raw sound: samples `(C, T)` float32, -1 to 1 where the file holds integers, at the file's own rate."""
+    """Raw sound at the rate of its file: samples `(C, T)` float32, -1 to 1 if the file has integers."""
 
     samples: np.ndarray
     rate_hz: float
@@ -102,7 +102,7 @@ class Spectrogram(PatchModality):
     patch: tuple[int, int] = (16, 16)
     channels: Literal["mono", "keep"] = "mono"
     length_s: float | None = 10.24
-    crop: Literal["centre", "first"] = "centre"
+    crop: Literal["center", "first"] = "center"
     time_mask_s: float = 0.0
     frequency_mask: int = 0
     target: Literal["values", "normalized"] = "normalized"
@@ -171,8 +171,8 @@ class Spectrogram(PatchModality):
             raise ContentError("audio without a recording" if not sounds else "audio of several recordings")
         extension = sounds[0]
         data = members[extension]
-        return self._checked(
-            *(_array(data, members.get("json")) if extension == "npy" else _recording(data, extension))
+        return self._check(
+            *(_read_array(data, members.get("json")) if extension == "npy" else _read_sound(data, extension))
         )
 
     def read_members(self, path: Path) -> dict[str, bytes]:
@@ -180,7 +180,7 @@ class Spectrogram(PatchModality):
         return {extension: self.stored_bytes(extension, data) for extension, data in super().read_members(path).items()}
 
     def stored_bytes(self, extension: str, data: bytes) -> bytes:
-        """A file's bytes as a shard holds them; those that cannot be used stay as they are, for `decode` to refuse."""
+        """Bytes of a file for shards; unusable ones are not changed, so that `decode` refuses them."""
         if extension in ("npy", "json"):
             return data
         with suppress(ContentError):
@@ -188,22 +188,26 @@ class Spectrogram(PatchModality):
         return data
 
     def parse(self, value: Any) -> Audio:
-        """A path, a file's bytes, `(samples, sample_rate_hz)`, or a dict of them as `datasets` hands out.
+        """A path, a file's bytes, `(samples, sample_rate_hz)`, or a dict of these from `datasets`.
 
-        Samples are `(T,)` or `(C, T)`. Beside an `.npy` file lies a `.json` with its `sample_rate_hz`.
+        Samples are `(T,)` or `(C, T)`. An `.npy` file needs a `.json` beside it with the `sample_rate_hz`.
         """
         if isinstance(value, Mapping):
             value = value.get("bytes") or (value.get("array"), value.get("sampling_rate", value.get("sample_rate_hz")))
         if isinstance(value, tuple) and len(value) == 2:
-            return self._checked(_scaled(np.asarray(value[0])), _rate(value[1]))
+            return self._check(_scale(np.asarray(value[0])), _parse_rate(value[1]))
         if isinstance(value, bytes):
             return self.decode({detect_type(value, self.extensions) or "wav": value})
         if not isinstance(value, (str, Path)):
-            raise ContentError(f"audio cannot be read from {type(value).__name__}: (samples, sample_rate_hz) is wanted")
+            raise ContentError(f"audio cannot be read from {type(value).__name__}: expected (samples, sample_rate_hz)")
         return self.decode(self.read_members(Path(value)))
 
-    def _checked(self, samples: np.ndarray, rate_hz: float) -> Audio:
-        """Sound that can be used, mixed if the recipe says so."""
+    def _check(self, samples: np.ndarray, rate_hz: float) -> Audio:
+        """Check sound, and mix its channels if the recipe says so.
+
+        Raises:
+            ContentError: no samples, NaN, too short, too long, silent or clipped.
+        """
         if not samples.size:
             raise ContentError("audio without samples")
         if not np.isfinite(samples).all():
@@ -221,20 +225,20 @@ class Spectrogram(PatchModality):
         return Audio(samples, rate_hz)
 
     def _part(self, raw: Audio, rng: np.random.Generator | None) -> Audio:
-        """At most `length_s` of a sound."""
+        """Cut a sound to `length_s`."""
         length = raw.samples.shape[1]
-        size = length if self.length_s is None else min(math.ceil(self.length_s * raw.rate_hz), length)
+        count = length if self.length_s is None else min(math.ceil(self.length_s * raw.rate_hz), length)
         if rng is not None:
-            start = int(rng.integers(length - size + 1))
+            start = int(rng.integers(length - count + 1))
         else:
-            start = (length - size) // 2 if self.crop == "centre" else 0
-        return Audio(raw.samples[:, start : start + size], raw.rate_hz)
+            start = (length - count) // 2 if self.crop == "center" else 0
+        return Audio(raw.samples[:, start : start + count], raw.rate_hz)
 
     def log_mel(self, raw: Audio) -> np.ndarray:
-        """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, as kaldi's compute-fbank-feats gives them."""
+        """Log-mel energies `(C, mel_bands, frames)` float32 of a sound, equal to kaldi's compute-fbank-feats."""
         kaldi = lazy_import("torchaudio.compliance.kaldi", "torchaudio")
         samples = resample(torch.from_numpy(np.ascontiguousarray(raw.samples)), raw.rate_hz, self.sample_rate_hz)
-        samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # a rate's ratio is rounded
+        samples = nn.functional.pad(samples, (0, max(self._window - samples.shape[1], 0)))  # rates are rounded
         energies = [
             kaldi.fbank(
                 (channel - channel.mean()).unsqueeze(0),
@@ -246,14 +250,14 @@ class Spectrogram(PatchModality):
                 high_freq=self.high_hz or 0.0,
                 **_KALDI,
             )
-            for channel in samples.double()  # in float32 loud bands drown faint ones
+            for channel in samples.double()  # in float32, loud bands hide faint ones
         ]
         return torch.stack(energies).float().transpose(1, 2).numpy()
 
     def tokenize(self, raw: Audio, rng: np.random.Generator | None = None) -> Tokens:
         count = len(raw.samples)
         if count > self.channel_count:
-            raise ContentError(f"audio of more than {self.channel_count} channels, as many as were fitted to")
+            raise ContentError(f"audio of more than {self.channel_count} channels, the most in the training data")
         energies = self.log_mel(self._part(raw, rng))
         energies = (energies - np.float32(self.mean)) / np.float32(2 * self.std)
         if rng is not None:
@@ -272,12 +276,12 @@ class Spectrogram(PatchModality):
         return Tokens(values, ids, np.tile(coords, (count, 1)).astype(np.float32))
 
     def _augment(self, energies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """SpecAugment: one stretch of time and one of mel bands, of random width and place, become the mean."""
+        """SpecAugment: replace a random stretch of time and one of mel bands by the mean."""
         longest = min(round(self.time_mask_s * self.sample_rate_hz / self._shift), energies.shape[2])
         energies = energies.copy()
-        for axis, limit in ((2, longest), (1, self.frequency_mask)):
-            if limit:
-                width = int(rng.integers(limit + 1))
+        for axis, max_width in ((2, longest), (1, self.frequency_mask)):
+            if max_width:
+                width = int(rng.integers(max_width + 1))
                 start = int(rng.integers(energies.shape[axis] - width + 1))
                 energies[(slice(None),) * axis + (slice(start, start + width),)] = 0.0
         return energies
@@ -298,20 +302,20 @@ class Spectrogram(PatchModality):
         return {name: self._html(tokens, values, limits) for name, values in views.items()}
 
     def _html(self, tokens: Tokens, values: np.ndarray, limits: tuple[float, float]) -> str:
-        """A PNG of the first channel, low bands below, hidden patches (nan) blue-grey."""
+        """Draw the first channel as a PNG, low bands at the bottom, hidden patches (NaN) in blue-gray."""
         height, width = self.patch
         patches = values[tokens.ids[:, 1] == tokens.ids[0, 1]].reshape(-1, self.mel_bands // height, height, width)
         energies = patches.transpose(1, 2, 0, 3).reshape(self.mel_bands, -1)[::-1]
         share = ((energies - limits[0]) / max(limits[1] - limits[0], 1e-6)).clip(0, 1) * (len(_SCALE) - 1)
         hidden = np.isnan(share)
-        colours = [np.interp(np.where(hidden, 0, share), np.arange(len(_SCALE)), _SCALE[:, i]) for i in range(3)]
-        pixels = np.where(hidden[..., None], np.array([191, 204, 224]), np.stack(colours, -1)).astype(np.uint8)
+        colors = [np.interp(np.where(hidden, 0, share), np.arange(len(_SCALE)), _SCALE[:, i]) for i in range(3)]
+        pixels = np.where(hidden[..., None], np.array([191, 204, 224]), np.stack(colors, -1)).astype(np.uint8)
         return draw_png(pixels, "width:auto;max-width:100%;height:96px")
 
 
-def resample(samples: torch.Tensor, rate_hz: float, wanted_hz: int) -> torch.Tensor:
-    """Samples `(C, T)` at another rate, by band-limited interpolation with aliases below -100 dB."""
-    exact = Fraction(rate_hz) / wanted_hz
+def resample(samples: torch.Tensor, rate_hz: float, target_hz: int) -> torch.Tensor:
+    """Resample `(C, T)` by band-limited interpolation with aliases below -100 dB."""
+    exact = Fraction(rate_hz) / target_hz
     ratio = exact.limit_denominator(int((_KERNEL / exact) ** 0.5))
     if ratio == 1:
         return samples
@@ -326,8 +330,8 @@ def resample(samples: torch.Tensor, rate_hz: float, wanted_hz: int) -> torch.Ten
 def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
     """Filters `(block, 1, taps)` of a block of samples, the step from one block to the next, and the padding.
 
-    torchaudio's `Resample` makes `new` samples at a time, for most pairs of rates one or two; a convolution of as many
-    channels takes several times longer for the same sums.
+    torchaudio's `Resample` computes `new` samples at a time, one or two for most pairs of rates; a convolution with so
+    few output channels is several times slower for the same sums.
     """
     resampler = lazy_import("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
     taps = resampler.kernel.shape[2]
@@ -339,7 +343,7 @@ def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of samples `(C, T)` in runs of three or more at their channel's highest or lowest value."""
+    """Share of samples `(C, T)` in runs of three or more at the highest or lowest value of their channel."""
     flat = np.zeros(samples.shape, bool)
     for ends in (samples == samples.max(1, keepdims=True), samples == samples.min(1, keepdims=True)):
         runs = ends[:, 2:] & ends[:, 1:-1] & ends[:, :-2]
@@ -348,7 +352,7 @@ def clipped_share(samples: np.ndarray) -> float:
     return float(flat.mean())
 
 
-def _rate(value: Any) -> float:
+def _parse_rate(value: Any) -> float:
     try:
         rate = float(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -358,8 +362,8 @@ def _rate(value: Any) -> float:
     return rate
 
 
-def _scaled(samples: np.ndarray) -> np.ndarray:
-    """Samples `(C, T)` float32 of an array; integers become -1 to 1."""
+def _scale(samples: np.ndarray) -> np.ndarray:
+    """Samples `(C, T)` float32 of an array; integers are scaled to -1 to 1."""
     if samples.ndim == 1:
         samples = samples[None]
     if samples.ndim != 2 or samples.shape[0] > MAX_CHANNELS:
@@ -373,24 +377,24 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
-    """Samples and rate of an `.npy` file and its JSON."""
+def _read_array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
+    """Read samples and rate of an `.npy` file and its JSON."""
     if not has_magic(data, "npy"):
         raise ContentError("audio file is not npy")
     state = parse_json(description or b"{}", "description of a sound")
     try:
         samples = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # numpy raises anything from EOFError to SyntaxError on hostile bytes
+    except Exception as error:  # numpy raises anything from EOFError to SyntaxError on corrupt bytes
         raise ContentError("unreadable npy audio", f"{type(error).__name__}: {error}") from error
-    return _scaled(samples), _rate(state.get("sample_rate_hz") if isinstance(state, dict) else None)
+    return _scale(samples), _parse_rate(state.get("sample_rate_hz") if isinstance(state, dict) else None)
 
 
-def _recording(data: bytes, extension: str) -> tuple[np.ndarray, float]:
-    """Samples and rate of a WAV, FLAC, Ogg or MP3 file."""
+def _read_sound(data: bytes, extension: str) -> tuple[np.ndarray, float]:
+    """Read samples and rate of a WAV, FLAC, Ogg or MP3 file."""
     data = add_length(data, extension, built=True)
     try:
         with lazy_import("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
-            frames, rate = file.frames, _rate(file.samplerate)
+            frames, rate = file.frames, _parse_rate(file.samplerate)
             if not frames * file.channels <= MAX_SAMPLES or file.channels > MAX_CHANNELS:
                 raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")
             samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)

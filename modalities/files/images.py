@@ -1,4 +1,4 @@
-"""Image files to pixels: PNG, JPEG, WebP, BMP, GIF and PPM, TIFF of any bands, NumPy arrays."""
+"""Read image files: PNG, JPEG, WebP, BMP, GIF, PPM, TIFF of any bands, and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from modalities.files.tiff import read_tiff
 EXTENSIONS = (*extensions_of("image"), "npy")
 """Extensions of the files that `read` reads."""
 _PILLOW = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
-"""What Pillow may read; its other readers are old, rare, or start other programs."""
+"""Formats that Pillow may read; its other readers are old, rare, or start other programs."""
 _ORIENTATION = 0x0112
 _PNG_DEPTH = 24
-"""Where a PNG's header says its bits a band; the next byte is 0 where it is grey."""
+"""Offset of the bits per band in a PNG; the next byte is 0 for gray images."""
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 _PADDED = ("RGBA", "LA", "PA", "RGBX")
-"""Modes whose last band is no color."""
+"""Modes whose last band is not a color."""
 
 
 def read_image(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture:
-    """The first of a sample's image files, by extension; the EXIF or TIFF orientation is applied.
+    """Read the first of a sample's image files, which are given by extension, and turn it upright.
 
     Raises:
-        ContentError: no file, more than `MAX_PIXELS` or `MAX_NUMBERS`, a TIFF of several pages, bytes that are not
-            what the extension says, bands that are all constant, or no data.
+        ContentError: no file, more than `MAX_PIXELS` or `MAX_NUMBERS`, a TIFF of several pages, bytes of another type
+            than the extension, constant bands, or no data.
     """
     if not members:
         raise ContentError("image without a file")
@@ -42,17 +42,17 @@ def read_image(members: Mapping[str, bytes], nodata: Nodata = "file") -> Picture
     if not has_magic(data, extension):
         raise ContentError(f"image file is not {extension}")
     try:
-        picture = _decoded(data, extension, nodata)
+        picture = _decode(data, extension, nodata)
     except (ContentError, MissingPackageError):
         raise
-    except Exception as error:  # parsers raise anything from SyntaxError to struct.error on hostile bytes
+    except Exception as error:  # parsers raise anything from SyntaxError to struct.error on corrupt bytes
         raise ContentError(f"unreadable {extension} image", f"{type(error).__name__}: {error}") from error
     if _is_constant(picture):
         raise ContentError("constant image")
     return picture
 
 
-def _decoded(data: bytes, extension: str, nodata: Nodata) -> Picture:
+def _decode(data: bytes, extension: str, nodata: Nodata) -> Picture:
     file_type = find_type(extension)
     assert file_type is not None
     match file_type.extension:
@@ -71,19 +71,19 @@ def _is_constant(picture: Picture) -> bool:
     if picture.incomplete:
         low, high = (extreme.reduce(pixels, axis=(0, 1)) for extreme in (np.fmin, np.fmax))
         return bool(((low == high) | np.isnan(low)).all())
-    first = (pixels[0] == pixels[0, 0]).all()  # the first row tells of nearly all
+    first = (pixels[0] == pixels[0, 0]).all()  # the first row settles nearly all cases
     return bool(first and (pixels == pixels[0, 0]).all())
 
 
 def from_pillow(picture: Any, nodata: Nodata = "file", samples: np.ndarray | None = None) -> Picture:
-    """A Pillow image, upright; what is transparent becomes white, palettes become colors.
+    """Convert a Pillow image, upright, on white, palettes as colors.
 
-    Pixels of 16 bit are scaled to 1, those of 32 bit (modes I and F) stay as they are, as in an array. A number of
-    `nodata` is compared with `samples` `(H, W)` or `(H, W, B)`, by default those of the image's mode without alpha:
-    indices of palettes, and colors before they are on white.
+    Pixels of 16 bits are scaled to 1, those of 32 bits (modes I and F) are not, as in arrays. A number `nodata` is
+    compared with `samples` `(H, W)` or `(H, W, B)`, by default the samples of the image's mode without alpha: indices
+    of palettes, and colors before they are blended on white.
 
     Raises:
-        ContentError: a mode that Pillow cannot convert to RGB (LAB), or whatever `from_array` refuses.
+        ContentError: a mode that Pillow cannot convert to RGB (LAB), or see `from_array`.
     """
     orientation = _orientation(picture)
     if picture.mode in _PREMULTIPLIED:
@@ -96,9 +96,9 @@ def from_pillow(picture: Any, nodata: Nodata = "file", samples: np.ndarray | Non
         layers = picture.convert("RGBA")
         if layers.getextrema()[3][0] < 255:
             count_change("image with transparent pixels, set on white")
-        paper = lazy_import("PIL.Image", "pillow").new("RGBA", layers.size, "white")
-        grey = picture.mode in ("1", "L", "LA")
-        picture = lazy_import("PIL.Image", "pillow").alpha_composite(paper, layers).convert("L" if grey else "RGB")
+        white = lazy_import("PIL.Image", "pillow").new("RGBA", layers.size, "white")
+        is_gray = picture.mode in ("1", "L", "LA")
+        picture = lazy_import("PIL.Image", "pillow").alpha_composite(white, layers).convert("L" if is_gray else "RGB")
     elif picture.mode == "1":
         picture = picture.convert("L")
     elif picture.mode not in ("L", "RGB", "I", "F") and not picture.mode.startswith("I;16"):
@@ -111,7 +111,7 @@ def from_pillow(picture: Any, nodata: Nodata = "file", samples: np.ndarray | Non
 
 
 def _orientation(picture: Any) -> int:
-    """EXIF orientation of a Pillow image; EXIF data that cannot be read says nothing, as in viewers of images."""
+    """EXIF orientation of a Pillow image; unreadable EXIF data are ignored, as image viewers do."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises anything here, and the pixels do not depend on it
@@ -122,24 +122,24 @@ def _pillow(data: bytes, nodata: Nodata) -> Picture:
     with lazy_import("PIL.Image", "pillow").open(io.BytesIO(data), formats=_PILLOW) as picture:
         check_size(picture.height, picture.width)
         frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format not in ("JPEG", "MPO"):  # whose further frames are previews
+        if frames > 1 and picture.format not in ("JPEG", "MPO"):  # their further frames are previews
             count_change("image frames after the first, left out", frames - 1)
         if picture.format == "PPM" and picture.mode == "RGB" and _ppm_top(picture) > 255:
             raise ContentError("PPM of more than 8 bits", "Pillow reads 8 bits of it: save it as PNG or TIFF")
-        samples = None if isinstance(nodata, str) else _written(data, picture)
+        samples = None if isinstance(nodata, str) else _read_samples(data, picture)
         if picture.format == "PNG" and _is_beyond_pillow(data, picture):
             return _wide_png(data, _orientation(picture), nodata, samples)
-        if picture.format == "PPM" and picture.mode == "I":  # grey of more than 8 bits, which Pillow scales to 16
+        if picture.format == "PPM" and picture.mode == "I":  # gray of more than 8 bits, which Pillow scales to 16
             return from_array(np.asarray(picture).astype(np.uint16), nodata, samples)
         return from_pillow(picture, nodata, samples)
 
 
-def _written(data: bytes, picture: Any) -> np.ndarray | None:
-    """Samples `(H, W)` or `(H, W, B)` as the file has them, None where Pillow gives these."""
+def _read_samples(data: bytes, picture: Any) -> np.ndarray | None:
+    """Samples `(H, W)` or `(H, W, B)` as in the file; None if Pillow returns them unchanged."""
     if picture.format == "PPM":
         scale = _ppm_top(picture) / (65535 if picture.mode == "I" else 255)
         return np.rint(np.asarray(picture) * scale).astype(np.uint16)
-    if picture.mode == "CMYK":  # of JPEG, which Pillow inverts
+    if picture.mode == "CMYK":  # from JPEG, which Pillow inverts
         return 255 - np.asarray(picture)
     if picture.format == "PNG" and data[_PNG_DEPTH] in (2, 4) and not data[_PNG_DEPTH + 1]:
         return np.asarray(picture) // (255 // (2 ** data[_PNG_DEPTH] - 1))
@@ -147,7 +147,7 @@ def _written(data: bytes, picture: Any) -> np.ndarray | None:
 
 
 def _is_beyond_pillow(data: bytes, picture: Any) -> bool:
-    """Whether Pillow would lose a PNG's depth, or its transparency, which it compares with grey that it has scaled."""
+    """Whether Pillow would lose a PNG's depth, or its transparency, which it compares with scaled gray."""
     depth, transparent = data[_PNG_DEPTH], "transparency" in picture.info
     if depth == 16:
         return bool(data[_PNG_DEPTH + 1] or transparent)
@@ -155,13 +155,16 @@ def _is_beyond_pillow(data: bytes, picture: Any) -> bool:
 
 
 def _ppm_top(picture: Any) -> int:
-    """Full scale of a PPM, as Pillow's decoder is told."""
+    """Full scale of a PPM, from the arguments of Pillow's decoder."""
     arguments = picture.tile[0].args
     return int(arguments[-1]) if isinstance(arguments, tuple) else 65535 if picture.mode == "I" else 255
 
 
 def _wide_png(data: bytes, orientation: int, nodata: Nodata, samples: np.ndarray | None) -> Picture:
-    """By libpng, which gives all bits, and transparent colors as alpha; `samples` are those of fewer than 8 bits."""
+    """Decode by libpng, which keeps all bits and turns transparent colors into alpha.
+
+    samples: those of fewer than 8 bits.
+    """
     pixels = turn_upright(lazy_import("imagecodecs", "imagecodecs").png_decode(data), orientation)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         top = int(np.iinfo(pixels.dtype).max)
@@ -171,10 +174,10 @@ def _wide_png(data: bytes, orientation: int, nodata: Nodata, samples: np.ndarray
 
 
 def _jpeg(data: bytes, nodata: Nodata) -> Picture:
-    """By simplejpeg, which gives the very pixels of Pillow in less time.
+    """Decode by simplejpeg, which returns the same pixels as Pillow in less time.
 
-    Pillow takes what simplejpeg does not decode to grey or RGB: CMYK, and files with faults, of which it reads those
-    that lack no pixels.
+    Pillow decodes the files that simplejpeg cannot decode to gray or RGB: CMYK, and damaged files without missing
+    pixels.
     """
     jpeg = lazy_import("simplejpeg", "simplejpeg")
     try:

@@ -1,4 +1,4 @@
-"""Lengths in the headers of sound files, checked against what is there and mended where a header has none."""
+"""Lengths in the headers of sound files: checked against the content, and added to headers without one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from modalities.files.mpeg import Data, build_table_frame, find_end_tags, scan_f
 from modalities.files.reading import ContentError, count_change, lazy_import
 
 _UNKNOWN_WAV = 0x7FFFF000 - 0xFFFF
-"""Sizes from here on stand in WAV files that were written to a pipe. SoX writes as many whole blocks, of 65,535 bytes
-at most, as 0x7FFFF000 bytes hold."""
+"""Smallest size that means unknown in WAV files written to a pipe: SoX writes the number of whole blocks, of 65,535
+bytes at most, in 0x7FFFF000 bytes."""
 _FLAC_OVERHEAD = 1024
-"""Bytes that a FLAC frame takes at most beyond its samples."""
+"""Largest number of bytes of a FLAC frame beyond its samples."""
 _BLOCK = 1 << 20
-"""Samples of each channel that are decoded at a time."""
+"""Samples per channel that are decoded at a time."""
 _FLAC_HEADERS = 8
-"""Places at a file's end that are tried as headers: other bytes rarely look like one."""
+"""Number of candidates for a header that are tried from a file's end; other bytes rarely look like one."""
 
 
 class Splice(NamedTuple):
-    """Bytes that take the place of `[start, stop)` of a file, so that its header says its length, and why."""
+    """Replacement of bytes `[start, stop)` of a file by `data`, so that its header has its length, and the reason."""
 
     start: int
     stop: int
@@ -34,14 +34,14 @@ class Splice(NamedTuple):
 
 
 class SplicedFile(io.RawIOBase):
-    """A file in memory with a splice, for readers that seek."""
+    """A file in memory with a splice applied, for readers that seek."""
 
     def __init__(self, data: Data, splice: Splice):
         self._parts = [(0, data, 0, splice.start), (splice.start, splice.data, 0, len(splice.data))]
-        behind = splice.start + len(splice.data)
-        self._parts.append((behind, data, splice.stop, len(data) - splice.stop))
-        self._size = behind + len(data) - splice.stop
-        self._at = 0
+        after = splice.start + len(splice.data)
+        self._parts.append((after, data, splice.stop, len(data) - splice.stop))
+        self._size = after + len(data) - splice.stop
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -50,27 +50,27 @@ class SplicedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(offset + (0, self._at, self._size)[whence], 0)
-        return self._at
+        self._position = max(offset + (0, self._position, self._size)[whence], 0)
+        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        for place, data, start, size in self._parts:
-            if place <= self._at < place + size:
-                offset = self._at - place
+        for begin, data, start, size in self._parts:
+            if begin <= self._position < begin + size:
+                offset = self._position - begin
                 count = min(len(buffer), size - offset)
                 buffer[:count] = data[start + offset : start + offset + count]
-                self._at += count
+                self._position += count
                 return count
         return 0
 
 
 def add_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
-    """A sound file's bytes with a header that says its length; other bytes than those given are counted as a change.
+    """Make the header of a sound file state its length; a changed file is counted.
 
-    built: a FLAC header that says a length is believed, as a build has checked it: that takes half as long as decoding.
+    built: trust a FLAC header with a length, because a build has checked it; the check takes half the time of decoding.
 
     Raises:
-        ContentError: as `find_splice` does.
+        ContentError: see `find_splice`.
     """
     if built and extension == "flac" and data[:4] == b"fLaC" and int.from_bytes(data[18:26], "big") & (1 << 36) - 1:
         return data
@@ -82,17 +82,17 @@ def add_length(data: bytes, extension: str, *, built: bool = False) -> bytes:
 
 
 def sound_error(extension: str, error: Exception) -> str:
-    """The reason for a file that libsndfile gave up."""
+    """Reason to skip a file that libsndfile cannot read."""
     return "truncated flac audio" if "lost sync" in str(error) else f"unreadable {extension} audio"
 
 
 def find_splice(data: Data, extension: str) -> Splice | None:
-    """Compare the length in a sound file's header with its content; the splice that makes them agree, if they do not.
+    """Compare the length in a sound file's header with its content; returns the splice that corrects it, if any.
 
-    libsndfile does not: it takes a size of 0 for no samples, and reads no further than a header states.
+    libsndfile does not compare them: it takes a size of 0 as no samples, and stops at the length in the header.
 
     Raises:
-        ContentError: the file is not of the kind that its extension says, it is cut, or parts are missing.
+        ContentError: the file is not of the type of its extension, is truncated, or lacks parts.
     """
     if extension not in _CHECKS:
         raise ContentError(f"audio of the unknown kind {extension}")
@@ -104,23 +104,23 @@ def find_splice(data: Data, extension: str) -> Splice | None:
 
 
 def can_seek(data: Data, extension: str) -> bool:
-    """Whether libsndfile finds places in a sound file that `find_splice` took.
+    """Whether libsndfile seeks correctly in a sound file that `find_splice` accepts.
 
-    In FLAC it fails, or gives samples of another place, where blocks have other sizes or frames other numbers than the
-    header says.
+    In FLAC it fails or returns other samples if blocks have other sizes, or frames other numbers, than the header says.
     """
-    return extension != "flac" or _flac_stream(data).seeks
+    return extension != "flac" or _flac_stream(data).is_seekable
 
 
 def _mp3(data: Data) -> Splice | None:
-    """A table of the frames that there are, where a file has none or another: decoders then guess by the bit rate."""
+    """Add a table with the number of frames if a file has none or a wrong one: decoders guess it by bit rate."""
     mp3 = scan_frames(data)
-    if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):  # some count the table's frame
+    # some encoders count the frame of the table
+    if mp3.table_count is not None and mp3.table_count > mp3.total + (not mp3.partial):
         raise ContentError("truncated mp3 audio")
     if mp3.table_count == mp3.total and mp3.xing:
         if mp3.start == mp3.table:
             return None
-        return Splice(mp3.start, mp3.table, b"", "mp3 audio behind bytes that are no frame: these bytes left out")
+        return Splice(mp3.start, mp3.table, b"", "mp3 audio after bytes that are not a frame: these bytes left out")
     if mp3.partial:
         reason = "mp3 audio that ends inside a frame: that frame left out, the others counted"
     elif mp3.table_count is None:
@@ -134,7 +134,7 @@ def _mp3(data: Data) -> Splice | None:
 
 
 def _wav(data: Data) -> Splice | None:
-    """The size of the samples, where their chunk says 0 or that it was not known."""
+    """Add the size of the samples if their chunk has 0 or the value for unknown."""
     order = ">" if data[:4] == b"RIFX" else "<"
     place, wide = 12, None
     while place + 8 <= len(data):
@@ -152,7 +152,7 @@ def _wav(data: Data) -> Splice | None:
 
 
 def _wav_samples(data: Data, start: int, field: int, form: str) -> Splice | None:
-    """The splice of the size at `field`, of samples that begin at `start`."""
+    """Check the size at `field` of the samples that begin at `start`."""
     [size_in_header] = struct.unpack_from(form, data, field)
     available = len(data) - start
     missing = size_in_header == 0 and not _are_chunks(data, start)
@@ -174,7 +174,7 @@ def _wav_samples(data: Data, start: int, field: int, form: str) -> Splice | None
 
 
 def _are_chunks(data: Data, at: int) -> bool:
-    """Whether what is left of a file from `at` on are chunks, or nothing."""
+    """Whether the rest of a file from `at` on consists of chunks, or is empty."""
     while at + 8 <= len(data):
         name, size = (
             data[at : at + 4],
@@ -187,10 +187,10 @@ def _are_chunks(data: Data, at: int) -> bool:
 
 
 def _ogg(data: Data) -> Splice | None:
-    """Walk the pages: libsndfile reads the first of several streams, and less than there is behind a missing page.
+    """Check all pages, because libsndfile reads only the first of several streams and stops early at a missing page.
 
     Raises:
-        ContentError: the last page is absent or cut, pages are missing, or streams follow each other.
+        ContentError: the last page is missing or truncated, other pages are missing, or streams are chained.
     """
     numbers: dict[int, int] = {}
     ended: set[int] = set()
@@ -215,40 +215,40 @@ def _ogg(data: Data) -> Splice | None:
 
 
 def _flac(data: Data) -> Splice | None:
-    """The number of samples, where STREAMINFO says 0 (unknown, as recorders and pipes write) or too few."""
+    """Add the number of samples if STREAMINFO has 0 (unknown, from recorders and pipes) or too few."""
     stream = _flac_stream(data)
     if stream.counts is None:
         if stream.total == 0:
             raise ContentError("unreadable flac audio", "no whole frame")
-        return None  # the decoder finds what is wrong
+        return None  # the decoder reports the fault
     count, reach = stream.counts
     if reach < stream.total:
-        if _decoded(data) < stream.total:
+        if _count_decoded(data) < stream.total:
             raise ContentError("truncated flac audio")
-        return None  # frames of joined files are numbered anew
+        return None  # frame numbers start again in joined files
     if count == stream.total or count < stream.total == reach:
-        return None  # the last frame is cut, or has bytes behind it: the decoder knows
+        return None  # the last frame is truncated or followed by other bytes, which the decoder handles
     size = (stream.packed >> 36 << 36 | count).to_bytes(8, "big")
     reason = "flac audio that does not state its length: samples counted"
     if count < reach:
         reason = "flac audio that ends inside a frame: that frame left out, the samples of the others counted"
     elif stream.total:
         reason = "flac audio longer than its header states: all samples read"
-    return Splice(stream.place, stream.place + 8, size, reason)
+    return Splice(stream.offset, stream.offset + 8, size, reason)
 
 
 class _Stream(NamedTuple):
-    """What a FLAC file's header says, and its frames.
+    """Header of a FLAC file, and its length by its frames.
 
-    place: of the eight bytes that end with its number of samples. packed: these bytes. total: that number. counts: as
-    `_flac_samples` gives them, None without a frame. seeks: as `seeks` has it.
+    offset: of the eight bytes that end with the number of samples. packed: these bytes. total: that number. counts:
+    see `_flac_samples`, None without a frame. is_seekable: see `can_seek`.
     """
 
-    place: int
+    offset: int
     packed: int
     total: int
     counts: tuple[int, int] | None
-    seeks: bool
+    is_seekable: bool
 
 
 def _flac_stream(data: Data) -> _Stream:
@@ -272,7 +272,7 @@ def _flac_stream(data: Data) -> _Stream:
 
 
 def _flac_audio(data: Data, at: int) -> int:
-    """Where the frames of a FLAC file begin: behind its metadata blocks, of which the first stands at `at`."""
+    """Offset of the first frame of a FLAC file, after its metadata blocks, which begin at `at`."""
     while at + 4 <= len(data):
         last, size = data[at] >> 7, int.from_bytes(data[at + 1 : at + 4], "big")
         at += 4 + size
@@ -281,20 +281,20 @@ def _flac_audio(data: Data, at: int) -> int:
     return at
 
 
-def _decoded(data: Data) -> int:
-    """Samples of a channel that the decoder gives until it ends or fails."""
+def _count_decoded(data: Data) -> int:
+    """Count the samples per channel that the decoder returns until it ends or fails."""
     count = 0
     with suppress(RuntimeError):  # libsndfile's own errors
         raw = io.BufferedReader(SplicedFile(data, Splice(0, 0, b"", "")))
         with lazy_import("soundfile", "soundfile").SoundFile(raw) as file:
-            file.seekable = lambda: False  # `soundfile` seeks after each read of a file that can
+            file.seekable = lambda: False  # else `soundfile` seeks after each read
             while size := len(file.read(_BLOCK, dtype="int16", always_2d=True)):
                 count += size
     return count
 
 
 class _Frame(NamedTuple):
-    """A FLAC frame's number, its samples of a channel, and whether the number is that of its first sample."""
+    """FLAC frame: its number, its samples per channel, and whether the number is that of its first sample."""
 
     number: int
     size: int
@@ -302,10 +302,10 @@ class _Frame(NamedTuple):
 
 
 def _flac_samples(data: Data, first: int, number: int, unit: int, largest: int) -> tuple[int, int] | None:
-    """Number of samples of all whole frames, and the same with a frame that is cut, by the last frames' headers.
+    """Number of samples of all complete frames, and the same with a truncated last one, by the last frames' headers.
 
-    A frame has a checksum over its header and one over itself. number, unit: of the first frame, and samples for each
-    step from it. largest: bytes that a frame has at most.
+    A frame has a checksum of its header and one of the whole frame. number: of the first frame. unit: samples per step
+    of frame numbers. largest: maximum number of bytes of a frame.
     """
     sync, end = data[first : first + 2], find_end_tags(data)
     stops, at = {end: 0}, end
@@ -321,10 +321,10 @@ def _flac_samples(data: Data, first: int, number: int, unit: int, largest: int) 
 
 
 def _flac_unit(data: Data, first: int, beginning: _Frame, one_size: bool, largest: int) -> int:
-    """Samples that a step in the numbers of frames stands for: 1 where they are those of samples.
+    """Samples per step of frame numbers: 1 if frames are numbered by samples.
 
-    A frame's header says so by a bit. Encoders from before that bit said it by the sizes of the shortest and longest
-    block in the file's header; there the second frame's number decides, as others write the last block's size too.
+    A bit in a frame's header tells. Encoders older than that bit tell by different sizes of the shortest and longest
+    block in the file's header; because others count the last block there too, the second frame's number decides.
     """
     if beginning.by_sample:
         return 1
@@ -337,7 +337,7 @@ def _flac_unit(data: Data, first: int, beginning: _Frame, one_size: bool, larges
 
 
 def _flac_frame(header: bytes) -> _Frame | None:
-    """The FLAC frame that a header begins, None where the bytes are no frame's header."""
+    """Parse the header of a FLAC frame; None if the bytes are not one."""
     if len(header) < 6 or header[0] != 0xFF or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
     size_code, rate_code = header[2] >> 4, header[2] & 15
@@ -359,7 +359,7 @@ def _flac_frame(header: bytes) -> _Frame | None:
 
 
 def _crc(data: bytes, polynomial: int, bits: int) -> int:
-    """Cyclic redundancy check, most significant bit first; 0 where the data end with their own."""
+    """Cyclic redundancy check, most significant bit first; 0 if the data end with their own checksum."""
     table, mask, value = _crc_table(polynomial, bits), (1 << bits) - 1, 0
     for byte in data:
         value = table[value >> (bits - 8) ^ byte] ^ value << 8 & mask

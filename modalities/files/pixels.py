@@ -1,4 +1,4 @@
-"""Pixels of an image, whatever file they come from: upright floats on white, NaN where there is no data."""
+"""Pixels of images from any file: upright floats on white, NaN for pixels without data."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from modalities.files.reading import ContentError, count_change
 
 MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded."""
+"""Largest number of pixels; larger images are refused before they are decoded."""
 MAX_NUMBERS = 4 * MAX_PIXELS
-"""An image may hold over all bands: 800 MB of float32."""
+"""Largest number of values over all bands: 800 MB of float32."""
 RGB = ("red", "green", "blue")
 
 Nodata = float | Literal["file", "refuse"]
-"""Which pixels hold no data: those that the file marks (`file`), those of a number too; `refuse` refuses the image."""
+"""Pixels without data: those that the file marks (`file`), also those of a number; `refuse` refuses such images."""
 
 
 class Picture(NamedTuple):
     """Raw image.
 
-    pixels: `(H, W, B)` float32, 0 to 1 if the file holds unsigned integers, NaN where there is no data.
-    bands: one name a band. incomplete: whether any pixel is NaN.
+    pixels: `(H, W, B)` float32, 0 to 1 if the file has unsigned integers, NaN without data. bands: names. incomplete:
+    whether any pixel is NaN.
     """
 
     pixels: np.ndarray
@@ -31,10 +31,9 @@ class Picture(NamedTuple):
 
 
 def from_array(pixels: np.ndarray, nodata: Nodata = "file", samples: np.ndarray | None = None) -> Picture:
-    """An array `(H, W)` or `(H, W, B)`: unsigned integers are scaled to 1 by their depth, others stay as they are.
+    """Convert an array `(H, W)` or `(H, W, B)`: unsigned integers are scaled to 1 by their depth, others are not.
 
-    samples: `(H, W)` or `(H, W, C)` as the file has them, which `nodata` is compared with, where `pixels` are colors
-    or a scale made of these.
+    samples: `(H, W)` or `(H, W, C)` as in the file, compared with `nodata` if `pixels` are converted from them.
 
     Raises:
         ContentError: another shape or type, too many pixels or none, infinite pixels, or none with data.
@@ -47,25 +46,25 @@ def from_array(pixels: np.ndarray, nodata: Nodata = "file", samples: np.ndarray 
     if not pixels.shape[2]:
         raise ContentError("image without bands")
     values, bands = scale_samples(pixels), name_bands(pixels.shape[2])
-    written = pixels if samples is None else samples.reshape(*pixels.shape[:2], -1)
-    missing = None if isinstance(nodata, str) else equals_number(written, nodata)
+    raw = pixels if samples is None else samples.reshape(*pixels.shape[:2], -1)
+    missing = None if isinstance(nodata, str) else equals_number(raw, nodata)
     if missing is not None and (samples is not None or bands == RGB):
-        # a color may have no red, a measurement lack one of its bands
+        # 0 in one band of a color is a value, one band of a measurement may be missing
         missing = np.asarray(missing.all(2, keepdims=True))
     return make_picture(values, bands, missing, nodata, floating=pixels.dtype.kind == "f")
 
 
 def name_bands(count: int) -> tuple[str, ...]:
-    """Names of the bands of an image that does not name them itself."""
+    """Names for the bands of an image without names."""
     names = {1: ("grey",), 3: RGB}
     return names.get(count, tuple(f"band{i + 1}" for i in range(count)))
 
 
 def check_size(height: int, width: int, bands: int = 1) -> None:
-    """Refuse an image of no pixels, more than `MAX_PIXELS`, or more than `MAX_NUMBERS` over all bands.
+    """Check the size of an image.
 
     Raises:
-        ContentError: it is one of these.
+        ContentError: no pixels, more than `MAX_PIXELS`, or more than `MAX_NUMBERS` over all bands.
     """
     if height * width > MAX_PIXELS:
         raise ContentError(f"image of more than {MAX_PIXELS:,} pixels", f"{width} x {height}")
@@ -76,10 +75,10 @@ def check_size(height: int, width: int, bands: int = 1) -> None:
 
 
 def scale_samples(pixels: np.ndarray, top: int = 0) -> np.ndarray:
-    """Samples as float32: unsigned integers over `top`, their type's largest by default; others as they are.
+    """Convert samples to float32: unsigned integers over `top`, by default their type's maximum; others unscaled.
 
     Raises:
-        ContentError: samples that are no numbers, or complex ones.
+        ContentError: samples that are not real numbers.
     """
     if pixels.dtype.kind == "u":  # of either byte order
         return np.divide(pixels, np.float32(top or np.iinfo(pixels.dtype).max), dtype=np.float32)
@@ -90,7 +89,7 @@ def scale_samples(pixels: np.ndarray, top: int = 0) -> np.ndarray:
 
 
 def equals_number(samples: np.ndarray, number: float) -> np.ndarray | None:
-    """Which samples equal a number within the rounding of their type (GDAL's ARE_REAL_EQUAL); None if none can."""
+    """Which samples equal a number up to rounding of their type (GDAL's ARE_REAL_EQUAL); None if the type cannot."""
     if samples.dtype.kind == "f":
         if not np.isfinite(number):
             return samples == number
@@ -98,7 +97,9 @@ def equals_number(samples: np.ndarray, number: float) -> np.ndarray | None:
         if abs(number) > limit * (1 + float(rounding)):
             return None
         with np.errstate(over="ignore", invalid="ignore"):
-            value = samples.dtype.type(np.clip(number, -limit, limit))  # the text of the largest float may exceed it
+            value = samples.dtype.type(
+                np.clip(number, -limit, limit)
+            )  # the largest float, written as text, may exceed it
             tolerance = rounding * np.abs(value)
             return (samples == value) | (np.abs(samples - value) <= tolerance)
     if samples.dtype.kind not in "iub":
@@ -110,9 +111,9 @@ def equals_number(samples: np.ndarray, number: float) -> np.ndarray | None:
 
 
 def blend_on_white(colors: np.ndarray, top: int, alpha: np.ndarray, *, associated: bool = False) -> np.ndarray:
-    """Colors `(H, W, B)` up to `top` over white, integers rounded as Pillow does.
+    """Blend colors `(H, W, B)` of full scale `top` on white; integers are rounded as in Pillow.
 
-    alpha: opacity `(H, W, 1)`, 0 to 1. associated: colors are multiplied by it already.
+    alpha: opacity `(H, W, 1)`, 0 to 1. associated: whether colors are multiplied by it.
     """
     if (alpha < 1).any():
         count_change("image with transparent pixels, set on white")
@@ -123,12 +124,12 @@ def blend_on_white(colors: np.ndarray, top: int, alpha: np.ndarray, *, associate
 def make_picture(
     values: np.ndarray, bands: tuple[str, ...], missing: np.ndarray | None, nodata: Nodata, *, floating: bool
 ) -> Picture:
-    """The picture of float32 values `(H, W, B)`, which become NaN where `missing` `(H, W, B or 1)` says so.
+    """Build a picture from float32 values `(H, W, B)`, which become NaN at `missing` `(H, W, B or 1)`.
 
-    floating: whether the file holds floats, in which NaN means no data.
+    floating: whether the file has floats, in which NaN means no data.
 
     Raises:
-        ContentError: infinite values, no pixel with data, or one without if `nodata` is `refuse`.
+        ContentError: infinite values, no pixel with data, or one without data if `nodata` is `refuse`.
     """
     incomplete = missing is not None and bool(missing.any())
     if incomplete:
@@ -148,7 +149,7 @@ def make_picture(
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels `(H, W, ...)` turned and mirrored as the EXIF orientation 1 to 8 says; other values say nothing."""
+    """Turn and mirror pixels `(H, W, ...)` by the EXIF orientation 1 to 8; other values are ignored."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

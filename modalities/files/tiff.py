@@ -1,4 +1,4 @@
-"""TIFF files to pixels: color, depth, transparency, no-data values and masks as the tags say (TIFF 6.0, GDAL)."""
+"""Read TIFF files: color, depth, transparency, no-data values and masks by their tags (TIFF 6.0, GDAL)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OTHERS = {
 }
 _CCITT = (2, 3, 4)
 _PACKED = {50001: "WEBP", 34933: "PNG", 34712: "JPEG2000", 33004: "JPEG2000", 33005: "JPEG2000"}
-"""Compressions whose data states its own size, as Pillow calls them."""
+"""Compressions whose data state their own size, by Pillow's names."""
 _FRAME = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]..[\x02-\x10](....)", re.DOTALL)
 """A frame header of JPEG, its height and width as the group."""
 _LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
@@ -54,20 +54,20 @@ _APERIO_YCBCR = 33003
 
 @cache
 def _tifffile() -> Any:
-    """`tifffile`, its own messages silenced: what cannot be read is refused, and counted, here."""
+    """Import `tifffile` with its messages silenced, because unreadable files are refused and counted here."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     return lazy_import("tifffile", "tifffile")
 
 
 def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
-    """A TIFF of one image. Pages that its metadata calls channels are bands; previews are passed over.
+    """Read a TIFF of one image. Pages that its metadata call channels are bands; previews are ignored.
 
-    YCbCr, CMYK and palettes become RGB. Grey or RGB with an alpha channel is set on white; beside other bands or in
-    samples that are no share of a full scale, alpha 0 means no data. Samples of a GDAL no-data value, strips and tiles
-    that a file with such a value leaves out, and pixels outside the image's mask page are without data.
+    YCbCr, CMYK and palettes become RGB. Gray or RGB with an alpha channel is blended on white; for other bands, and
+    samples without a full scale, alpha 0 means no data. Samples of a GDAL no-data value, strips and tiles that a file
+    with such a value omits, and pixels outside the image's mask page have no data.
 
     Raises:
-        ContentError: several pages, another color space, other files that are absent, or what `make_picture` refuses.
+        ContentError: several pages, another color space, missing other files, or see `make_picture`.
     """
     with _tifffile().TiffFile(io.BytesIO(data)) as file:
         image, masks = _find_series(file)
@@ -100,10 +100,10 @@ def read_tiff(data: bytes, nodata: Nodata = "file") -> Picture:
 
 
 def _find_series(file: Any) -> tuple[Any, list[Any]]:
-    """The one image of a file, and its masks.
+    """Find the image of a file, and its masks.
 
     Raises:
-        ContentError: there is none, several, or one that is not whole.
+        ContentError: no image, several images, or an incomplete one.
     """
     series = [s for s in file.series if not s.keyframe.is_reduced]
     images = [s for s in series if not s.keyframe.is_mask]
@@ -117,15 +117,15 @@ def _find_series(file: Any) -> tuple[Any, list[Any]]:
 
 
 def _axis_sizes(image: Any) -> dict[str, int]:
-    """Sizes of a series' axes that have more than one element, of height and width in any case."""
+    """Sizes of the axes of a series with more than one element, and of height and width in any case."""
     return {axis: size for axis, size in zip(image.axes, image.shape, strict=True) if size > 1 or axis in "YX"}
 
 
 def _check_color(page: Any) -> None:
-    """Refuse color spaces that cannot be converted to RGB by the file alone.
+    """Check the color space.
 
     Raises:
-        ContentError: the image is in one of these.
+        ContentError: the file alone does not suffice for a conversion to RGB.
     """
     photometric, compression = int(page.photometric), int(page.compression)
     if photometric not in (*_PLAIN, _PALETTE, _SEPARATED, _YCBCR):
@@ -133,7 +133,7 @@ def _check_color(page: Any) -> None:
         raise ContentError(f"TIFF {name}: convert it to RGB")
     if photometric == _SEPARATED and (page.tags.valueof(_INK_SET, default=1) != 1 or page.samplesperpixel < 4):
         raise ContentError("TIFF of inks other than CMYK: convert it to RGB")
-    if photometric == _YCBCR and not _gives_rgb(page):
+    if photometric == _YCBCR and not _converts_to_rgb(page):
         if compression not in (*_LOSSLESS, *_JPEG):
             raise ContentError(f"TIFF in YCbCr color compressed as {_name(page)}: convert it to RGB")
         if page.is_subsampled or page.samplesperpixel < 3:
@@ -143,7 +143,7 @@ def _check_color(page: Any) -> None:
 
 
 def _check_data(data: bytes, image: Any) -> None:
-    """Refuse an image's compressed data if it is not all there, or may grow larger than the image's tags say.
+    """Check that an image's compressed data are complete and cannot grow larger than its tags say.
 
     Raises:
         ContentError: it is cut off, states a size of its own that is too large, or one that cannot be checked.
@@ -166,8 +166,8 @@ def _check_data(data: bytes, image: Any) -> None:
                     check_size(picture.height, picture.width)
 
 
-def _gives_rgb(page: Any) -> bool:
-    """Whether tifffile gives RGB for YCbCr."""
+def _converts_to_rgb(page: Any) -> bool:
+    """Whether tifffile converts YCbCr to RGB."""
     return int(page.compression) in _JPEG and page.planarconfig == 1 and not page.extrasamples
 
 
@@ -176,27 +176,27 @@ def _name(page: Any) -> str:
 
 
 def _read_samples(image: Any) -> np.ndarray:
-    """Samples `(H, W, B)` as they are written.
+    """Read samples `(H, W, B)` as in the file.
 
     Raises:
-        ContentError: too large, or of several pages.
-        ValueError: the package that decompresses them is absent.
+        ContentError: too many samples, or several pages.
+        ValueError: the package for decompression is missing.
     """
     axes = _axis_sizes(image)
     check_size(axes["Y"], axes["X"], math.prod(axes.values()) // max(axes["Y"] * axes["X"], 1))
     try:
-        return _by_pixel(image, image.asarray())
+        return _order_axes(image, image.asarray())
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
-            lazy_import("imagecodecs", "imagecodecs")  # names the package if it is absent
+            lazy_import("imagecodecs", "imagecodecs")  # the error names the package if it is missing
         raise
 
 
-def _by_pixel(image: Any, samples: np.ndarray) -> np.ndarray:
-    """Samples of a series, in its order, as `(H, W, B)`.
+def _order_axes(image: Any, samples: np.ndarray) -> np.ndarray:
+    """Bring the samples of a series into the order `(H, W, B)`.
 
     Raises:
-        ContentError: of several pages.
+        ContentError: several pages.
     """
     axes = _axis_sizes(image)
     samples = samples.reshape(tuple(axes.values()))
@@ -208,9 +208,9 @@ def _by_pixel(image: Any, samples: np.ndarray) -> np.ndarray:
 
 
 def _find_absent(image: Any) -> np.ndarray | None:
-    """Which samples `(H, W, B)` lie in strips and tiles that are not in the file (GDAL's SPARSE_OK); None if none do.
+    """Samples `(H, W, B)` in strips and tiles that the file omits (GDAL's SPARSE_OK); None if it omits none.
 
-    Without a no-data value they are 0 (GDAL), as tifffile gives them.
+    Without a no-data value they are 0 (GDAL), as tifffile returns them.
     """
     page = image.keyframe
     if page.tags.valueof(_GDAL_NODATA, default=None) is None or page.is_contiguous:
@@ -227,11 +227,11 @@ def _find_absent(image: Any) -> np.ndarray | None:
         for segment in segments:
             _, (plane, z, y, x, _), (depth, height, width, _) = page.decode(None, segment)
             part[plane, z : z + depth, y : y + height, x : x + width] = True
-    return _by_pixel(image, absent)
+    return _order_axes(image, absent)
 
 
 def _read_masks(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
-    """Pixels `(H, W, 1)` outside an image's mask pages, None without these.
+    """Pixels `(H, W, 1)` outside an image's mask pages; None without mask pages.
 
     Raises:
         ContentError: a mask of another size.
@@ -246,7 +246,7 @@ def _read_masks(masks: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _split_alpha(page: Any, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
-    """Samples without alpha, alpha `(H, W, 1)` or None, number of other extra samples, whether alpha is associated.
+    """Split off alpha: samples, alpha `(H, W, 1)` or None, number of other extra samples, whether it is associated.
 
     Raises:
         ContentError: several alpha channels, or nothing else.
@@ -263,21 +263,21 @@ def _split_alpha(page: Any, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _full_scale(page: Any, samples: np.ndarray) -> int:
-    """Full scale of unsigned samples by their depth in bits, 0 for signed ones and floats."""
+    """Full scale of unsigned samples by their depth in bits; 0 for signed samples and floats."""
     if samples.dtype.kind == "b":
         return 1
     if samples.dtype.kind != "u":
         return 0
-    bits = page.bitspersample  # several if they differ, as 5, 6, 5, which tifffile scales to the whole type
+    bits = page.bitspersample  # a tuple if they differ, such as 5, 6, 5, which tifffile scales to the full type
     return int((1 << (bits if isinstance(bits, int) else 8 * samples.dtype.itemsize)) - 1)
 
 
 def _find_missing(
     page: Any, samples: np.ndarray, absent: np.ndarray | None, nodata: Nodata, extras: int
 ) -> np.ndarray | None:
-    """Which samples `(H, W, B)`, of colors which pixels `(H, W, 1)`, are without data.
+    """Samples `(H, W, B)`, or pixels `(H, W, 1)` of colors, without data.
 
-    That is those of which the file has none, and those that equal its or the recipe's no-data value.
+    The file omits them, or they equal the no-data value of the file or recipe.
     """
     missing = absent
     for number in (_gdal_nodata(page), None if isinstance(nodata, str) else nodata):
@@ -303,10 +303,10 @@ def _union(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | 
 
 
 def _transparent_pixels(alpha: np.ndarray, associated: bool) -> np.ndarray:
-    """Pixels `(H, W, 1)` without data because they are wholly transparent.
+    """Pixels `(H, W, 1)` without data because they are fully transparent.
 
     Raises:
-        ContentError: partly transparent ones, whose values alpha has changed.
+        ContentError: partly transparent pixels, whose values are multiplied by alpha.
     """
     if associated and ((alpha > 0) & (alpha < alpha.max())).any():
         raise ContentError("TIFF of measurements multiplied by partial transparency")
@@ -314,10 +314,10 @@ def _transparent_pixels(alpha: np.ndarray, associated: bool) -> np.ndarray:
 
 
 def _convert(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[np.ndarray, int]:
-    """Grey, RGB or other bands from samples `(H, W, B)`, and their full scale.
+    """Convert samples `(H, W, B)` to gray, RGB or other bands; returns them and their full scale.
 
     Raises:
-        ContentError: a color space whose samples are no share of a full scale.
+        ContentError: colors without a full scale, or with further bands.
     """
     photometric = int(page.photometric)
     if samples.dtype.kind == "b":
@@ -330,10 +330,10 @@ def _convert(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[np.
         count_change("CMYK image converted to RGB without its color profile")
         inks = samples[..., :4] / np.float32(top)
         return (1 - inks[..., :3]) * (1 - inks[..., 3:]), 1
-    if photometric == _YCBCR and not _gives_rgb(page):
+    if photometric == _YCBCR and not _converts_to_rgb(page):
         return _from_ycbcr(page, samples, top), 1
-    untagged = _PHOTOMETRIC not in page.tags and int(page.compression) not in _CCITT  # libtiff guesses black is zero
-    if photometric == _WHITE_IS_ZERO and top and not untagged:
+    is_untagged = _PHOTOMETRIC not in page.tags and int(page.compression) not in _CCITT  # libtiff: black is zero
+    if photometric == _WHITE_IS_ZERO and top and not is_untagged:
         colors = samples.shape[2] - extras
         samples = np.concatenate([top - samples[..., :colors], samples[..., colors:]], 2).astype(samples.dtype)
     return samples, top
@@ -342,7 +342,7 @@ def _convert(page: Any, samples: np.ndarray, top: int, extras: int) -> tuple[np.
 def _colormap(page: Any) -> np.ndarray:
     """Colors `(N, 3)` uint16 of a palette.
 
-    Some writers put 8-bit values into its 16-bit entries, or into their upper bytes: then they are scaled.
+    Some writers store 8-bit values in the 16-bit entries or in their upper bytes; these are scaled.
     """
     colors = np.asarray(page.colormap, np.uint16).T
     if colors.max() < 256:
@@ -351,7 +351,7 @@ def _colormap(page: Any) -> np.ndarray:
 
 
 def _from_ycbcr(page: Any, samples: np.ndarray, top: int) -> np.ndarray:
-    """RGB `(H, W, 3)` float32, 0 to 1, by the coefficients and reference levels that the page states (TIFF 6.0)."""
+    """RGB `(H, W, 3)` float32, 0 to 1, by the page's coefficients and reference levels (TIFF 6.0)."""
     middle = (top + 1) / 2
     red, green, blue = _rationals(page, _LUMA, (0.299, 0.587, 0.114))
     levels = np.reshape(_rationals(page, _REFERENCE, (0, top, middle, top, middle, top)), (3, 2))

@@ -1,4 +1,4 @@
-"""What the neighbours of a token add to it before the trunk."""
+"""Convolution over neighboring tokens before the trunk."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 Width = Literal[0, 3, 5, 7, 9]
-"""Tokens along each axis that one sees, itself in the middle; 0 for none but itself."""
+"""Window size along each axis, centered on the token; 0 disables the convolution."""
 
 
 class Context(nn.Module):
-    """A residual convolution over the tokens of a grid that are there (submanifold sparse convolution, Graham et al.
-    2018), so that local patterns - bonded atoms, codons, strokes - need not be learned by attention (Xiao et al. 2021).
+    """Residual convolution over the present tokens of a grid (submanifold sparse convolution, Graham et al. 2018).
 
-    It sees what lies next to a token and not where that is, so it serves wholes longer than those trained on.
+    Attention then need not learn local patterns such as bonded atoms, codons and strokes (Xiao et al. 2021). The
+    convolution depends on offsets between tokens alone, so it extends to inputs longer than those trained on.
     """
 
     def __init__(self, dim: int, axes: int, width: int):
@@ -26,29 +26,31 @@ class Context(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.mix = nn.Linear(dim * len(self.offsets), dim)
 
-    def forward(self, x: torch.Tensor, coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
-        """`(N, dim)` from tokens `(N, dim)`; the other arguments are those of `neighbours`."""
-        beside = find_neighbors(coords, group, here, torch.tensor(self.offsets, device=x.device))
+    def forward(
+        self, x: torch.Tensor, coords: torch.Tensor, group: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """`(N, dim)` from tokens `(N, dim)`; for the other arguments see `find_neighbors`."""
+        neighbors = find_neighbors(coords, group, visible, torch.tensor(self.offsets, device=x.device))
         padded = F.pad(self.norm(x), (0, 0, 0, 1))
-        return x + F.silu(self.mix(padded.index_select(0, beside.flatten()).view(len(x), -1)))
+        return x + F.silu(self.mix(padded.index_select(0, neighbors.flatten()).view(len(x), -1)))
 
 
 def find_neighbors(
-    coords: torch.Tensor, group: torch.Tensor, here: torch.Tensor, offsets: torch.Tensor
+    coords: torch.Tensor, group: torch.Tensor, visible: torch.Tensor, offsets: torch.Tensor
 ) -> torch.Tensor:
-    """`(N, M)` int64: the token that lies at each of the offsets `(M, C)` from each token, N where there is none.
+    """Indices `(N, M)` int64 of the tokens at offsets `(M, C)` from each token; N if there is none.
 
-    coords: `(N, C)`, whole numbers. group: `(N, K)`, whole numbers; neighbours have all of them in common. here: `(N,)`
-    bool, tokens that others may see.
+    coords: `(N, C)`, integers. group: `(N, K)`, integers; neighbors agree in all of them. visible: `(N,)` bool, tokens
+    that may be neighbors.
     """
     axes = coords.shape[1]
-    places = torch.cat([group, coords.long()], 1)
-    places = places - places.amin(0)
-    spans = places.amax(0) + 1
-    spans[-axes:] += offsets.abs().amax(0)  # a margin where nothing lies, so that past an edge nothing is found
+    cells = torch.cat([group, coords.long()], 1)
+    cells = cells - cells.amin(0)
+    spans = cells.amax(0) + 1
+    spans[-axes:] += offsets.abs().amax(0)  # an empty margin, so that an offset beyond an edge finds no token
     strides = spans.flip(0).cumprod(0).flip(0) // spans
-    own = (places * strides).sum(1)
-    known, order = own.where(here, torch.iinfo(own.dtype).min).sort()
-    wanted = own.unsqueeze(1) + (offsets * strides[-axes:]).sum(1)
-    at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
-    return order[at].where(known[at] == wanted, len(known))
+    index = (cells * strides).sum(1)
+    sorted_index, order = index.where(visible, torch.iinfo(index.dtype).min).sort()
+    queries = index.unsqueeze(1) + (offsets * strides[-axes:]).sum(1)
+    at = torch.searchsorted(sorted_index, queries).clamp(max=len(sorted_index) - 1)
+    return order[at].where(sorted_index[at] == queries, len(sorted_index))

@@ -37,6 +37,7 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("modalities.*.target=pixels", "target=values", ("image",)),
     Renamed("modalities.*.target=raw", "target=values", ("spectrogram",)),
     Renamed("modalities.*.paper", "background", ("image",)),
+    Renamed("modalities.*.crop=centre", "crop=center", ("spectrogram",)),
     Renamed("modalities.*.rate_hz", "sample_rate_hz", ("spectrogram",)),
     Renamed("modalities.*.faulty=leave_out", "faulty_channels=exclude", ("signal",)),
     Renamed("modalities.*.faulty", "faulty_channels", ("signal",)),

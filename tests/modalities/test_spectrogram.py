@@ -205,11 +205,11 @@ def test_long_sound_is_cropped() -> None:
     raw = Audio(samples, 8000)
     fields = {**SMALL, "length_s": 1.0}
     loud = {}
-    for crop in ("first", "centre"):
+    for crop in ("first", "center"):
         modality = Spectrogram(**fields, crop=crop).fit([raw])
         loud[crop] = float(modality.log_mel(modality._part(raw, None)).mean())
         assert modality.tokenize(raw).coords[:, 0].max() < 1
-    assert loud["first"] < loud["centre"] - 4
+    assert loud["first"] < loud["center"] - 4
     modality = Spectrogram(**fields).fit([raw])
     starts = {modality.tokenize(raw, np.random.default_rng(seed)).values.tobytes() for seed in range(9)}
     assert len(starts) == 9

@@ -137,7 +137,7 @@ def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
         soundfile.info(io.BytesIO(padded))
     samples, changes = read(padded, "mp3")
     np.testing.assert_array_equal(samples, whole)
-    assert changes == {"mp3 audio behind bytes that are no frame: these bytes left out": 1}
+    assert changes == {"mp3 audio after bytes that are not a frame: these bytes left out": 1}
     assert find_splice(ID3 + data, "mp3") is None
 
 

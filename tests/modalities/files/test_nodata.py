@@ -20,7 +20,6 @@ from modalities.files.reading import ContentError, counted_changes
 from modalities.files.tiff import _tifffile as silenced
 from modalities.image import Image, Picture
 from pictures import encoded, packed_png, ramp
-from pipeline.evaluation.baseline import plain
 
 RGB = ("red", "green", "blue")
 
@@ -379,7 +378,7 @@ def test_images_with_gaps_are_drawn_hashed_and_described() -> None:
     np.testing.assert_allclose(image[8:, :, 0] / 255, picture.pixels[8:, :, 0], atol=0.01)
     filled = np.where(np.isnan(picture.pixels), np.nanmean(picture.pixels), picture.pixels)
     assert perceptual_hash(picture) == perceptual_hash(Picture(filled, picture.bands))
-    features = plain(modality, {"npy": npy(heights() / 150)}, tokens)
+    features = modality.plain(modality.decode({"npy": npy(heights() / 150)}))
     assert np.isfinite(features).all()
     assert features[-2] == pytest.approx(np.nanmean(heights() / 150), rel=1e-4)
 
