@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import torchaudio
 
-from modalities.spectrogram import Audio, Spectrogram, resample
+from modalities.files.sound import Audio, resample
+from modalities.spectrogram import Spectrogram
 
 RATE_HZ = 16_000
 RATES_HZ = (8_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)

@@ -32,6 +32,7 @@ from modalities.files.recording import (
     Normalize,
     Recording,
     build_recording,
+    describe_recording,
     find_fault,
     from_members,
     normalize,
@@ -232,7 +233,7 @@ class MultichannelModality(PatchModality):
     def parse(self, value: Any) -> Recording:
         """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
         if isinstance(value, Recording):
-            return self.prepare(build_recording(value.samples, _describe(value)))
+            return self.prepare(build_recording(value.samples, describe_recording(value)))
         if isinstance(value, dict):
             return self.prepare(build_recording(value.get("samples"), value))
         if not isinstance(value, (str, Path)):
@@ -393,9 +394,3 @@ class MultichannelModality(PatchModality):
             "masked": draw_channels(names, rows, target, peak, visible),
             "reconstructed": draw_channels(names, rows, target, peak, visible, predicted),
         }
-
-
-def _describe(raw: Recording) -> dict[str, Any]:
-    """A recording's description as its JSON member has it."""
-    description = {"channels": raw.channels, "unit": raw.units, "start_s": raw.start_s, "times": raw.times}
-    return {**description, "sample_rate_hz": raw.rate_hz}

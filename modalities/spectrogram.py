@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,39 +16,28 @@ from torch import nn
 
 from modalities.base import fitted, register
 from modalities.drawing import draw_png
-from modalities.files.lengths import add_length, sound_error
-from modalities.files.magic import detect_type, extensions_of, has_magic
-from modalities.files.reading import ContentError, lazy_import, parse_json
+from modalities.files.lengths import add_length
+from modalities.files.magic import detect_type, extensions_of
+from modalities.files.reading import ContentError, lazy_import
+from modalities.files.sound import (
+    MAX_SAMPLES,
+    Audio,
+    clipped_share,
+    parse_rate,
+    read_array,
+    read_sound,
+    resample,
+    scale_samples,
+)
 from modalities.layers.patches import PatchEmbedding, build_stem
 from modalities.patch_modality import PatchModality
 from modalities.tokens import Tokens
 
-MAX_SAMPLES = 100_000_000
-"""Largest number of samples over all channels; longer recordings are refused before they are decoded."""
-MAX_CHANNELS = 64
 FLOOR = float(np.log(np.finfo(np.float32).eps))
 """Log-mel energy of digital silence: kaldi's floor."""
 _KALDI = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
-_KERNEL = 4_000_000
-"""Largest number of weights of a resampling filter; ratios of rates that need more are rounded by less than 0.1%."""
-_FILTER = {
-    "resampling_method": "sinc_interp_kaiser",
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "beta": 14.769656459379492,
-}
-"""torchaudio's settings for resampy's best filter; its default passes 8.5 kHz into sound of 16 kHz at -11 dB."""
-_BLOCK = 32
-"""Number of samples that resampling computes at a time."""
 _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [254, 159, 109], [252, 253, 191]])
 """Colors from silent to loud, evenly spaced."""
-
-
-class Audio(NamedTuple):
-    """Raw sound at the rate of its file: samples `(C, T)` float32, -1 to 1 if the file has integers."""
-
-    samples: np.ndarray
-    rate_hz: float
 
 
 @register
@@ -172,7 +158,7 @@ class Spectrogram(PatchModality):
         extension = sounds[0]
         data = members[extension]
         return self._check(
-            *(_read_array(data, members.get("json")) if extension == "npy" else _read_sound(data, extension))
+            *(read_array(data, members.get("json")) if extension == "npy" else read_sound(data, extension))
         )
 
     def read_members(self, path: Path) -> dict[str, bytes]:
@@ -195,7 +181,7 @@ class Spectrogram(PatchModality):
         if isinstance(value, Mapping):
             value = value.get("bytes") or (value.get("array"), value.get("sampling_rate", value.get("sample_rate_hz")))
         if isinstance(value, tuple) and len(value) == 2:
-            return self._check(_scale(np.asarray(value[0])), _parse_rate(value[1]))
+            return self._check(scale_samples(np.asarray(value[0])), parse_rate(value[1]))
         if isinstance(value, bytes):
             return self.decode({detect_type(value, self.extensions) or "wav": value})
         if not isinstance(value, (str, Path)):
@@ -311,95 +297,3 @@ class Spectrogram(PatchModality):
         colors = [np.interp(np.where(hidden, 0, share), np.arange(len(_SCALE)), _SCALE[:, i]) for i in range(3)]
         pixels = np.where(hidden[..., None], np.array([191, 204, 224]), np.stack(colors, -1)).astype(np.uint8)
         return draw_png(pixels, "width:auto;max-width:100%;height:96px")
-
-
-def resample(samples: torch.Tensor, rate_hz: float, target_hz: int) -> torch.Tensor:
-    """Resample `(C, T)` by band-limited interpolation with aliases below -100 dB."""
-    exact = Fraction(rate_hz) / target_hz
-    ratio = exact.limit_denominator(int((_KERNEL / exact) ** 0.5))
-    if ratio == 1:
-        return samples
-    old, new = ratio.as_integer_ratio()
-    kernel, step, width = _kernel(old, new)
-    padded = nn.functional.pad(samples, (width, width + step)).unsqueeze(1)
-    blocks = nn.functional.conv1d(padded, kernel, stride=step)  # (C, block, blocks)
-    return blocks.transpose(1, 2).flatten(1)[:, : -(-samples.shape[1] * new // old)]
-
-
-@lru_cache(maxsize=8)
-def _kernel(old: int, new: int) -> tuple[torch.Tensor, int, int]:
-    """Filters `(block, 1, taps)` of a block of samples, the step from one block to the next, and the padding.
-
-    torchaudio's `Resample` computes `new` samples at a time, one or two for most pairs of rates; a convolution with so
-    few output channels is several times slower for the same sums.
-    """
-    resampler = lazy_import("torchaudio.transforms", "torchaudio").Resample(old, new, **_FILTER)
-    taps = resampler.kernel.shape[2]
-    count = max(min(_BLOCK // new, _KERNEL // (new * taps)), 1)
-    kernel = resampler.kernel.new_zeros(count * new, 1, taps + (count - 1) * old)
-    for i in range(count):
-        kernel[i * new : (i + 1) * new, :, i * old : i * old + taps] = resampler.kernel
-    return kernel, count * old, resampler.width
-
-
-def clipped_share(samples: np.ndarray) -> float:
-    """Share of samples `(C, T)` in runs of three or more at the highest or lowest value of their channel."""
-    flat = np.zeros(samples.shape, bool)
-    for ends in (samples == samples.max(1, keepdims=True), samples == samples.min(1, keepdims=True)):
-        runs = ends[:, 2:] & ends[:, 1:-1] & ends[:, :-2]
-        for shift in range(3):
-            flat[:, shift : shift + runs.shape[1]] |= runs
-    return float(flat.mean())
-
-
-def _parse_rate(value: Any) -> float:
-    try:
-        rate = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ContentError("audio samples without sample_rate_hz") from error
-    if not 1 <= rate <= 1e7:
-        raise ContentError("audio with a sample rate of 0" if rate == 0 else "audio with an impossible sample rate")
-    return rate
-
-
-def _scale(samples: np.ndarray) -> np.ndarray:
-    """Samples `(C, T)` float32 of an array; integers are scaled to -1 to 1."""
-    if samples.ndim == 1:
-        samples = samples[None]
-    if samples.ndim != 2 or samples.shape[0] > MAX_CHANNELS:
-        raise ContentError(f"audio array that is not (channels, time), {MAX_CHANNELS} channels at most")
-    if samples.size > MAX_SAMPLES:
-        raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples")
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    if samples.dtype.kind != "f":
-        raise ContentError(f"audio array of {samples.dtype}")
-    return samples.astype(np.float32)
-
-
-def _read_array(data: bytes, description: bytes | None) -> tuple[np.ndarray, float]:
-    """Read samples and rate of an `.npy` file and its JSON."""
-    if not has_magic(data, "npy"):
-        raise ContentError("audio file is not npy")
-    state = parse_json(description or b"{}", "description of a sound")
-    try:
-        samples = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # numpy raises anything from EOFError to SyntaxError on corrupt bytes
-        raise ContentError("unreadable npy audio", f"{type(error).__name__}: {error}") from error
-    return _scale(samples), _parse_rate(state.get("sample_rate_hz") if isinstance(state, dict) else None)
-
-
-def _read_sound(data: bytes, extension: str) -> tuple[np.ndarray, float]:
-    """Read samples and rate of a WAV, FLAC, Ogg or MP3 file."""
-    data = add_length(data, extension, built=True)
-    try:
-        with lazy_import("soundfile", "soundfile").SoundFile(io.BytesIO(data)) as file:
-            frames, rate = file.frames, _parse_rate(file.samplerate)
-            if not frames * file.channels <= MAX_SAMPLES or file.channels > MAX_CHANNELS:
-                raise ContentError(f"audio of more than {MAX_SAMPLES:,} samples or {MAX_CHANNELS} channels")
-            samples = np.ascontiguousarray(file.read(frames, dtype="float32", always_2d=True).T)
-    except (RuntimeError, OSError) as error:  # libsndfile's own errors are the former
-        raise ContentError(sound_error(extension, error), str(error)) from error
-    if samples.shape[1] < frames:
-        raise ContentError(f"truncated {extension} audio")
-    return samples, rate

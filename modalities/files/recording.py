@@ -71,6 +71,11 @@ def to_members(recording: Recording) -> dict[str, bytes]:
     """Write the members that `from_members` reads, by extension."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(recording.samples, np.float32))
+    return {"npy": buffer.getvalue(), "json": json.dumps(describe_recording(recording)).encode()}
+
+
+def describe_recording(recording: Recording) -> dict[str, Any]:
+    """Description of a recording for its JSON member, see `build_recording`."""
     has_one_unit = len(set(recording.units)) == 1
     description: dict[str, Any] = {
         "sample_rate_hz": recording.rate_hz,
@@ -80,7 +85,7 @@ def to_members(recording: Recording) -> dict[str, bytes]:
     }
     if recording.times is not None:
         description = {**description, "sample_rate_hz": None, "times": recording.times.tolist()}
-    return {"npy": buffer.getvalue(), "json": json.dumps(description).encode()}
+    return description
 
 
 def build_recording(samples: Any, description: Any) -> Recording:

@@ -18,6 +18,7 @@ from modalities.base import MODALITY_TYPES, Modality, fitted, from_json
 from modalities.dna import Dna
 from modalities.files.reading import ContentError, lazy_import
 from modalities.files.recording import Recording
+from modalities.files.sound import Audio
 from modalities.image import Image, Picture
 from modalities.layers.positions import SineCosine
 from modalities.lightcurve import LightCurve
@@ -25,7 +26,7 @@ from modalities.masks.masking import Masking
 from modalities.masks.modes import MODES
 from modalities.signal import Signal
 from modalities.smiles import Smiles
-from modalities.spectrogram import Audio, Spectrogram
+from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from modalities.text import Text
 from modalities.tokens import Tokens

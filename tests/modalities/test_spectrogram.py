@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from modalities.base import from_json
 from modalities.files.reading import ContentError, counted_changes
-from modalities.spectrogram import FLOOR, MAX_CHANNELS, Audio, Spectrogram, clipped_share, resample
+from modalities.files.sound import MAX_CHANNELS, Audio, clipped_share, resample
+from modalities.spectrogram import FLOOR, Spectrogram
 from modalities.tokens import Tokens
 
 SMALL = {"sample_rate_hz": 8000, "mel_bands": 16, "patch": (8, 4), "target": "values"}
@@ -435,7 +436,8 @@ def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, da
 
 
 def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modalities.spectrogram.MAX_SAMPLES", 9000)
+    for module in ("modalities.spectrogram", "modalities.files.sound"):
+        monkeypatch.setattr(f"{module}.MAX_SAMPLES", 9000)
     for kind in ("wav", "flac", "ogg", "mp3"):
         with pytest.raises(ContentError, match="more than 9,000 samples"):
             Spectrogram(**SMALL).decode({kind: encoded(GOOD, kind)})

@@ -12,10 +12,11 @@ from PIL import Image as Pillow
 from modalities.dna import Dna
 from modalities.files.pictures import THUMBNAIL_PX
 from modalities.files.recording import RHYTHMS_HZ, Recording, to_members
+from modalities.files.sound import Audio
 from modalities.image import Image
 from modalities.signal import Signal
 from modalities.smiles import Smiles
-from modalities.spectrogram import Audio, Spectrogram
+from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from pipeline.evaluation.baseline import features
 
