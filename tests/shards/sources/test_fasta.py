@@ -54,12 +54,12 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def made(source: Fasta, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
+def make_samples(source: Fasta, raw: Path, modalities: dict[str, Modality] = MODALITIES) -> list[Sample | str]:
     return outcomes(source, raw, modalities)
 
 
 def test_records_join_their_rows(raw: Path) -> None:
-    first, second, third, alone, left = made(SOURCE, raw)
+    first, second, third, alone, last = make_samples(SOURCE, raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)
@@ -74,11 +74,11 @@ def test_records_join_their_rows(raw: Path) -> None:
     }  # fmt: skip
     assert third.members.keys() == {"dna.txt", "labels.json"}
     assert json.loads(third.members["labels.json"]) == {"genus": None}
-    assert (alone, left) == ("DNA without a table row", "table row without DNA")
+    assert (alone, last) == ("DNA without a table row", "table row without DNA")
 
 
 def test_groups_are_columns_derived_ones_ids_and_sequences(raw: Path) -> None:
-    first, second, third, *_ = made(SOURCE, raw)
+    first, second, third, *_ = make_samples(SOURCE, raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
     assert isinstance(third, Sample)
@@ -112,19 +112,19 @@ def test_a_build_counts_what_it_leaves_out(raw: Path, tmp_path: Path) -> None:
 
 
 def test_records_alone_need_no_table(raw: Path) -> None:
-    samples = made(Fasta(), raw, {"dna": Dna()})
+    samples = make_samples(Fasta(), raw, {"dna": Dna()})
     assert [sample.identity for sample in samples] == ["007", "8|x", "9", "10"]  # type: ignore[union-attr]
-    assert made(Fasta(dna="gene"), raw / "a.fasta", {"gene": Dna()})[0].members == {  # type: ignore[union-attr]
+    assert make_samples(Fasta(dna="gene"), raw / "a.fasta", {"gene": Dna()})[0].members == {  # type: ignore[union-attr]
         "gene.txt": b"ACGTACGTACGT"
     }
 
 
 def test_of_equal_sequences_one_is_enough(tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(">a\nACGTACGT\n>b\nacgtacgt\n>c\nACGTACGG\n>gaps\nACGT--ACGT\n>rna\nACGUACGU\n")
-    for unique, kept in ((False, 5), (True, 2)):
+    for unique, count in ((False, 5), (True, 2)):
         split = SplitBy(by="sequence", validation=0, test=0.4)
         manifest = build(Fasta(unique=unique), {"dna": Dna()}, split, tmp_path, tmp_path / f"{unique}")
-        assert sum(manifest.counts().values()) == kept
+        assert sum(manifest.counts().values()) == count
         assert manifest.skipped == ({"duplicate": 3} if unique else {})
 
 
@@ -133,7 +133,7 @@ def test_of_equal_sequences_one_is_enough(tmp_path: Path) -> None:
 )
 def test_ids_by_pattern(tmp_path: Path, pattern: str, expected: list[str]) -> None:
     (tmp_path / "a.fasta").write_text(">x1 y\nACGT\n>z22\nACGT\n")
-    samples = made(Fasta(pattern=pattern), tmp_path)
+    samples = make_samples(Fasta(pattern=pattern), tmp_path)
     assert [s if isinstance(s, str) else s.identity for s in samples] == expected
 
 
@@ -142,9 +142,9 @@ def test_compressed_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "a.fasta.gz").write_bytes(gzip.compress(text))
     assert len(list(read_records(tmp_path / "a.fasta.gz"))) == 200
     (tmp_path / "a.fasta.gz").write_bytes(gzip.compress(text)[:-60])
-    found = list(read_records(tmp_path / "a.fasta.gz"))
-    assert found[-1].fault == "FASTA file that cannot be read to its end"
-    assert all(record.sequence.startswith("ACGT") for record in found[:-1])
+    records = list(read_records(tmp_path / "a.fasta.gz"))
+    assert records[-1].fault == "FASTA file that cannot be read to its end"
+    assert all(record.sequence.startswith("ACGT") for record in records[:-1])
     (tmp_path / "a.fasta.gz").write_bytes(b"not gzip")
     assert [record.fault for record in read_records(tmp_path / "a.fasta.gz")] == [
         "FASTA file that cannot be read to its end"
@@ -177,7 +177,7 @@ def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(raw: Path, changes: dict[str, Any], message: str) -> None:
     fields = {name: getattr(SOURCE, name) for name in ("table", "key", "columns", "derive", "labels")}
     with pytest.raises(ValueError, match=message):
-        made(Fasta(**{**fields, **changes}), raw)
+        make_samples(Fasta(**{**fields, **changes}), raw)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_the_recipe_of_birds_reads_tables_of_genbank_before_and_after_2024(
     header = ("accession", "scientific_name", *names, "collection_date", "lat_lon")
     rows = [(f"A{i + 1}", "Turdus merula", *cells[i], dates[i], "25.66 S 54.16 W") for i in range(2)]
     (tmp_path / "specimens.tsv").write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n")
-    found = outcomes(source, tmp_path, {"dna": Dna(), "table": Table()})
-    for sample, country in zip(found, ("Peru", "Norway"), strict=True):
+    results = outcomes(source, tmp_path, {"dna": Dna(), "table": Table()})
+    for sample, country in zip(results, ("Peru", "Norway"), strict=True):
         assert isinstance(sample, Sample)
         assert json.loads(sample.members["table.json"]) == {
             "country": country, "latitude": -25.66, "longitude": -54.16, "month": "May", "year": 2019,
