@@ -68,10 +68,10 @@ class Ours:
         from shards.read import Split
 
         dataset = RawBatches(
-            (Split(folder, "train"),),
-            DECODE[modality],
-            BATCH[modality],
-            SEED,
+            sets=(Split(folder, "train"),),
+            decode=DECODE[modality],
+            batch_size=BATCH[modality],
+            seed=SEED,
             members=tuple(f"{modality}.{extension}" for extension in MEMBERS[modality]),
             stack=modality != "smiles",
         )

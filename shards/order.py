@@ -23,7 +23,7 @@ class ShardSlot(NamedTuple):
     slot: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Order:
     """An endless shuffled order over shards of the given sizes; every sample once a pass.
 
@@ -155,7 +155,12 @@ class Mixture:
         self._dealt = [deal(shards, nodes) if nodes > 1 else [list(range(len(shards)))] for shards in self.sizes]
         self._orders = [
             [
-                Order(tuple(self.sizes[number][shard] for shard in part), seed, block, number * nodes + node)
+                Order(
+                    sizes=tuple(self.sizes[number][shard] for shard in part),
+                    seed=seed,
+                    block=block,
+                    stream=number * nodes + node,
+                )
                 for node, part in enumerate(dealt)
             ]
             for number, dealt in enumerate(self._dealt)

@@ -68,7 +68,7 @@ NOTATIONS = (
 _PATTERNS = {notation: notation.pattern for notation in NOTATIONS}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """What all cells of a column are.
 
@@ -217,15 +217,15 @@ def column_of(
     counts = {text.translate(_SPACES): count for text, count in texts.items()}
     filled = numbers + booleans + sum(counts.values())
     if not filled:
-        return Column(kind or "text")
+        return Column(kind=kind or "text")
     truths = not (typed or numbers) and {text.lower() for text in counts} <= {"true", "false"}
     if kind in (None, "boolean") and (booleans == filled or truths):
-        return Column("boolean", filled=filled)
+        return Column(kind="boolean", filled=filled)
     notation, plain = _notation(counts, decimal)
     identifier = _identifier(counts)
     numeric = bool(numbers) or not typed
     column = Column(
-        kind or "text",
+        kind=kind or "text",
         notation=notation,
         filled=filled,
         numbers=numbers + sum(counts[text] for text in plain) if numeric else 0,

@@ -117,7 +117,15 @@ def reconstructions(
 
     The examples are the first usable samples in the order of training.
     """
-    stream = TrainingBatches((split,), model.modalities, seed, 1024, EXAMPLES, EXAMPLES, masking=masking)
+    stream = TrainingBatches(
+        sets=(split,),
+        modalities=model.modalities,
+        seed=seed,
+        block=1024,
+        batch_size=EXAMPLES,
+        micro_batch_size=EXAMPLES,
+        masking=masking,
+    )
     examples = []
     for position in range(len(split)):
         with suppress(SampleError):

@@ -137,7 +137,7 @@ class OrderedReader:
         return [np.cumsum([0, *split.sizes[:-1]]) for split in self.sets]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RawBatches(OrderedReader):
     """Batches of decoded samples for a training loop of your own; item i is the i-th `batch_size` of the endless order.
 
@@ -198,7 +198,7 @@ class TrainingSample(NamedTuple):
     corrupted: dict[str, Tokens]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingBatches(OrderedReader):
     """Training batches of one rank: item i is its part of global micro-batch i, from the order and the seed alone.
 

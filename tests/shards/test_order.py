@@ -32,7 +32,7 @@ def one_pass(order: Order, epoch: int = 0) -> list[ShardSlot]:
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 5))
 def test_each_sample_stands_once_in_a_pass(sizes: tuple[int, ...], seed: int, block: int, epoch: int) -> None:
-    places = one_pass(Order(sizes, seed, block), epoch)
+    places = one_pass(Order(sizes=sizes, seed=seed, block=block), epoch)
     assert sorted(places) == [(epoch, shard, i) for shard, size in enumerate(sizes) for i in range(size)]
 
 
@@ -41,9 +41,9 @@ def test_each_sample_stands_once_in_a_pass(sizes: tuple[int, ...], seed: int, bl
 def test_a_place_depends_on_its_position_alone(
     sizes: tuple[int, ...], seed: int, block: int, positions: list[int]
 ) -> None:
-    order = Order(sizes, seed, block)
+    order = Order(sizes=sizes, seed=seed, block=block)
     first = [order.locate(position) for position in positions]
-    assert [Order(sizes, seed, block).locate(position) for position in positions] == first
+    assert [Order(sizes=sizes, seed=seed, block=block).locate(position) for position in positions] == first
     assert [order.locate(position) for position in reversed(positions)] == first[::-1]
     assert [place.epoch for place in first] == [position // sum(sizes) for position in positions]
 
@@ -58,15 +58,15 @@ def test_a_run_of_places_is_its_single_places(
 
 
 def test_passes_and_seeds_differ() -> None:
-    order = Order((40, 0, 25, 35), seed=0, block=16)
+    order = Order(sizes=(40, 0, 25, 35), seed=0, block=16)
     orders = [one_pass(order, epoch) for epoch in range(4)] + [
-        one_pass(Order(order.sizes, seed, 16)) for seed in (1, 2)
+        one_pass(Order(sizes=order.sizes, seed=seed, block=16)) for seed in (1, 2)
     ]
     assert len({tuple((place.shard, place.slot) for place in places) for places in orders}) == len(orders)
 
 
 def test_blocks_of_a_pass_differ() -> None:
-    indexes = np.reshape([place.slot for place in one_pass(Order((200,), seed=0, block=20))], (10, 20))
+    indexes = np.reshape([place.slot for place in one_pass(Order(sizes=(200,), seed=0, block=20))], (10, 20))
     assert (np.sort(indexes % 20) == np.arange(20)).all()
     assert len({tuple(block) for block in indexes % 20}) == 10
 
@@ -84,7 +84,7 @@ def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch
             return self.rng.permutation(size)
 
     monkeypatch.setattr("shards.order.np.random.default_rng", Watched)
-    order = Order(sizes, seed=3, block=1024)
+    order = Order(sizes=sizes, seed=3, block=1024)
     for position in (0, 1, 10**11, 10**12 - 1, 10**12, 7 * 10**12 + 5):
         place = order.locate(position)
         assert place.epoch == position // 10**12
@@ -93,7 +93,7 @@ def test_cost_is_bounded_by_shards_and_block(sizes: tuple[int, ...], monkeypatch
 
 
 def test_a_block_touches_few_shards() -> None:
-    order = Order((50,) * 40, seed=0, block=100)
+    order = Order(sizes=(50,) * 40, seed=0, block=100)
     places = one_pass(order)
     assert max(len({place.shard for place in places[i : i + 100]}) for i in range(0, order.total, 100)) <= 3
 
@@ -106,7 +106,7 @@ def same_shard(shards: np.ndarray) -> float:
 @pytest.mark.parametrize("block", [2_000, 5_000, 10_000])
 def test_neighbours_are_strangers(block: int) -> None:
     """A full permutation of n equal shards has a rate of 1/n; within blocks of b of their samples it is 1/b."""
-    order = Order((100,) * 100, seed=0, block=block)
+    order = Order(sizes=(100,) * 100, seed=0, block=block)
     first, second = ([place.shard * 100 + place.slot for place in one_pass(order, epoch)] for epoch in (0, 1))
     assert same_shard(np.array(first) // 100) == pytest.approx(100 / block, rel=0.15)
     full = np.random.default_rng(0).permutation(10_000)
@@ -121,10 +121,10 @@ def test_neighbours_are_strangers(block: int) -> None:
 
 
 def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
-    order = Order((1000,) * 4 + (321,), seed=0, block=1024)
+    order = Order(sizes=(1000,) * 4 + (321,), seed=0, block=1024)
     places = [tuple(order.locate(position)) for position in (0, 1, 2, 3000, 4320, 4321, 10**9)]
     assert places == [(0, 2, 768), (0, 2, 270), (0, 2, 149), (0, 0, 622), (0, 1, 838), (1, 1, 772), (231427, 0, 774)]
-    order = Order((7, 3), seed=2**40, block=4)
+    order = Order(sizes=(7, 3), seed=2**40, block=4)
     places = [tuple(order.locate(position)) for position in (0, 1, 2, 11, 12)]
     assert places == [(0, 0, 0), (0, 0, 1), (0, 0, 3), (1, 1, 1), (1, 1, 2)]
 
@@ -132,7 +132,10 @@ def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**12))
 def test_a_mixture_of_one_set_is_its_order(sizes: tuple[int, ...], seed: int, block: int, position: int) -> None:
-    assert Mixture([sizes], seed, block).locate(position) == (0, *Order(sizes, seed, block).locate(position))
+    assert Mixture([sizes], seed, block).locate(position) == (
+        0,
+        *Order(sizes=sizes, seed=seed, block=block).locate(position),
+    )
 
 
 @settings(deadline=None, max_examples=50)
@@ -247,4 +250,4 @@ def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch:
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])
 def test_nothing_to_order_is_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="empty"):
-        Order(sizes, seed=0)
+        Order(sizes=sizes, seed=0)

@@ -69,7 +69,7 @@ def modalities(folder: Path) -> dict[str, Modality]:
 def stream(folder: Path, modalities: dict[str, Modality]) -> TrainingBatches:
     """Two sets, of 40 and 8 samples."""
     sets = (Split(folder, "train"), Split(folder, "validation"))
-    return TrainingBatches(sets, modalities, seed=5, block=16, batch_size=BATCH, micro_batch_size=PASS)
+    return TrainingBatches(sets=sets, modalities=modalities, seed=5, block=16, batch_size=BATCH, micro_batch_size=PASS)
 
 
 def joined(batches: list[Batch]) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Tr
     def decode(members: Members) -> str:
         return members["smiles"]["txt"].decode()
 
-    samples = RawBatches(stream.sets, decode, PASS, stream.seed, stream.block)
+    samples = RawBatches(sets=stream.sets, decode=decode, batch_size=PASS, seed=stream.seed, block=stream.block)
     strings = [smiles for batch in prefetch(samples, range(6), workers) for smiles in batch]
     places = [(key, split.read(shard, n)) for split in stream.sets for key, _, shard, n in split.locations()]
     texts = {key: decode(members) for key, members in places}
@@ -296,7 +296,9 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Tr
 
 
 def test_samples_may_be_made_of_some_members_alone(stream: TrainingBatches) -> None:
-    raw_batches = RawBatches(stream.sets, lambda members: (members["table"]["json"], members["smiles"]["txt"]), PASS)
+    raw_batches = RawBatches(
+        sets=stream.sets, decode=lambda members: (members["table"]["json"], members["smiles"]["txt"]), batch_size=PASS
+    )
     parts = replace(raw_batches, decode=lambda *members: members, members=("table.json", "smiles.txt"))
     assert [parts[number] for number in range(6)] == [raw_batches[number] for number in range(6)]
     with pytest.raises(ContentError, match=r"sample without smiles\.json"):
@@ -308,7 +310,7 @@ def test_samples_may_be_stacked(stream: TrainingBatches, workers: int) -> None:
     def decode(members: Members) -> np.ndarray:
         return np.frombuffer(members["smiles"]["txt"].ljust(5000), np.uint8)
 
-    samples = RawBatches(stream.sets, decode, PASS, stream.seed, stream.block)
+    samples = RawBatches(sets=stream.sets, decode=decode, batch_size=PASS, seed=stream.seed, block=stream.block)
     stacked = prefetch(replace(samples, stack=True), range(6), workers)
     for number, batch in enumerate(stacked):
         assert batch.dtype == torch.uint8
@@ -338,7 +340,9 @@ def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any
         "import json\n"
         "folder, kinds = sys.argv[1:]\n"
         "kinds = {name: from_json(state) for name, state in json.loads(kinds).items()}\n"
-        "stream = TrainingBatches((Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4)\n"
+        "names = 'sets', 'modalities', 'seed', 'block', 'batch_size', 'micro_batch_size'\n"
+        "values = (Split(Path(folder), 'train'),), kinds, 0, 64, 4, 4\n"
+        "stream = TrainingBatches(**dict(zip(names, values)))\n"
         "print(sum(batch.size for batch in prefetch(stream, range(3), 1)))\n"
     )
     kinds = json.dumps({name: modality.to_json() for name, modality in fitted.items()})

@@ -127,7 +127,9 @@ def test_four_nodes_fetch_their_own_shards_alone(many: Any, tmp_path: Path) -> N
     for node in range(4):
         held = Split(many.url, "train", cache=Cache(str(tmp_path / str(node))))
         for rank in (2 * node, 2 * node + 1):
-            ours = RawBatches((held,), lambda members: members["smiles"]["txt"], 2, mixture=order)
+            ours = RawBatches(
+                sets=(held,), decode=lambda members: members["smiles"]["txt"], batch_size=2, mixture=order
+            )
             positions = range(rank, sum(sizes) // 2 + 4 * max(sizes), 8)  # slices of 2 of a batch of 16
             assert all(len(ours[number]) == 2 for number in positions)
         fetched.append({name for name in many.requests if name.endswith(".tar")})

@@ -44,7 +44,9 @@ def prepared(recipe: dict[str, Any], **changes: Any) -> tuple[Pretraining, Train
     fitted = fit_modalities(checked, sets)
     torch.manual_seed(0)
     size = checked.train.batch_size
-    return build_module(checked, fitted), TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, size, size)
+    return build_module(checked, fitted), TrainingBatches(
+        sets=sets, modalities=fitted, seed=0, block=checked.data.shuffle_block, batch_size=size, micro_batch_size=size
+    )
 
 
 @pytest.fixture

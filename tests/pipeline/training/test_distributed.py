@@ -201,7 +201,8 @@ fitted = fit_modalities(recipe, sets)
 torch.manual_seed(0)
 accelerator = create_accelerator(recipe.train, Path(sys.argv[3]))
 engine = Engine(build_module(recipe, fitted), recipe.train, accelerator)
-stream = TrainingBatches(sets, fitted, 0, recipe.data.shuffle_block, 16, 16, engine.rank, engine.world)
+stream = TrainingBatches(sets=sets, modalities=fitted, seed=0, block=recipe.data.shuffle_block, batch_size=16,
+                         micro_batch_size=16, rank=engine.rank, world=engine.world)
 reports = []
 for number in (0, 1, 2):
     batch = stream[number]
@@ -256,6 +257,8 @@ def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
     fitted = fit_modalities(checked, sets)
     t.manual_seed(0)
     engine = Engine(build_module(checked, fitted), checked.train, create_accelerator(checked.train, tmp_path))
-    stream = TrainingBatches(sets, fitted, 0, checked.data.shuffle_block, 16, 16)
+    stream = TrainingBatches(
+        sets=sets, modalities=fitted, seed=0, block=checked.data.shuffle_block, batch_size=16, micro_batch_size=16
+    )
     assert engine.step([stream[0]], 1e-3).loss == pytest.approx(one, rel=1e-5)
     assert engine.step([stream[2]], 1e-3).loss == pytest.approx(three, rel=1e-4)

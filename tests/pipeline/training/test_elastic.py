@@ -30,8 +30,9 @@ checked = load(recipe)
 sets = open_sets(checked, "train", verify=False)
 fitted = {name: from_json(state) for name, state in json.loads(Path(kinds).read_text()).items()}
 train, data = checked.train, checked.data
-stream = TrainingBatches(sets, fitted, train.seed, data.shuffle_block, train.batch_size, train.micro_batch_size,
-                int(rank), int(world), checked.masking, mixture(checked, sets))
+stream = TrainingBatches(sets=sets, modalities=fitted, seed=train.seed, block=data.shuffle_block,
+                         batch_size=train.batch_size, micro_batch_size=train.micro_batch_size, rank=int(rank),
+                         world=int(world), masking=checked.masking, mixture=mixture(checked, sets))
 
 
 def digest(batch, slot):

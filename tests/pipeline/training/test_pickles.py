@@ -84,7 +84,12 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
     index_tars(tmp_path, {})
     size = len(faulty) + len(whole)
     stream = TrainingBatches(
-        (Split(tmp_path, "train"),), modalities, seed=0, block=size, batch_size=size, micro_batch_size=size
+        sets=(Split(tmp_path, "train"),),
+        modalities=modalities,
+        seed=0,
+        block=size,
+        batch_size=size,
+        micro_batch_size=size,
     )
     (batch,) = prefetch(stream, range(1), workers)
     assert {fault.key for fault in batch.faults} == set(faulty)

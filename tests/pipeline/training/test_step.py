@@ -36,7 +36,12 @@ def create(recipe: dict[str, Any], tmp_path: Path, **train: Any) -> tuple[Recipe
     engine = Engine(module, checked.train, create_accelerator(checked.train, tmp_path))
     size = checked.train.micro_batch_size or checked.train.batch_size
     stream = TrainingBatches(
-        sets, fitted, checked.train.seed, checked.data.shuffle_block, checked.train.batch_size, size
+        sets=sets,
+        modalities=fitted,
+        seed=checked.train.seed,
+        block=checked.data.shuffle_block,
+        batch_size=checked.train.batch_size,
+        micro_batch_size=size,
     )
     return checked, engine, stream
 
