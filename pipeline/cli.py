@@ -72,9 +72,15 @@ def _pairs(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+def _choice(option: str, value: str, choices: Sequence[str]) -> Any:
+    """The value of an option.
+
+    Raises:
+        ValueError: it is not one of the choices.
+    """
     if value not in choices:
         raise ValueError(f"{option} is {value!r}; known: {', '.join(choices)}")
+    return value
 
 
 @app.command("demo")
@@ -168,9 +174,7 @@ def finetune_command(
     seeds: Annotated[int, typer.Option(min=1, help="Number of splits and initial heads to average over.")] = 1,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs over the training labels.")] = 30,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 5e-4,
-    pretrained_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Weight of the pretrained weights in their mean with the tuned ones.")
-    ] = 0.5,
+    pretrained_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the pretrained weights kept.")] = 0.5,
     compare: Annotated[bool, typer.Option(help="Also train from scratch and fit a classical baseline.")] = True,
     columns: Columns = "",
     skip_invalid: SkipInvalid = False,
@@ -180,12 +184,9 @@ def finetune_command(
     from pipeline.commands.finetune import finetune
     from pipeline.evaluation.predictor import Settings
 
-    _check_choice("--mode", mode, ("full", "linear", "lora"))
-    _check_choice("--features", features, ("pooled", "layers"))
-    _check_choice("--task", task, ("auto", "regression", "classification"))
     settings = Settings(
-        mode=mode,  # type: ignore[arg-type]
-        features=features,  # type: ignore[arg-type]
+        mode=_choice("--mode", mode, ("full", "linear", "lora")),
+        features=_choice("--features", features, ("pooled", "layers")),
         labels=labels,
         test=test,
         epochs=epochs,
@@ -200,7 +201,7 @@ def finetune_command(
         modalities=[name for name in modalities.split(",") if name] or None,
         split=split,
         columns=_pairs(columns),
-        task=task,
+        task=_choice("--task", task, ("auto", "regression", "classification")),
         seeds=seeds,
         compare=compare,
         skip_invalid=skip_invalid,

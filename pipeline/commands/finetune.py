@@ -114,7 +114,31 @@ class Experiment:
     settings: Settings
     compare: bool
 
-    def run(self, seed: int) -> tuple[Sizes, dict[str, dict[str, float]]]:
+    def run(self, seeds: int) -> FinetuneResult:
+        """Fine-tune and evaluate by each seed from 0 on, and summarize."""
+        scores: dict[str, list[dict[str, float]]] = {}
+        sizes = []
+        keep_freed_memory()
+        for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
+            seed_sizes, seed_scores = self._run_seed(seed)
+            sizes.append(seed_sizes)
+            for start, row in seed_scores.items():
+                scores.setdefault(start, []).append(row)
+        return FinetuneResult(
+            path=str(self.target),
+            label=self.task.label,
+            task=self.task.kind,
+            labels=sizes[0].labels,
+            test=sizes[0].test,
+            left_out=sizes[0].left_out,
+            split=self.samples.by,
+            modalities=list(self.types),
+            mode=self.settings.mode,
+            skipped=len(self.samples.skipped),
+            **summarize(scores, "spearman" if self.task.kind == "regression" else "balanced_accuracy"),
+        )
+
+    def _run_seed(self, seed: int) -> tuple[Sizes, dict[str, dict[str, float]]]:
         """Fine-tune and evaluate by one seed, and save the pretrained start's model if the seed is 0.
 
         Returns:
@@ -163,9 +187,7 @@ def finetune(
     """
     settings = settings or Settings()
     source = Run.existing(Path(run))
-    fitted = source.modalities()
-    assert fitted is not None
-    types = _select(fitted, modalities)
+    types = _select(source, modalities)
     target = _target(source, out, label)
     samples = labelled.load(
         data, types, label=label, by=split, columns=columns, skip_invalid=skip_invalid, recipe=source.recipe()
@@ -182,29 +204,7 @@ def finetune(
         settings=settings,
         compare=compare,
     )
-    scores: dict[str, list[dict[str, float]]] = {}
-    sizes: Sizes | None = None
-    keep_freed_memory()
-    for seed in tqdm(range(seeds), unit="seed", file=sys.stderr, disable=seeds == 1):
-        seed_sizes, seed_scores = experiment.run(seed)
-        sizes = sizes or seed_sizes
-        for start, row in seed_scores.items():
-            scores.setdefault(start, []).append(row)
-    assert sizes is not None
-    kind = experiment.task.kind
-    result = FinetuneResult(
-        path=str(target),
-        label=label,
-        task=kind,
-        labels=sizes.labels,
-        test=sizes.test,
-        left_out=sizes.left_out,
-        split=samples.by,
-        modalities=list(experiment.types),
-        mode=settings.mode,
-        skipped=len(samples.skipped),
-        **summarize(scores, "spearman" if kind == "regression" else "balanced_accuracy"),
-    )
+    result = experiment.run(seeds)
     Run(target).add_result(finetune=result.figures())
     return result
 
@@ -233,12 +233,14 @@ def _predict_baseline(
     return baseline.predict(task, x[: len(train)], y, x[len(train) :])
 
 
-def _select(fitted: Mapping[str, Modality], names: Sequence[str] | None) -> dict[str, Modality]:
-    """The modalities named, all by default.
+def _select(run: Run, names: Sequence[str] | None) -> dict[str, Modality]:
+    """The fitted modalities of a run that are named, all by default.
 
     Raises:
         ValueError: the run has no modality of that name.
     """
+    fitted = run.modalities()
+    assert fitted is not None
     for name in names or ():
         if name not in fitted:
             raise ValueError(f"the run has no modality {name!r}; it has {', '.join(fitted)}")

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from pipeline.recipe.schema import DataSet, Recipe
+from pipeline.recipe.data import DataSet
+from pipeline.recipe.schema import Recipe
 from shards.order import Mixture
 from shards.read import Split
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.mixture import fingerprint, mixture
-from pipeline.recipe.schema import DataSet, Recipe
+from pipeline.recipe.data import DataSet
+from pipeline.recipe.schema import Recipe
 from shards.order import Mixture
 from shards.read import Split
 from shards.select import read_weights, select

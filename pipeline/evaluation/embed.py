@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,11 @@ class Embedded:
     present: dict[str, np.ndarray]
     fused: np.ndarray
     faults: list[Fault]
+
+    def features(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Name, pooled features `(N, dim)` and presence `(N,)` of each modality."""
+        for name, values in self.pooled.items():
+            yield name, values, self.present[name]
 
 
 @torch.inference_mode()
