@@ -118,7 +118,7 @@ class Rows(Source):
         for row in frame.iter_rows(named=True):
             yield Item(path.parent, next(numbers), row, types)
 
-    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:
+    def make(self, item: Item, modalities: Mapping[str, Modality]) -> Sample:  # noqa: PLR0912  # a branch for each form of a cell
         folder, number, cells_of_file, types = item
         if cells_of_file is None:
             raise ContentError("table file that cannot be read")
