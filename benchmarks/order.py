@@ -43,8 +43,10 @@ def write(folder: Path, shards: int, samples: int) -> None:
             digest = hash_file(first)
         else:
             os.link(first, index_path(tar))
-        rows.append(Shard(tar.name, "train", samples, size, "0" * 64, digest))
-    Manifest(tuple(rows), {"image.jpg": shards * samples}).write(folder)
+        rows.append(
+            Shard(name=tar.name, split="train", samples=samples, bytes=size, sha256="0" * 64, index_sha256=digest)
+        )
+    Manifest(shards=tuple(rows), fields={"image.jpg": shards * samples}).write(folder)
 
 
 def peak_kib() -> int:

@@ -26,7 +26,7 @@ from typing import Any
 from modalities.base import Modality
 from modalities.files.reading import counted_changes
 from shards.dedupe import resolve_dedupe
-from shards.engines import worker_pool
+from shards.engines import Mapper, worker_pool
 from shards.files import write_json
 from shards.ledger import Ledger, write_ledger
 from shards.manifest import VERSION, Manifest
@@ -96,17 +96,24 @@ def build(
             shutil.rmtree(building)  # this very build was killed while cleaning up
             return Manifest.read(out)
         _prepare(work, versions, report)
-        if not (work / "ledger").exists():
-            with atomic_work_file(work, work / "ledger") as path, counted_changes() as changes:
-                samples = source.combine(convert_items(job, raw, work, run), work)
-                write_ledger(path, progress(refuse_empty(samples), "sample"), split, kinds, changes)
-        with Ledger(work / "ledger") as ledger:
-            manifest = write_shards(job, raw, work, ledger, lambda *call: progress(run(*call), "shard"))
+        manifest = _run_stages(job, raw, work, run, progress)
         if out.exists():
             out.rmdir()
         (work / "shards").rename(out)
         shutil.rmtree(building)
         return manifest
+
+
+def _run_stages(
+    job: Job, raw: Path, work: Path, run: Mapper, progress: Callable[[Iterable[Any], str], Iterable[Any]]
+) -> Manifest:
+    """Convert the items and write the shards, each unless that is already done."""
+    if not (work / "ledger").exists():
+        with atomic_work_file(work, work / "ledger") as path, counted_changes() as changes:
+            samples = job.source.combine(convert_items(job, raw, work, run), work)
+            write_ledger(path, progress(refuse_empty(samples), "sample"), job.split, job.kinds, changes)
+    with Ledger(work / "ledger") as ledger:
+        return write_shards(job, raw, work, ledger, lambda *call: progress(run(*call), "shard"))
 
 
 def fingerprint_job(job: Job, raw: Path, exclude: tuple[Path, ...]) -> str:

@@ -23,7 +23,7 @@ MAX_BYTES = 2**30
 _NAME, _CHECKSUMS = re.compile(r"[^/\\\0]*[^/\\\0.][^/\\\0]*"), re.compile("[0-9a-f]{64} [0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """One tar: its file name, split, number of samples, size in bytes and checksums.
 
@@ -60,7 +60,7 @@ class Shard:
         return File(name, self.index_sha256, self.bytes + SLACK_BYTES, exact=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Description of a shard set, stored beside the shards.
 
@@ -159,4 +159,11 @@ def check_shards(store: Store, shards: Iterable[Shard], contents: bool = True) -
 def describe_shard(folder: Path, name: str, split: str, samples: int, index: Path | None = None) -> Shard:
     """The manifest entry of a tar on disk and its index, by default the index beside it."""
     tar = folder / name
-    return Shard(name, split, samples, tar.stat().st_size, hash_file(tar), hash_file(index or index_path(tar)))
+    return Shard(
+        name=name,
+        split=split,
+        samples=samples,
+        bytes=tar.stat().st_size,
+        sha256=hash_file(tar),
+        index_sha256=hash_file(index or index_path(tar)),
+    )

@@ -50,8 +50,8 @@ def write_shards(job: Job, raw: Path, work: Path, ledger: Ledger, run: Callable[
         for member, kinds in entry["arrays"].items():
             arrays.setdefault(member, set()).update(map(tuple, kinds))
     manifest = Manifest(
-        tuple(shards),
-        fields,
+        shards=tuple(shards),
+        fields=fields,
         source={"type": job.source.type, **asdict(job.source)},
         split=asdict(job.split),
         skipped=skipped,

@@ -98,7 +98,7 @@ def index_tars(
     finally:
         for tar in tars:
             _temporary_index(tar).unlink(missing_ok=True)
-    manifest = Manifest(tuple(shards), dict(sorted(fields.items())), source={"type": "tars"})
+    manifest = Manifest(shards=tuple(shards), fields=dict(sorted(fields.items())), source={"type": "tars"})
     manifest.write(folder)
     return manifest
 

@@ -39,18 +39,16 @@ def webdataset(
     - `audio.flac`, `audio.wav`, ...: float32 array `(T, C)` and the sample rate in Hz, if soundfile is installed
     - any other member, and sounds without soundfile: bytes
 
-    Ranks and loader workers read different shards, so have at least as many shards as workers in total. Samples without
-    a modality lack its key, so choose a collate function that allows for it, or select members first:
+    For an exact order, use `sm.RawBatches`. Ranks and loader workers read different shards, so have at least as many
+    shards as workers in total. Samples without a modality lack its key, so choose a collate function that allows for
+    it, or select members first:
 
         import sensorium as sm
         from torch.utils.data import DataLoader
 
-        samples = sm.webdataset("shards/birds", "train", shuffle=True).shuffle(1000)
-        pairs = samples.to_tuple("image.jpg", "labels.json")
-        for images, labels in DataLoader(pairs, batch_size=None, num_workers=4):
+        samples = sm.webdataset("shards/birds", shuffle=True).shuffle(1000).to_tuple("image.jpg", "labels.json")
+        for image, labels in DataLoader(samples, batch_size=None, num_workers=4):
             ...
-
-    For an exact order, resumption, and masks, use `sm.RawBatches` or `sm.pretrain` instead.
 
     Args:
         folder: Path or URL of the shard set. Remote shards are cached and verified.

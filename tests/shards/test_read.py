@@ -169,15 +169,17 @@ GOOD = {"key": ["a", "b"], "member": ["x.txt", "x.txt"], "offset": [0, 0], "size
         ({"key": ["k" * 2**17, "k"]}, "names of more bytes than its tar"),
         ({"size": [0, 2**40]}, "names members beyond the end of its tar"),
         ({"offset": [-1, 0]}, "names members beyond the end of its tar"),
-        ({"key": ["a", "a"]}, "holds 1 samples, not 2"),
+        ({"key": ["a", "a"]}, "has 1 samples, not 2"),
     ],
 )
 def test_an_index_that_lies_is_refused(tmp_path: Path, columns: dict[str, list[Any]], fault: str) -> None:
     tar, index = tmp_path / "train-0.tar", tmp_path / "train-0.index.parquet"
     tar.write_bytes(bytes(2048))
     parquet.write_table(pyarrow.table(GOOD | columns), index)
-    held = Shard(tar.name, "train", 2, 2048, hash_file(tar), hash_file(index))
-    Manifest((held,), {}).write(tmp_path)
+    shard = Shard(
+        name=tar.name, split="train", samples=2, bytes=2048, sha256=hash_file(tar), index_sha256=hash_file(index)
+    )
+    Manifest(shards=(shard,), fields={}).write(tmp_path)
     with pytest.raises(ValueError, match=fault):
         Split(tmp_path, "train").read(0, 1)
 
@@ -191,8 +193,10 @@ def test_a_small_index_cannot_fill_memory(tmp_path: Path) -> None:
     rows = pyarrow.table({"key": key, "member": ["x"] * 60, "offset": [0] * 60, "size": [0] * 60})
     parquet.write_table(rows, index, compression="zstd", store_schema=False)
     assert index.stat().st_size < 4000
-    held = Shard(tar.name, "train", 1, 2**25, hash_file(tar), hash_file(index))
-    Manifest((held,), {}).write(tmp_path)
+    shard = Shard(
+        name=tar.name, split="train", samples=1, bytes=2**25, sha256=hash_file(tar), index_sha256=hash_file(index)
+    )
+    Manifest(shards=(shard,), fields={}).write(tmp_path)
     before = pyarrow.total_allocated_bytes()
     with pytest.raises(ValueError, match="names of more bytes than its tar"):
         Split(tmp_path, "train").read(0, 0)
