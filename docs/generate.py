@@ -337,18 +337,23 @@ def signature(function: Any) -> str:
 
 
 def python_page() -> str:
-    """The names of `import sensorium`."""
-    names = [name for name in public_names() if callable(getattr(sensorium, name))]
-    parts = "\n\n".join(function_text(name) for name in names)
+    """The names of `import sensorium`: functions first, then classes."""
+    values = {name: getattr(sensorium, name) for name in sorted(sensorium._LOCATIONS)}
+    functions = [function_text(name) for name, value in values.items() if inspect.isfunction(value)]
+    classes = [class_text(name, value) for name, value in values.items() if inspect.isclass(value)]
+    parts = "\n\n".join([*functions, *classes])
     return (
-        "# Python API\n\n`import sensorium as sm` gives the functions behind the commands. Each is imported when it is "
-        f"first used.\n\n{parts}\n"
+        "# Python API\n\n`import sensorium as sm` gives the functions behind the commands, and the classes of their "
+        "results. Each name is imported when it is first used. A result has figures as attributes; `to_json()` gives "
+        f"them as plain data, `lines()` as text.\n\n{parts}\n"
     )
 
 
-def public_names() -> list[str]:
-    """The public names of the package `sensorium`."""
-    return sorted(getattr(sensorium, "__all__", None) or sensorium._LOCATIONS)
+def class_text(name: str, cls: type) -> str:
+    """One class of the Python API, with its fields."""
+    fields = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    lines = f"\n\nFields: {', '.join(f'`{field}`' for field in fields)}." if fields else ""
+    return f"## {name}\n\n{prose(cls)}{lines}"
 
 
 def pages() -> dict[str, str]:

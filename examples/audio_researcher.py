@@ -44,11 +44,13 @@ def write_recordings(raw: Path, takes: int) -> None:
 def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_recordings(folder / "raw", 10)
-    overrides = [f"data.shards=[{{path: {folder / 'shards'}}}]", *SMALL]
-    sm.build_shards("audio", folder / "raw", folder / "shards", overrides)
-    run = sm.pretrain("audio", overrides, folder / "run")
-    print(sm.evaluate(run))
-    print(sm.finetune(run, str(folder / "shards"), "digit", out=folder / "digit", settings=sm.Settings(epochs=5)))
+    shards, run = folder / "shards", folder / "run"
+    overrides = [f"data.shards=[{{path: {shards}}}]", *SMALL]
+    sm.build_shards("audio", folder / "raw", shards, overrides)
+    sm.pretrain("audio", overrides, run)
+    print(*sm.evaluate(run).lines(), sep="\n")
+    tuning = sm.finetune(run, str(shards), "digit", out=folder / "digit", settings=sm.Settings(epochs=5))
+    print(*tuning.lines(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -52,26 +52,20 @@ def write_specimens(raw: Path, per_genus: int) -> None:
 def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_specimens(folder / "raw", 30)
+    shards, run = folder / "shards", folder / "run"
     # The recipe holds out whole genera. A classifier of genera needs every genus in training, so hold out species.
     overrides = [
-        f"data.shards=[{{path: {folder / 'shards'}}}]",
+        f"data.shards=[{{path: {shards}}}]",
         "data.split={by: scientific_name, test: 0.25, large: 0.3}",
         *SMALL,
     ]
-    sm.build_shards("birds", folder / "raw", folder / "shards", overrides)
-    run = sm.pretrain("birds", overrides, folder / "run")
-    print(sm.evaluate(run, label="genus"))
-    print(
-        sm.finetune(
-            run,
-            str(folder / "shards"),
-            "genus",
-            out=folder / "genus",
-            modalities=["dna"],
-            settings=sm.Settings(epochs=5),
-        )
-    )
-    sm.embed(run, str(folder / "shards"), folder / "embeddings.parquet")
+    sm.build_shards("birds", folder / "raw", shards, overrides)
+    sm.pretrain("birds", overrides, run)
+    print(*sm.evaluate(run, label="genus").lines(), sep="\n")
+    settings = sm.Settings(epochs=5)
+    tuning = sm.finetune(run, str(shards), "genus", out=folder / "genus", modalities=["dna"], settings=settings)
+    print(*tuning.lines(), sep="\n")
+    sm.embed(run, str(shards), folder / "embeddings.parquet")
 
 
 if __name__ == "__main__":

@@ -63,20 +63,14 @@ def write_records(raw: Path, number: int) -> None:
 def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_records(folder / "raw", 80)
-    overrides = [f"data.shards=[{{path: {folder / 'shards'}}}]", *SMALL]
-    sm.build_shards("ecg", folder / "raw", folder / "shards", overrides)
-    run = sm.pretrain("ecg", overrides, folder / "run")
-    print(sm.evaluate(run))
-    print(
-        sm.finetune(
-            run,
-            str(folder / "shards"),
-            "sinus_rhythm",
-            out=folder / "rhythm",
-            modalities=["ecg"],
-            settings=sm.Settings(epochs=5),
-        )
-    )
+    shards, run, tuned = (folder / name for name in ("shards", "run", "rhythm"))
+    overrides = [f"data.shards=[{{path: {shards}}}]", *SMALL]
+    sm.build_shards("ecg", folder / "raw", shards, overrides)
+    sm.pretrain("ecg", overrides, run)
+    print(*sm.evaluate(run).lines(), sep="\n")
+    settings = sm.Settings(epochs=5)
+    tuning = sm.finetune(run, str(shards), "sinus_rhythm", out=tuned, modalities=["ecg"], settings=settings)
+    print(*tuning.lines(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -43,12 +43,15 @@ def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_molecules(folder / "raw")
     write_activities(folder / "activity.csv")
-    sm.build_shards("molecules", folder / "raw", folder / "shards")
-    run = sm.pretrain("molecules", [f"data.shards=[{{path: {folder / 'shards'}}}]", *SMALL], folder / "run")
-    print(sm.evaluate(run))
-    tuned = folder / "activity"
-    print(sm.finetune(run, folder / "activity.csv", "activity", out=tuned, modalities=["smiles"], split="scaffold"))
-    sm.predict(tuned, folder / "activity.csv", folder / "predictions.parquet")
+    shards, run, tuned, table = (folder / name for name in ("shards", "run", "activity", "activity.csv"))
+    sm.build_shards("molecules", folder / "raw", shards)
+    sm.pretrain("molecules", [f"data.shards=[{{path: {shards}}}]", *SMALL], run)
+    result = sm.evaluate(run)
+    print(*result.lines(), sep="\n")
+    settings = sm.Settings(epochs=5)
+    tuning = sm.finetune(run, table, "activity", out=tuned, modalities=["smiles"], split="scaffold", settings=settings)
+    print(*tuning.lines(), sep="\n")
+    sm.predict(tuned, table, folder / "predictions.parquet")
     sm.export(run, folder / "model")
 
 

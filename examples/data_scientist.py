@@ -31,17 +31,23 @@ def write_table(raw: Path) -> None:
 def main(folder: Path) -> None:
     """Run the pipeline in a new folder."""
     write_table(folder / "raw")
-    recipe = folder / "wine.yaml"
-    print(sm.draft_recipe(folder / "raw", recipe))
-    print(recipe.read_text())
-    overrides = [f"data.shards=[{{path: {folder / 'shards'}}}]", "data.split.test=0.3", *SMALL]
-    sm.build_shards(recipe, folder / "raw", folder / "shards", overrides)
-    run = sm.pretrain(recipe, overrides, folder / "run")
-    print(sm.evaluate(run))
-    print(
-        sm.finetune(run, str(folder / "shards"), "cultivar", out=folder / "cultivar", settings=sm.Settings(epochs=10))
-    )
-    sm.predict(folder / "cultivar", folder / "raw" / "wine.csv", folder / "predictions.parquet")
+    recipe, shards, run, tuned = (folder / name for name in ("wine.yaml", "shards", "run", "cultivar"))
+    draft = sm.draft_recipe(folder / "raw", recipe)
+    print(*draft.lines(), sep="\n")
+    # `init` cannot know which column is to be predicted: take it out of the content and store it as a label.
+    columns = list(load_wine().feature_names)
+    overrides = [
+        f"data.source={{columns: {{table: {columns}}}, labels: [cultivar]}}",
+        f"data.shards=[{{path: {shards}}}]",
+        "data.split.test=0.3",
+        *SMALL,
+    ]
+    sm.build_shards(recipe, folder / "raw", shards, overrides)
+    sm.pretrain(recipe, overrides, run)
+    print(*sm.evaluate(run, label="cultivar").lines(), sep="\n")
+    tuning = sm.finetune(run, str(shards), "cultivar", out=tuned, settings=sm.Settings(epochs=10))
+    print(*tuning.lines(), sep="\n")
+    sm.predict(tuned, folder / "raw" / "wine.csv", folder / "predictions.parquet")
 
 
 if __name__ == "__main__":
