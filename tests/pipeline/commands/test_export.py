@@ -41,7 +41,7 @@ def test_a_fresh_process_gives_the_same_embeddings(exported: tuple[Path, dict[st
     folder, result, run = exported
     assert result.max_difference <= 1e-5
     assert result.path == str(folder)
-    assert Run(run).result()["export"] == result
+    assert Run(run).result()["export"] == result.to_json()
     assert not list(folder.parent.glob("*.writing"))
 
 
