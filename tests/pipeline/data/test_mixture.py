@@ -194,7 +194,7 @@ def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, 
     """One shard more than can be dealt evenly to four nodes."""
     held = SimpleNamespace(epoch_sizes=(7,) * (4 * count + 1), folder="shards")
     checked = load(recipe, ["data.canonical_nodes=4"])
-    with nullcontext() if fine else pytest.raises(ValueError, match=f"come {1 / count:.0%} more often"):
+    with nullcontext() if fine else pytest.raises(ValueError, match=f"occur {1 / count:.0%} more often"):
         mixture(checked, [cast(Split, held)])
 
 
