@@ -74,8 +74,8 @@ def test_frames_of_mp3_files_are_those_that_the_decoder_finds(rate_hz: int, chan
     samples, changes = read(data, "mp3")
     assert (len(samples), changes) == (SECONDS * rate_hz, {})
     size = 1152 if rate_hz >= 32_000 else 576
-    for each in (bare(data), ID3 + bytes(50) + bare(data) + TAGS):
-        samples, changes = read(each, "mp3")
+    for sound in (bare(data), ID3 + bytes(50) + bare(data) + TAGS):
+        samples, changes = read(sound, "mp3")
         assert len(samples) == mp3.total * size - DELAY
         assert changes == {"mp3 audio that does not state its length: frames counted": 1}
 
@@ -96,17 +96,17 @@ def test_tables_with_other_numbers_are_put_right() -> None:
     data = encoded("MP3", 44_100, bitrate_mode="CONSTANT")
     mp3 = scan_frames(data)
     place = data.find(b"Info") if b"Info" in data[:64] else data.find(b"Xing")
-    whole = mp3.total * 1152 - DELAY
+    complete = mp3.total * 1152 - DELAY
     wrong = {"mp3 audio whose table has a wrong number of frames: frames counted": 1}
     for number in (mp3.total + 1, mp3.total - 5):  # some count the table's own frame
         samples, changes = read(patch(data, place + 8, struct.pack(">I", number)), "mp3")
-        assert (len(samples), changes) == (whole, wrong)
+        assert (len(samples), changes) == (complete, wrong)
     samples, changes = read(data + data, "mp3")
     assert (len(samples), changes) == ((2 * mp3.total + 1) * 1152 - DELAY, wrong)
     samples, changes = read(data + ID3 + data, "mp3")
     assert (len(samples), changes) == ((2 * mp3.total + 1) * 1152 - DELAY, wrong)
     samples, changes = read(patch(data, place + 4, bytes(4)), "mp3")
-    assert (len(samples), changes) == (whole, {"mp3 audio that does not state its length: frames counted": 1})
+    assert (len(samples), changes) == (complete, {"mp3 audio that does not state its length: frames counted": 1})
 
 
 def test_the_table_of_fraunhofer_is_replaced() -> None:
@@ -131,12 +131,12 @@ def test_cut_mp3_files() -> None:
 
 def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
     data = encoded("MP3", 44_100)
-    whole, _ = read(data, "mp3")
+    complete, _ = read(data, "mp3")
     padded = ID3 + bytes(3000) + data
     with pytest.raises(RuntimeError):
         soundfile.info(io.BytesIO(padded))
     samples, changes = read(padded, "mp3")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {"mp3 audio after bytes that are not a frame: these bytes left out": 1}
     assert find_splice(ID3 + data, "mp3") is None
 
@@ -172,19 +172,19 @@ def flac(subtype: str = "PCM_16", channels: int = 1, total: int | None = None) -
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_flac_files_that_do_not_say_their_length(subtype: str, channels: int) -> None:
-    whole, changes = read(flac(subtype, channels), "flac")
-    assert (len(whole), changes) == (SECONDS * 16_000, {})
+    complete, changes = read(flac(subtype, channels), "flac")
+    assert (len(complete), changes) == (SECONDS * 16_000, {})
     unknown = flac(subtype, channels, total=0)
     for data in (unknown, ID3 + unknown, unknown + b"TAG" + bytes(125), unknown + bytes(500)):
         samples, changes = read(data, "flac")
-        np.testing.assert_array_equal(samples, whole)
+        np.testing.assert_array_equal(samples, complete)
         assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
 def test_flac_files_of_another_length_than_they_say() -> None:
-    whole, _ = read(flac(), "flac")
+    complete, _ = read(flac(), "flac")
     samples, changes = read(flac(total=16_000), "flac")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {"flac audio longer than its header states: all samples read": 1}
     assert refusal(flac(total=96_000), "flac") == "truncated flac audio"
     assert refusal(flac()[: len(flac()) // 2], "flac") == "truncated flac audio"
@@ -192,11 +192,11 @@ def test_flac_files_of_another_length_than_they_say() -> None:
 
 
 def test_a_flac_file_of_unknown_length_that_ends_within_a_frame() -> None:
-    whole, _ = read(flac(), "flac")
+    complete, _ = read(flac(), "flac")
     samples, changes = read(flac(total=0)[:-3000], "flac")
     assert len(samples) % 4096 == 0
-    assert 0 < len(whole) - len(samples) <= 2 * 4096
-    np.testing.assert_array_equal(samples, whole[: len(samples)])
+    assert 0 < len(complete) - len(samples) <= 2 * 4096
+    np.testing.assert_array_equal(samples, complete[: len(samples)])
     assert changes == {"flac audio that ends inside a frame: that frame left out, the samples of the others counted": 1}
     assert refusal(flac(total=0)[:200], "flac") == "unreadable flac audio"
 
@@ -239,26 +239,26 @@ def numbered_by_sample(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("shortest", [16, 256, 2944])
 def test_flac_files_whose_last_block_counts_as_the_shortest(shortest: int) -> None:
-    whole, _ = read(flac(), "flac")
+    complete, _ = read(flac(), "flac")
     place, size = 8, struct.pack(">H", shortest)
     samples, changes = read(patch(flac(), place, size), "flac")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {}
     samples, changes = read(patch(flac(total=0), place, size), "flac")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {"flac audio that does not state its length: samples counted": 1}
     assert refusal(patch(flac()[:-9000], place, size), "flac") == "truncated flac audio"
 
 
 def test_flac_files_whose_frames_have_the_numbers_of_their_samples() -> None:
-    whole, _ = read(flac(), "flac")
+    complete, _ = read(flac(), "flac")
     for data, changed in (
         (flac(), {}),
         (flac(total=0), {"flac audio that does not state its length: samples counted": 1}),
         (flac(total=16_000), {"flac audio longer than its header states: all samples read": 1}),
     ):
         samples, changes = read(numbered_by_sample(data), "flac")
-        np.testing.assert_array_equal(samples, whole)
+        np.testing.assert_array_equal(samples, complete)
         assert changes == changed
 
 
@@ -266,9 +266,9 @@ def test_flac_frames_that_are_numbered_anew_are_believed_where_the_decoder_has_t
     data = flac()
     first, _ = flac_frames(data)
     joined = patch(data + data[first:], 22, struct.pack(">I", 2 * SECONDS * 16_000))
-    whole, _ = read(data, "flac")
+    complete, _ = read(data, "flac")
     samples, changes = read(joined, "flac")
-    np.testing.assert_array_equal(samples, np.concatenate([whole, whole]))
+    np.testing.assert_array_equal(samples, np.concatenate([complete, complete]))
     assert changes == {}
     assert refusal(joined[:-9000], "flac") == "truncated flac audio"
 
@@ -294,17 +294,17 @@ def test_flac_files_in_which_the_decoder_finds_places() -> None:
 @pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
 def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
     data = encoded("WAV", endian=endian)
-    whole, changes = read(data, "wav")
-    assert (len(whole), changes) == (SECONDS * 16_000, {})
+    complete, changes = read(data, "wav")
+    assert (len(complete), changes) == (SECONDS * 16_000, {})
     order = "<" if endian == "LITTLE" else ">"
     for size in (0, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF):
         samples, changes = read(patch(data, 40, struct.pack(f"{order}I", size)), "wav")
-        np.testing.assert_array_equal(samples, whole)
+        np.testing.assert_array_equal(samples, complete)
         assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
     assert refusal(patch(data, 40, struct.pack(f"{order}I", len(data))), "wav") == "truncated wav audio"
     fewer = patch(data, 40, struct.pack(f"{order}I", 32_000))
     samples, changes = read(fewer, "wav")
-    np.testing.assert_array_equal(samples, whole[:16_000])
+    np.testing.assert_array_equal(samples, complete[:16_000])
     assert changes == {"wav audio followed by bytes that are not a chunk: these bytes left out": 1}
     behind = b"LIST" + struct.pack(f"{order}I", 4) + b"INFO"
     assert read(data + behind, "wav")[1] == {}
@@ -314,22 +314,22 @@ def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 5), ("FLOAT", 2)])
 def test_wav_files_that_sox_wrote_to_a_pipe(subtype: str, channels: int) -> None:
     data = encoded("WAV", channels=channels, subtype=subtype)
-    whole, _ = read(data, "wav")
+    complete, _ = read(data, "wav")
     place, block = data.find(b"data") + 4, int.from_bytes(data[32:34], "little")
     size = 0x7FFFF000 // block * block
     piped = patch(patch(data, place, struct.pack("<I", size)), 4, struct.pack("<I", size + place - 4))
     samples, changes = read(piped, "wav")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
 def test_wav_files_of_64_bits() -> None:
     data = encoded("RF64")
-    whole, changes = read(data, "wav")
-    assert (len(whole), changes) == (SECONDS * 16_000, {})
+    complete, changes = read(data, "wav")
+    assert (len(complete), changes) == (SECONDS * 16_000, {})
     place = data.find(b"ds64") + 16
     samples, changes = read(patch(data, place, bytes(8)), "wav")
-    np.testing.assert_array_equal(samples, whole)
+    np.testing.assert_array_equal(samples, complete)
     assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
     assert refusal(data[:-3000], "wav") == "truncated wav audio"
 
