@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import shutil
@@ -97,4 +98,8 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     for path in SITE:
-        assert (tmp_path / "site" / path.relative_to(ROOT / "docs").with_suffix(".html")).is_file()
+        page = tmp_path / "site" / path.relative_to(ROOT / "docs").with_suffix(".html")
+        text = html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+        assert not re.search(r"--8\s*<", text), "a file is not included"
+        script = ROOT / "examples" / f"{path.stem}.py"
+        assert not script.exists() or script.read_text(encoding="utf-8") in text
