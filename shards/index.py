@@ -14,7 +14,7 @@ import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 from pyarrow import types
 
-from shards.remote import ShardError
+from shards.store import ShardError
 
 SUFFIX = ".index.parquet"
 SCHEMA = {

@@ -12,8 +12,9 @@ from typing import Any
 
 from shards.files import write_json
 from shards.index import SLACK_BYTES, SUFFIX, index_path
-from shards.remote import File, ShardError, Store, open_store
+from shards.remote import open_store
 from shards.split import SPLITS
+from shards.store import ShardError, ShardFile, Store
 
 VERSION = 1
 NAME = "manifest.json"
@@ -49,15 +50,15 @@ class Shard:
             raise ValueError(f"{self.name} has a checksum that is not a sha256")
 
     @property
-    def tar(self) -> File:
+    def tar(self) -> ShardFile:
         """The tar, with its checksum and size."""
-        return File(self.name, self.sha256, self.bytes)
+        return ShardFile(self.name, self.sha256, self.bytes)
 
     @property
-    def index(self) -> File:
+    def index(self) -> ShardFile:
         """The index, with its checksum and largest possible size."""
         name = self.name.removesuffix(".tar") + SUFFIX
-        return File(name, self.index_sha256, self.bytes + SLACK_BYTES, exact=False)
+        return ShardFile(name, self.index_sha256, self.bytes + SLACK_BYTES, exact=False)
 
 
 @dataclass(frozen=True, kw_only=True)

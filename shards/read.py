@@ -18,8 +18,9 @@ import pyarrow.compute as compute
 from modalities.files.reading import ContentError
 from shards.index import read_index
 from shards.manifest import Manifest, Shard, check_shards
-from shards.remote import Cache, ShardError, Store, open_store
+from shards.remote import Cache, open_store
 from shards.select import Selection
+from shards.store import ShardError, Store
 
 OPEN_SHARDS = 256
 """Number of shards that a process keeps open over all sets; each takes at most two of the usual 1,024 descriptors."""

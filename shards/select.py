@@ -12,7 +12,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 from pyarrow import ArrowException, ChunkedArray, Table
 
-from shards.names import need_columns
+from shards.columns import require_columns
 
 GOLDEN = 40503
 """Odd, near 2^16 times the golden ratio: multiples of it modulo 2^16 visit every phase, evenly (Weyl 1916)."""
@@ -74,7 +74,7 @@ def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
         ValueError: no such file or column, a key twice, or a weight that is not a number of at least 0.
     """
     table = _read(file)
-    need_columns(file, table.column_names, ["key", *([column] if column else [])])
+    require_columns(file, table.column_names, ["key", *([column] if column else [])])
     table = table.filter(table["key"].is_valid())
     keys = [str(key) for key in table["key"].to_pylist()]
     weights = _numbers(table[column], file, column) if column else np.ones(len(keys))

@@ -13,8 +13,8 @@ from webdataset.writer import TarWriter
 
 from modalities.base import Modality
 from modalities.strings.columns import survey_labels
-from shards import features
 from shards.files import write_json
+from shards.hf_features import FEATURES_FILE, array_type, describe_features
 from shards.index import index_path, write_index
 from shards.ledger import Ledger, LedgerRow
 from shards.manifest import Manifest, Shard, describe_shard
@@ -60,7 +60,7 @@ def write_shards(job: Job, raw: Path, work: Path, ledger: Ledger, run: Callable[
         notes=tuple(_notes(job, work, ledger)),
         versions=relevant_versions(job.versions, fields),
     )
-    write_json(work / "shards" / features.NAME, features.features(fields, arrays))
+    write_json(work / "shards" / FEATURES_FILE, describe_features(fields, arrays))
     manifest.write(work / "shards")
     return manifest
 
@@ -84,7 +84,7 @@ def _write_shard(work: Path, name: str, split: str, rows: list[LedgerRow] | None
                     offset = writer.tarstream.offset - -(-len(data) // BLOCK_BYTES) * BLOCK_BYTES
                     positions.append((row.key, member, offset, len(data), row.group))
                     if member.endswith(".npy"):
-                        arrays.setdefault(member, set()).add(features.array_type(data))
+                        arrays.setdefault(member, set()).add(array_type(data))
         write_index(path, positions)
         index_path(path).replace(index_path(tar))
     shard = describe_shard(tar.parent, name, split, len({key for key, *_ in positions}))

@@ -16,8 +16,9 @@ from shards.engines import worker_pool
 from shards.files import temporary_path
 from shards.index import index_path, read_index, write_index
 from shards.manifest import Manifest, Shard, check_shards, describe_shard
-from shards.remote import Cache, ShardError, open_store
+from shards.remote import Cache, open_store
 from shards.split import SPLITS
+from shards.store import ShardError
 
 
 def iter_files(file: BinaryIO, location: Path | str) -> Iterator[tuple[str, str, int, int]]:

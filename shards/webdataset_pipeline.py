@@ -15,7 +15,8 @@ from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, MissingPackageError, lazy_import, parse_json
 from modalities.image import Image
 from shards.manifest import Manifest, Shard
-from shards.remote import Cache, ShardError, Store, open_store
+from shards.remote import Cache, open_store
+from shards.store import ShardError, Store
 
 _IMAGES, _SOUNDS = extensions_of("image"), extensions_of("sound")
 

@@ -13,7 +13,8 @@ from pipeline.evaluation.measures import rankme, retrieval
 from pipeline.evaluation.probe import Probe, probe
 from pipeline.run import Run
 from shards.read import Split
-from shards.remote import Store, open_store
+from shards.remote import open_store
+from shards.store import Store
 from shards.versions import installed_versions, required_packages
 
 

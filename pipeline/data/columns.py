@@ -12,7 +12,7 @@ import polars as pl
 from modalities.base import Modality
 from modalities.names import did_you_mean, format_names
 from modalities.strings.cells import Kind
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import Source
 from shards.sources.rows import Rows
 from shards.sources.tables import CellTypes, infer_types, is_typed
@@ -43,7 +43,7 @@ class ColumnChoice:
             ValueError: a column or modality that is missing, or one that a modality cannot read.
         """
         if self.label is not None:
-            need_columns(self.path, frame.columns, [self.label])
+            require_columns(self.path, frame.columns, [self.label])
         codes = self._missing_codes(frame.columns)
         kinds: dict[str, Kind] = {
             column: kind
@@ -97,7 +97,7 @@ class ColumnChoice:
     ) -> str | tuple[str, ...] | None:
         """The columns of one modality, None if there are none."""
         requested = _split_names(self.requested[name], frame) if name in self.requested else []
-        need_columns(self.path, frame.columns, requested)
+        require_columns(self.path, frame.columns, requested)
         if labels := [column for column in requested if column in (self.label, self.excluded)]:
             raise ValueError(f"--columns gives the label {labels[0]!r} to {name!r}: leave it out")
         if modality.cells == "typed":

@@ -25,8 +25,9 @@ from pipeline.data.task import finite
 from pipeline.recipe.schema import Recipe
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
-from shards.remote import Store, open_store
+from shards.remote import open_store
 from shards.sources.tables import SUFFIXES, read_table
+from shards.store import Store
 from shards.versions import installed_versions, required_packages
 
 CACHED_SAMPLES = 1024

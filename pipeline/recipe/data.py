@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 import shards.sources  # noqa: F401  (registers the sources)
-from shards.configs import parse_dataclass, parse_typed, refuse_bools
+from shards.parsing import parse_dataclass, parse_typed, refuse_bools
 from shards.remote import Cache
 from shards.sources.base import SOURCE_TYPES, Source
 from shards.split import SplitBy

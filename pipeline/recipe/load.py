@@ -13,7 +13,7 @@ from modalities.names import did_you_mean
 from pipeline.recipe.renamed import refuse_renamed
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.yaml import merge, parse, read_mapping
-from shards.configs import explain_error, refuse_bools
+from shards.parsing import explain_error, refuse_bools
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 192, "depth": 4, "heads": 3, "decoder": {"dim": 96, "depth": 1, "heads": 3}},

@@ -19,8 +19,8 @@ from modalities.masks.plan import MaskPlan, check_masks
 from modalities.names import did_you_mean
 from pipeline.objectives.base import OBJECTIVE_TYPES, ObjectiveConfig
 from pipeline.recipe.data import Data, Section
-from shards.configs import parse_dataclass, parse_typed, refuse_bool_key
 from shards.dedupe import resolve_dedupe
+from shards.parsing import parse_dataclass, parse_typed, refuse_bool_key
 
 RESERVED = {
     "self": "Python gives that name to the processor's own instance",

@@ -14,7 +14,7 @@ import polars as pl
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError, read_file
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import SOURCE_TYPES, Sample, Source, register
 from shards.sources.checks import require_cells, require_extension
 from shards.sources.delimited import column_names, read_lines
@@ -129,7 +129,8 @@ class Bioscan(Source):
         used = [*listed, *self.labels]
         for path in paths:
             lines = read_lines(path)
-            need_columns(path, column_names(path, next(lines)), ["processid", "dna_barcode", "split", "chunk", *used])
+            columns = column_names(path, next(lines))
+            require_columns(path, columns, ["processid", "dna_barcode", "split", "chunk", *used])
         types = infer_types(
             (frame for path in paths for frame in _frames(path, used)), self.missing, text=_NOT_A_NUMBER
         )

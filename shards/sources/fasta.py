@@ -16,7 +16,7 @@ import polars as pl
 from modalities.base import Modality
 from modalities.dna import clean
 from modalities.files.reading import ContentError, lazy_import
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_extension, require_modality
 from shards.sources.derive import check_derive, check_regex, derive_columns, derived_from
@@ -155,14 +155,14 @@ class Fasta(Source):
             return rows
         path = folder / self.table
         cells = [c for names in self.columns.values() for c in ([names] if isinstance(names, str) else names)]
-        own = [column for column in (*cells, *self.labels) if column not in self.derive]
+        stored = [column for column in (*cells, *self.labels) if column not in self.derive]
         parts = {name for spec in self.derive.values() for name in derived_from(spec)}
-        names, table = read_rows(path, self.missing, text={self.key, *parts} - {*own}, used=own)  # 007 is not 7
+        names, table = read_rows(path, self.missing, text={self.key, *parts} - {*stored}, used=stored)  # 007 is not 7
         sources = [
             next((name for name in derived_from(spec) if name in names), " or ".join(derived_from(spec)))
             for spec in self.derive.values()
         ]
-        need_columns(path, names, [self.key, *sources, *own])
+        require_columns(path, names, [self.key, *sources, *stored])
         for row in table:
             rows.setdefault(str(row[self.key] or "").strip(), []).append(row)
         return rows

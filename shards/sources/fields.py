@@ -10,7 +10,7 @@ from typing import Any
 
 from modalities.files.reading import ContentError, count_change
 from modalities.strings.cells import Codes
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.tables import read_rows
 
 _FIELD = re.compile(r"\{(\w*)(?::(\d+))?\}")
@@ -87,7 +87,7 @@ def index_rows(
         ValueError: the file or a column does not exist, or two rows have the same key.
     """
     names, listed = read_rows(path, codes, text=(column,), used=required)
-    need_columns(path, names, [column, *required])
+    require_columns(path, names, [column, *required])
     rows: dict[str, dict[str, Any]] = {}
     if unnamed := sum(row[column] is None for row in listed):
         count_change(f"rows of the table without {column} left out", unnamed)

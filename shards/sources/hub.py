@@ -14,13 +14,14 @@ from modalities.base import CellContent, Modality
 from modalities.files.magic import detect_type
 from modalities.files.reading import MAX_BYTES, ContentError, count_change, lazy_import, read_file
 from modalities.strings.cells import is_missing
-from shards.names import need_columns
-from shards.remote import Cache, Remote, TooLargeError
+from shards.columns import require_columns
+from shards.remote import Cache, Remote
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
 from shards.sources.members import cell_members, dump_cells, group_values
 from shards.sources.paths import find_files
 from shards.sources.signal_columns import SignalColumns
+from shards.store import TooLargeError
 
 
 class Row(NamedTuple):
@@ -126,7 +127,7 @@ class Hub(Source):
             features = rows.features or rows.take(1)._resolve_features().features or {}
         except (OSError, ValueError) as error:
             raise ValueError(f"data set {self.dataset} cannot be opened: {_line(error)}") from error
-        need_columns(f"data set {self.dataset}", features, self._used)
+        require_columns(f"data set {self.dataset}", features, self._used)
         rows = rows.select_columns(self._used)
         classes = {}
         for name in self._used:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple
 
 from modalities.base import Modality
-from shards.configs import parse_typed
+from shards.parsing import parse_typed
 from shards.sources.base import SOURCE_TYPES, ByteRange, Sample, Source, StoredSample, register
 
 _LABELS = "labels.json"

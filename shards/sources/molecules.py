@@ -28,7 +28,7 @@ from modalities.strings.chemistry import (
     smiles_of,
     structure,
 )
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_extension
 from shards.sources.delimited import BrokenFileError, column_names, read_lines, valid_rows
@@ -237,7 +237,7 @@ def columns(path: Path, smiles: str, properties: tuple[str, ...]) -> Iterator[li
     """
     lines = read_lines(path)
     names = column_names(path, next(lines))
-    need_columns(path, names, [smiles])
+    require_columns(path, names, [smiles])
     places = [names.index(name) if name in names else -1 for name in (smiles, *properties)]
     for line in valid_rows(path, lines):
         yield ["" if place < 0 else line.cells[place] for place in places]

@@ -13,7 +13,7 @@ from modalities.base import Modality
 from modalities.files.channels import LEADS
 from modalities.files.reading import ContentError
 from modalities.files.waveforms import read_wfdb, read_wfdb_extent
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import Sample, register
 from shards.sources.biosignals import BiosignalSource, Fields, assign_channels
 from shards.sources.drafting.columns import TableFile
@@ -86,7 +86,7 @@ class PtbXl(BiosignalSource):
         path = raw / DATABASE if raw.is_dir() else raw
         columns = [*(name for names in self.columns.values() for name in names), *self.labels]
         names, rows = read_rows(path, self.missing, used=columns)
-        need_columns(path, names, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file_column])
+        require_columns(path, names, ["ecg_id", "patient_id", "scp_codes", "strat_fold", self.file_column])
         for row in rows:
             yield Row(path.parent, row)
 
@@ -110,7 +110,7 @@ def read_statements(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     names, rows = read_rows(path, used=())
-    need_columns(path, names, ["diagnostic", "diagnostic_class"])
+    require_columns(path, names, ["diagnostic", "diagnostic_class"])
     codes = names[0]  # the column of codes has no name
     return {
         str(row[codes]): str(row["diagnostic_class"]) for row in rows if row["diagnostic"] and row["diagnostic_class"]

@@ -12,7 +12,7 @@ import polars as pl
 
 from modalities.base import Modality
 from modalities.files.reading import ContentError
-from shards.names import need_columns
+from shards.columns import require_columns
 from shards.sources.base import Sample, Source, register
 from shards.sources.checks import require_cells, require_modality
 from shards.sources.delimited import BrokenFileError
@@ -100,7 +100,7 @@ class Rows(Source):
         def frames() -> Iterator[pl.DataFrame]:
             for path in paths:
                 if (frame := only.get(path) if only else _readable(path)) is not None:
-                    need_columns(path, frame.columns, needed)
+                    require_columns(path, frame.columns, needed)
                     yield frame.select(list(dict.fromkeys(needed)))
 
         types = infer_types(frames(), self.missing, typed=all(map(is_typed, paths)))

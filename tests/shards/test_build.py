@@ -218,9 +218,9 @@ def test_unreadable_images_are_counted_and_left_out(tmp_path: Path) -> None:
     raw = table(tmp_path, "picture", "a.png", "b.png", "c.png")
     png(raw / "a.png")
     (raw / "b.png").write_bytes(b"no picture")
-    whole = io.BytesIO()
-    Pillow.effect_noise((64, 64), 50).save(whole, "png")
-    (raw / "c.png").write_bytes(whole.getvalue()[:200])
+    file = io.BytesIO()
+    Pillow.effect_noise((64, 64), 50).save(file, "png")
+    (raw / "c.png").write_bytes(file.getvalue()[:200])
     manifest = build(Rows(columns={"image": "picture"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
     assert sum(manifest.counts().values()) == 1
     assert sum(manifest.skipped.values()) == 2

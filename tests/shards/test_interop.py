@@ -1,4 +1,4 @@
-"""Our tars in the hands of `datasets`, theirs in ours."""
+"""`datasets` and `webdataset` read our tars, and we read theirs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from modalities.spectrogram import Spectrogram
 from modalities.table import Table
 from modalities.text import Text
 from shards.build import SplitBy, build
-from shards.features import array_type, features
+from shards.hf_features import array_type, describe_features
 from shards.read import Split
 from shards.sources.base import Sample, Source
 from shards.sources.hub import Hub
@@ -46,11 +46,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loaded(out: Path, described: bool, streaming: bool) -> list[dict[str, Any]]:
     """All samples as a user of `datasets` gets them."""
-    given = datasets.Features.from_dict(json.loads((out / "features.json").read_text())) if described else None
+    features = datasets.Features.from_dict(json.loads((out / "features.json").read_text())) if described else None
     rows = datasets.load_dataset(
         "webdataset",
         data_files={"train": str(out / "train-*.tar")},
-        features=given,
+        features=features,
         split="train",
         streaming=streaming,
         cache_dir=str(out.parent / "cache"),
@@ -74,7 +74,7 @@ def photos(folder: Path, count: int) -> Path:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_samples_of_equal_members_load_plainly(streaming: bool, tmp_path: Path) -> None:
+def test_samples_with_the_same_members_load_without_features(streaming: bool, tmp_path: Path) -> None:
     raw = photos(tmp_path / "raw", 8)
     (raw / "a.csv").write_text("file,words,size\n" + "\n".join(f"{i}.png,bird {i},{i}" for i in range(8)))
     source = Rows(columns={"image": "file", "text": "words", "record": ("size",)}, labels=("words",))
@@ -101,7 +101,7 @@ def test_a_modality_missing_in_sample_2_loads_with_features(streaming: bool, tmp
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_column_first_seen_in_sample_1000_loads_with_features(streaming: bool, tmp_path: Path) -> None:
-    """Two tables of other columns, whose rows follow each other; a column changes its type too."""
+    """Rows of two tables with different columns; a column changes its type too."""
     raw = tmp_path / "raw"
     raw.mkdir()
     tar = tmp_path / "tars" / "train-00000.tar"
@@ -114,12 +114,12 @@ def test_a_column_first_seen_in_sample_1000_loads_with_features(streaming: bool,
             entry.size = len(data)
             file.addfile(entry, io.BytesIO(data))
     manifest = index_tars(tar.parent, {})
-    (tar.parent / "features.json").write_text(json.dumps(features(manifest.fields, {})))
+    (tar.parent / "features.json").write_text(json.dumps(describe_features(manifest.fields, {})))
     rows = loaded(tar.parent, True, streaming)
     assert [row["record.json"] for row in rows] == cells
 
 
-def test_a_build_of_tables_with_other_columns_describes_them(tmp_path: Path) -> None:
+def test_a_build_describes_tables_with_different_columns(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     lines = [json.dumps({"id": str(i), "cells": {"mass": i} if i < 999 else {"wing": 7.5}}) for i in range(1002)]
@@ -154,13 +154,13 @@ def test_signals_of_any_montage_load_with_features(tmp_path: Path) -> None:
 
 
 def files_of(modality: str, extension: str, number: int) -> dict[str, bytes]:
-    """A sample's members of one modality whose file is of one format."""
+    """The members of a sample whose one modality is stored in one format."""
     rng, file = np.random.default_rng(number), io.BytesIO()
     if modality in ("image", "bands"):
         bands = 5 if modality == "bands" else 3
         pixels = rng.integers(0, 255, (12, 8 + number, bands), np.uint8)
         if extension == "npy":
-            np.save(file, pixels if number else pixels[..., 0])  # one of them has no axis of bands
+            np.save(file, pixels if number else pixels[..., 0])  # one of the two has no band axis
         elif modality == "bands":
             tifffile.imwrite(file, pixels.astype(np.float32), photometric="minisblack", planarconfig="contig")
         else:
@@ -183,7 +183,7 @@ def files_of(modality: str, extension: str, number: int) -> dict[str, bytes]:
 
 
 class Formats(Source):
-    """Two samples a format, of each only the members of that format."""
+    """Two samples per format, each with only the members of that format."""
 
     type = "formats"
     FORMATS = (
@@ -232,7 +232,7 @@ def test_members_of_every_kind_load_as_the_guide_says(tmp_path: Path, monkeypatc
 
 
 def check_member(name: str, value: Any, data: bytes) -> None:
-    """That `datasets` gives what a member holds."""
+    """Check that `datasets` returns the content of a member."""
     extension = name.rpartition(".")[2]
     if extension in ("jpg", "png", "webp"):
         np.testing.assert_array_equal(np.asarray(value), np.asarray(Pillow.open(io.BytesIO(data))))
@@ -256,16 +256,16 @@ def test_the_type_of_an_array_is_read_from_its_header(version: tuple[int, int]) 
         array_type(pickled.getvalue())
 
 
-def test_features_name_what_datasets_would_infer() -> None:
+def test_features_are_those_that_datasets_would_infer() -> None:
     for extension in {*Image.extensions, *Spectrogram.extensions, *Text.extensions} - {"npy", "json"}:
-        described = datasets.Features.from_dict(features([f"a.{extension}"], {}))[f"a.{extension}"]
+        described = datasets.Features.from_dict(describe_features([f"a.{extension}"], {}))[f"a.{extension}"]
         if extension in ("tif", "tiff") or extension in WebDataset.AUDIO_EXTENSIONS:
             assert described == datasets.Value("binary")  # which `datasets` may not decode
         elif extension in WebDataset.IMAGE_EXTENSIONS:
             assert described == datasets.Image()
         else:
             assert described == datasets.Value("string")
-    mixed = features(
+    mixed = describe_features(
         ["a.npy", "b.npy"], {"a.npy": [("int16", 2), ("float32", 2)], "b.npy": [("int16", 2), ("int16", 3)]}
     )
     assert datasets.Features.from_dict(mixed)["a.npy"] == datasets.List(datasets.List(datasets.Value("float32")))
@@ -297,37 +297,37 @@ def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) ->
     theirs = list(webdataset.WebDataset(str(tar), shardshuffle=False))
     assert [key for key, *_ in split.locations()] == [sample["__key__"] for sample in theirs]
     for i, sample in enumerate(theirs):
-        held = split.read(0, i)
-        assert held["mask"]["png"] == sample["seg.mask.png"]
-        assert held["photo"]["jpg"] == sample["jpg"]
-        assert held["labels"]["json"] == sample["json"]
-        assert held["kind"]["cls"] == sample["cls"]
+        stored = split.read(0, i)
+        assert stored["mask"]["png"] == sample["seg.mask.png"]
+        assert stored["photo"]["jpg"] == sample["jpg"]
+        assert stored["labels"]["json"] == sample["json"]
+        assert stored["kind"]["cls"] == sample["cls"]
 
 
-def test_a_member_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_member_is_refused(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", {"0.jpg": b"a", "0.seg.jpg": b"b"})
     with pytest.raises(ValueError, match=r"00000\.tar has the member 'photo\.jpg' of '0' twice"):
         index_tars(tmp_path, {"jpg": "photo", "seg.jpg": "photo"})
 
 
-def test_files_that_belong_to_no_sample_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_belong_to_no_sample_are_ignored(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", {"a/0.jpg": b"a", "__MACOSX/a/._0.jpg": b"b", "a/LICENSE": b"c", "a/0.": b"d"})
     assert index_tars(tmp_path, {"jpg": "photo"}).fields == {"photo.jpg": 1}
     assert [key for key, *_ in Split(tmp_path, "train").locations()] == ["a/0"]
     verify_shards(tmp_path)
 
 
-def test_tars_belong_to_the_split_that_they_are_named_after(tmp_path: Path) -> None:
+def test_the_split_of_a_tar_follows_from_its_name(tmp_path: Path) -> None:
     for name in ("Test-000", "VAL_0", "training", "testimony"):
         add(tmp_path / f"{name}.tar", {f"{name}.txt": b"a"})
     assert index_tars(tmp_path, {"txt": "text"}).counts() == {"train": 2, "validation": 1, "test": 1}
 
 
-def test_any_number_of_workers_indexes_alike(tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_index(tmp_path: Path) -> None:
     for number in range(5):
         add(tmp_path / f"{number:05d}.tar", {f"{number}{i}.txt": b"a" * i for i in range(4)})
-    told: list[str] = []
-    one = index_tars(tmp_path, {"txt": "text"}, told.append)
-    assert index_tars(tmp_path, {"txt": "text"}, told.append, workers=2) == one
-    assert told[:5] == told[5:]
+    messages: list[str] = []
+    one = index_tars(tmp_path, {"txt": "text"}, messages.append)
+    assert index_tars(tmp_path, {"txt": "text"}, messages.append, workers=2) == one
+    assert messages[:5] == messages[5:]
     assert verify_shards(tmp_path).counts()["train"] == 20

@@ -1,4 +1,4 @@
-"""Shards that are missing, cut short, changed or made by others."""
+"""Shards that are missing, truncated, changed or written by other programs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from shards.tars import index_tars, verify_shards
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("intact")
     (folder / "raw.smi").write_text("\n".join("C" * n for n in range(1, 31)))
     split = SplitBy(validation=0.1, test=0.1)
     build(Molecules(drawing_px=16), {"smiles": Smiles()}, split, folder, folder / "shards", samples_per_shard=8)
@@ -35,9 +35,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy to harm."""
-    return Path(shutil.copytree(whole, tmp_path / "shards"))
+def folder(intact: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(intact, tmp_path / "shards"))
 
 
 def fault(call: Callable[[], Any]) -> str:
@@ -69,16 +69,16 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_whole_shards_pass_every_check(whole: Path) -> None:
-    told: list[str] = []
-    manifest = verify_shards(whole, told.append)
-    assert len(told) == len(manifest.shards) == 5
-    assert manifest == Manifest.read(whole)
+def test_intact_shards_pass_every_check(intact: Path) -> None:
+    messages: list[str] = []
+    manifest = verify_shards(intact, messages.append)
+    assert len(messages) == len(manifest.shards) == 5
+    assert manifest == Manifest.read(intact)
     assert manifest.counts() == {"train": 24, "validation": 3, "test": 3}
-    assert len(Split(whole, "train", verify=True)) == 24
+    assert len(Split(intact, "train", verify=True)) == 24
 
 
-def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_reads_each_file_once(intact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest, read = hashlib.file_digest, Counter[str]()
 
     def counted(file: Any, name: str) -> Any:
@@ -86,7 +86,7 @@ def test_verify_reads_each_file_once(whole: Path, monkeypatch: pytest.MonkeyPatc
         return digest(file, name)
 
     monkeypatch.setattr("hashlib.file_digest", counted)
-    verify_shards(whole)
+    verify_shards(intact)
     assert len(read) == 10
     assert set(read.values()) == {1}
 
@@ -112,7 +112,7 @@ def test_a_changed_shard_is_named(folder: Path) -> None:
     flip(folder / "train-00001.tar")
     for call in (lambda: verify_shards(folder), lambda: Split(folder, "train", verify=True)):
         assert f"{folder / 'train-00001.tar'} has a wrong checksum" in fault(call)
-    assert len(Split(folder, "train")) == 24, "sizes alone are compared unless contents are asked for"
+    assert len(Split(folder, "train")) == 24, "only sizes are compared unless `verify` is set"
 
 
 def test_a_changed_index_is_named(folder: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_missing_manifest_tells_what_to_do(tmp_path: Path) -> None:
     "content",
     [b"", b"{", b"\xff\xfe\x00", b"[]", b"7", b"null", b"{}", b'{"version": 1}', b'{"version": 1, "shards": [1]}'],
 )
-def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     assert f"{tmp_path / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(tmp_path))
 
@@ -153,7 +153,7 @@ def test_garbage_for_a_manifest_is_named(tmp_path: Path, content: bytes) -> None
         {"versions": {"rdkit": 2026}},
     ],
 )
-def test_values_of_a_manifest_that_cannot_be_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+def test_invalid_values_of_a_manifest_are_refused(folder: Path, changes: dict[str, Any]) -> None:
     rewrite(folder, **changes)
     assert f"{folder / 'manifest.json'} is not a manifest" in fault(lambda: Manifest.read(folder))
 
@@ -178,7 +178,7 @@ def test_another_version_is_named(folder: Path) -> None:
 
 
 def redescribe(folder: Path, name: str) -> None:
-    """Make the manifest agree with a tar and index as they lie on disk."""
+    """Update the manifest to the tar and index on disk."""
     manifest = Manifest.read(folder)
     shards = [
         replace(shard, sha256=hash_file(folder / name), index_sha256=hash_file(index_path(folder / name)))
@@ -205,7 +205,7 @@ def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("changes", "message"),
     [
         ({"offset": pl.col("offset").cast(pl.String)}, "has offsets of type large_string"),
         ({"size": pl.col("size").cast(pl.Float64)}, "has sizes of type double"),
@@ -215,16 +215,16 @@ def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
     ],
 )
 def test_verify_finds_an_index_of_other_types_and_with_gaps(
-    folder: Path, spoilt: dict[str, pl.Expr], said: str
+    folder: Path, changes: dict[str, pl.Expr], message: str
 ) -> None:
     path = index_path(folder / "train-00001.tar")
-    pl.read_parquet(path).with_columns(**spoilt).write_parquet(path)
+    pl.read_parquet(path).with_columns(**changes).write_parquet(path)
     redescribe(folder, "train-00001.tar")
-    assert f"index {path} {said}: index the tars again" in fault(lambda: verify_shards(folder))
+    assert f"index {path} {message}: index the tars again" in fault(lambda: verify_shards(folder))
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet at all", b"PAR1" * 9])
-def test_verify_finds_an_index_that_is_none(folder: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet", b"PAR1" * 9])
+def test_verify_finds_an_index_that_is_not_parquet(folder: Path, content: bytes) -> None:
     path = index_path(folder / "train-00001.tar")
     path.write_bytes(content)
     redescribe(folder, "train-00001.tar")
@@ -241,14 +241,14 @@ def img2dataset(keys: list[str]) -> list[tuple[str, bytes]]:
     return [(f"{key}.{e}", f"{e} of {key}".encode()) for key in keys for e in ("jpg", "txt", "json")]
 
 
-def test_tars_of_others_are_indexed_in_place(tmp_path: Path) -> None:
+def test_tars_of_other_programs_are_indexed_in_place(tmp_path: Path) -> None:
     tar = add(tmp_path / "00000.tar", img2dataset(["000000000", "000000001"]))
     add(tmp_path / "validation-00000.tar", img2dataset(["000010000"]))
     add(tmp_path / "test-00000.tar", img2dataset(["000020000"]))
     before = tar.read_bytes()
-    told: list[str] = []
-    manifest = index_tars(tmp_path, {"jpg": "image", "txt": "caption"}, told.append)
-    assert told[0] == "00000.tar: 2 samples, 6 members"
+    messages: list[str] = []
+    manifest = index_tars(tmp_path, {"jpg": "image", "txt": "caption"}, messages.append)
+    assert messages[0] == "00000.tar: 2 samples, 6 members"
     assert manifest == verify_shards(tmp_path)
     assert manifest.counts() == {"train": 2, "validation": 1, "test": 1}
     assert manifest.fields == {"caption.txt": 4, "image.jpg": 4, "json.json": 4}
@@ -283,7 +283,7 @@ def test_a_split_is_the_first_word_of_a_name(tmp_path: Path, name: str, split: s
     assert [shard.split for shard in index_tars(tmp_path, {}).shards] == [split]
 
 
-def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
+def test_members_of_a_sample_need_not_be_adjacent_in_the_tar(tmp_path: Path) -> None:
     members = img2dataset(["0", "1", "2"])
     add(tmp_path / "00000.tar", members[::3] + members[1::3] + members[2::3])
     index_tars(tmp_path, {"jpg": "image"})
@@ -296,7 +296,7 @@ def test_members_of_a_sample_may_stand_apart_in_the_tar(tmp_path: Path) -> None:
         ]
 
 
-def test_extensions_are_lower_case_once_read(tmp_path: Path) -> None:
+def test_extensions_are_read_in_lower_case(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", [("0.image.JPG", b"a"), ("0.TXT", b"b")])
     assert index_tars(tmp_path, {"TXT": "caption"}).fields == {"caption.TXT": 1, "image.JPG": 1}
     assert Split(tmp_path, "train").read(0, 0) == {"image": {"jpg": b"a"}, "caption": {"txt": b"b"}}
@@ -320,7 +320,7 @@ def test_folders_long_names_and_empty_tars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x.txt", "/x.txt", "a/../../x.txt", "a/.."])
-def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_members_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     tar = add(tmp_path / "00000.tar", [("fine.txt", b"a"), (name, b"b")])
     message = fault(lambda: index_tars(tmp_path, {}))
     assert str(tar) in message
@@ -347,8 +347,8 @@ def test_a_negative_size_is_refused(tmp_path: Path, kind: bytes, size: int) -> N
     assert fault(lambda: index_tars(tmp_path, {})) == f"{tar} has a member of {size} bytes: '0.txt'"
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all", b"x" * 5000])
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a tar", b"x" * 5000])
+def test_a_file_that_is_not_a_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "00000.tar").write_bytes(content)
     assert f"{tmp_path / '00000.tar'} is not a readable tar" in fault(lambda: index_tars(tmp_path, {}))
 
@@ -374,10 +374,10 @@ def test_a_folder_without_tars_is_refused(tmp_path: Path) -> None:
         (["LICENSE"], {"png": "photo"}, ""),
     ],
 )
-def test_a_name_that_is_of_no_member_is_refused(
+def test_a_name_that_matches_no_member_is_refused(
     files: list[str], names: dict[str, str], example: str, tmp_path: Path
 ) -> None:
-    """Two pictures whose keys have a dot would become one sample of two members."""
+    """Otherwise, two images whose keys contain a dot would become one sample with two members."""
     add(tmp_path / "00000.tar", [(file, b"a") for file in files])
     *_, last = names.items()
     message = fault(lambda: index_tars(tmp_path, names))
@@ -396,7 +396,7 @@ def test_a_wrong_name_leaves_an_indexed_folder_as_it_was(tmp_path: Path) -> None
     assert verify_shards(tmp_path) == manifest
 
 
-def test_a_name_need_not_be_of_members_in_every_tar(tmp_path: Path) -> None:
+def test_a_name_need_not_match_members_in_every_tar(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", [("0.jpg", b"a")])
     add(tmp_path / "00001.tar", [("1.PNG", b"a"), ("2.seg.Png", b"a")])
     manifest = index_tars(tmp_path, {"jpg": "photo", "png": "drawing", "seg.png": "mask"})

@@ -1,4 +1,4 @@
-"""Remote shards: a real HTTP server that fails, stalls, cuts and lies, and a cache that many processes share."""
+"""Remote shards: a real HTTP server that fails, stalls, truncates and corrupts, and a cache that processes share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.manifest import Manifest, Shard
 from shards.read import Members, Split
-from shards.remote import GIB, Cache, Local, Remote, ShardError, Store, _transfer, open_store
+from shards.remote import GIB, Cache, Remote, open_store
+from shards.store import Local, ShardError, Store
 from shards.tars import verify_shards
+from shards.transfer import transfer
 
 SHARDS, SAMPLES = 6, 3
 BYTES = 40_960
-"""Of each tar."""
+"""Size of each tar."""
 
 
 @pytest.fixture
@@ -42,12 +44,12 @@ def web(folder: Path, serve: Callable[[Path], Any]) -> Any:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """A cache whose links are given up within seconds."""
+    """A cache that gives up a connection after seconds."""
     return Cache(str(tmp_path / "cache"), give_up_s=3.0)
 
 
-def hasty(cache: Cache) -> Cache:
-    """The cache that cuts a link within a second, for faults that stall it."""
+def impatient(cache: Cache) -> Cache:
+    """The cache with a timeout of one second, for connections that stall."""
     return replace(cache, timeout_s=1.0)
 
 
@@ -59,7 +61,7 @@ def content(split: Split) -> list[Members]:
     return [split.read(shard, number) for shard in range(SHARDS) for number in range(SAMPLES)]
 
 
-def kept(cache: Cache) -> set[str]:
+def cached_hashes(cache: Cache) -> set[str]:
     return {path.name for path in Path(cache.folder).iterdir() if path.is_file() and len(path.name) == 64}
 
 
@@ -70,7 +72,7 @@ def refused(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-def test_what_is_read_remotely_is_what_lies_there(folder: Path, web: Any, cache: Cache) -> None:
+def test_a_remote_split_equals_the_local_one(folder: Path, web: Any, cache: Cache) -> None:
     split = Split(web.url, "train", verify=True, cache=cache)
     assert split.manifest == Manifest.read(folder)
     assert split.locations() == Split(folder, "train").locations()
@@ -103,47 +105,47 @@ def test_a_local_folder_is_read_in_place(folder: Path, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "stall", "stall midway"])
 @pytest.mark.parametrize("name", ["manifest.json", "train-00001.index.parquet", "train-00001.tar"])
-def test_a_link_that_fails_for_a_while_is_tried_again(web: Any, cache: Cache, name: str, fault: str) -> None:
+def test_a_connection_that_fails_for_a_while_is_retried(web: Any, cache: Cache, name: str, fault: str) -> None:
     web.faults[name] = [fault]
-    split = Split(web.url, "train", cache=hasty(cache) if "stall" in fault else cache)
+    split = Split(web.url, "train", cache=impatient(cache) if "stall" in fault else cache)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
     assert web.requests[name] >= 2
 
 
-def test_attempts_leave_nothing_to_the_next(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = Split(web.url, "train", cache=hasty(cache))
+def test_attempts_leave_no_files_behind(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(web.url, "train", cache=impatient(cache))
     split.key(1, 0)
-    left: list[list[Path]] = []
+    files: list[list[Path]] = []
 
     def watched(url: str, path: Path, *limits: Any) -> None:
-        left.append(list(path.parent.iterdir()))
-        _transfer(url, path, *limits)
+        files.append(list(path.parent.iterdir()))
+        transfer(url, path, *limits)
 
     web.faults[tar(1)] = ["cut", "cut", "stall midway"]
-    monkeypatch.setattr("shards.remote._transfer", watched)
+    monkeypatch.setattr("shards.transfer.transfer", watched)
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
-    assert left == [[]] * 4
+    assert files == [[]] * 4
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "stall"])
 @pytest.mark.parametrize("name", ["manifest.json", "train-00001.tar"])
-def test_a_dead_link_is_an_error_after_the_stated_time(web: Any, cache: Cache, name: str, fault: str) -> None:
+def test_a_dead_connection_is_an_error_after_the_stated_time(web: Any, cache: Cache, name: str, fault: str) -> None:
     web.faults[name] = [fault, "*"]
     started = time.monotonic()
-    said = refused(lambda: Split(web.url, "train", cache=hasty(cache) if "stall" in fault else cache).read(1, 0))
+    message = refused(lambda: Split(web.url, "train", cache=impatient(cache) if "stall" in fault else cache).read(1, 0))
     assert time.monotonic() - started < 60, "the default is minutes"
-    assert said.startswith(f"cannot fetch {web.url}/{name}: ")
-    assert {"500": "500", "cut": "payload", "stall": "nothing came for 1 s"}[fault] in said
+    assert message.startswith(f"cannot fetch {web.url}/{name}: ")
+    assert {"500": "500", "cut": "payload", "stall": "no data for 1 s"}[fault] in message
     assert web.requests[name] > 1
     assert not list(Path(cache.folder).glob("*.part"))
 
 
-def test_a_server_that_is_not_there_is_an_error_after_the_stated_time(cache: Cache) -> None:
-    said = refused(lambda: Split("http://127.0.0.1:9/data", "train", cache=cache))
-    assert said.startswith("cannot fetch http://127.0.0.1:9/data/manifest.json: ")
+def test_an_unreachable_server_is_an_error_after_the_stated_time(cache: Cache) -> None:
+    message = refused(lambda: Split("http://127.0.0.1:9/data", "train", cache=cache))
+    assert message.startswith("cannot fetch http://127.0.0.1:9/data/manifest.json: ")
 
 
-def test_what_a_server_refuses_is_not_tried_again(web: Any, cache: Cache) -> None:
+def test_a_refusal_is_not_retried(web: Any, cache: Cache) -> None:
     web.faults["train-00001.tar"] = ["403", "*"]
     split = Split(web.url, "train", cache=cache)
     assert "403" in refused(lambda: split.read(1, 0))
@@ -165,41 +167,41 @@ def test_wrong_contents_are_fetched_again_once_then_refused(web: Any, cache: Cac
     shutil.rmtree(cache.folder)
     web.faults[name] = [fault, fault]
     split = Split(web.url, "train", cache=cache)
-    said = refused(lambda: split.read(1, 2))
-    assert f"{web.url}/{name} has a wrong checksum, also when fetched again" in said
+    message = refused(lambda: split.read(1, 2))
+    assert f"{web.url}/{name} has a wrong checksum, even after a second download" in message
     assert web.requests[name] == 4
-    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 "), "nothing wrong stays in the cache"
+    assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 "), "no wrong file stays in the cache"
 
 
-def test_an_answer_without_end_is_cut(web: Any, cache: Cache) -> None:
+def test_an_endless_response_is_cut(web: Any, cache: Cache) -> None:
     web.faults["train-00001.tar"] = ["endless"]
     split = Split(web.url, "train", cache=cache)
     assert "train-00001.tar is larger than the 40,960 bytes" in refused(lambda: split.read(1, 0))
 
 
-def test_the_least_recently_opened_go_and_open_ones_are_read_on(folder: Path, web: Any, cache: Cache) -> None:
+def test_the_least_recently_opened_is_evicted_and_stays_readable(folder: Path, web: Any, cache: Cache) -> None:
     room = Cache(cache.folder, (3 * BYTES + 2**17) / GIB)
     split = Split(web.url, "train", cache=room)
     expected = content(Split(folder, "train"))
     names = {shard.sha256: shard.name for shard in split.shards}
-    seen = []
+    samples = []
     for shard in (0, 1, 2):
-        seen.append(split.read(shard, 0))
+        samples.append(split.read(shard, 0))
         time.sleep(0.02)
     other = Split(web.url, "train", cache=room)
-    other.read(0, 0)  # opened again: 1 is now the oldest
+    other.read(0, 0)  # shard 1 is now the least recently opened
     time.sleep(0.02)
     for shard in (3, 4):
-        seen.append(split.read(shard, 0))
+        samples.append(split.read(shard, 0))
         time.sleep(0.02)
         files = [path for path in Path(room.folder).iterdir() if path.is_file()]
         assert sum(path.stat().st_size for path in files) <= room.size_gib * GIB
-    here = {names[sha256] for sha256 in kept(room) if sha256 in names}
-    assert tar(1) not in here
-    assert tar(4) in here
+    cached_names = {names[sha256] for sha256 in cached_hashes(room) if sha256 in names}
+    assert tar(1) not in cached_names
+    assert tar(4) in cached_names
     opened = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert not [path for path in opened if path.startswith(room.folder) and "(deleted)" in path], (
-        "disk beyond the bound"
+        "deleted files that still take disk space"
     )
     before = web.requests[tar(1)]
     assert [split.read(1, number) for number in range(SAMPLES)] == expected[3:6]
@@ -207,7 +209,7 @@ def test_the_least_recently_opened_go_and_open_ones_are_read_on(folder: Path, we
     evicted = next(sha256 for sha256, name in names.items() if name == tar(1))
     (Path(room.folder) / evicted).unlink()
     assert split.read(1, 2) == expected[5]
-    assert web.requests[tar(1)] == before + 1, "an open shard is read on after it was evicted"
+    assert web.requests[tar(1)] == before + 1, "an open shard stays readable after it was evicted"
 
 
 def test_a_shard_larger_than_the_cache_is_refused(web: Any, cache: Cache) -> None:
@@ -230,8 +232,8 @@ class Reader(Dataset[Members]):
 def test_loader_workers_share_a_cache(folder: Path, web: Any, cache: Cache) -> None:
     split = Split(web.url, "train", cache=cache)
     split.read(0, 0)  # the parent has used fsspec's threads and clients before it forks
-    found = list(DataLoader(Reader(split), batch_size=None, num_workers=3, multiprocessing_context="fork"))
-    assert found == [Reader(Split(folder, "train"))[i] for i in range(len(found))]
+    samples = list(DataLoader(Reader(split), batch_size=None, num_workers=3, multiprocessing_context="fork"))
+    assert samples == [Reader(Split(folder, "train"))[i] for i in range(len(samples))]
     assert all(web.requests[tar(number)] == 1 for number in range(SHARDS))
 
 
@@ -247,15 +249,16 @@ def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: A
 
 
 def fetch(store: Store, shards: Sequence[Shard], seed: int) -> int:
-    """Open many tars one after the other; how many."""
-    chosen = random.Random(seed).choices(shards, k=60)
-    for shard in chosen:
+    """Open many tars in turn; return how many."""
+    sample = random.Random(seed).choices(shards, k=60)
+    for shard in sample:
         store.open(shard.tar).close()
-    return len(chosen)
+    return len(sample)
 
 
-def test_fetches_that_end_while_others_look_for_room(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.remote.POLL_S", 0.001)  # ends and looks meet more often
+def test_downloads_may_end_while_others_look_for_room(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("remote", "transfer"):  # so that more downloads end during a look for room
+        monkeypatch.setattr(f"shards.{module}.POLL_S", 0.001)
     store = open_store(web.url, Cache(cache.folder, 3.5 * BYTES / GIB, timeout_s=10))
     shards = Manifest.read(store).shards
     with multiprocessing.get_context("fork").Pool(6) as pool:
@@ -277,7 +280,7 @@ def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert len(list(Path(slow.folder).glob("*.part"))) == 1
-    split.read(1, 0)  # needs the room that the dead one had taken
+    split.read(1, 0)  # needs the room that the killed process had reserved
     assert not list(Path(slow.folder).glob("*.part"))
     assert split.read(0, 0)["smiles"]["txt"].startswith(b"0 0 ")
 
@@ -292,7 +295,7 @@ def test_a_file_cut_short_in_the_cache_is_fetched_again(web: Any, cache: Cache) 
     assert web.requests[tar(0)] == 2
 
 
-def test_verify_finds_what_has_rotted_in_the_cache(web: Any, cache: Cache) -> None:
+def test_verify_finds_corrupted_files_in_the_cache(web: Any, cache: Cache) -> None:
     split = Split(web.url, "train", cache=cache)
     split.read(3, 1)
     path = Path(cache.folder) / split.shards[3].sha256
@@ -302,20 +305,20 @@ def test_verify_finds_what_has_rotted_in_the_cache(web: Any, cache: Cache) -> No
     )
 
 
-def test_a_full_disk_is_not_taken_for_a_dead_link(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+def test_a_full_disk_is_not_a_dead_connection(web: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
 
     def full(*_: Any) -> None:
-        tried.append(1)
+        attempts.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shards.remote._transfer", full)
+    monkeypatch.setattr("shards.transfer.transfer", full)
     with pytest.raises(OSError, match="No space left"):
         Split(web.url, "train", cache=cache)
-    assert len(tried) == 1
+    assert len(attempts) == 1
 
 
-def test_other_places_are_named_by_url(tmp_path: Path) -> None:
+def test_stores_by_the_protocol_of_their_url(tmp_path: Path) -> None:
     for url in ("https://host/data", "s3://bucket/data", "gs://bucket/data", "hf://datasets/user/data"):
         store = open_store(url)
         assert isinstance(store, Remote)
@@ -327,7 +330,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: Any, **__: Any) -> None:
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr("shards.remote.url_to_fs", absent)
+    monkeypatch.setattr("shards.transfer.url_to_fs", absent)
     assert refused(lambda: Split("s3://bucket/data", "train")).endswith(
         "needs the package 's3fs': pip install 'sensorium[remote]' or pip install s3fs"
     )
@@ -336,6 +339,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("key", ["size_gib", "timeout_s", "give_up_s"])
 @pytest.mark.parametrize("value", [0, math.nan, math.inf])
-def test_settings_that_cannot_be_are_refused(key: str, value: float) -> None:
+def test_invalid_settings_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"data\.cache\.{key} is {value}"):
         Cache(**{key: value})

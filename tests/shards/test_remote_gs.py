@@ -14,7 +14,8 @@ from gcsfs import GCSFileSystem
 
 from shards.manifest import Manifest
 from shards.read import Split
-from shards.remote import Cache, ShardError
+from shards.remote import Cache
+from shards.store import ShardError
 from shards.tars import verify_shards
 
 URL = "gs://bucket/data"
@@ -35,13 +36,13 @@ def gs(tar_folder: Path, serve: Callable[[Path], Any], monkeypatch: pytest.Monke
                 super().do_GET()
             elif name and (tar_folder / name[1]).is_file():
                 size = (tar_folder / name[1]).stat().st_size
-                self.say({"bucket": "bucket", "name": f"data/{name[1]}", "size": str(size), "generation": "1"})
+                self.send_json({"bucket": "bucket", "name": f"data/{name[1]}", "size": str(size), "generation": "1"})
             elif name:
                 self.send_error(404)
             else:
-                self.say({"items": [], "prefixes": []})
+                self.send_json({"items": [], "prefixes": []})
 
-        def say(self, value: Any) -> None:
+        def send_json(self, value: Any) -> None:
             data = json.dumps(value).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
@@ -66,7 +67,7 @@ def refused(call: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-def test_what_is_read_from_gs_is_what_lies_there(tar_folder: Path, gs: Any, cache: Cache) -> None:
+def test_a_split_on_gs_equals_the_local_one(tar_folder: Path, gs: Any, cache: Cache) -> None:
     assert verify_shards(URL, cache=cache) == Manifest.read(tar_folder)
     assert Split(URL, "train", cache=cache).read(1, 2) == Split(tar_folder, "train").read(1, 2)
     assert gs.requests.pop("manifest.json") == 2
@@ -74,24 +75,24 @@ def test_what_is_read_from_gs_is_what_lies_there(tar_folder: Path, gs: Any, cach
 
 
 @pytest.mark.parametrize("fault", ["503", "cut"])
-def test_a_fault_that_passes_is_tried_again(gs: Any, cache: Cache, fault: str) -> None:
+def test_a_temporary_fault_is_retried(gs: Any, cache: Cache, fault: str) -> None:
     gs.faults[TAR] = [fault]
     assert Split(URL, "train", cache=cache).read(1, 2)["smiles"]["txt"] == b"1 2 " * 2500
     assert gs.requests[TAR] == 2
 
 
-def test_what_a_server_refuses_is_not_tried_again(gs: Any, cache: Cache) -> None:
+def test_a_refusal_is_not_retried(gs: Any, cache: Cache) -> None:
     split = Split(URL, "train", cache=cache)
     gs.faults[TAR] = ["403", "*"]
-    said = refused(lambda: split.read(1, 0))
-    assert said.startswith(f"cannot fetch {URL}/{TAR}: Forbidden: ")
-    assert "(attempt 1, " in said
+    message = refused(lambda: split.read(1, 0))
+    assert message.startswith(f"cannot fetch {URL}/{TAR}: Forbidden: ")
+    assert "(attempt 1, " in message
     gs.faults[TAR] = ["404", "*"]
     assert refused(lambda: split.read(1, 0)) == f"shard {URL}/{TAR} is missing: upload it again"
     assert gs.requests[TAR] == 2
 
 
-def test_a_large_file_arrives_piece_by_piece(gs: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetched in parts at once, as gcsfs does by itself from 100 MB on, it would look like a link that stalls."""
+def test_a_large_file_grows_as_it_arrives(gs: Any, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, gcsfs fetches files above 100 MB in parallel parts, which would look like a stalled connection."""
     monkeypatch.setattr(GCSFileSystem, "_get_file_concurrent", None)
     assert Split(URL, "train", cache=cache).read(1, 2)["smiles"]["txt"] == b"1 2 " * 2500

@@ -1,4 +1,4 @@
-"""Shards on the Hugging Face Hub: a server of its API that processes find by HF_ENDPOINT, read as they start."""
+"""Shards on the Hugging Face Hub: a server of its API, set by HF_ENDPOINT, which a process reads when it starts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ URL = "hf://datasets/user/finds/data"
 TAR = "train-00001.tar"
 SCRIPT = """
 import sys
-from shards.tars import verify
+from shards.tars import verify_shards
 from shards.read import Split
-from shards.remote import Cache, ShardError
+from shards.remote import Cache
+from shards.store import ShardError
 
 cache = Cache(sys.argv[2], timeout_s=5, give_up_s=20)
 try:
-    verify(sys.argv[1], cache=cache)
+    verify_shards(sys.argv[1], cache=cache)
     print(Split(sys.argv[1], "train", cache=cache).read(1, 2)["smiles"]["txt"].decode())
 except ShardError as error:
     sys.exit(str(error))
@@ -43,7 +44,7 @@ def hub(tar_folder: Path, serve: Callable[[Path], Any]) -> Any:
                 self.path = f"/data/{self.path.rpartition('/')[2]}"
                 super().do_GET()
             elif self.path.startswith(f"{api}/tree/main/data?"):
-                self.say(
+                self.send_json(
                     [
                         {"type": "file", "path": f"data/{path.name}", "size": path.stat().st_size, "oid": "0" * 40}
                         for path in tar_folder.iterdir()
@@ -55,9 +56,9 @@ def hub(tar_folder: Path, serve: Callable[[Path], Any]) -> Any:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             else:
-                self.say({"id": "user/finds", "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
+                self.send_json({"id": "user/finds", "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
 
-        def say(self, value: Any) -> None:
+        def send_json(self, value: Any) -> None:
             data = json.dumps(value).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -70,7 +71,7 @@ def hub(tar_folder: Path, serve: Callable[[Path], Any]) -> Any:
 
 
 def read(hub: Any, tmp_path: Path, url: str = URL) -> subprocess.CompletedProcess[str]:
-    """Verify the shards and read a sample in a process of its own."""
+    """Verify the shards and read a sample in a separate process."""
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, url, str(tmp_path / "cache")],
@@ -79,7 +80,7 @@ def read(hub: Any, tmp_path: Path, url: str = URL) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
-def test_what_is_read_from_the_hub_is_what_lies_there(tar_folder: Path, hub: Any, tmp_path: Path) -> None:
+def test_a_split_on_the_hub_equals_the_local_one(tar_folder: Path, hub: Any, tmp_path: Path) -> None:
     done = read(hub, tmp_path)
     assert (done.returncode, done.stdout) == (0, "1 2 " * 2500 + "\n"), done.stderr
     assert hub.requests.pop("manifest.json") == 2
@@ -89,14 +90,14 @@ def test_what_is_read_from_the_hub_is_what_lies_there(tar_folder: Path, hub: Any
 
 
 @pytest.mark.parametrize("fault", ["503", "cut"])
-def test_a_fault_that_passes_is_tried_again(hub: Any, tmp_path: Path, fault: str) -> None:
+def test_a_temporary_fault_is_retried(hub: Any, tmp_path: Path, fault: str) -> None:
     hub.faults[TAR] = [fault]
     done = read(hub, tmp_path)
     assert (done.returncode, done.stdout) == (0, "1 2 " * 2500 + "\n"), done.stderr
     assert hub.requests[TAR] == 2
 
 
-def test_what_the_hub_refuses_is_not_tried_again(hub: Any, tmp_path: Path) -> None:
+def test_a_refusal_is_not_retried(hub: Any, tmp_path: Path) -> None:
     hub.faults[TAR] = ["403", "*"]
     done = read(hub, tmp_path)
     assert done.stderr.startswith(f"cannot fetch {URL}/{TAR}: ")
@@ -105,5 +106,5 @@ def test_what_the_hub_refuses_is_not_tried_again(hub: Any, tmp_path: Path) -> No
     assert hub.requests[TAR] == 1
 
 
-def test_what_is_not_on_the_hub_is_not_tried_again(hub: Any, tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_retried(hub: Any, tmp_path: Path) -> None:
     assert read(hub, tmp_path, f"{URL}/nothing").stderr.startswith(f"no shards at {URL}/nothing: build them")

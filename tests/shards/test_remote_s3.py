@@ -1,4 +1,4 @@
-"""Shards in S3: moto's server behind one that refuses, cuts, stalls and lies."""
+"""Shards in S3: moto's server behind one that refuses, truncates and stalls."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from werkzeug.serving import make_server
 
 from shards.manifest import NAME, Manifest
 from shards.read import Members, Split
-from shards.remote import Cache, ShardError, open_store
+from shards.remote import Cache, open_store
+from shards.store import ShardError
 from shards.tars import verify_shards
 
 SHARDS, SAMPLES = 6, 3
 URL = "s3://bucket/data"
 TAR = "train-00001.tar"
 TRIES = 5
-"""How often s3fs itself asks before it says that a request failed."""
+"""Attempts of s3fs itself before it reports a failed request."""
 SOON_S = 60
-"""What a busy machine may take to give a link up after seconds; the default is minutes."""
+"""Time in which even a busy machine gives up a connection; with the default settings it takes minutes."""
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-Answer = Callable[..., Any]
+Response = Callable[..., Any]
 
 
 class Spoiled:
-    """A WSGI application whose answers to GET a test can spoil.
+    """A WSGI application whose responses to GET a test can spoil.
 
-    faults: what to do wrong at the next requests of a file, first to last; `*` for ever. requests: by file.
+    faults: by file, the faults of the next requests in order; `*` repeats the first forever. requests: counts by file.
     """
 
     def __init__(self, application: Any):
@@ -45,7 +46,7 @@ class Spoiled:
         self.requests: Counter[str] = Counter()
         self.ended = threading.Event()
 
-    def __call__(self, environ: dict[str, Any], start_response: Answer) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Response) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET":
             return self.application(environ, start_response)
         name = environ["PATH_INFO"].rpartition("/")[2]
@@ -109,7 +110,7 @@ def s3(server: Spoiled) -> Iterator[Spoiled]:
 
 @pytest.fixture
 def no_clients(server: Spoiled) -> Iterator[None]:
-    """Without the clients of other tests, which know another server."""
+    """Without the clients of other tests, which use another server."""
     S3FileSystem.clear_instance_cache()
     yield
     S3FileSystem.clear_instance_cache()
@@ -118,17 +119,17 @@ def no_clients(server: Spoiled) -> Iterator[None]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    """A cache whose links are given up within seconds."""
+    """A cache that gives up a connection after seconds."""
     return Cache(str(tmp_path / "cache"), give_up_s=4.0)
 
 
-def hasty(cache: Cache, fault: str) -> Cache:
-    """The cache that cuts a link within seconds, for faults that stall it; others are for s3fs to tell."""
+def impatient(cache: Cache, fault: str) -> Cache:
+    """The cache with a timeout of seconds for connections that stall; s3fs itself reports other faults."""
     return replace(cache, timeout_s=3.0) if "stall" in fault else cache
 
 
 def warm() -> None:
-    """Make this process's client, which takes s3fs seconds, lest they count for a link that brings nothing."""
+    """Create this process's client in advance, because it takes seconds that would count as a stalled connection."""
     open_store(URL, Cache()).read(NAME, 10_000)
 
 
@@ -147,7 +148,7 @@ def put(name: str, data: bytes) -> None:
     boto3.client("s3").put_object(Bucket="bucket", Key=f"data/{name}", Body=data)
 
 
-def test_what_is_read_from_s3_is_what_lies_there(folder: Path, s3: Spoiled, cache: Cache) -> None:
+def test_a_split_on_s3_equals_the_local_one(folder: Path, s3: Spoiled, cache: Cache) -> None:
     split = Split(URL, "train", cache=cache)
     assert split.manifest == Manifest.read(folder)
     assert content(split) == content(Split(folder, "train"))
@@ -167,10 +168,10 @@ def test_forked_processes_read_from_s3(folder: Path, s3: Spoiled, cache: Cache) 
 
 @pytest.mark.parametrize("fault", ["503", "cut", "stall", "stall midway"])
 @pytest.mark.parametrize("name", ["manifest.json", TAR])
-def test_a_fault_that_passes_is_tried_again(s3: Spoiled, cache: Cache, name: str, fault: str) -> None:
-    faults = [fault] * (1 if "stall" in fault else TRIES + 1)  # more than s3fs itself passes over
+def test_a_temporary_fault_is_retried(s3: Spoiled, cache: Cache, name: str, fault: str) -> None:
+    faults = [fault] * (1 if "stall" in fault else TRIES + 1)  # more than s3fs itself retries
     s3.faults[name] = list(faults)
-    split = Split(URL, "train", cache=hasty(cache, fault))
+    split = Split(URL, "train", cache=impatient(cache, fault))
     assert split.read(1, 2)["smiles"]["txt"] == b"1 2 " * 2500
     assert s3.requests[name] > len(faults)
 
@@ -180,57 +181,55 @@ def test_a_fault_that_passes_is_tried_again(s3: Spoiled, cache: Cache, name: str
     [
         ("503", "reduce your request rate"),
         ("cut", "payload"),
-        ("stall", "nothing came for 3 s"),
-        ("stall midway", "nothing came for 3 s"),
+        ("stall", "no data for 3 s"),
+        ("stall midway", "no data for 3 s"),
     ],
 )
-def test_a_dead_link_is_an_error_after_the_stated_time(s3: Spoiled, cache: Cache, fault: str, reason: str) -> None:
-    split = Split(URL, "train", cache=hasty(cache, fault))
+def test_a_dead_connection_is_an_error_in_the_end(s3: Spoiled, cache: Cache, fault: str, reason: str) -> None:
+    split = Split(URL, "train", cache=impatient(cache, fault))
     split.key(1, 0)
     s3.faults[TAR] = [fault, "*"]
     started = time.monotonic()
-    said = refused(lambda: split.read(1, 0))
+    message = refused(lambda: split.read(1, 0))
     assert time.monotonic() - started < SOON_S
-    assert said.startswith(f"cannot fetch {URL}/{TAR}: ")
-    assert reason in said
+    assert message.startswith(f"cannot fetch {URL}/{TAR}: ")
+    assert reason in message
     assert s3.requests[TAR] > 1
     assert not list(Path(cache.folder).glob("*.part"))
 
 
 @pytest.mark.usefixtures("no_clients")
-def test_a_server_that_is_not_there_is_an_error_after_the_stated_time(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_server_is_an_error_after_the_stated_time(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     started = time.monotonic()
-    said = refused(lambda: Split(URL, "train", cache=cache))
+    message = refused(lambda: Split(URL, "train", cache=cache))
     assert time.monotonic() - started < SOON_S
-    assert said.startswith(f"cannot fetch {URL}/manifest.json: ")
+    assert message.startswith(f"cannot fetch {URL}/manifest.json: ")
 
 
 @pytest.mark.usefixtures("no_clients")
-def test_missing_credentials_are_said_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    said = refused(lambda: Split(URL, "train", cache=cache))
-    assert said.startswith(f"cannot fetch {URL}/manifest.json: Unable to locate credentials (attempt 1, ")
+    message = refused(lambda: Split(URL, "train", cache=cache))
+    assert message.startswith(f"cannot fetch {URL}/manifest.json: Unable to locate credentials (attempt 1, ")
 
 
 def test_wrong_contents_are_fetched_again_once_then_refused(folder: Path, s3: Spoiled, cache: Cache) -> None:
     data = (folder / TAR).read_bytes()
     put(TAR, data[:600] + b"!" + data[601:])
     split = Split(URL, "train", cache=cache)
-    said = refused(lambda: split.read(1, 0))
-    assert said == f"shard {URL}/{TAR} has a wrong checksum, also when fetched again: upload it again"
+    message = refused(lambda: split.read(1, 0))
+    assert message == f"shard {URL}/{TAR} has a wrong checksum, even after a second download: upload it again"
     assert s3.requests[TAR] == 2
     put(TAR, data)
-    assert split.read(1, 0)["smiles"]["txt"] == b"1 0 " * 2500, "nothing wrong stays in the cache"
+    assert split.read(1, 0)["smiles"]["txt"] == b"1 0 " * 2500, "no wrong file stays in the cache"
 
 
-def test_what_is_not_there_is_not_tried_again(folder: Path, s3: Spoiled, cache: Cache) -> None:
+def test_a_missing_file_is_not_retried(folder: Path, s3: Spoiled, cache: Cache) -> None:
     assert f"no shards at {URL}/nothing: build them" in refused(lambda: Split(f"{URL}/nothing", "train", cache=cache))
     split = Split(URL, "train", cache=cache)
     boto3.client("s3").delete_object(Bucket="bucket", Key=f"data/{TAR}")
@@ -239,10 +238,10 @@ def test_what_is_not_there_is_not_tried_again(folder: Path, s3: Spoiled, cache: 
     put(TAR, (folder / TAR).read_bytes())
 
 
-def test_a_large_file_that_comes_slowly_is_not_taken_for_a_stalled_one(
+def test_a_slow_download_of_a_large_file_is_not_mistaken_for_a_stalled_one(
     s3: Spoiled, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(S3FileSystem, "default_block_size", 36_864)  # a tar is larger, as real ones are than 50 MB
+    monkeypatch.setattr(S3FileSystem, "default_block_size", 36_864)  # smaller than a tar, as 50 MB is in practice
     s3.faults[TAR] = ["trickle"]
     split = Split(URL, "train", cache=Cache(cache.folder, timeout_s=1.5, give_up_s=2.0))
     assert split.read(1, 2)["smiles"]["txt"] == b"1 2 " * 2500

@@ -1,4 +1,4 @@
-"""Builds that are killed, interrupted or met by others go on exactly, and do nothing twice."""
+"""A build that was killed or interrupted resumes exactly, and repeats no finished work."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(Source):
-    """Numbered texts; `made` gets every number that is made, and making `at` raises KeyboardInterrupt once."""
+    """Numbered texts. `numbers` records every one made; each number in `stop` raises KeyboardInterrupt once."""
 
     type: ClassVar[str] = "interrupted"
-    made: ClassVar[list[int]] = []
+    numbers: ClassVar[list[int]] = []
     stop: ClassVar[set[int]] = set()
     size: int = 10
     count: int = COUNT
@@ -76,13 +76,13 @@ class Interrupted(Source):
         if item in self.stop:
             self.stop.remove(item)
             raise KeyboardInterrupt
-        self.made.append(item)
+        self.numbers.append(item)
         return Sample(identity=str(item), members={"text.txt": f"{item}".rjust(self.size).encode()})
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    Interrupted.made.clear()
+    Interrupted.numbers.clear()
     Interrupted.stop.clear()
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -94,16 +94,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def again(raw: Path, out: Path, told: list[str] | None = None, **changes: Any) -> Manifest:
-    report = (told if told is not None else []).append
+def run_build(raw: Path, out: Path, messages: list[str] | None = None, **changes: Any) -> Manifest:
+    report = (messages if messages is not None else []).append
     return build(Interrupted(), TEXT, SPLIT, raw, out, samples_per_shard=9, report=report, **changes)
 
 
 def interrupt(raw: Path, out: Path, at: int = 3 * CHUNK + 5) -> None:
     Interrupted.stop.add(at)
     with pytest.raises(KeyboardInterrupt):
-        again(raw, out)
-    Interrupted.made.clear()
+        run_build(raw, out)
+    Interrupted.numbers.clear()
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -113,7 +113,7 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path, tmp_path: Path, workers: int) -> None:
+def test_a_build_killed_while_making_and_while_writing_resumes_exactly(raw: Path, tmp_path: Path, workers: int) -> None:
     script, log, out = tmp_path / "slow.py", tmp_path / "log", tmp_path / "out"
     script.write_text(SCRIPT.format(count=COUNT))
 
@@ -127,9 +127,9 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
         return len(list((tmp_path / "out.building").glob("*/entries/*.tar")))
 
     stages: list[Callable[[], bool]] = [lambda: len(lines()) > 2 * CHUNK + 5, lambda: written() > 1]
-    for reached in stages:
+    for is_reached in stages:
         process = start()
-        until(reached, process)
+        until(is_reached, process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert not out.exists()
@@ -141,39 +141,39 @@ def test_a_build_killed_while_making_and_while_writing_goes_on_exactly(raw: Path
     assert start().wait() == 0
     times = Counter(int(line.split()[0]) for line in lines())
     assert set(times) == set(range(COUNT))
-    assert sum(times.values()) - COUNT <= 2 * workers * CHUNK, "no more than what had been begun is made twice"
-    runpy.run_path(str(script))["run"](str(log), raw, tmp_path / "whole", 1)
-    assert contents(out) == contents(tmp_path / "whole")
+    assert sum(times.values()) - COUNT <= 2 * workers * CHUNK, "only the chunks in progress are made twice"
+    runpy.run_path(str(script))["run"](str(log), raw, tmp_path / "uninterrupted", 1)
+    assert contents(out) == contents(tmp_path / "uninterrupted")
     assert verify_shards(out).skipped == {"duplicate": COUNT // 2}
     assert not (tmp_path / "out.building").exists()
 
 
 def test_finished_chunks_are_not_made_again(raw: Path, tmp_path: Path) -> None:
     interrupt(raw, tmp_path / "out")
-    told: list[str] = []
-    again(raw, tmp_path / "out", told)
-    assert Interrupted.made == list(range(3 * CHUNK, COUNT))
-    assert told == [f"resuming in {tmp_path / 'out.building'}: 3 chunks of {CHUNK} items and 0 shards are done"]
-    again(raw, tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    messages: list[str] = []
+    run_build(raw, tmp_path / "out", messages)
+    assert Interrupted.numbers == list(range(3 * CHUNK, COUNT))
+    assert messages == [f"resuming in {tmp_path / 'out.building'}: 3 chunks of {CHUNK} items and 0 shards are done"]
+    run_build(raw, tmp_path / "uninterrupted")
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
     assert not (tmp_path / "out.building").exists()
 
 
-def test_what_was_finished_outlives_a_mistake(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_chunks_survive_an_error(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = Interrupted.make
 
-    def lacking(self: Interrupted, item: int, modalities: Mapping[str, Modality]) -> Sample:
+    def fail_at_the_end(self: Interrupted, item: int, modalities: Mapping[str, Modality]) -> Sample:
         if item == COUNT - 1:
             raise ValueError("this needs the package 'x': pip install x")
         return make(self, item, modalities)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Interrupted, "make", lacking)
+        patch.setattr(Interrupted, "make", fail_at_the_end)
         with pytest.raises(ValueError, match="needs the package"):
-            again(raw, tmp_path / "out")
-    Interrupted.made.clear()
-    again(raw, tmp_path / "out")
-    assert Interrupted.made == list(range(COUNT - CHUNK, COUNT))
+            run_build(raw, tmp_path / "out")
+    Interrupted.numbers.clear()
+    run_build(raw, tmp_path / "out")
+    assert Interrupted.numbers == list(range(COUNT - CHUNK, COUNT))
 
 
 def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,32 +190,32 @@ def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("shards.tar_writer.write_index", full)
         with pytest.raises(OSError, match="No space"):
-            again(raw, tmp_path / "out")
-    Interrupted.made.clear()
-    held = {p.name: p.stat().st_ino for p in (tmp_path / "out.building").glob("*/shards/*.tar")}
-    assert len(held) == 4
-    again(raw, tmp_path / "out")
-    assert Interrupted.made == []
-    assert held.items() <= {p.name: p.stat().st_ino for p in (tmp_path / "out").iterdir()}.items()
-    again(raw, tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+            run_build(raw, tmp_path / "out")
+    Interrupted.numbers.clear()
+    inodes = {p.name: p.stat().st_ino for p in (tmp_path / "out.building").glob("*/shards/*.tar")}
+    assert len(inodes) == 4
+    run_build(raw, tmp_path / "out")
+    assert Interrupted.numbers == []
+    assert inodes.items() <= {p.name: p.stat().st_ino for p in (tmp_path / "out").iterdir()}.items()
+    run_build(raw, tmp_path / "uninterrupted")
+    assert contents(tmp_path / "out") == contents(tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize("changed", ["raw", "recipe"])
-def test_other_raw_files_or_settings_start_anew(raw: Path, tmp_path: Path, changed: str) -> None:
+def test_other_raw_files_or_settings_start_again(raw: Path, tmp_path: Path, changed: str) -> None:
     interrupt(raw, tmp_path / "out")
     if changed == "raw":
         (raw / "file.txt").write_text("other")
-    told: list[str] = []
-    again(raw, tmp_path / "out", told, **({"dedupe": "exact"} if changed == "recipe" else {}))
-    assert told == [f"{tmp_path / 'out.building'} belongs to another recipe or other raw files: starting again"]
-    assert Interrupted.made == list(range(COUNT))
+    messages: list[str] = []
+    run_build(raw, tmp_path / "out", messages, **({"dedupe": "exact"} if changed == "recipe" else {}))
+    assert messages == [f"{tmp_path / 'out.building'} belongs to another recipe or other raw files: starting again"]
+    assert Interrupted.numbers == list(range(COUNT))
 
 
 def test_shards_may_be_built_inside_the_raw_folder(raw: Path) -> None:
     interrupt(raw, raw / "out")
-    again(raw, raw / "out")
-    assert Interrupted.made == list(range(3 * CHUNK, COUNT))
+    run_build(raw, raw / "out")
+    assert Interrupted.numbers == list(range(3 * CHUNK, COUNT))
 
 
 def test_two_builds_of_one_folder_are_refused(raw: Path, tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_two_builds_of_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     with (tmp_path / "out.building" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match=r"another process is building in .*out\.building"):
-            again(raw, tmp_path / "out")
-    again(raw, tmp_path / "out")
+            run_build(raw, tmp_path / "out")
+    run_build(raw, tmp_path / "out")
 
 
 def test_a_build_killed_while_cleaning_up_is_finished(
@@ -237,14 +237,14 @@ def test_a_build_killed_while_cleaning_up_is_finished(
     with monkeypatch.context() as patch:
         patch.setattr("shards.build.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            again(raw, tmp_path / "out")
+            run_build(raw, tmp_path / "out")
     assert (tmp_path / "out.building").exists()
-    Interrupted.made.clear()
-    assert again(raw, tmp_path / "out") == verify_shards(tmp_path / "out")
-    assert Interrupted.made == []
+    Interrupted.numbers.clear()
+    assert run_build(raw, tmp_path / "out") == verify_shards(tmp_path / "out")
+    assert Interrupted.numbers == []
     assert not (tmp_path / "out.building").exists()
     with pytest.raises(ValueError, match="is not empty"):
-        again(raw, tmp_path / "out")
+        run_build(raw, tmp_path / "out")
 
 
 def test_memory_does_not_grow_with_the_content(raw: Path, tmp_path: Path) -> None:

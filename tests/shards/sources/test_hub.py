@@ -28,9 +28,9 @@ from modalities.text import Text
 from outcomes import outcomes
 from shards.build import SplitBy, build
 from shards.read import Split
-from shards.remote import ShardError
 from shards.sources.base import Sample
 from shards.sources.hub import Hub, Row
+from shards.store import ShardError
 
 MODALITIES: dict[str, Modality] = {
     "image": Image(size=16, patch=16),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shards.names import need_columns
+from shards.columns import require_columns
 
 
 def test_a_column_that_is_not_there_is_named() -> None:
-    need_columns("a.csv", ["smiles", "mass"], ["mass"])
+    require_columns("a.csv", ["smiles", "mass"], ["mass"])
     with pytest.raises(ValueError, match=r"^a\.csv has no column 'age'; it has smiles, mass$"):
-        need_columns("a.csv", ["smiles", "mass"], ["mass", "age"])
+        require_columns("a.csv", ["smiles", "mass"], ["mass", "age"])

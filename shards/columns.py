@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable
 from modalities.names import format_names
 
 
-def need_columns(table: object, columns: Collection[str], names: Iterable[str]) -> None:
+def require_columns(table: object, columns: Collection[str], names: Iterable[str]) -> None:
     """Check that a table has columns.
 
     Raises:
-        ValueError: one is absent; the message lists the columns of the table.
+        ValueError: a column is missing; the message lists the columns of the table.
     """
     for name in names:
         if name not in columns:
