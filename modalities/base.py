@@ -22,15 +22,20 @@ from modalities.masks.masking import Masking
 from modalities.registry import Registry
 from modalities.tokens import UNKNOWN, Axes, Tokens
 
-TEXT_EXTENSIONS = ("txt", "json")
+TEXT_EXTENSIONS = frozenset({"txt", "json"})
 """Extensions of members that are readable text."""
+
+
+def is_text(members: Iterable[str]) -> bool:
+    """Whether the members of a sample, by extension, are readable text, unlike an array with a description in JSON."""
+    return TEXT_EXTENSIONS.issuperset(members)
 
 
 class CellContent(NamedTuple):
     """Content made of one cell of a table.
 
-    members: bytes by extension. canonical: what `Modality.canonical` gives, if the cell determines it better than the
-    members do. groups: values that a split can be made by, by name.
+    members: bytes by extension. canonical: normal form, if the cell determines it better than the members do; by
+    default `Modality.canonical` of the members. groups: values by which `data.split.by` can group samples, by name.
     """
 
     members: dict[str, bytes]
@@ -39,7 +44,7 @@ class CellContent(NamedTuple):
 
 
 def fitted(default: Any) -> Any:
-    """Dataclass field that `fit` sets and recipes cannot set."""
+    """Declare a dataclass field that `fit` sets and recipes cannot set."""
     return field(default=default, metadata={"fitted": True})
 
 
@@ -56,8 +61,18 @@ class Modality(ABC):
     implements the abstract methods. The other methods have defaults; the rest of the project calls them and never
     tests for a particular class, so that a modality of another package can do everything that the built-in ones can.
 
-    Raw items that cannot be used raise `ContentError`, which skips the sample and counts the reason. Values of keys
-    that make no sense raise `ValueError` in `__post_init__`.
+    Fields hold numbers, strings, booleans, bytes, None, and tuples or mappings of these, so that `to_json` can write
+    them; recipes are validated against the annotations. Values that make no sense raise `ValueError` in
+    `__post_init__`. Instances are pickled to worker processes.
+
+    Content that cannot be used raises `ContentError`, which skips the sample and counts the reason; content that is
+    read only in part is reported by `count_change`. Optional packages are imported by `lazy_import` when they are
+    needed. Export copies the module of a modality, so it imports names from modules (`from package.module import
+    name`) and never modules.
+
+    The first content id, `MISSING` (0), is reserved for special tokens, which are never masked, and the second,
+    `UNKNOWN` (1), for content that `fit` did not meet. Tokens with numeric content have any other content id, such
+    as 2.
 
     Attributes:
         mask: How tokens are masked; a list of maskings is applied in turn.
@@ -65,30 +80,32 @@ class Modality(ABC):
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     type: ClassVar[str]
+    """Name of this kind of data in recipes, `modalities.NAME.type`."""
     extensions: ClassVar[tuple[str, ...]]
     """File extensions of the members in a shard, lower case, without a dot."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that `decode`, `parse` and `tokenize` import, except for augmentation; never numpy and torch."""
 
     axes: ClassVar[Axes] = {}
-    """Columns of ids and coords that masks can run along, by name."""
+    """Columns of ids and coords that masks can run along, by name: `{"time": ("coords", 0), "channel": ("ids", 1)}`."""
     row_axis: ClassVar[str | None] = None
-    """Axis whose values separate rows of tokens; masks of kind `span` do not cross from one row into another."""
+    """The axis whose values separate rows of tokens; masks of kind `span` do not cross from one row into another."""
 
     mask: Masking | tuple[Masking, ...] = Masking()
 
     comparisons: ClassVar[tuple[str, ...]] = ("exact",)
     """Kinds of `data.dedupe` that apply: `exact` compares bytes, `perceptual` the results of `perceptual_hash`, and
-    `sequence` those of `canonical`."""
+    `sequence` those of `canonical`; the latter two need that method."""
     identifies: ClassVar[bool] = True
-    """Whether content distinguishes individuals, unlike tables and texts: many share a taxonomy or a place."""
+    """Whether equal content means the same individual. Not so for tables and texts: many samples share a taxonomy or a
+    place, so the search for training samples in a test set ignores them if a sample has other modalities."""
     illustrates: ClassVar[bool] = False
     """Whether a thumbnail shows the object, so that reports put it beside texts."""
     is_recording: ClassVar[bool] = False
-    """Whether content is a recording with channels, whose sample rate and units a source must know."""
+    """Whether content is a recording with channels: sources of recordings store their channels in such modalities."""
     cells: ClassVar[Literal["none", "text", "typed"]] = "none"
-    """Which cells `from_columns` reads: `text`, as they are written; `typed`, as numbers, dates and booleans; `none` if
-    content cannot be made of several columns."""
+    """Cells that `from_columns` reads: `text`, as written in the file; `typed`, as numbers, dates and booleans; `none`
+    if content cannot be made of several columns."""
     group_names: ClassVar[tuple[str, ...]] = ()
     """Names of the groups that `from_cell` derives, which `data.split.by` can name."""
     build_requires: ClassVar[tuple[str, ...]] = ()
@@ -101,22 +118,24 @@ class Modality(ABC):
 
     @property
     def example(self) -> str:
-        """Python source of a value that `parse` accepts, for the model card."""
+        """Python source of a value that `parse` accepts, for the card of an exported model."""
         return "..."
 
     @property
     @abstractmethod
     def widths(self) -> tuple[int, int, int]:
-        """Widths `(P, K, C)` of values, ids and coords of a fitted modality."""
+        """Widths `(P, K, C)` of `Tokens.values`, `ids` and `coords` of a fitted modality."""
 
     @property
     def num_ids(self) -> int:
-        """Number of content ids, from which masks draw random replacements; 0 if content is numeric."""
+        """Number of content ids with MISSING and UNKNOWN; masks draw replacements from the others. 0 if numeric."""
         return 0
 
     @abstractmethod
     def fit(self, raws: Iterable[Any]) -> Self:
         """Return a copy whose `fitted` fields are set from raw items of the training split.
+
+        `raws` can be iterated only once.
 
         Raises:
             ValueError: there are no items to fit on.
@@ -124,6 +143,8 @@ class Modality(ABC):
 
     def survey(self, raws: Iterable[Any]) -> list[str]:
         """Report the content of all samples of a build, a line per finding; nothing by default.
+
+        `raws` come from `decode` of the modality before `fit`.
 
         Raises:
             ValueError: the recipe forbids the content.
@@ -147,7 +168,10 @@ class Modality(ABC):
         return data
 
     def from_cell(self, cell: Any) -> CellContent:
-        """Make content of one cell of a table or data set: a string, a number, or nested lists and mappings.
+        """Make content of one cell: a string, a number, or nested lists and mappings.
+
+        The source `rows` calls it if `txt` is the only extension; otherwise it reads the file that the cell names.
+        `hub` calls it for cells that are not files, and `webdataset` for text members.
 
         Raises:
             ContentError: the cell cannot be used.
@@ -164,7 +188,7 @@ class Modality(ABC):
         raise NotImplementedError(f"modality type {self.type} is not made of several columns")
 
     def knows(self, column: str) -> bool:
-        """Whether `fit` met a column of a table."""
+        """Whether `fit` met a column; called if `cells` is `typed`."""
         return False
 
     def column_kinds(self) -> dict[str, Literal["number", "date", "boolean", "text"]]:
@@ -173,7 +197,7 @@ class Modality(ABC):
 
     @property
     def missing_codes(self) -> Mapping[str, tuple[str | int | float, ...]]:
-        """By column, the cells that mean a missing value, in place of the usual words."""
+        """By column, the cells that mean a missing value, in place of `strings.cells.MISSING_WORDS`."""
         return {}
 
     def with_missing_codes(self, codes: Mapping[str, tuple[str | int | float, ...]]) -> Self:
@@ -228,7 +252,7 @@ class Modality(ABC):
     def plain(self, raw: Any) -> np.ndarray:
         """Features `(F,)` for a classical baseline; F is the same for all items of a fitted modality.
 
-        The default is the mean and std of the values or, without values, the share of each content id.
+        The default is the mean and std of the tokens' values or, without values, the share of each content id.
         """
         tokens = self.tokenize(raw)
         if tokens.values.shape[1]:
@@ -237,9 +261,8 @@ class Modality(ABC):
 
     def thumbnail(self, members: Mapping[str, bytes]) -> str:
         """Small HTML of one sample for reports; by default its text, or its tokens as `show` draws them."""
-        extension, data = next(iter(members.items()))
-        if extension in TEXT_EXTENSIONS:
-            text = data.decode(errors="replace")
+        if is_text(members):
+            text = next(iter(members.values())).decode(errors="replace")
             shortened = f"{html.escape(text[:60])}{'…' if len(text) > 60 else ''}"
             return f'<code title="{html.escape(text)}">{shortened}</code>'
         tokens = self.tokenize(self.decode(dict(members)))
@@ -249,11 +272,15 @@ class Modality(ABC):
     def embedding(self, dim: int) -> nn.Module:
         """Build the module `(values, ids, coords) -> (content (N, dim), position (N, dim))`.
 
-        The position must not depend on the content, because the decoder adds it to mask tokens.
+        values: `(N, P)`. ids: `(N, K)`. coords: `(N, C)`. The position must not depend on the content, because the
+        decoder adds it to mask tokens.
         """
 
     def context(self, dim: int) -> Context | None:
-        """Build the module that mixes neighboring tokens after masking; None for no mixing."""
+        """Build the module that mixes neighboring tokens after masking; None for no mixing.
+
+        Tokens are neighbors by `coords`, if all their `ids` except the content id are equal.
+        """
         return None
 
     @abstractmethod
@@ -262,11 +289,11 @@ class Modality(ABC):
 
     @abstractmethod
     def loss(self, prediction: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Loss of each token `(N,)` in float32, from the head's output and the true tokens."""
+        """Loss of each token `(N,)` in float32, from the head's output `(N, outputs)` and the true tokens."""
 
     @abstractmethod
     def reconstruct(self, prediction: np.ndarray, tokens: Tokens) -> Tokens:
-        """Turn the output of the head into tokens; the true `tokens` supply everything that is not predicted."""
+        """Turn the head's output `(N, outputs)` into tokens; the true `tokens` supply what is not predicted."""
 
     @abstractmethod
     def show(self, tokens: Tokens, target: np.ndarray, reconstructed: Tokens) -> dict[str, str]:

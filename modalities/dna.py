@@ -70,9 +70,11 @@ class Dna(TokenSequence):
 
     def __post_init__(self) -> None:
         if not 1 <= self.kmer <= LONGEST_KMER:
-            raise ValueError(f"dna kmer is {self.kmer}, it must lie between 1 and {LONGEST_KMER}")
+            raise ValueError(f"dna kmer is {self.kmer}, but must be between 1 and {LONGEST_KMER}")
         if self.stride is not None and not 1 <= self.stride <= self.kmer:
-            raise ValueError(f"dna stride is {self.stride}: between 1 and kmer {self.kmer} no letter is left out")
+            raise ValueError(
+                f"dna stride is {self.stride}: it must be between 1 and kmer {self.kmer}, so that no letter is skipped"
+            )
         if self.vocabulary == "kmer" and self.length < self.kmer:
             raise ValueError(f"dna length {self.length} is shorter than a k-mer of {self.kmer}")
         if self.length < 1 or self.vocabulary_size <= len(LETTERS) + 2:

@@ -101,7 +101,7 @@ class Image(PatchModality):
             raise ValueError(f"image crop {list(self.crop)} must be two shares above 0 and up to 1, the smaller first")
         for name, amount in (("brightness", self.brightness), ("contrast", self.contrast)):
             if not 0 <= amount <= 1:
-                raise ValueError(f"image {name} is {amount}, but it lies between 0 and 1")
+                raise ValueError(f"image {name} is {amount}, but must be between 0 and 1")
 
     @property
     def example(self) -> str:
@@ -144,7 +144,7 @@ class Image(PatchModality):
         if not sets:
             raise ValueError("no images to fit on")
         if empty := [band for band, (count, *_) in sums.items() if not count]:
-            raise ValueError(f"image band {empty[0]!r} holds no data in any training image")
+            raise ValueError(f"image band {empty[0]!r} has no data in any training image")
         first = next(iter(sets)) if len(sets) == 1 else tuple(sorted(sums))
         mean = {band: float(total / count) for band, (count, total, _) in sums.items()}
         std = {

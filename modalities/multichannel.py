@@ -103,7 +103,7 @@ class MultichannelModality(PatchModality):
         if self.normalize == "fixed" and self.unit is None:
             raise ValueError(f"{self.type} normalize 'fixed' needs a unit that scale is in")
         if any(masking.kind == "block" for masking in ([self.mask] if isinstance(self.mask, Masking) else self.mask)):
-            raise ValueError(f"{self.type}s are no grid for mask kind 'block': use 'span', 'channel' or 'time'")
+            raise ValueError(f"{self.type} tokens form no grid for mask kind 'block': use 'span', 'channel' or 'time'")
         for name in self.channels if self.channels != "any" else ():
             if resolve_channel(name, self.montage) is None:
                 raise ValueError(f"{self.type} channel {suggest_channels(name, self.montage)}")
@@ -231,7 +231,7 @@ class MultichannelModality(PatchModality):
         return self.prepare(from_members(members))
 
     def parse(self, value: Any) -> Recording:
-        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file that `members` reads."""
+        """A `Recording`, a dict {samples, sample_rate_hz or times, unit, channels}, or a file for `read_members`."""
         if isinstance(value, Recording):
             return self.prepare(build_recording(value.samples, describe_recording(value)))
         if isinstance(value, dict):

@@ -61,7 +61,7 @@ class Smiles(TokenSequence):
 
     def __post_init__(self) -> None:
         if not 0 <= self.randomize <= 1:
-            raise ValueError(f"smiles randomize is {self.randomize}, but a share lies between 0 and 1")
+            raise ValueError(f"smiles randomize is {self.randomize}, but must be between 0 and 1")
 
     @cached_property
     def lexicon(self) -> Vocabulary:

@@ -51,7 +51,7 @@ class Text(TokenSequence):
 
     def __post_init__(self) -> None:
         if self.vocabulary < SMALLEST:
-            raise ValueError(f"text vocabulary is {self.vocabulary}, it must be {SMALLEST} or more")
+            raise ValueError(f"text vocabulary is {self.vocabulary}, but must be {SMALLEST} or more")
         if self.length < 1:
             raise ValueError(f"text length is {self.length}, but a text has at least 1 token")
 

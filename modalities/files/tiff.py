@@ -31,7 +31,7 @@ _GDAL_NODATA = 42113
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _WHITE_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 2, 3, 5, 6
 _PLAIN = (0, 1, 2, 4, 34892, 51177)
-"""Photometric interpretations whose samples are values: grey, RGB, mask, linear raw, depth."""
+"""Photometric interpretations whose samples are values: gray, RGB, mask, linear raw, depth."""
 _OTHERS = {
     8: "in CIELab color",
     9: "in ICCLab color",

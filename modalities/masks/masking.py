@@ -80,10 +80,11 @@ class Masking:
 
     def span_range(self, default: int) -> tuple[int, int]:
         """Shortest and longest span; `default` if the recipe sets none."""
-        if isinstance(self.span, tuple):
-            return self.span
-        length = default if self.span is None else self.span
-        return length, length
+        if self.span is None or isinstance(self.span, int):
+            length = default if self.span is None else self.span
+            return length, length
+        shortest, longest = self.span
+        return shortest, longest
 
     def ratio_at(self, step: int) -> float:
         """Ratio at a training step."""

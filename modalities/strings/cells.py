@@ -1,4 +1,4 @@
-"""Cells of tables: which say that nothing is there, and what all cells of a column are."""
+"""Cells of tables: missing ones, numbers, dates and quantities, and the kind of a column."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Literal, NamedTuple
 
 Cell = float | int | str | bool | None
 Codes = Mapping[str, Sequence[str | float]]
-"""By column, the cells that mean a missing value there, in place of `MISSING_WORDS`."""
+"""By column, the cells that mean a missing value, in place of `MISSING_WORDS`."""
 
 MISSING_WORDS = frozenset({"NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "?", "-"})
-"""Cells that say that nothing is there, by case: `Na` is sodium. So does an empty cell, in every column."""
+"""Cells that mean a missing value; case matters, because `Na` is sodium. Empty cells are missing in every column."""
 NEARLY = 0.9
-"""Share of a column's filled cells that must be of one kind for the column to be of that kind."""
+"""Share of a column's filled cells that must be of one kind, so that the column is of that kind."""
 CONTINUOUS = 20
-"""A column of more different numbers is a measurement: there limits such as `<0.01` stand for numbers too."""
+"""A column with more distinct numbers is a measurement, in which limits such as `<0.01` count as numbers."""
 _EXACT = 2**53
-"""Whole numbers beyond it are not exact as floats: they are identifiers, and stay text."""
+"""Largest integer that floats represent exactly; columns with larger ones are identifiers and stay text."""
 _EXAMPLES = 5
 _LEADING_ZERO = re.compile(r"0\d+")
 _LONGEST = 64
-"""Characters of a cell that may be a number; longer ones are text."""
+"""Largest length of a number in characters; longer cells are text."""
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _QUANTITY = re.compile(rf"([-+]?{_NUMBER})\s*(?![eE][-+]?\d)([^\W\d_]\S{{0,15}}|[%°‰]\S{{0,15}})")
 _BOUND = re.compile(rf"(?:<=?|>=?|[≤≥~≈]|ca\.?|c\.)\s*([-+]?{_NUMBER})|([-+]?{_NUMBER})\s*\?")
@@ -31,20 +31,20 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _OTHER_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}")
 _EXPONENT, _WHOLE = re.compile(r"\d+[eE]\d+"), re.compile(r"\d+")
 _SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2212": "-"})
-"""Spaces that do not break a line, and the minus sign of typesetters."""
+"""Non-breaking and thin spaces become spaces, the typographic minus sign becomes a hyphen."""
 
 Kind = Literal["number", "date", "boolean", "text"]
 
 
 class Notation(NamedTuple):
-    """How a column writes its numbers: the decimal mark, and what stands between thousands."""
+    """How a column writes numbers: its decimal mark and its separator of thousands."""
 
     decimal: str = "."
     thousands: str = ""
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """A number that is written so; one without marks is written so in every notation."""
+        """Pattern of numbers in this notation; numbers without marks match every notation."""
         mark, group = re.escape(self.decimal), re.escape(self.thousands)
         exponent = r"(?:[eE][-+]?\d+)?"
         plain = rf"(?:\d+(?:{mark}\d*)?|{mark}\d+){exponent}"
@@ -53,7 +53,7 @@ class Notation(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The notation in words, empty for that of computers."""
+        """The notation in words; empty for a decimal point without separators."""
         marks = {",": "commas", ".": "points", " ": "spaces", "'": "apostrophes"}
         parts = [f"{marks[self.thousands]} between thousands"] if self.thousands else []
         return " and ".join([*parts, *(["decimal commas"] if self.decimal == "," else [])])
@@ -64,19 +64,19 @@ NOTATIONS = (
     *(PLAIN, COMMA, THOUSANDS, Notation(",", ".")),
     *(Notation(".", " "), Notation(",", " "), Notation(".", "'")),
 )
-"""From the likeliest: of those that fit equally many cells the first is taken."""
+"""All notations, from the most probable one, which wins if several match equally many cells."""
 _PATTERNS = {notation: notation.pattern for notation in NOTATIONS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What all cells of a column are.
+    """Kind and format of a column.
 
-    kind: number, also with one `unit`; date (ISO); boolean; or text. notation: how numbers are written. whole: whether
-    all numbers are whole. filled: cells that are not missing. invalid: how many of them are of another kind, with
-    `examples`, the most frequent first. numbers: how many cells are numbers, whatever the kind. identifier: a whole
-    number that no number would be written as (`007`), which makes the column text. unclear: why it is text although it
-    looks otherwise.
+    kind: number, possibly with a `unit`; ISO date; boolean; or text. notation: how numbers are written. is_whole:
+    whether all numbers are integers. filled: number of cells that are not missing. invalid: number of filled cells of
+    another kind. examples: the most frequent of these. numbers: number of cells that are numbers, for any kind.
+    identifier: a cell of digits that is not a number (`007`) and makes the column text. unclear: why the column is
+    text although its cells look like numbers or dates.
     """
 
     kind: Kind = "text"
@@ -91,7 +91,7 @@ class Column:
     unclear: str = ""
 
     def summary(self, name: str) -> str:
-        """What a reader of the table has to know of the column; empty if nothing."""
+        """A line about invalid cells, or about why the column is text; empty if there is nothing to report."""
         kinds = {"number": f"numbers in {self.unit}" if self.unit else "numbers", "date": "dates"}
         if self.invalid:
             return (
@@ -111,7 +111,7 @@ class Column:
 
 
 def is_missing(cell: Cell, column: str = "", codes: Codes | None = None) -> bool:
-    """Whether a cell says that nothing is there: it is empty, or one of the column's codes or of `MISSING_WORDS`."""
+    """Whether a cell is missing: empty, or one of the column's codes, by default of `MISSING_WORDS`."""
     if cell is None or cell != cell:
         return True
     text = cell.strip() if isinstance(cell, str) else cell
@@ -135,7 +135,7 @@ def _same_number(cell: Cell, code: str | float) -> bool:
 
 
 def to_number(text: str, notation: Notation = PLAIN) -> int | float | None:
-    """A text as a number, None where it is none in this notation, or not finite."""
+    """Parse a finite number in a notation; None if the text is not one."""
     text = text.strip().translate(_SPACES)
     if len(text) > _LONGEST or not _PATTERNS[notation].fullmatch(text):
         return None
@@ -149,19 +149,19 @@ def to_number(text: str, notation: Notation = PLAIN) -> int | float | None:
 
 
 def to_bound(text: str) -> float | None:
-    """The limit or estimate in a cell such as `<0.01`, `ca. 5` or `5?`; None where it is none."""
+    """Parse the limit or estimate in a cell such as `<0.01`, `ca. 5` or `5?`; None for other cells."""
     match = _BOUND.fullmatch(_with_point(text))
     return float(match[1] or match[2]) if match else None
 
 
 def to_quantity(text: str) -> tuple[float, str] | None:
-    """The number and unit of a cell such as `12 mm`; None where it is made otherwise."""
+    """Parse the number and unit of a cell such as `12 mm`; None for other cells."""
     match = _QUANTITY.fullmatch(_with_point(text))
     return (float(match[1]), match[2]) if match else None
 
 
 def _with_point(text: str) -> str:
-    """A short text with a decimal comma as one with a point; a comma before three digits is left, longer texts too."""
+    """Replace a decimal comma by a point, but not a comma before three digits; empty for texts that are too long."""
     text = text.strip().translate(_SPACES)
     if len(text) > _LONGEST:
         return ""
@@ -169,7 +169,7 @@ def _with_point(text: str) -> str:
 
 
 def to_days(text: str) -> float | None:
-    """Days since 1970 of an ISO date or time (`2015-11-05`, UTC where no offset stands); None where it is none."""
+    """Parse an ISO date or time (`2015-11-05`, UTC without an offset) as days since 1970; None for other texts."""
     if not _DATE.fullmatch(text.strip()):
         return None
     try:
@@ -180,15 +180,14 @@ def to_days(text: str) -> float | None:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether a text of digits is no number: it begins with 0 (`007`), or no float holds it exactly."""
+    """Whether a text of digits is not a number: it begins with 0 (`007`), or floats cannot represent it exactly."""
     return bool(_LEADING_ZERO.fullmatch(text)) or (text.lstrip("+-").isdecimal() and abs(int(text[:_LONGEST])) > _EXACT)
 
 
 def number_or_text(text: str) -> int | float | str:
-    """A single cell as a number where that says no less than the text does, else the text.
+    """Parse a cell without a column, such as a comment of a record, as a number if nothing is lost, else as text.
 
-    For cells whose column is not known, such as comments of a record: `007`, `1e5` and numbers beyond 2^53 may be
-    identifiers and stay text.
+    `007`, `1e5` and integers beyond 2^53 may be identifiers and stay text.
     """
     stripped = text.strip()
     if not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]\d+)?", stripped) or is_identifier(stripped):
@@ -206,13 +205,19 @@ def column_of(
     kind: Kind | None = None,
     decimal: str | None = None,
 ) -> Column:
-    """What a column is, given how often each text stands in it and how many of its cells are of other types.
+    """Infer the kind and format of a column.
 
-    A column is what at least `NEARLY` all its filled cells are; texts are stripped and none says that it is missing. It
-    is text if one cell is an identifier (`is_identifier`, or `1e5` among whole numbers). typed: its texts were texts in
-    a file of typed columns, so they are no numbers unless other cells are; then that column was found to be one of
-    numbers before, and is so if more than half its cells are. kind: what the column must be, for one that was fitted
-    before; then only the notation is looked for. decimal: the decimal mark, where other columns of the file show it.
+    The kind is that of at least a share `NEARLY` of the filled cells; a single identifier (`is_identifier`, or `1e5`
+    among integers) makes the column text.
+
+    Args:
+        texts: Number of cells by text, stripped and not missing.
+        numbers: Number of cells that are numbers by type.
+        booleans: Number of cells that are booleans by type.
+        typed: Whether the file has typed columns. Its texts are then not numbers, unless other cells are: the column
+            was inferred to be numeric before, and still is if more than half of its cells are numbers.
+        kind: Kind of a column that was fitted before; only the notation is inferred.
+        decimal: Decimal mark of other columns of the file.
     """
     counts = {text.translate(_SPACES): count for text, count in texts.items()}
     filled = numbers + booleans + sum(counts.values())
@@ -245,7 +250,7 @@ def column_of(
 
 
 def _identifier(texts: Iterable[str]) -> str:
-    """A text that shows that a column holds identifiers, empty if none does."""
+    """The first text that makes a column one of identifiers; empty if there is none."""
     listed = list(texts)
     first = next((text for text in listed if is_identifier(text)), "")
     whole_numbers = [text for text in listed if _WHOLE.fullmatch(text)]
@@ -254,7 +259,7 @@ def _identifier(texts: Iterable[str]) -> str:
 
 
 def _unclear(counts: Mapping[str, int]) -> str:
-    """Why a column is text although it looks otherwise, if so."""
+    """Why a column is text although its cells look like numbers or dates; empty if they do not."""
     texts = list(counts)
     if not texts:
         return ""
@@ -267,7 +272,7 @@ def _unclear(counts: Mapping[str, int]) -> str:
 
 
 def _nearly(matches: int, filled: int, counts: Mapping[str, int], plain: set[str]) -> bool:
-    """Whether so many numbers make a column of numbers."""
+    """Whether `matches` numbers among `filled` cells make a numeric column; limits count in measurements."""
     if matches >= NEARLY * filled:
         return True
     if len(plain) <= CONTINUOUS or matches < filled / 2:
@@ -276,13 +281,13 @@ def _nearly(matches: int, filled: int, counts: Mapping[str, int], plain: set[str
 
 
 def _with_invalid(column: Column, counts: Mapping[str, int], fitting: set[str]) -> Column:
-    """The column with the texts that are not of its kind."""
+    """Count the texts that are not of the column's kind, and keep examples."""
     invalid = sorted((text for text in counts if text not in fitting), key=lambda text: -counts[text])
     return replace(column, invalid=sum(counts[text] for text in invalid), examples=tuple(invalid[:_EXAMPLES]))
 
 
 def _notation(counts: Mapping[str, int], decimal: str | None) -> tuple[Notation, set[str]]:
-    """The notation that fits most cells, and the texts that it fits; where commas may mean either, the plain one."""
+    """The notation that matches most cells, and these texts; the plain one if the meaning of commas is ambiguous."""
     short = [text for text in counts if len(text) <= _LONGEST]
     choice = [notation for notation in NOTATIONS if decimal in (None, notation.decimal)]
     plain = {text for text in short if _PATTERNS[choice[0]].fullmatch(text)}
@@ -297,7 +302,7 @@ def _notation(counts: Mapping[str, int], decimal: str | None) -> tuple[Notation,
 
 
 def decimal_of(texts: Iterable[str]) -> str:
-    """The decimal mark that a column of numbers shows beyond doubt: one that cannot stand between thousands."""
+    """The decimal mark of a column of numbers, if it cannot be a separator of thousands; empty if ambiguous."""
     marks = set()
     for text in texts:
         if len(text) <= _LONGEST:
@@ -310,7 +315,7 @@ def decimal_of(texts: Iterable[str]) -> str:
 
 
 def _comma(texts: Iterable[str]) -> Notation:
-    """What a comma means where it always stands before three digits: unmarked whole numbers tell, if there are any."""
+    """Meaning of a comma that always precedes three digits, by the length of integers without one, if there are any."""
     whole_numbers = [text.lstrip("+-") for text in texts if "," not in text]
     if not whole_numbers:
         return PLAIN
@@ -318,7 +323,7 @@ def _comma(texts: Iterable[str]) -> Notation:
 
 
 def _readings(counts: Mapping[str, int]) -> Iterator[tuple[Kind, str, set[str]]]:
-    """Dates, then numbers in the most frequent unit: kind, unit and the texts that are so."""
+    """Other kinds that a column may have, dates and then numbers in the most frequent unit: kind, unit and texts."""
     yield "date", "", {text for text in counts if to_days(text) is not None}
     units: dict[str, int] = {}
     quantities = {text: quantity[1] for text in counts if (quantity := to_quantity(text))}

@@ -14,23 +14,23 @@ import numpy as np
 from modalities.files.reading import ContentError, count_change, counted_changes, lazy_import
 
 PACKAGES = ("rdkit", "chembl_structure_pipeline")
-"""What SMILES, scaffolds, drawings and descriptors depend on; their releases differ in some."""
+"""Packages on whose versions SMILES, scaffolds, drawings and descriptors depend."""
 
 _POLYMERS = frozenset({"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA"})
-"""Types of brackets in CTfiles (BIOVIA 2020, S-groups) that say what repeats."""
+"""Types of brackets in CTfiles that mark repeating units (S-groups, BIOVIA 2020)."""
 _CENTER = "racemic or unknown configuration of a center left out of a SMILES"
 _LINE = re.compile(r"\s*(\S+)([ \t]+\|[^|]*\|)?")
 _POINTS = "_MolFileBondEndPts"
 _WAVY = re.compile(r"[|,](w[UD]?|ctu):")
-"""Fields of CXSMILES that may take the configuration of a center or a double bond back."""
+"""Fields of CXSMILES that may revoke the configuration of a center or a double bond."""
 _MAP = re.compile(r":\d+(?=])")
 
 
 class Structure(NamedTuple):
-    """A molecule as it enters shards.
+    """A standardized molecule.
 
-    smiles: RDKit's canonical SMILES without an extension, which a model reads. identity: the same, and of a molecule
-    with stereochemical groups its canonical CXSMILES, for a racemate is another substance than its enantiomer.
+    smiles: RDKit's canonical SMILES without an extension, the input of models. identity: the same, or the canonical
+    CXSMILES of a molecule with stereochemical groups, because a racemate is another substance than its enantiomer.
     molecule: RDKit's molecule of `smiles`.
     """
 
@@ -41,27 +41,27 @@ class Structure(NamedTuple):
 
 @cache
 def chemistry() -> Any:
-    """`rdkit.Chem`, its own messages silenced: what it refuses is counted here."""
+    """Import `rdkit.Chem` with its messages silenced, because molecules that it refuses are counted here."""
     lazy_import("rdkit.RDLogger", "rdkit").DisableLog("rdApp.*")
     return lazy_import("rdkit.Chem", "rdkit")
 
 
 def smiles_in(line: str) -> str:
-    """The SMILES that a line of a `.smi` file begins with, and its extension ` |...|` where it has one."""
+    """Cut the SMILES from the beginning of a line of a `.smi` file, with its extension ` |...|` if it has one."""
     match = _LINE.match(line)
     return match[0].strip() if match else ""
 
 
 def structure(smiles: str) -> Structure:
-    """What a SMILES or CXSMILES says.
+    """Parse a SMILES or CXSMILES.
 
-    Atom-map numbers are left out, but for those of `*`, which are labels of attachment points. A racemic (`&`) or
-    unknown (`o`) configuration of a single center is left out of `smiles`; of centers whose configuration relative to
-    each other is known it has one of the two enantiomers, always the same. All of that is counted, and configurations
-    that a wavy bond takes back. A racemate of a meso compound is that compound.
+    Atom-map numbers are removed, except for those of `*`, which are labels of attachment points. `smiles` has no
+    configuration for a single racemic (`&`) or unknown (`o`) center; for centers with a known relative configuration it
+    has one of the two enantiomers, always the same one. These changes are counted, as are configurations that a wavy
+    bond revokes. A racemate of a meso compound equals that compound.
 
     Raises:
-        ContentError: RDKit cannot read it, or it is no one molecule.
+        ContentError: RDKit cannot read the molecule, or it is not a single one.
     """
     chem = chemistry()
     molecule = chem.MolFromSmiles(smiles)
@@ -84,7 +84,7 @@ def structure(smiles: str) -> Structure:
 
 
 def canonical(smiles: str) -> str:
-    """RDKit's canonical SMILES, as `structure` has it; nothing is counted.
+    """RDKit's canonical SMILES, see `structure`, without counting changes.
 
     Raises:
         ContentError: see `structure`.
@@ -94,12 +94,12 @@ def canonical(smiles: str) -> str:
 
 
 def smiles_of(block: str) -> str:
-    """SMILES of a block of an SDF, its stereochemistry by RDKit from wedges or from 3-D coordinates.
+    """Convert a block of an SDF to SMILES; stereochemistry comes from wedges or 3-D coordinates.
 
     A block with stereochemical groups becomes CXSMILES.
 
     Raises:
-        ContentError: RDKit cannot read it, or it is no one molecule.
+        ContentError: RDKit cannot read the molecule, or it is not a single one.
     """
     molecule = chemistry().MolFromMolBlock(block)
     if molecule is None:
@@ -114,7 +114,7 @@ def smiles_of(block: str) -> str:
 
 
 def _text(molecule: Any) -> str:
-    """SMILES of an RDKit molecule, CXSMILES where it has stereochemical groups."""
+    """SMILES of an RDKit molecule; CXSMILES if it has stereochemical groups."""
     chem = chemistry()
     if not molecule.GetStereoGroups():
         return chem.MolToSmiles(molecule)
@@ -123,10 +123,10 @@ def _text(molecule: Any) -> str:
 
 
 def _reread(molecule: Any) -> Any:
-    """A molecule that was changed, as RDKit reads it from its SMILES.
+    """Parse a changed molecule again from its SMILES.
 
     Raises:
-        ContentError: it cannot.
+        ContentError: RDKit cannot read the SMILES.
     """
     text = _text(molecule)
     if (read := chemistry().MolFromSmiles(text)) is None:
@@ -135,12 +135,12 @@ def _reread(molecule: Any) -> Any:
 
 
 def _resolved(molecule: Any) -> Any:
-    """A molecule whose haptic bonds, such as of ferrocene, are dative bonds of each atom, which is counted.
+    """Replace haptic bonds, such as those of ferrocene, by a dative bond of each atom; this is counted.
 
-    Connection tables and CXSMILES tie a metal to a dummy atom that stands for several others.
+    Connection tables and CXSMILES bind a metal to a dummy atom that represents several others.
 
     Raises:
-        ContentError: a dummy atom stands for any one of several others, or a polymer's brackets have no ends `*`.
+        ContentError: a dummy atom represents any one of several others, or a polymer's brackets have no ends `*`.
     """
     chem = chemistry()
     types = {group.GetProp("TYPE") for group in chem.GetMolSubstanceGroups(molecule)}
@@ -165,7 +165,7 @@ def _resolved(molecule: Any) -> Any:
 
 
 def _without_maps(molecule: Any) -> Any:
-    """A molecule without its atom-map numbers, which is counted."""
+    """Remove atom-map numbers; this is counted."""
     mapped = [atom for atom in molecule.GetAtoms() if atom.GetAtomMapNum() and atom.GetAtomicNum()]
     if not mapped:
         return molecule
@@ -176,7 +176,7 @@ def _without_maps(molecule: Any) -> Any:
 
 
 def _count_wavy(smiles: str, molecule: Any) -> None:
-    """Count the configurations of a SMILES that wavy bonds in its extension leave out of the molecule."""
+    """Count the configurations of a SMILES that wavy bonds in its extension revoke."""
     if not _WAVY.search(smiles):
         return
     chem = chemistry()
@@ -196,14 +196,14 @@ def _count_wavy(smiles: str, molecule: Any) -> None:
 
 
 def _groups(molecule: Any) -> list[Any]:
-    """Stereochemical groups of centers that are racemic or relative to each other, but for those of meso compounds."""
+    """Stereochemical groups of racemic or relative centers, except those of meso compounds."""
     absolute = chemistry().StereoGroupType.STEREO_ABSOLUTE
     groups = [group for group in molecule.GetStereoGroups() if group.GetGroupType() != absolute]
     return [] if len(groups) == 1 and _is_meso(molecule, groups[0]) else groups
 
 
 def _is_meso(molecule: Any, group: Any) -> bool:
-    """Whether a molecule is the same with all centers of a group inverted, so that the group says nothing."""
+    """Whether a molecule stays the same if all centers of a group are inverted, so that the group means nothing."""
     if len(group.GetAtoms()) < 2 or len(group.GetBonds()):
         return False
     chem = chemistry()
@@ -216,7 +216,7 @@ def _is_meso(molecule: Any, group: Any) -> bool:
 
 
 def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
-    """Canonical CXSMILES of a molecule with stereochemical groups, and the molecule that its plain SMILES has."""
+    """Canonical CXSMILES of a molecule with stereochemical groups, and the molecule of its plain SMILES."""
     chem = chemistry()
 
     def grouped(stereo_groups: Sequence[Any]) -> Any:
@@ -239,21 +239,21 @@ def _stereo(molecule: Any, groups: Sequence[Any]) -> tuple[str, Any]:
     if len(relative) < len(groups):
         count_change(_CENTER)
     chem.AssignStereochemistry(plain, cleanIt=True, force=True)
-    return _text(grouped(groups)), _reread(plain)  # of two enantiomers CXSMILES writes always the same
+    return _text(grouped(groups)), _reread(plain)  # CXSMILES always writes the same of two enantiomers
 
 
 @cache
 def _standard() -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """RDKit's choice of the largest fragment, and its neutral form, which are slow to set up."""
+    """RDKit's functions for the largest fragment and the neutral form, which are slow to set up."""
     standard = lazy_import("rdkit.Chem.MolStandardize.rdMolStandardize", "rdkit")
     return standard.LargestFragmentChooser().choose, standard.Uncharger(True, True).uncharge
 
 
 def parent(molecule: Any) -> Any:
-    """The largest fragment that is no common counter-ion or solvent, without charges, atom maps and isotopes.
+    """The largest fragment except common counter-ions and solvents, without charges, atom maps and isotopes.
 
-    Counter-ions and solvents are those that ChEMBL strips (Bento et al. 2020). Where all fragments are such, the
-    largest of all is taken.
+    Counter-ions and solvents are those that ChEMBL strips (Bento et al. 2020). If there is no other fragment, the
+    result is the largest of all.
     """
     chem = chemistry()
     largest, neutral_of = _standard()
@@ -265,7 +265,7 @@ def parent(molecule: Any) -> Any:
         result = largest(strip(molecule)[0])
     if any(atom.GetFormalCharge() for atom in result.GetAtoms()):
         neutral = neutral_of(result)
-        if chem.MolFromSmiles(chem.MolToSmiles(neutral)) is not None:  # not of carbanions in aromatic rings
+        if chem.MolFromSmiles(chem.MolToSmiles(neutral)) is not None:  # fails for carbanions in aromatic rings
             result = neutral
     if any(atom.GetIsotope() or atom.GetAtomMapNum() for atom in result.GetAtoms()):
         result = chem.Mol(result)
@@ -278,13 +278,13 @@ def parent(molecule: Any) -> Any:
 def scaffold(molecule: Any) -> str:
     """Murcko scaffold of an RDKit molecule's `parent` as canonical SMILES, empty for acyclic molecules.
 
-    So a drug and its salts, hydrates and labelled forms share one.
+    A drug and its salts, hydrates and isotopically labeled forms have the same scaffold.
     """
     return lazy_import("rdkit.Chem.Scaffolds.MurckoScaffold", "rdkit").MurckoScaffoldSmiles(mol=parent(molecule))
 
 
 def draw(molecule: Any, side_px: int, bond_px: float, line_px: float) -> bytes:
-    """PNG of the 2-D structure in one 8-bit band, `side_px` square."""
+    """Draw the 2-D structure as a square PNG with one 8-bit band."""
     drawing = lazy_import("rdkit.Chem.Draw.rdMolDraw2D", "rdkit")
     canvas = drawing.MolDraw2DCairo(side_px, side_px)
     options = canvas.drawOptions()
@@ -327,6 +327,6 @@ def check_descriptors(names: Sequence[str]) -> None:
 
 
 def describe(molecule: Any, names: tuple[str, ...]) -> dict[str, float | None]:
-    """RDKit descriptors by name, None where one is not a finite number."""
+    """Compute RDKit descriptors by name; None for a descriptor that is not finite."""
     values = {name: float(_descriptors()[name](molecule)) for name in names}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

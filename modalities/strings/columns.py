@@ -1,4 +1,4 @@
-"""Read the columns of tables and labels: which cells are missing, numbers or dates, and what to report about them."""
+"""Read the columns of tables and labels: missing cells, numbers, dates, and reports about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ InvalidCells = Literal["missing", "bound", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellReader:
-    """Reads cells as a recipe says.
+    """Reads cells by the settings of a recipe.
 
     missing: by column, cells that mean a missing value, in place of the usual words.
     invalid_cells: how to read cells of number or date columns that are neither, for all columns or by column.
@@ -111,7 +111,7 @@ class CellReader:
         return find_codes(numbers) if self.missing.get(name, ("",)) else ()
 
     def report_codes(self, name: str, column: Column, cells: list[Cell]) -> list[str]:
-        """Report each probable code for missing values in a line."""
+        """Report probable codes for missing values, a line each."""
         if column.kind not in ("number", "date"):
             return []
         numbers = [(self.number(name, cell, column.kind == "date", column.unit), cell) for cell in cells]
@@ -127,7 +127,7 @@ class CellReader:
 
 
 def survey_labels(rows: Iterable[Row], missing: Codes) -> list[str]:
-    """Report labels in a line each: cells that are no numbers among numbers, and probable codes for missing values."""
+    """Report labels, a line per finding: invalid cells, and probable codes for missing values."""
     reader, lines = CellReader(missing=missing), []
     for name, cells in sorted(reader.collect(rows).items()):
         column = describe_column(cells)

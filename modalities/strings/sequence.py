@@ -80,7 +80,7 @@ def _marked(pieces: list[tuple[str, str]]) -> str:
 
 
 def in_a_row(ids: np.ndarray) -> Tokens:
-    """Tokens of content ids `(N,)`; the coordinate is the index."""
+    """Build tokens from content ids `(N,)`; the coordinate is the index."""
     count = len(ids)
     return Tokens(np.zeros((count, 0), np.float32), ids[:, None], np.arange(count, dtype=np.float32)[:, None])
 

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 import torch
 
-from modalities.base import TEXT_EXTENSIONS, Modality
+from modalities.base import Modality, is_text
 from modalities.files.reading import lazy_import
 from modalities.masks.plan import MaskPlan
 from modalities.tokens import Tokens
@@ -183,7 +183,7 @@ def retrieval_examples(
 def thumbnail(members: Members, name: str, fitted: Mapping[str, Modality]) -> str:
     """A sample's modality as small HTML; texts and tables come with a picture of the sample if it has one."""
     content = fitted[name].thumbnail(members[name])
-    if next(iter(members[name])) not in TEXT_EXTENSIONS:
+    if not is_text(members[name]):
         return content
     picture = next((other for other, modality in fitted.items() if modality.illustrates and other in members), None)
     return content if picture is None else fitted[picture].thumbnail(members[picture]) + content

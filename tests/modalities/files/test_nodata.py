@@ -275,7 +275,7 @@ def test_missing_pixels_count_for_no_mean_or_std() -> None:
     assert fitted.mean[0] == pytest.approx(values.mean())
     assert fitted.std[0] == pytest.approx(values.std(), rel=1e-5)
     empty = Picture(np.stack([heights(), np.full((32, 32), np.nan, np.float32)], -1), ("a", "b"), True)
-    with pytest.raises(ValueError, match="band 'b' holds no data in any training image"):
+    with pytest.raises(ValueError, match="band 'b' has no data in any training image"):
         Image().fit([empty])
 
 

@@ -192,7 +192,14 @@ def test_schedule_reaches_the_plan() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"ratio": -0.1}, {"ratio": 1.1}, {"span": 0}, {"final_ratio": 2.0, "ratio_steps": 1}, {"final_ratio": 0.5}],
+    [
+        {"ratio": -0.1},
+        {"ratio": 1.1},
+        {"span": 0},
+        {"span": [5, 3]},
+        {"final_ratio": 2.0, "ratio_steps": 1},
+        {"final_ratio": 0.5},
+    ],
 )
 def test_unusable_maskings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from PIL import Image as Pillow
 
+from modalities.files.recording import Recording, to_members
 from modalities.image import Image
 from modalities.masks.plan import MaskPlan
 from modalities.signal import Signal
@@ -211,6 +212,15 @@ def test_thumbnails_are_of_formats_that_browsers_show(extension: str) -> None:
         found = re.findall(r'src="data:image/(\w+);base64,([^"]+)"', thumbnail(members, name, fitted))
         assert [kind for kind, _ in found] == [shown]
         assert Pillow.open(io.BytesIO(base64.b64decode(found[0][1]))).format == shown.upper()
+
+
+def test_a_description_in_json_is_no_thumbnail_of_a_recording() -> None:
+    samples = np.random.default_rng(0).standard_normal((1, 400)).astype(np.float32)
+    described = to_members(Recording(samples, ("I",), ("mV",), 200.0))
+    for extensions in (("npy", "json"), ("json", "npy")):  # as built, and as sorted tars of others have them
+        members = {"ecg": {extension: described[extension] for extension in extensions}, "name": {"txt": b"finch"}}
+        fitted = {"ecg": Signal().fit([Signal().decode(described)])}
+        assert thumbnail(members, "ecg", fitted).startswith("<svg")
 
 
 def test_memory_falls_with_the_stage() -> None:
