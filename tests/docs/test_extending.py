@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def test_the_examples_build_train_and_export(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     letters = list("ACDEFGHIKLMNPQRSTVWY")
     lines = [f"{''.join(rng.choice(letters, rng.integers(20, 40)))}\ts{i % 8}" for i in range(64)]
-    (work / "raw" / "a.tsv").write_text("\n".join([*lines, "12345\ts1"]))
+    (work / "raw" / "a.seq").write_text("\n".join([*lines, "12345\ts1"]))
     (work / "proteins.yaml").write_text(blocks("yaml")[0])
     path = os.pathsep.join([str(packages), str(ROOT)])
     for command in blocks("bash")[0].splitlines():
@@ -62,6 +63,9 @@ def test_the_examples_build_train_and_export(tmp_path: Path) -> None:
             arguments, cwd=work, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr[-3000:]
+    drafted = yaml.safe_load((work / "drafted.yaml").read_text())
+    assert drafted["data"]["source"] == {"type": "one_per_line"}
+    assert drafted["data"]["split"]["by"] == "species"
     manifest = json.loads((work / "shards" / "proteins" / "manifest.json").read_text())
     assert manifest["skipped"] == {"not a protein sequence": 1}
     rows = [json.loads(line) for line in (work / "runs" / "proteins" / "metrics.jsonl").read_text().splitlines()]
