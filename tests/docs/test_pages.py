@@ -89,6 +89,13 @@ def test_the_readme_is_short_and_names_every_folder() -> None:
     assert {line.split("/")[0] for line in lines if re.match(r"\w+/ ", line)} == folders
 
 
+def test_the_glossary_has_25_to_40_words_each_once() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[1:]
+    assert 25 <= len(words) <= 40
+    assert len(set(words)) == len(words)
+
+
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     for name in ("docs", "examples", "findings"):
         shutil.copytree(ROOT / name, tmp_path / name)
