@@ -57,9 +57,10 @@ class Modality(ABC):
     `decode` and `parse` give raw items, `fit` learns constants from them, and `tokenize` turns them into tokens. All
     of these use numpy. `embedding`, `head` and `loss` use torch; `reconstruct` and `show` turn predictions into HTML.
 
-    A subclass is a frozen, keyword-only dataclass decorated with `register`, with a `type` and `extensions`. It
-    implements the abstract methods. The other methods have defaults; the rest of the project calls them and never
-    tests for a particular class, so that a modality of another package can do everything that the built-in ones can.
+    A subclass is a frozen, keyword-only dataclass decorated with `register` (see `Registry` for other packages), with
+    a `type` and `extensions`. It implements the abstract methods. The other methods have defaults; the rest of the
+    project calls them and never tests for a particular class, so that a modality of another package can do everything
+    that the built-in ones can.
 
     Fields hold numbers, strings, booleans, bytes, None, and tuples or mappings of these, so that `to_json` can write
     them; recipes are validated against the annotations. Values that make no sense raise `ValueError` in

@@ -14,7 +14,7 @@ import numpy as np
 
 from modalities.base import fitted, register
 from modalities.files.reading import ContentError
-from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.sequence import TokenSequence, build_tokens, decode_text
 from modalities.strings.subwords import load, train
 from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import UNKNOWN, Tokens
@@ -124,7 +124,7 @@ class Dna(TokenSequence):
         return dataclasses.replace(learned, unknown=float(np.mean(np.concatenate(ids) == UNKNOWN)))
 
     def decode(self, members: dict[str, bytes]) -> str:
-        return self.parse(text_member(members, "DNA", "ascii"))
+        return self.parse(decode_text(members, "DNA", "ascii"))
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not (sequence := clean(value)):
@@ -155,7 +155,7 @@ class Dna(TokenSequence):
         ids = self._encode(raw[: self.length])
         if (ids == UNKNOWN).all():
             raise ContentError("DNA without a known token")
-        return in_a_row(ids)
+        return build_tokens(ids)
 
     def _encode(self, sequence: str) -> np.ndarray:
         """Content ids `(N,)`; a k-mer is a number in base 4."""
@@ -182,7 +182,7 @@ _DIGITS[[ord(base) for base in BASES]] = range(len(BASES))
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand in its own direction; uncertain letters become the complement of their set."""
+    """The other strand in its own direction; uncertain letters become the letter for the complements."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 

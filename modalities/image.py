@@ -38,7 +38,7 @@ class Image(PatchModality):
     """Square patches on a grid (ViT, Dosovitskiy et al. 2021).
 
     If all training images have the same bands, a token is a patch with all of them; otherwise it is one band of a
-    patch. `ids` are 2 (there is content) and the band, from 2 on. Pixels without data count for no mean or std;
+    patch. `ids` are 2 (content) and the band, from 2 on. Pixels without data count for no mean or std;
     patches without any data become no tokens, and in other patches a pixel without data has the band's mean. Flips,
     crops and changes of brightness and contrast are drawn at random in training only.
 
@@ -55,8 +55,8 @@ class Image(PatchModality):
             scaled to the size of the whole (Szegedy et al. 2015).
         brightness: Largest relative change b: pixels are multiplied by 1 - b to 1 + b.
         contrast: Largest relative change c: the distance of pixels from their mean is multiplied by 1 - c to 1 + c.
-        background: Value of an empty background; patches of nothing else become no tokens, so that a sparse drawing is
-            cheap.
+        background: Value of an empty background; patches without anything else become no tokens, so that a sparse
+            drawing is cheap.
         stem: How a patch is embedded: by one linear map (ViT), or with a hidden layer (`mlp`), which suits line
             drawings.
         window (patches): Side of the square that a convolution before the trunk reads together; 0 for none.
@@ -119,7 +119,7 @@ class Image(PatchModality):
         return thumbnail_features(raw, self.band_names, self.mean)
 
     def thumbnail(self, members: Mapping[str, bytes]) -> str:
-        """The image file itself if web browsers display its type."""
+        """The image file itself, if web browsers display its type."""
         extension, data = next(iter(members.items()))
         file_type = find_type(extension)
         if file_type is None or file_type.mime is None:
@@ -131,7 +131,7 @@ class Image(PatchModality):
         return self.patch**2 * (1 if self.separate else len(self.band_names)), 2, 2
 
     def fit(self, raws: Iterable[Picture]) -> Image:
-        """Band names, and the mean and std of each band over all pixels."""
+        """Fit band names, and the mean and std of each band over all pixels."""
         sets: set[tuple[str, ...]] = set()
         sums: dict[str, np.ndarray] = {}
         for picture in raws:
@@ -335,7 +335,7 @@ def _moments(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_random(pixels: np.ndarray, share: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Cut out a random rectangle `(h, w, B)` of pixels `(H, W, B)`; `share`: smallest and largest share of the area."""
+    """Crop a random rectangle `(h, w, B)` from pixels `(H, W, B)`; share: smallest and largest share of the area."""
     height, width = pixels.shape[:2]
     side = rng.uniform(*share) ** 0.5
     stretch = np.exp(rng.uniform(-1, 1) * min(np.log(4 / 3) / 2, -np.log(side)))  # no side longer than the image's

@@ -17,7 +17,7 @@ from modalities.layers.patches import Stem
 from modalities.multichannel import MultichannelModality
 
 ERROR = "_error"
-"""Ending of the name of the channel that holds another one's errors."""
+"""Suffix of the name of a channel with the errors of another one."""
 
 
 @register
@@ -69,7 +69,7 @@ class LightCurve(MultichannelModality):
         return tuple(name + ERROR for name in names) if self.errors else ()
 
     def fit(self, raws: Iterable[Recording]) -> Self:
-        """The channels of the training data, and the usual step between observations."""
+        """Fit the channels, and the median step between observations."""
         steps: list[float] = []
 
         def collect_steps() -> Iterator[Recording]:
@@ -82,7 +82,7 @@ class LightCurve(MultichannelModality):
         return dataclasses.replace(modality, step_s=(float(np.median(steps)) or 1.0) if steps else 1.0)
 
     def set_clock(self, raw: Recording) -> Recording:
-        """The recording with the time of each observation."""
+        """Replace a sample rate by the time of each observation."""
         if raw.times is not None:
             return raw
         return raw._replace(times=np.arange(raw.samples.shape[1]) / raw.rate_hz, rate_hz=0.0)

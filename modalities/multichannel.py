@@ -122,19 +122,19 @@ class MultichannelModality(PatchModality):
 
     @abstractmethod
     def set_clock(self, raw: Recording) -> Recording:
-        """The recording with its samples' rate, or with the time of each, whichever this modality works with.
+        """Give a recording an even sample rate, or a time for each sample, as this modality needs.
 
         Raises:
-            ContentError: the recording does not have it.
+            ContentError: the times are not even.
         """
 
     @abstractmethod
     def process(self, raw: Recording) -> tuple[np.ndarray, np.ndarray | None]:
-        """Samples `(channels, T)` resampled, filtered and scaled; their errors, scaled alike, or None."""
+        """Resample, filter and scale: samples `(channels, T)`, and their errors with the same scale or None."""
 
     @abstractmethod
     def patch_times(self, raw: Recording, start: int, count: int) -> np.ndarray:
-        """Times of `count` patches from sample `start` on: when each begins in s, then further columns."""
+        """Coordinates `(count, K)` of patches from sample `start` on: start time in s, then further columns."""
 
     def count_samples(self, raw: Recording) -> int:
         """Number of samples of a channel after `process`."""
@@ -142,7 +142,7 @@ class MultichannelModality(PatchModality):
 
     @cached_property
     def selected_channels(self) -> tuple[str, ...]:
-        """The channels that the recipe names, in the montage's spelling; empty if it takes all."""
+        """The channels that the recipe names, in the montage's spelling; empty for all channels."""
         names = () if self.channels == "any" else self.channels
         return tuple(name for label in names if (name := resolve_channel(label, self.montage)))
 
@@ -165,15 +165,15 @@ class MultichannelModality(PatchModality):
         return self.patch
 
     def is_error(self, name: str) -> bool:
-        """Whether a channel holds the errors of another one."""
+        """Whether a channel is the errors of another one."""
         return False
 
     def measured_channel(self, name: str) -> str:
-        """The channel that a row of a recording measures, or whose errors it holds."""
+        """The channel that a channel measures: itself, or the channel whose errors it is."""
         return name
 
     def error_channels(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Names of the channels that hold the errors of `names`."""
+        """Names of the channels that are the errors of `names`."""
         return ()
 
     def takes(self, label: str) -> bool:
@@ -191,7 +191,7 @@ class MultichannelModality(PatchModality):
         return frozenset((*names, *parts, *self.error_channels(names)))
 
     def fit(self, raws: Iterable[Recording]) -> Self:
-        """The channels of the training data, and positions of electrodes."""
+        """Fit the channels of the training data, and the positions of electrodes."""
         channels = {name for raw in raws for name in raw.channels}
         if not channels:
             raise ValueError(f"no {self.type}s to fit on")
@@ -205,7 +205,7 @@ class MultichannelModality(PatchModality):
     def read_members(self, path: Path) -> dict[str, bytes]:
         """Members of an npy, CSV (`waveforms.read_csv`), EDF or BDF file, or of a WFDB record by any of its names.
 
-        EDF, BDF and WFDB files hold many kinds of channels; those that this modality knows are read.
+        EDF, BDF and WFDB files have channels of many kinds; only those that `takes` accepts are read.
         """
         suffix = path.suffix.lower()
         if suffix == ".npy":
@@ -244,13 +244,13 @@ class MultichannelModality(PatchModality):
         """Select, name and check the channels of a recording, and convert it to the recipe's unit.
 
         Raises:
-            ContentError: an unknown channel, one that occurs twice or is faulty, another unit, a clock that does not
-                fit, no token, more than `MAX_TOKENS`, a channel without spread or errors.
+            ContentError: an unknown, repeated or faulty channel, another unit, uneven times, no token, more than
+                `MAX_TOKENS`, a channel without spread or errors.
         """
         raw = self._convert(self._select(raw))
         is_lenient = self.faulty_channels == "exclude"
         if is_lenient and np.isnan(raw.samples).any():
-            raw = self._exclude_faulty(raw)  # first, because gaps of a channel that is left out cost the others nothing
+            raw = self._exclude_faulty(raw)  # first, so that gaps of an excluded channel do not shorten the others
         raw = remove_gaps(raw, [self.measured_channel(name) for name in raw.channels], is_lenient)
         raw = self.set_clock(self._exclude_faulty(raw))
         self.check(raw)
@@ -273,7 +273,7 @@ class MultichannelModality(PatchModality):
         """Leave out channels whose samples, apart from missing ones, are constant or clipped.
 
         Raises:
-            ContentError: there are some and they may not be left out, or no others.
+            ContentError: `faulty_channels` is `refuse` and there is one, or all channels are.
         """
         faults: dict[str, str] = {}
         for name, channel in zip(raw.channels, raw.samples, strict=True):
@@ -323,7 +323,7 @@ class MultichannelModality(PatchModality):
         return name
 
     def check(self, raw: Recording) -> None:
-        """Refuse a recording that cannot become tokens, as far as that is known before it is processed.
+        """Check before processing whether a recording can become tokens.
 
         Raises:
             ContentError: too many numbers or tokens, or none.
@@ -338,7 +338,7 @@ class MultichannelModality(PatchModality):
             raise ContentError(f"signal of more than {MAX_TOKENS:,} tokens", f"cut it with {self.window_key}")
 
     def check_spread(self, raw: Recording) -> None:
-        """Refuse a channel that cannot be scaled; call it if scaling is all that `process` does.
+        """Check that all channels can be scaled; for recordings that `process` only scales.
 
         Raises:
             ContentError: a channel without spread.
@@ -348,11 +348,11 @@ class MultichannelModality(PatchModality):
             normalize(raw.samples[rows], self.normalize, self.scale)
 
     def measured_channels(self, raw: Recording) -> list[str]:
-        """The channels of a recording that have tokens: all but those that hold errors."""
+        """The channels of a recording that become tokens: all except errors of others."""
         return [name for name in raw.channels if not self.is_error(name)]
 
     def tokenize(self, raw: Recording, rng: np.random.Generator | None = None) -> Tokens:
-        """Tokens of a window: a random one in training, else the middle; a rest shorter than a patch is left out."""
+        """Tokenize a window, random in training and the middle otherwise, without a remainder shorter than a patch."""
         samples, errors = self.process(raw)
         names = self.measured_channels(raw)
         count = min(samples.shape[1], self.window or samples.shape[1]) // self.patch * self.patch
@@ -371,10 +371,10 @@ class MultichannelModality(PatchModality):
     def _channel_id(self, name: str) -> int:
         if name not in self.vocabulary and channel_position(name, self.positions) is None:
             raise ContentError("signal with a channel that the training data lack", name)
-        return self.vocabulary.id(name)  # UNKNOWN for a new electrode, whose position tells it apart
+        return self.vocabulary.id(name)  # UNKNOWN for a new electrode, which its position identifies
 
     def _embed(self, dim: int, stem: Stem | Literal["spectral"], patch_s: float) -> nn.Module:
-        """Embedding of patches of `patch_s` seconds, the unit of time coordinates."""
+        """Build the embedding; `patch_s`, the length of a patch, is the unit of time coordinates."""
         width, _, coordinates = self.widths
         scales = (1.0, 1.0, 1.0, *[patch_s] * (coordinates - 3))
         channels = len(self.vocabulary)

@@ -13,19 +13,22 @@ C = TypeVar("C", bound=type)
 
 
 class Registry(Mapping[str, type[T]]):
-    """Classes that fulfil one contract, by the name that recipes give them.
+    """Classes that implement one contract, by the name that recipes give them; a mapping from names to classes.
 
-    An installed package adds its own classes through entry points of the registry's `group`:
+    A class of this project is decorated with `register`, and the `__init__.py` of its folder imports its module. An
+    installed package adds its own classes through entry points of the registry's `group`:
 
         [project.entry-points."sensorium.modalities"]
         counts = "my_package.counts:Counts"
 
     The entry point names a class decorated with `register`; its name must be the class's name in recipes. Entry points
-    are loaded once, when a name is looked up that is not registered yet, or when all names are listed.
+    are loaded once, when a name is not registered yet, or when all names are listed. The groups are
+    `sensorium.modalities`, `sensorium.sources`, `sensorium.objectives`, `sensorium.mask_shapes` and
+    `sensorium.mask_modes`.
     """
 
     def __init__(self, group: str, attribute: str = "type"):
-        """group: group of the entry points. attribute: class attribute that holds the name."""
+        """group: of entry points. attribute: class attribute with the name."""
         self.group = group
         self.attribute = attribute
         self._classes: dict[str, type[T]] = {}

@@ -1,4 +1,4 @@
-"""EEG, ECG and other recordings at an even rate: one token per channel and stretch of time."""
+"""EEG, ECG and other recordings at an even rate: one token per channel and interval."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EVEN = 0.01
 class Signal(MultichannelModality):
     """Patches of single channels at an even rate; see `MultichannelModality` for channels, units and scaling.
 
-    A rest shorter than a patch is ignored.
+    A remainder shorter than a patch is ignored.
 
     Attributes:
         sample_rate_hz: Sample rate to which recordings are resampled.
@@ -82,7 +82,7 @@ class Signal(MultichannelModality):
         return self.patch, 2, 4
 
     def plain(self, raw: Recording) -> np.ndarray:
-        """Logarithms of each channel's power in five frequency bands (Welch's method) and of its variance."""
+        """Logarithms of the power in five frequency bands (Welch's method) and of the variance of each channel."""
         if self.sample_rate_hz < 2 * RHYTHMS_HZ[0][1]:  # too slow for any of the bands
             return super().plain(raw)
         tokens = self.tokenize(raw)
@@ -92,7 +92,7 @@ class Signal(MultichannelModality):
         return powers.ravel()
 
     def set_clock(self, raw: Recording) -> Recording:
-        """The recording with a rate; times are replaced by theirs if it is even."""
+        """Replace even times by their sample rate."""
         if raw.times is None:
             return raw
         steps = np.diff(raw.times)

@@ -14,7 +14,7 @@ import numpy as np
 from modalities.base import CellContent, fitted, register
 from modalities.files.reading import ContentError, lazy_import
 from modalities.strings.chemistry import PACKAGES, canonical, morgan, scaffold, structure
-from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.sequence import TokenSequence, build_tokens, decode_text
 from modalities.strings.vocabulary import Vocabulary, common
 from modalities.tokens import Tokens
 
@@ -91,7 +91,7 @@ class Smiles(TokenSequence):
         return "".join(self.lexicon.decode(ids.tolist()))
 
     def decode(self, members: dict[str, bytes]) -> str:
-        return self.parse(text_member(members, "SMILES", "ascii"))
+        return self.parse(decode_text(members, "SMILES", "ascii"))
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not _FORM.fullmatch(smiles := value.strip()):
@@ -125,7 +125,7 @@ class Smiles(TokenSequence):
         if rng is not None and self.randomize and rng.random() < self.randomize:
             other = self.lexicon.encode(self.split(respell(raw, rng)))
             ids = other if len(other) <= self.length else ids
-        return in_a_row(ids)
+        return build_tokens(ids)
 
 
 def respell(smiles: str, rng: np.random.Generator) -> str:

@@ -45,10 +45,10 @@ _SCALE = np.array([[0, 0, 4], [59, 15, 112], [140, 41, 129], [222, 73, 104], [25
 class Spectrogram(PatchModality):
     """Patches of a kaldi-compatible log-mel spectrogram, with the settings of SSAST (Gong et al. 2022).
 
-    Sound is resampled, freed of its mean, and seen through Hann windows and triangular mel filters. Values are `(x -
-    mean) / (2 * std)` of the training data. `ids` are 2 (there is content) and the channel, from 2 on; `coords` are
-    the patch's first frame in s and its lowest mel band. A tail shorter than a patch is padded with silence
-    (`FLOOR`), so that no sound is lost.
+    Sound is resampled, its mean is subtracted, and Hann windows and triangular mel filters give the energies. Values
+    are `(x - mean) / (2 * std)` of the training data. `ids` are 2 (content) and the channel, from 2 on; `coords` are
+    the patch's first frame in s and its lowest mel band. A tail shorter than a patch is padded with silence (`FLOOR`),
+    so that no sound is lost.
 
     Attributes:
         sample_rate_hz: Sample rate to which sound is resampled.
@@ -59,8 +59,8 @@ class Spectrogram(PatchModality):
         high_hz: Upper edge of the mel filters; by default half of the sample rate.
         patch: Mel bands and frames of a patch: `[16, 16]`, or `[128, 2]` for whole frames.
         channels: Mix channels to `mono`, or `keep` them, one token per patch and channel.
-        length_s: Largest length; of a longer sound a random part is used in training, else the part that `crop` names.
-            `null` for all.
+        length_s: Largest length; of a longer sound, a random part is used in training and the part `crop` otherwise.
+            `null` uses all of it.
         crop: Part of a longer sound outside training.
         time_mask_s: Longest stretch that training replaces by the mean (SpecAugment, Park et al. 2019).
         frequency_mask (mel bands): Largest number of neighboring mel bands that training replaces by the mean.
@@ -138,7 +138,7 @@ class Spectrogram(PatchModality):
         return self.patch[0] * self.patch[1], 2, 2
 
     def fit(self, raws: Iterable[Audio]) -> Spectrogram:
-        """Mean and std over all frames and mel bands, and the largest number of channels."""
+        """Fit mean and std over all frames and mel bands, and the largest number of channels."""
         count, total, square, channels = 0, 0.0, 0.0, 0
         for raw in raws:
             energies = self.log_mel(self._part(raw, None))
@@ -162,7 +162,7 @@ class Spectrogram(PatchModality):
         )
 
     def read_members(self, path: Path) -> dict[str, bytes]:
-        """As for all modalities; a sound file's header says its length (`modalities.files.lengths`)."""
+        """Read members as in the base class, with the length in the header of a sound (`files.lengths`)."""
         return {extension: self.stored_bytes(extension, data) for extension, data in super().read_members(path).items()}
 
     def stored_bytes(self, extension: str, data: bytes) -> bytes:

@@ -29,7 +29,7 @@ from modalities.strings.vocabulary import Vocabulary, common, words
 from modalities.tokens import MISSING, UNKNOWN, Tokens
 
 MAX_BYTES = 10_000_000
-"""Size of the largest row accepted."""
+"""Largest size of a row as JSON."""
 
 
 @register
@@ -125,7 +125,7 @@ class Table(Modality):
 
     @cached_property
     def _booleans(self) -> frozenset[str]:
-        """Columns of nothing but true and false, in any spelling."""
+        """Columns with only true and false, in any spelling."""
         return frozenset(name for name, values in self.categories if values and {*values} <= {"true", "false"})
 
     @cached_property
@@ -244,7 +244,7 @@ class Table(Modality):
         return {"json": json.dumps(dict(row), default=str).encode()}
 
     def has_content(self, raw: Row) -> bool:
-        """Numbers of unknown columns are no content that a pretrained table can read."""
+        """As in the base class, but numbers of columns that `fit` did not meet are not content."""
         return any(map(self.knows, raw)) and super().has_content(raw)
 
     def plain(self, raw: Row) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from modalities.base import fitted, register
 from modalities.files.reading import ContentError
-from modalities.strings.sequence import TokenSequence, in_a_row, text_member
+from modalities.strings.sequence import TokenSequence, build_tokens, decode_text
 from modalities.strings.subwords import SPACE, load, train
 from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import Tokens
@@ -27,8 +27,8 @@ SMALLEST = 300
 class Text(TokenSequence):
     """Subwords of sentencepiece (Kudo & Richardson 2018); raw data is a string.
 
-    Letters outside the vocabulary are spelled in their UTF-8 bytes, so tokens always read as the text they came
-    from. Sentencepiece's own sign for a space (U+2581) is read as a space.
+    Letters outside the vocabulary are spelled in their UTF-8 bytes, so that tokens always decode to the original
+    text. Sentencepiece's own sign for a space (U+2581) is read as a space.
 
     Attributes:
         vocabulary: Largest number of pieces, at least 300; a small training split yields fewer.
@@ -77,7 +77,7 @@ class Text(TokenSequence):
         return self._processor.decode(ids.tolist())
 
     def decode(self, members: dict[str, bytes]) -> str:
-        return self.parse(text_member(members, "text", "utf-8"))
+        return self.parse(decode_text(members, "text", "utf-8"))
 
     def parse(self, value: Any) -> str:
         if not isinstance(value, str) or not (text := value.replace(SPACE, " ")).strip():
@@ -87,7 +87,7 @@ class Text(TokenSequence):
         return text
 
     def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:
-        """The filled cells as words of one text."""
+        """Join the filled cells as the words of one text."""
         words = " ".join(str(cell).strip() for cell in row.values() if cell is not None)
         return {"txt": words.encode()} if words else {}
 
@@ -96,4 +96,4 @@ class Text(TokenSequence):
         return " ".join(unicodedata.normalize("NFKC", raw).casefold().split())
 
     def tokenize(self, raw: str, rng: np.random.Generator | None = None) -> Tokens:
-        return in_a_row(np.array(self._processor.encode(raw)[: self.length], np.int64))
+        return build_tokens(np.array(self._processor.encode(raw)[: self.length], np.int64))

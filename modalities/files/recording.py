@@ -205,7 +205,7 @@ def _largest_part(missing: np.ndarray) -> tuple[list[int], slice]:
 
 
 def _longest(gaps: np.ndarray, edges: np.ndarray) -> slice:
-    """The longest run of parts without a gap, in samples; the first of equal ones. `edges` are those of the parts."""
+    """The longest run of parts without a gap, as a slice of samples; the first of equal ones. edges: of the parts."""
     changes = np.flatnonzero(np.diff(~gaps, prepend=False, append=False))
     starts, stops = edges[changes[::2]], edges[changes[1::2]]
     if not len(starts):
@@ -222,10 +222,10 @@ def unit_factor(unit: str, target: str) -> float:
     """
     if unit == UNCALIBRATED != target.strip():
         raise ContentError(
-            "uncalibrated signal: its file has no gain", f"{target} is wanted; `unit: null` takes numbers as they are"
+            "uncalibrated signal: its file has no gain", f"recipe: {target}; `unit: null` takes numbers as they are"
         )
     if not unit.strip():
-        raise ContentError("signal without a unit", f"{target} is wanted; `unit: null` takes numbers as they are")
+        raise ContentError("signal without a unit", f"recipe: {target}; `unit: null` takes numbers as they are")
     if unit.strip() == target.strip():
         return 1.0
     old, new = (text.strip().replace("µ", "u").replace("μ", "u").lower().rstrip("s") for text in (unit, target))

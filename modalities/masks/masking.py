@@ -96,8 +96,8 @@ class Masking:
 class MaskRules(NamedTuple):
     """Everything that masks of a modality depend on, apart from the tokens.
 
-    num_ids: number of content ids from which random replacements are drawn; without any, tokens to be replaced at
-    random are masked. overlap: number of neighbors on either side that share content with a token; they are hidden
+    num_ids: number of content ids, from which random replacements are drawn; if it is 0, tokens to be replaced get
+    mask tokens. overlap: number of neighbors on either side that share content with a token; they are hidden
     with it, so that no target can be copied from them, but are no targets (k-mers; DNABERT, Ji et al. 2021).
     row_axis: axis whose values separate rows of tokens; spans do not cross from one row into another.
     """

@@ -10,9 +10,11 @@ from modalities.registry import Registry
 
 
 class MaskMode(ABC):
-    """A mode by its `type`, the recipe's `mask.mode`.
+    """What the encoder gets in place of targets, by its `type`, the recipe's `mask.mode`.
 
-    shares: actions and the share of the targets that gets each; the shares add up to 1.
+    Subclasses are decorated with `register` and only set class attributes; other packages name them as entry points of
+    the group `sensorium.mask_modes`. shares: actions and the share of the targets that gets each; the shares add up to
+    1.
     """
 
     type: ClassVar[str]

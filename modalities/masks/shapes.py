@@ -15,8 +15,8 @@ from modalities.tokens import Tokens
 class MaskShape(ABC):
     """One way to select targets, by its `type`, the recipe's `mask.kind`.
 
-    A class registers itself with the decorator `register`; other packages name it as an entry point of the group
-    `sensorium.mask_shapes`.
+    Subclasses are decorated with `register` and instantiated without arguments; other packages name them as entry
+    points of the group `sensorium.mask_shapes`.
     """
 
     type: ClassVar[str]
@@ -37,8 +37,9 @@ class MaskShape(ABC):
     ) -> np.ndarray:
         """Indices `(count,)` of the targets, fewer only if there are fewer candidates.
 
-        candidates: `(M,)` indices of the tokens that may become targets. Random numbers come from `rng` alone, so that
-        masks are a function of its state and the arguments.
+        candidates: `(M,)` indices of the tokens that may become targets. masking: settings of the recipe, such as
+        `span`. rules: axes and rows of the modality. Random numbers come from `rng` alone, so that masks are a function
+        of its state and the arguments.
         """
 
 

@@ -20,12 +20,12 @@ from modalities.strings.vocabulary import Vocabulary
 from modalities.tokens import Tokens
 
 MAX_BYTES = 10_000_000
-"""Size of the largest string accepted."""
+"""Largest size of a string."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence(Modality):
-    """Strings as tokens of one id each, at their index in the string; masked modeling predicts the id.
+    """Strings as tokens with one id each, at their index in the string; masked modeling predicts the id.
 
     Attributes:
         window (tokens): Number of neighboring tokens that a convolution before the trunk reads together; 0 for none.
@@ -79,13 +79,13 @@ def _marked(pieces: list[tuple[str, str]]) -> str:
     return f"<code>{''.join(text)}</code>"
 
 
-def in_a_row(ids: np.ndarray) -> Tokens:
+def build_tokens(ids: np.ndarray) -> Tokens:
     """Build tokens from content ids `(N,)`; the coordinate is the index."""
     count = len(ids)
     return Tokens(np.zeros((count, 0), np.float32), ids[:, None], np.arange(count, dtype=np.float32)[:, None])
 
 
-def text_member(members: dict[str, bytes], kind: str, encoding: str) -> str:
+def decode_text(members: dict[str, bytes], kind: str, encoding: str) -> str:
     """Decode the string in a sample's member `txt`.
 
     Raises:
