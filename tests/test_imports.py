@@ -71,6 +71,16 @@ def test_imports_go_one_way(package: str) -> None:
     assert not [line for name, path in modules(package).items() for line in violations(name, path.read_text())]
 
 
+def test_drafting_is_imported_by_sources_and_drafts_alone() -> None:
+    users = {
+        name
+        for package in PACKAGES
+        for name, path in modules(package).items()
+        if any("shards.sources.drafting" in imported for _, imported in imports(path.read_text()))
+    }
+    assert not [name for name in users if not name.startswith(("shards.sources.", "pipeline.draft"))]
+
+
 def test_every_part_of_pipeline_has_a_layer() -> None:
     parts = {name.split(".")[1] for name in modules("pipeline") if "." in name}
     assert parts == set(LAYERS)

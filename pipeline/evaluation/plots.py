@@ -14,7 +14,7 @@ import polars as pl
 from modalities.files.reading import lazy_import
 from pipeline.data.task import task_of
 from pipeline.evaluation.embed import Embedded
-from shards.sources.drafting.columns import is_nearly_unique, why_not_amount
+from shards.identifiers import is_nearly_unique, not_amount_reason
 
 LabelKind = Literal["numbers", "classes", "none"]
 COLORS = ("#3b6fb6", "#d9822b", "#4a9d6e", "#a05195", "#c0504d", "#6b7a8f")
@@ -76,7 +76,7 @@ def kind_of_label(label: str, values: Sequence[Any]) -> LabelKind:
     ):
         return "none" if is_nearly_unique(label, pl.Series(list(map(str, present)))) else "classes"
     numbers = pl.Series(present, strict=False)
-    if not why_not_amount(label, numbers):
+    if not not_amount_reason(label, numbers):
         return "numbers"
     return "none" if numbers.n_unique() > 0.5 * len(numbers) else "classes"
 

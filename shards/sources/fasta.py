@@ -85,6 +85,7 @@ class Fasta(Source):
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_derive(self.derive)
         if self.pattern is not None:
             check_regex(self.pattern, "data.source.pattern")

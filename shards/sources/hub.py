@@ -73,6 +73,7 @@ class Hub(Source):
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.columns:
             raise ValueError("data.source.columns is empty: give the column of each modality")
         for name in self.signals:

@@ -48,6 +48,7 @@ class Join(Source):
     how: Literal["inner", "left"] = "inner"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.sources) < 2:
             raise ValueError("data.source.sources: a join needs at least two sources")
         if not self.by or (not isinstance(self.by, str) and len(self.by) != len(self.sources)):
@@ -85,6 +86,8 @@ class Join(Source):
                 part.check(modalities)
             except ValueError as error:
                 raise ValueError(str(error).replace("data.source", f"data.source.sources.{number}", 1)) from error
+            if self.how == "left":
+                continue  # partners may complement each other; `combine` refuses those that collide
             for name in sorted(part.writes(modalities)):
                 if (other := writers.setdefault(name, number)) != number:
                     raise ValueError(

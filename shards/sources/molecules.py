@@ -125,7 +125,8 @@ class Molecules(Source):
 
     def check(self, modalities: Mapping[str, Modality]) -> None:
         extensions = {"smiles": "txt", "image": "png", "table": "json"}
-        if not extensions.keys() & modalities.keys():
+        # labels alone may be joined to the content of other sources
+        if not (extensions.keys() & modalities.keys() or self.labels or self.properties):
             raise ValueError("data.source of type molecules needs a modality smiles, image or table")
         for name, extension in extensions.items():
             if name in modalities:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -15,32 +14,14 @@ from modalities.base import MODALITY_TYPES
 from modalities.files.reading import ContentError
 from modalities.strings.cells import is_identifier
 from modalities.strings.chemistry import canonical
+from shards.identifiers import GROUPS, ID, LABELS, group_rank, is_nearly_unique, not_amount_reason, split_words
 from shards.sources.base import SOURCE_TYPES
 from shards.sources.drafting.survey import MAX_ROWS, source_types, spread
 from shards.sources.tables import infer_types, is_typed, read_table
 
-ID = "identifies rows"
-CODES = "whole numbers that are codes, not amounts"
-DATES = "dates as whole numbers, not amounts: write them as 2015-11-05"
-_GROUPS = (
-    *("subject", "patient", "person", "participant", "individual", "donor", "animal", "speaker", "volunteer"),
-    *("video", "session", "recording", "specimen", "plot", "site", "station", "locality", "genus", "family"),
-)
-"""Words in the names of fields whose samples belong together, the closest relation first."""
-_NUMBERED = frozenset({"id", "ids", "no", "nr", "number", "num", "code", "name", "key", "index"})
-_IDS = _NUMBERED | {"uuid", "accession", "voucher", "catalog", "barcode", "unnamed", "row", "sample"}
-_CODES = frozenset({"id", "ids", "nr", "code", "key", "voucher", "accession", "barcode"})
-"""Last words in the names of columns whose whole numbers are codes, even if values repeat."""
 _TAXA = frozenset({"phylum", "class", "order", "family", "genus", "species", "scientific", "taxon"})
-_LABELS = frozenset(
-    {
-        *("label", "labels", "target", "outcome", "diagnosis", "disease", "dx", "category", "phenotype", "grade"),
-        *("activity", "active", "exp", "expt", "measured", "ic50", "ec50", "pic50", "quality", "digit", "y"),
-    }
-)
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 """Names of the splits that come with a data set."""
-_TIMES = frozenset({"time", "times", "timestamp", "date", "day", "julian", "jd", "bjd", "epoch", "unix"})
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _QUANTITY = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?\s*\D{0,16}")
 _DNA = re.compile(r"[ACGTURYSWKMBDHVNacgturyswkmbdhvn.-]{20,}")
@@ -128,21 +109,6 @@ def infer_frame(frame: pl.DataFrame, typed: bool = False) -> pl.DataFrame:
     return infer_types([frame], typed=typed).frame(frame)
 
 
-def split_words(name: str) -> tuple[str, ...]:
-    """The words in the name of a column, in lower case: `patient id` for `patientID` and `patient_id`."""
-    return tuple(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
-
-
-def group_rank(name: str) -> int | None:
-    """How closely the samples with one value of a field belong together, 0 the closest; None if its name does not tell.
-
-    Only the names of the words of `_GROUPS`, alone or with a word such as `id`, tell.
-    """
-    words = split_words(name)
-    ranks = [rank for rank, word in enumerate(_GROUPS) if word in words and set(words) <= {word, *_NUMBERED}]
-    return ranks[0] if ranks else None
-
-
 def assign_roles(frame: pl.DataFrame, folder: Path) -> Columns:
     """The roles of a table's columns, by names and cells; file names are relative to `folder`."""
     roles: dict[str, list[str]] = {}
@@ -202,10 +168,10 @@ def _role(column: str, cells: pl.Series, rows: int) -> str:
         return "unused: always the same"
     if cells.dtype == pl.String:
         return _text_role(column, cells, rows)
-    if reason := why_not_amount(column, cells):
+    if reason := not_amount_reason(column, cells):
         return f"unused: {reason}"
     words = set(split_words(column))
-    is_label = words & _LABELS or (words & {"class"} and cells.n_unique() <= 100)
+    is_label = words & LABELS or (words & {"class"} and cells.n_unique() <= 100)
     return "label" if is_label else _content_or_group(column)
 
 
@@ -221,7 +187,7 @@ def _text_role(column: str, cells: pl.Series, rows: int) -> str:
         return "smiles"
     if all(_DATE.fullmatch(text) or (_QUANTITY.fullmatch(text) and not is_identifier(text)) for text in texts):
         return "content"
-    if words & (_LABELS | _TAXA) and not words & {"id", "ids", "uuid", "accession"}:
+    if words & (LABELS | _TAXA) and not words & {"id", "ids", "uuid", "accession"}:
         return "label"
     if is_nearly_unique(column, cells):
         is_prose = sum(len(text.split()) for text in texts) >= 5 * len(texts)
@@ -231,52 +197,10 @@ def _text_role(column: str, cells: pl.Series, rows: int) -> str:
     return _content_or_group(column)
 
 
-def is_nearly_unique(column: str, texts: pl.Series) -> bool:
-    """Whether nearly all texts of a column differ, or most of them if its name is that of an identifier."""
-    distinct = texts.n_unique()
-    is_id = bool(_IDS & _identifying_words(column))
-    return (distinct > 0.9 * len(texts) and len(texts) > 4) or (is_id and distinct > 0.5 * len(texts))
-
-
-def _identifying_words(column: str) -> set[str]:
-    """The words of a name, without `NO` in capitals: it is nitric oxide or Norway, not "number"."""
-    return {word for word in split_words(column) if word != "no" or "NO" not in column}
-
-
-def why_not_amount(column: str, cells: pl.Series) -> str:
-    """Why the numbers of a column are not amounts; empty if they may be. `7.0` counts as the whole number 7."""
-    is_integer = cells.dtype.is_integer()
-    if cells.dtype.is_float() and cells.is_finite().all() and (cells == cells.floor()).all():
-        cells = cells.cast(pl.Int128)
-    if not cells.dtype.is_integer() or not len(cells):
-        return ""
-    words, last = _identifying_words(column), split_words(column)[-1:]
-    distinct, low, high = cells.n_unique(), int(cells.min()), int(cells.max())  # type: ignore[arg-type]
-    nearly_all = distinct == len(cells) or (distinct > 0.9 * len(cells) and len(cells) > 10)
-    is_count = is_integer and set(cells.diff().drop_nulls()) == {1}
-    if nearly_all and (words & _IDS or group_rank(column) is not None or is_count):
-        return ID
-    if all(_is_day(int(cell)) for cell in (low, high, *cells.head(100))):
-        return DATES
-    # numbers of many digits in a narrow range
-    is_code = low >= 10**6 and len(str(low)) == len(str(high)) and high - low < 0.01 * high and not words & _TIMES
-    if is_code and distinct > 0.5 * len(cells):
-        return ID if nearly_all else CODES
-    return CODES if set(last) & _CODES and not words & (_LABELS | {"class"}) else ""
-
-
-def _is_day(number: int) -> bool:
-    """Whether a number such as 20151105 is a date between 1700 and 2100."""
-    try:
-        return 1700 <= datetime.strptime(str(number), "%Y%m%d").replace(tzinfo=UTC).year <= 2100 and number > 10**7
-    except ValueError:
-        return False
-
-
 def _content_or_group(column: str) -> str:
     """Identifiers of the row's subject are not content, because new subjects have others; places may be."""
     rank = group_rank(column)
-    return "content" if rank is None or rank >= _GROUPS.index("site") else "unused: tells which rows belong together"
+    return "content" if rank is None or rank >= GROUPS.index("site") else "unused: tells which rows belong together"
 
 
 def _are_smiles(texts: Sequence[str], is_named: bool) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shards.sources.drafting.columns import group_rank
+from shards.identifiers import group_rank
 
 _SUBJECTS = {"s": "subject", "sub": "subject", "subj": "subject", "p": "patient", "pat": "patient", "spk": "speaker"}
 

@@ -205,6 +205,29 @@ def test_a_source_that_contradicts_the_modalities_is_one_line_when_the_recipe_is
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sources", "how"),
+    [
+        ([{"type": "rows", "columns": {"table": ["a"]}}, {"type": "molecules", "properties": ["pIC50"]}], "inner"),
+        ([{"type": "rows", "columns": {"table": ["a"]}}, {"type": "molecules", "labels": ["TPSA"]}], "inner"),
+        (
+            [
+                {"type": "rows", "columns": {"table": ["a"]}},
+                {"type": "rows", "file": "x.csv", "columns": {"image": "a"}},
+                {"type": "rows", "file": "y.csv", "columns": {"image": "a"}},
+            ],
+            "left",
+        ),
+    ],
+)
+def test_a_join_may_take_labels_alone_and_complementary_partners(sources: list[dict[str, Any]], how: str) -> None:
+    modalities = {"table": TABLE} | ({"image": IMAGE} if how == "left" else {})
+    if "molecules" in {source["type"] for source in sources}:
+        modalities = {"cells": TABLE}
+        sources[0]["columns"] = {"cells": ["a"]}
+    load(recipe({"type": "join", "by": "id", "how": how, "sources": sources}, modalities))
+
+
 def test_a_build_checks_before_it_looks_at_raw_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^data\.source\.dna refers to modality 'dna'"):
         build(Fasta(), {"table": Table()}, SplitBy(), tmp_path / "none", tmp_path / "out")

@@ -140,7 +140,7 @@ def test_recipes_describe_joins_and_keep_them(raw: Path, tmp_path: Path) -> None
     [
         ({"sources": [ROWS]}, "at least two"),
         ({"by": []}, "one name for all"),
-        ({"by": ["id"]}, "one for each"),
+        ({"by": ["id"]}, "one per source"),
         ({"sources": [IMAGES, {"type": "row"}]}, r"data\.source\.sources\.1\.type is 'row': did you mean 'rows'\?"),
         (
             {"sources": [IMAGES, {**ROWS, "fyle": "a"}]},
@@ -148,7 +148,7 @@ def test_recipes_describe_joins_and_keep_them(raw: Path, tmp_path: Path) -> None
         ),
         ({"sources": [IMAGES, {**ROWS, "file": 3}]}, r"'data\.source\.sources\.1\.file' is 3: input should be"),
         ({"sources": [IMAGES, {**IMAGES, "pattern": "x"}]}, "needs named fields"),
-        ({"sources": [IMAGES, {"type": "join", "by": "a", "sources": [IMAGES, ROWS]}]}, "part of a join"),
+        ({"sources": [IMAGES, {"type": "join", "by": "a", "sources": [IMAGES, ROWS]}]}, "cannot contain a join"),
     ],
 )
 def test_mistakes_are_named_when_the_recipe_is_read(fields: dict[str, Any], message: str) -> None:
