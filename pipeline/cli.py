@@ -99,7 +99,7 @@ def init_command(
     out: Annotated[Path | None, typer.Option(help="Recipe to write; by default NAME.yaml, after the folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at raw files and draft a recipe for them."""
+    """Survey raw files and draft a recipe for them."""
     from pipeline.draft import draft_recipe
 
     _print_result(draft_recipe(folder, out), as_json)
@@ -256,7 +256,7 @@ def export_command(
 @app.command("report")
 def report_command(
     run: RunFolder,
-    finetuned: Annotated[Path | None, typer.Option(help="A fine-tuned run whose figures to show too.")] = None,
+    finetuned: Annotated[Path | None, typer.Option(help="A fine-tuned run whose figures are also shown.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file with loss curves, reconstructions, maps and tables."""
@@ -267,7 +267,7 @@ def report_command(
 
 @app.command("doctor")
 def doctor_command(as_json: AsJson = False) -> None:
-    """Report what this machine has, what is missing and how to install it."""
+    """Report the hardware and packages of this machine, and how to install missing ones."""
     from pipeline.commands.doctor import doctor
 
     _print_result(doctor(), as_json)
@@ -341,7 +341,7 @@ def main() -> None:
 
 
 def _message(error: ValueError | OSError) -> str:
-    """What to tell the user about an error."""
+    """The message for an error."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full ({error.filename or 'while writing'}): free some space and run the same command again"
     if isinstance(error, PermissionError) and error.filename:

@@ -22,7 +22,7 @@ from pipeline.model.modeling import SensoriumModel
 from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.upgrade import upgrade_modalities, upgrade_recipe
+from pipeline.recipe.upgrade import upgrade_modalities, upgrade_recipe, upgrade_results
 from shards.files import TEMPORARY_SUFFIX, write_json, write_text
 from shards.manifest import Manifest
 from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
@@ -165,7 +165,7 @@ class Run:
     def result(self) -> dict[str, Any]:
         """The results so far, by command."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return upgrade_results(json.loads(path.read_text())) if path.is_file() else {}
 
     def add_result(self, **results: Any) -> None:
         """Add results to `result.json`, by command."""

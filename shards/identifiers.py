@@ -36,7 +36,7 @@ def split_words(name: str) -> tuple[str, ...]:
 def group_rank(name: str) -> int | None:
     """How closely the samples with one value of a field belong together, 0 the closest; None if its name does not tell.
 
-    Only the names of the words of `GROUPS`, alone or with a word such as `id`, tell.
+    A name tells if it is a word of `GROUPS`, alone or with words such as `id`.
     """
     words = split_words(name)
     ranks = [rank for rank, word in enumerate(GROUPS) if word in words and set(words) <= {word, *_NUMBERED}]

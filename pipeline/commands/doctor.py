@@ -1,4 +1,4 @@
-"""Report what this machine has, what is missing and how to install it."""
+"""Report the hardware and packages of this machine, and how to install missing ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Parser:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorResult(Result):
-    """This machine. missing: what is not installed, what it is needed for and how to install it."""
+    """This machine. missing: a line for each missing package or device, with its use and how to install it."""
 
     python: str
     platform: str

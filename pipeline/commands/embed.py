@@ -26,7 +26,7 @@ class RowsResult(Result):
     """A Parquet file with a row for each usable sample; `skipped` lists the others with the reason."""
 
     verb: ClassVar[str]
-    """What happened to the rows."""
+    """Verb for the rows in the printed line, such as `embedded`."""
     path: str
     rows: int
     skipped: list[str]

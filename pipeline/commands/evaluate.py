@@ -26,7 +26,7 @@ class EvaluateResult(Result):
     trained_on: how many of them the run was trained on; None for shards other than the run's own.
     left_out: samples of other shards left out because the run was trained on them; None for the run's own shards.
     retrieval: recall and chance by pair of modalities, see `pipeline.evaluation.measures.retrieval`.
-    rankme: effective dimensions by modality. skipped: samples that could not be used. probe: None without a label.
+    rankme: effective dimensions by modality. skipped: number of unusable samples. probe: None without a label.
     """
 
     optional: ClassVar[frozenset[str]] = frozenset({"trained_on", "left_out", "probe"})
@@ -77,7 +77,7 @@ def evaluate(
     on, are left out.
 
     Raises:
-        ValueError: no run, no shards, an empty split, a split that only has training samples, or no such label.
+        ValueError: no run, no shards, an empty split, a split of training samples only, or an unknown label.
     """
     trained = Run.existing(Path(run))
     recipe = trained.recipe()

@@ -59,7 +59,7 @@ SHARED: tuple[ModuleType, ...] = (
     pipeline.model.modeling,
     pipeline.model.processing,
 )
-"""Modules that every export needs, besides those of its modalities and their imports."""
+"""Modules in every export, in addition to the modules of its modalities and their imports."""
 EXAMPLES = 8
 SUFFIXES = (".py", ".json", ".safetensors")
 """Suffixes of exported files."""
@@ -69,8 +69,9 @@ SUFFIXES = (".py", ".json", ".safetensors")
 class ExportResult(Result):
     """An exported folder.
 
-    max_difference: largest difference of its embeddings and predictions in a fresh process from those of the run,
-    predicted numbers in std of the label. pushed: name of the Hub repository, None if it was not pushed.
+    max_difference: largest difference between its outputs in a fresh process (embeddings and predictions) and those of
+    the run; predicted numbers are divided by the std of the label. pushed: name of the Hub repository, None if it was
+    not pushed.
     """
 
     optional: ClassVar[frozenset[str]] = frozenset({"pushed"})
@@ -119,7 +120,7 @@ def export(run: str | Path, out: str | Path | None = None, push: str | None = No
 
 
 def _foreign_files(folder: Path) -> list[str]:
-    """Names in a folder that no export has written; all names if it is not an exported model."""
+    """Names of files in a folder that no export writes; all names if the folder is not an exported model."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     with suppress(ValueError, OSError):
         if json.loads((folder / "config.json").read_text())["model_type"] == SensoriumConfig.model_type:
@@ -309,15 +310,15 @@ BLOCKED = ("pipeline", "modalities", "shards", "recipes", "rdkit", "tifffile", "
 
 
 def check(folder: Path, packages: Iterable[str] = ()) -> float:
-    """Largest difference of embeddings and predictions between the run and the exported folder in a fresh process.
+    """Largest difference between the outputs of the run and of the exported folder in a fresh process.
 
-    packages: installed packages that modalities come from, which the process may not import either.
+    packages: further packages that the process cannot import, because they define the modalities.
 
     Raises:
         RuntimeError: the folder does not load there.
     """
     with tempfile.TemporaryDirectory() as cache:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", CHECK, str(folder.resolve()), json.dumps([*BLOCKED, *packages])],
             capture_output=True,
             text=True,
@@ -325,9 +326,9 @@ def check(folder: Path, packages: Iterable[str] = ()) -> float:
             env={**os.environ, "HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
             check=False,
         )
-    if done.returncode:
-        raise RuntimeError(f"the exported model does not load in a fresh process:\n{done.stderr[-2000:]}")
-    return float(done.stdout.strip().splitlines()[-1])
+    if process.returncode:
+        raise RuntimeError(f"the exported model does not load in a fresh process:\n{process.stderr[-2000:]}")
+    return float(process.stdout.strip().splitlines()[-1])
 
 
 def card(trained: Run, fitted: dict[str, Modality], task: Task | None) -> str:

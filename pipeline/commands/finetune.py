@@ -28,6 +28,7 @@ from pipeline.evaluation.measures import classification, paired_difference, regr
 from pipeline.evaluation.predictor import Predictor, Settings, fit, predict
 from pipeline.machine import environment, keep_freed_memory
 from pipeline.model.modeling import SensoriumModel
+from pipeline.recipe.upgrade import upgrade_head
 from pipeline.run import VERSIONS, Run
 from shards.files import atomic_folder, write_json
 from shards.split import assign
@@ -100,7 +101,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What the seeds of one fine-tuning share.
+    """Data and settings that all seeds of a fine-tuning share.
 
     usable: indices of the samples that have a label. task: of all labels, before it is fitted to training labels.
     """
@@ -178,9 +179,9 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a run's model on labels and write a new run with the figures in its `result.json`.
 
-    Each seed draws a split by group, the labels and an initial head; the pretrained model, the one from scratch and the
-    baseline use the same ones. Samples that pretraining saw, or whose group it saw, are left out of test sets. The
-    model of the first seed is saved.
+    Each seed draws a split by group, the training labels and an initial head; the pretrained model, the model from
+    scratch and the baseline share them. Samples that pretraining saw, or whose group it saw, are left out of test
+    sets. The model of the first seed is saved.
 
     Raises:
         ValueError: unusable data, label or split, or too few samples.
@@ -337,7 +338,7 @@ def load_predictor(run: Run) -> tuple[Predictor, Task]:
     """
     if not run.fine_tuned:
         raise ValueError(f"{run.folder} is not a fine-tuned run: run `sensorium finetune` first and give its folder")
-    state = json.loads((run.folder / "head.json").read_text())
+    state = upgrade_head(json.loads((run.folder / "head.json").read_text()))
     task = Task(**{**state["task"], "classes": tuple(state["task"]["classes"])})
     predictor = Predictor(run.load_model(), tuple(state["modalities"]), task.outputs, state["features"])
     predictor.head.load_state_dict(load_file(run.folder / "head.safetensors"))

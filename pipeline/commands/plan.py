@@ -1,4 +1,4 @@
-"""A dry run: check a recipe against its data and estimate what training needs."""
+"""A dry run: check a recipe against its data and estimate the resources that training needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_SAMPLES = 256
 class SetPlan:
     """One shard set: samples per epoch, epochs in the run, and notes of its build.
 
-    imbalance: how much more often some samples come than others, because of the division among nodes.
+    imbalance: how much more often some samples are read than others, because of the division among nodes.
     """
 
     path: str
@@ -43,7 +43,7 @@ class SetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlan:
-    """All shard sets. unusable_of_sampled: how many of the samples read are unusable, and how many were read."""
+    """All shard sets. unusable_of_sampled: numbers of unusable samples and of samples read."""
 
     training_samples: int
     shards: int
@@ -54,7 +54,7 @@ class DataPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult(Result):
-    """What a run needs.
+    """The resources that a run needs.
 
     parameters: by part of the model. tokens_per_sample: mean by modality. memory_gib_by_zero_stage: weights, gradients
     and moments of one rank. activations_gib_per_rank and flops_per_step are estimates.
@@ -81,7 +81,7 @@ class PlanResult(Result):
             f"{data.epochs:.1f} epochs; {unusable} of {sampled} samples read are unusable",
         ]
         lines += [
-            f"{part.path}: some samples come {part.imbalance:.1%} more often than others, because of their node"
+            f"{part.path}: some samples are read {part.imbalance:.1%} more often than others, depending on their node"
             for part in data.sets
             if part.imbalance
         ]
@@ -96,7 +96,7 @@ class PlanResult(Result):
 
 
 def plan(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), ranks: int = 1) -> PlanResult:
-    """Check a recipe against its data and estimate what training needs; nothing is written.
+    """Check a recipe against its data and estimate the resources that training needs; nothing is written.
 
     Raises:
         ValueError: a wrong recipe, a number of ranks that does not divide its micro-batch, or shards that are missing,
@@ -135,7 +135,7 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _plan_data(recipe: Recipe, data: TrainingData, unusable_of_sampled: tuple[int, int]) -> DataPlan:
-    """How often each set is read in the run."""
+    """The epochs of each set in the run."""
     total = recipe.train.steps * recipe.train.batch_size
     samples = sum(sum(split.epoch_sizes) for split in data.sets)
     return DataPlan(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pydantic
 import torch
 
 from modalities.base import Modality, is_text
@@ -93,7 +94,7 @@ def stored_results(
     """The results of `evaluate` and `finetune` stored in a run, or the latter in the run `finetuned`.
 
     Raises:
-        ValueError: `finetuned` is not a fine-tuned run.
+        ValueError: `finetuned` is not a fine-tuned run, or results are unreadable.
     """
     stored = run.result()
     evaluated, tuned = stored.get("evaluate"), stored.get("finetune")
@@ -101,7 +102,13 @@ def stored_results(
         tuned = Run(Path(finetuned)).result().get("finetune")
         if tuned is None:
             raise ValueError(f"{finetuned} is not a fine-tuned run: give the folder that finetune wrote")
-    return evaluated and EvaluateResult.from_json(evaluated), tuned and FinetuneResult.from_json(tuned)
+    try:
+        return evaluated and EvaluateResult.from_json(evaluated), tuned and FinetuneResult.from_json(tuned)
+    except pydantic.ValidationError as error:
+        folder = run.folder if finetuned is None else f"{run.folder} or {finetuned}"
+        raise ValueError(
+            f"result.json in {folder} has results of another version: run evaluate and finetune again"
+        ) from error
 
 
 def metric_names(task: str) -> tuple[str, ...]:
@@ -158,7 +165,7 @@ def reconstructions(
 def retrieval_examples(
     encoded: Embedded, split: Split, locations: Sequence[tuple[int, int]], fitted: Mapping[str, Modality]
 ) -> list[dict[str, Any]]:
-    """For each pair of modalities a few queries, their nearest samples, and whether these are the right ones."""
+    """For each pair of modalities a few queries, their nearest samples, and whether a hit is the same sample."""
     pairs = []
     for query, answer in itertools.permutations(fitted, 2):
         both = np.flatnonzero(encoded.present[query] & encoded.present[answer])

@@ -1,4 +1,4 @@
-"""The base of what commands return: figures as attributes, as JSON and as lines of text."""
+"""Base class of the results of commands: figures as attributes, as JSON and as lines of text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Result(ABC):
 
     @abstractmethod
     def lines(self) -> list[str]:
-        """What the command prints without `--json`."""
+        """The lines that the command prints without `--json`."""
 
     def to_json(self) -> dict[str, Any]:
-        """What the command prints with `--json`, as plain data."""
+        """Plain data that the command prints with `--json`."""
         return plain(self)
 
     def figures(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class ShardSetResult(Result):
         return [*self.manifest_lines(), f"shards: {self.path}"]
 
     def manifest_lines(self) -> list[str]:
-        """Counts of samples and members, and what the build skipped, changed and noted."""
+        """Counts of samples and members, and the samples skipped, changes and notes of the build."""
         manifest = self.manifest
         lines = [
             f"samples: {_counts(manifest.counts())} in {len(manifest.shards)} shards of "

@@ -23,10 +23,10 @@ Columns = Mapping[str, str | tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnChoice:
-    """What decides which columns of a file each modality reads.
+    """Selects the columns of a file that each modality reads.
 
-    requested: columns named by the user, by modality, several as `a+b`. source: of the recipe, whose columns are the
-    default. label: column of the label. excluded: another column that no modality reads.
+    requested: columns named by the user, by modality, several as `a+b`. source: the source of the recipe, whose columns
+    are the default. label: column of the label. excluded: another column that no modality reads.
     """
 
     path: Path

@@ -159,12 +159,12 @@ def load(
 ) -> Labelled:
     """Samples from a CSV, TSV or Parquet file, or from a folder or URL of shards.
 
-    label: column or label to read. excluded: a column that no modality reads, as none reads the label. by: column, or
-    `scaffold`, whose groups a split keeps together. columns: column of each modality, of tables and texts several as
-    `a+b`, new numeric ones included; by default the columns that the recipe's source reads, or those of the modality's
-    name. `by` and `columns` apply to files only. skip_invalid: leave out unusable rows of a file; unusable samples of
-    shards are found when they are read, see `Labelled.usable`. recipe: of the run; without one, remote shards are
-    cached as recipes do by default.
+    label: column or label to read; no modality reads it. excluded: a further column that no modality reads. by: column,
+    or `scaffold`, whose groups a split keeps together. columns: column of each modality, for tables and texts several
+    as `a+b`, which may be new numeric ones; by default the columns that the recipe's source reads, or those of the
+    modality's name. `by` and `columns` apply to files only. skip_invalid: leave out unusable rows of a file; unusable
+    samples of shards are found when they are read, see `Labelled.usable`. recipe: of the run; without one, remote
+    shards are cached as recipes do by default.
 
     Raises:
         ValueError: no such file, column or label; an unusable row without `skip_invalid`; `by` or `columns` for shards.
@@ -194,7 +194,7 @@ def load(
 
 @contextmanager
 def printed_changes(data: Path | str) -> Iterator[None]:
-    """Print to standard error what samples lost in the context, or what was read differently than written."""
+    """Print the changes counted in this context (`counted_changes`) to standard error."""
     with counted_changes() as changes:
         yield
     for reason, times in changes.items():
@@ -252,7 +252,7 @@ def first_skipped(skipped: Mapping[str, str]) -> str:
 
 
 def _load_shards(store: Store, modalities: Mapping[str, Modality], label: str | None) -> LabelledShards:
-    """Read only the labels now, and only if a label is requested."""
+    """Samples of shards; only the labels are read now, if one is requested."""
     manifest = Manifest.read(store)
     names = tuple(name for name in modalities if name in manifest.modalities)
     if not names:

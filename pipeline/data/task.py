@@ -1,4 +1,4 @@
-"""Prediction tasks: what a label asks for, and how its values become targets."""
+"""Prediction tasks: regression or classification of a label, and its values as targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def finite(label: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to predict: a number, standardized by the training labels, or one of `classes`.
+    """A label to predict: a number, standardized by the training labels, or one of `classes`.
 
     kind: `regression` or `classification`.
     """
@@ -61,9 +61,9 @@ class Task:
 
 
 def _refuse_mixed(label: str, values: Sequence[Any], numbers: int) -> None:
-    """Refuse labels of which most but not all are numbers, even if so many are not that the column is text.
+    """Refuse labels if most but not all are numbers, also in a column that counts as text.
 
-    numbers: how many of the values are numbers.
+    numbers: number of the values that are numbers.
 
     Raises:
         ValueError: more than half are numbers and others are not, or all have a unit; the message names these.

@@ -53,10 +53,10 @@ def choose_draft(folder: Path) -> Choice:
     best = max(drafts, key=lambda draft: (draft.is_linked, draft.is_linked and len(draft.modalities), draft.samples))
     counts = [_count(name, paths) for name, paths in survey.files.items()]
     if not survey.is_complete:
-        counts.append(f"only the first {surveys.MAX_FILES:,} files were looked at")
+        counts.append(f"only the first {surveys.MAX_FILES:,} files were surveyed")
     guesses = [*best.guesses, *_cell_notes(best, tables), *(f"not used: {fault}" for fault in faults)]
     if unused := _unused_files(best, survey):
-        guesses.append(f"left aside, because nothing links it to the rest: {', '.join(unused)}")
+        guesses.append(f"not used, because nothing links it to the rest: {', '.join(unused)}")
     if tars:
         guesses.append("tars that are webdataset shards need no source: `sensorium shards index` reads them")
     return Choice(_complete(replace(best, guesses=tuple(guesses))), tuple(counts))

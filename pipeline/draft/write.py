@@ -77,12 +77,12 @@ def recipe_text(choice: Choice, name: str, folder: Path, out: Path) -> str:
     size = "size: tiny" if "size" in state else "model"
     lines = [
         f"Drafted by `sensorium init` from {folder}: {', '.join(choice.counts)}; about {draft.samples:,} samples.",
-        f"At most {MAX_FILES:,} file names, {MAX_OPENED} files of a source and {MAX_ROWS:,} rows of a table were "
-        "looked at, and all headers of WFDB.",
+        f"It is based on at most {MAX_FILES:,} file names, {MAX_OPENED} files per source and {MAX_ROWS:,} rows per "
+        "table, and on all WFDB headers.",
         "",
-        "Guessed, so check:",
+        "Guesses, please check:",
         *(f"- {guess}." for guess in draft.guesses),
-        f"- {size} and train.steps suit a first try on {draft.samples:,} samples; others are small, base and large.",
+        f"- {size} and train.steps suit a first try on {draft.samples:,} samples; small, base and large are larger.",
         "",
         "Next:",
     ]

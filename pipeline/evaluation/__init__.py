@@ -1,1 +1,1 @@
-"""Embeddings, measures and baselines."""
+"""Evaluation of models: embeddings, metrics, probes, baselines and plots."""

@@ -1,4 +1,4 @@
-"""Classical features and models, to hold beside what was pretrained."""
+"""Classical features and models, a baseline for pretrained ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shards.read import Members
 
 
 def features(samples: Sequence[tuple[Members, dict[str, Tokens]]], modalities: Mapping[str, Modality]) -> np.ndarray:
-    """Plain features `(N, F)` of all modalities side by side; zero if a sample lacks one.
+    """Classical features `(N, F)` of all modalities, concatenated; zeros for a modality that a sample lacks.
 
     samples: members and tokens of each sample, by modality.
     """
@@ -31,21 +31,23 @@ def features(samples: Sequence[tuple[Members, dict[str, Tokens]]], modalities: M
     return np.concatenate(parts, axis=1)
 
 
-def predict(task: Task, x: np.ndarray, y: np.ndarray, unseen: np.ndarray) -> np.ndarray:
-    """Fit ridge, its strength chosen by cross-validation on the training rows, or logistic regression.
+def predict(task: Task, x: np.ndarray, y: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+    """Fit a ridge or logistic regression on the training rows `x`, `y` and predict the rows `x_test`.
 
-    Returns standardised numbers `(N,)` or probabilities `(N, classes)` for `unseen`. Where all rows are of one class
-    that is what is predicted.
+    The ridge penalty is selected by cross-validation. If all training rows have the same class, it is predicted.
+
+    Returns:
+        standardized numbers `(N,)` or probabilities `(N, classes)`.
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.preprocessing import StandardScaler
 
     if task.kind == "regression":
-        return RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, y).predict(unseen)
+        return RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, y).predict(x_test)
     if (y == y[0]).all():
-        return np.tile(np.eye(task.outputs)[y[0]], (len(unseen), 1))
+        return np.tile(np.eye(task.outputs)[y[0]], (len(x_test), 1))
     scaler = StandardScaler().fit(x)
     model = LogisticRegression(max_iter=1000).fit(scaler.transform(x), y)
-    probabilities = np.zeros((len(unseen), task.outputs))
-    probabilities[:, model.classes_] = model.predict_proba(scaler.transform(unseen))
+    probabilities = np.zeros((len(x_test), task.outputs))
+    probabilities[:, model.classes_] = model.predict_proba(scaler.transform(x_test))
     return probabilities

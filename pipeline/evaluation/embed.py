@@ -20,7 +20,7 @@ class Embedded:
     """The output of a model for N samples.
 
     keys: keys of the samples. embeddings: `(N, embedding)` of unit length by modality. pooled: `(N, dim)` by modality.
-    present: `(N,)` bool by modality. fused: `(N, dim)`. faults: samples that could not be used, and why.
+    present: `(N,)` bool by modality. fused: `(N, dim)`. faults: the unusable samples, with their reasons.
     """
 
     keys: list[str]

@@ -1,4 +1,4 @@
-"""A model with a linear head for one label, and how it is fitted."""
+"""A model with a linear head for one label, and its fine-tuning."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to fine-tune: a ridge probe on frozen features, then gradient steps from it (LP-FT, Kumar et al. 2022).
+    """Settings of fine-tuning: a ridge probe on frozen features, then gradient steps (LP-FT, Kumar et al. 2022).
 
-    mode: update all weights, only the head (linear), or adapters and the head (lora).
-    features: the head reads pooled tokens after the trunk or of every layer, because earlier layers often hold what a
-        task needs (Peters et al. 2018).
-    pretrained_share: weight of the pretrained weights in their mean with the fine-tuned ones, because the mean does
-        better on groups that training did not see (WiSE-FT, Wortsman et al. 2022); 0 from scratch.
+    mode: weights to update: all (full), the head (linear), or adapters and the head (lora).
+    features: input of the head: pooled tokens of the last layer or of every layer, because a task may need the
+        features of earlier layers (Peters et al. 2018).
+    pretrained_share: share of the pretrained weights in their average with the fine-tuned ones; the average
+        generalizes better to unseen groups (WiSE-FT, Wortsman et al. 2022). 0 from scratch.
     labels: number of training labels to use, all by default.
     test: share of samples in the test set, divided by group.
     """

@@ -60,9 +60,9 @@ def probe(label: str, training: tuple[Embedded, list[Any]], test: tuple[Embedded
     samples by cosine similarity. Test samples of a class without training samples are left out and counted.
     """
     task = task_of(label, [value for value in training[1] if value is not None])
-    strange = None
+    unseen_values = None
     if task.kind == "classification":
-        strange = [str(value) for value in test[1] if value is not None and str(value) not in task.classes]
+        unseen_values = [str(value) for value in test[1] if value is not None and str(value) not in task.classes]
     rows = {}
     for modality in training[0].pooled:
         x, y = _select(*training, modality, task)
@@ -79,8 +79,8 @@ def probe(label: str, training: tuple[Embedded, list[Any]], test: tuple[Embedded
     return Probe(
         label=label,
         task=task.kind,
-        unseen=None if strange is None else len(strange),
-        unseen_classes=None if strange is None else sorted(set(strange)),
+        unseen=None if unseen_values is None else len(unseen_values),
+        unseen_classes=None if unseen_values is None else sorted(set(unseen_values)),
         modalities=rows,
     )
 

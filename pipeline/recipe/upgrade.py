@@ -1,4 +1,4 @@
-"""Recipes and fitted modalities that earlier versions of sensorium saved in runs, read under the names of today."""
+"""Recipes, modalities, heads and results that earlier versions saved in runs, read under the names of today."""
 
 from __future__ import annotations
 
@@ -35,6 +35,39 @@ def upgrade_modalities(states: Mapping[str, Any]) -> dict[str, Any]:
         RenamedKeyError: one has a key that no longer exists.
     """
     return _upgrade(states, ("modalities",))
+
+
+def upgrade_head(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a fine-tuned head that any version saved, with the keys of today."""
+    names = {"deviation": "std"}
+    return {**state, "task": {names.get(key, key): value for key, value in state["task"].items()}}
+
+
+def upgrade_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results by command that any version saved in a run, with the keys of today."""
+    upgraded = dict(results)
+    if probe := upgraded.get("evaluate", {}).get("probe"):
+        upgraded["evaluate"] = {**upgraded["evaluate"], "probe": _upgrade_probe(probe)}
+    if finetuned := upgraded.get("finetune"):
+        names = {"seen": "left_out"}
+        upgraded["finetune"] = {names.get(key, key): _upgrade_scores(value) for key, value in finetuned.items()}
+    return upgraded
+
+
+def _upgrade_probe(probe: Mapping[str, Any]) -> dict[str, Any]:
+    """The results of probes; earlier versions had the modalities beside the other keys."""
+    if "modalities" in probe:
+        return dict(probe)
+    keys = ("label", "task", "unseen", "unseen_classes")
+    modalities = {name: value for name, value in probe.items() if name not in keys}
+    return {**{key: probe[key] for key in keys if key in probe}, "modalities": modalities}
+
+
+def _upgrade_scores(value: Any) -> Any:
+    """The metrics of a start, with standard deviations named `std`; other values unchanged."""
+    if not isinstance(value, Mapping):
+        return value
+    return {f"{key.removesuffix('_sd')}_std" if key.endswith("_sd") else key: number for key, number in value.items()}
 
 
 def _upgrade(part: Any, path: tuple[str, ...]) -> Any:

@@ -214,6 +214,6 @@ def column_names(path: Path, line: Line) -> list[str]:
     (line,) = valid_rows(path, [line])
     nameless = [place for place, name in enumerate(line.cells) if not name][1:]
     names = [f"{NAMELESS}{place + 1}" if place in nameless else name for place, name in enumerate(line.cells)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} has the column {twice[0]!r} twice")
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} has the column {duplicates[0]!r} twice")
     return names

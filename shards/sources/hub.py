@@ -49,8 +49,8 @@ class Hub(Source):
         revision: Version of the data set: a commit, branch or tag.
         columns: By modality, its column, or a list of columns that become the cells of a table or the words of one
             text.
-        signals: By signal modality, what its columns of lists are, such as `ecg: {sample_rate_hz: 500, unit: mV,
-            channels: {column: leads}}`; a list of columns has one for each channel.
+        signals: By signal modality, the properties of its columns of lists, such as `ecg: {sample_rate_hz: 500,
+            unit: mV, channels: {column: leads}}`; a list of columns has one column per channel.
         key: Column that identifies a row; by default the row's number.
         labels: Columns stored as labels, apart from the content.
         groups: Further columns that a split can be made by.

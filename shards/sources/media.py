@@ -29,8 +29,8 @@ _SUBJECT_FOLDER = re.compile(r"(subject|subj|sub|patient|pat|participant|p|s)[-_
 class File(NamedTuple):
     """One item.
 
-    path: where the file is. name: its path relative to the raw folder. row: its row of the table. fault: why it is
-    unusable, empty if it is not. part: (start, stop) of a range of samples of a recording, None for the whole file.
+    path: path of the file. name: its path relative to the raw folder. row: its row of the table. fault: the reason why
+    the file is unusable, or empty. part: (start, stop) of a range of samples of a recording, None for the whole file.
     """
 
     path: Path

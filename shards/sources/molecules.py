@@ -65,7 +65,7 @@ class Record(NamedTuple):
 class Molecules(Source):
     """Files of molecules become samples with `smiles.txt`, `image.png` (gray drawing), `table.json` and `labels.json`.
 
-    Of the first three, those are made whose names are modalities of the recipe. A split can be made by `scaffold`
+    The first three are made if the recipe has a modality of that name. A split can be made by `scaffold`
     (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate;
     `modalities.strings.chemistry` describes how stereochemical groups, atom maps, salts and `*` are treated.
 
@@ -174,9 +174,9 @@ class Molecules(Source):
             for path in paths:
                 with suppress(*BROKEN):
                     records = (dict(r.properties) for r in self._records(path) if isinstance(r, Record))
-                    while some := list(itertools.islice(records, 100_000)):
+                    while rows := list(itertools.islice(records, 100_000)):
                         yield pl.DataFrame(
-                            {name: [row.get(name) for row in some] for name in self.properties},
+                            {name: [row.get(name) for row in rows] for name in self.properties},
                             schema=dict.fromkeys(self.properties, pl.String),
                         )
 

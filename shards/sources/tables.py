@@ -49,9 +49,9 @@ def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
             frame = pl.read_parquet(path, n_rows=rows, glob=False).fill_nan(None)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise BrokenFileError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-        lasting = pl.selectors.duration().dt.total_microseconds() / 1e6
+        durations = pl.selectors.duration().dt.total_microseconds() / 1e6
         words = (pl.selectors.categorical() | pl.selectors.enum()).cast(pl.String)
-        return frame.with_columns(pl.selectors.decimal().cast(pl.Float64), lasting, words)
+        return frame.with_columns(pl.selectors.decimal().cast(pl.Float64), durations, words)
     lines = read_lines(path)
     names = column_names(path, next(lines))
     rest = itertools.islice(valid_rows(path, lines), rows)

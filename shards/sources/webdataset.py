@@ -78,7 +78,7 @@ class WebDataset(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.members or self.columns):
-            raise ValueError("data.source.members says which extensions each modality has; it is empty")
+            raise ValueError("data.source.members is empty: give the extensions of each modality")
         for name in self.members.keys() & self.columns.keys():
             raise ValueError(f"data.source.columns.{name} is also in members: take the modality from one of them")
         for extension in (*itertools.chain.from_iterable(self._extensions.values()), *self.decode):

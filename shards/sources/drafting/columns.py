@@ -76,11 +76,11 @@ class TableFile:
         return read_table(self.path, MAX_ROWS)
 
     def notes(self, names: Sequence[str]) -> list[str]:
-        """Lines on the cells of some columns: those that are not numbers, and those that mean missing."""
+        """Lines on the cells of some columns that are not numbers or mean missing."""
         texts = self.texts.select(names)
         types = infer_types([texts], typed=is_typed(self.path))
         words = [
-            f"{name}: {', '.join(map(repr, counts))} is taken for missing; if it is a value: missing: {{{name}: []}}"
+            f"{name}: {', '.join(map(repr, counts))} is read as missing; if it is a value, set missing: {{{name}: []}}"
             for name, counts in types.words.items()
         ]
         return [*MODALITY_TYPES["table"]().survey(types.row(row) for row in texts.iter_rows(named=True)), *words]

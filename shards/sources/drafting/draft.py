@@ -1,4 +1,4 @@
-"""Drafts of recipes, and what sources share in writing them."""
+"""Drafts of recipes, and functions that sources share to write them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def choose_split(fields: Sequence[tuple[str, int]], fallback: str = SINGLE_SAMPL
     if not fields:
         return SplitField(None, None, fallback)
     by, count = fields[0]
-    alternatives = f"; {', '.join(name for name, _ in fields[1:])} would be others" if fields[1:] else ""
+    alternatives = f"; alternatives: {', '.join(name for name, _ in fields[1:])}" if fields[1:] else ""
     return SplitField(by, count, f"split by {by} ({count:,} values), so that no value is on two sides{alternatives}")
 
 

@@ -116,13 +116,11 @@ def test_an_evaluation_of_training_samples_says_so(finds: Path, tmp_path: Path) 
     assert evaluate(finds, split="train").trained_on == 20
     export(finds, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "Retrieval on the train split, **of which pretraining saw 20 of 20 samples**:" in card
+    assert "Retrieval on the train split (**pretraining saw 20 of these 20 samples**):" in card
     assert "did not see" not in card
     evaluate(finds)
     export(finds, tmp_path / "model")
-    assert (
-        "Retrieval on the test split, which pretraining did not see:" in (tmp_path / "model" / "README.md").read_text()
-    )
+    assert "Retrieval on the test split (not seen in pretraining):" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_unusable_samples_of_shards_are_left_out_and_counted(

@@ -150,7 +150,7 @@ def test_images_that_a_table_names_by_path(raw: Path, make: Make) -> None:
     assert source["labels"] == ["species"]
     assert source["key"] == "id"
     assert state["data"]["split"]["by"] == "video"
-    assert "1 recording" in comments.partition("left aside")[2]
+    assert "1 recording" in comments.partition("not used, because")[2]
     assert (total(manifest), manifest.skipped) == (24, {})
 
 
@@ -461,7 +461,7 @@ def test_the_most_plentiful_of_what_no_table_links(raw: Path, make: Make) -> Non
     image(raw / "cover.png")
     state, comments, manifest = make()
     assert set(state["modalities"]) == {"audio"}
-    assert "1 image" in comments.partition("left aside")[2]
+    assert "1 image" in comments.partition("not used, because")[2]
     assert total(manifest) == 6
 
 
@@ -547,7 +547,7 @@ def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
     flat = " ".join(comments.replace("#", " ").split())
     assert "lead: 117 of 120 cells are numbers, 3 are not (<0.01); these are missing" in flat
     assert "iron: 6 of 120 cells are -999, far from all others" in flat
-    assert "country: 'NA' is taken for missing; if it is a value: missing: {country: []}" in flat
+    assert "country: 'NA' is read as missing; if it is a value, set missing: {country: []}" in flat
     assert "'Na'" not in flat
     assert manifest.changed == {"country: 'NA' is missing": 40}
     assert [note.partition(":")[0] for note in manifest.notes] == ["table, iron", "table, lead"]
@@ -591,5 +591,5 @@ def test_a_source_of_another_package_drafts(raw: Path, make: Make) -> None:
     assert state["modalities"].keys() == {"note"}
     assert "9 notes" in comments
     assert "notes are short" in comments
-    assert "1 image" in comments.partition("left aside")[2]
+    assert "1 image" in comments.partition("not used, because")[2]
     assert total(manifest) == 9

@@ -179,7 +179,7 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
         ({"members": {"image": "pkl"}}, "a Python pickle can run any code"),
         ({"members": {"image": ["jpg", "a.PTH"]}}, "a Python pickle can run any code"),
         ({"members": {"image": "jpg"}, "decode": {"pyd": "json"}}, "a Python pickle can run any code"),
-        ({"members": {}}, "data.source.members says which extensions each modality has"),
+        ({"members": {}}, "data.source.members is empty: give the extensions of each modality"),
         ({"members": {"photo": "jpg"}}, "refers to modality 'photo', but the recipe defines none"),
         ({"members": {"image": "ten"}}, "data.source.members.image: 'image' is of type image, which does not read ten"),
         ({"members": {"image": "jpg"}, "columns": {"image": ["a"]}}, "data.source.columns.image is also in members"),
