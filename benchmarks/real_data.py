@@ -30,7 +30,7 @@ from shards.files import write_json, write_text
 SEEDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Set:
     """A folder of raw data, its recipe, and the label to predict from which modalities."""
 
@@ -47,14 +47,21 @@ class Set:
 
 
 SETS = {
-    "spoken_digits": Set("spoken_digits", "audio", "digit of an unseen speaker", "digit", ("audio",), 100),
+    "spoken_digits": Set(
+        folder="spoken_digits",
+        recipe="audio",
+        task="digit of an unseen speaker",
+        label="digit",
+        modalities=("audio",),
+        labels=100,
+    ),
     "birds": Set(
-        "bird_barcodes",
-        "birds",
-        "genus of an unseen species from DNA",
-        "genus",
-        ("dna",),
-        500,
+        folder="bird_barcodes",
+        recipe="birds",
+        task="genus of an unseen species from DNA",
+        label="genus",
+        modalities=("dna",),
+        labels=500,
         mode="linear",
         overrides=("data.split.by=scientific_name", "data.source.unique=true"),
         note="Two labels per genus are little for a probe. Barcodes begin at many positions of the gene: with "
@@ -63,42 +70,49 @@ SETS = {
         "training species. Counts of the same subwords are still the better features with so few labels.",
     ),
     "arithmetic": Set(
-        "eeg_arithmetic",
-        "arithmetic",
-        "rest or task of an unseen subject",
-        "part",
-        ("eeg", "ecg"),
-        100,
+        folder="eeg_arithmetic",
+        recipe="arithmetic",
+        task="rest or task of an unseen subject",
+        label="part",
+        modalities=("eeg", "ecg"),
+        labels=100,
         note="All three are equal within the spread: the test split is 4 subjects, who share little with the others. "
         "Amplitudes of spectra as the target help: pretrained on raw waves, it was worse than from scratch.",
     ),
     "fish": Set(
-        "fish",
-        "fish",
-        "species in an unseen video",
-        "species",
-        ("image",),
-        100,
+        folder="fish",
+        recipe="fish",
+        task="species in an unseen video",
+        label="species",
+        modalities=("image",),
+        labels=100,
         note="540 frames of 45 videos are near-duplicates, too little for a masked autoencoder, and the mean "
         "over patches loses the layout that a thumbnail of 16 x 16 pixels keeps.",
     ),
     "ecg": Set(
-        "ecg/cinc2021",
-        "ecg",
-        "sinus rhythm in an unseen record",
-        "sinus_rhythm",
-        ("ecg",),
-        20,
+        folder="ecg/cinc2021",
+        recipe="ecg",
+        task="sinus rhythm in an unseen record",
+        label="sinus_rhythm",
+        modalities=("ecg",),
+        labels=20,
         note="38 records, 7 of them in the test split with the label: shows that the pipeline runs end to end.",
     ),
-    "penguins": Set("tables", "tables", "species of an unseen bird", "species", ("table",), 20),
+    "penguins": Set(
+        folder="tables",
+        recipe="tables",
+        task="species of an unseen bird",
+        label="species",
+        modalities=("table",),
+        labels=20,
+    ),
     "molecules": Set(
-        "molecules",
-        "molecules",
-        "solubility of an unseen scaffold (ESOL)",
-        "measured log solubility in mols per litre",
-        ("smiles",),
-        50,
+        folder="molecules",
+        recipe="molecules",
+        task="solubility of an unseen scaffold (ESOL)",
+        label="measured log solubility in mols per litre",
+        modalities=("smiles",),
+        labels=50,
         metric="spearman",
         overrides=(  # ESOL, FreeSolv and Lipophilicity, only the first has the label
             "data.source.files='[EFL]*.csv'",

@@ -44,19 +44,19 @@ class Done(NamedTuple):
         """The one line that says what is wrong; progress bars may stand before it."""
         assert self.code == 2, (self.code, self.err)
         lines = [line for line in self.err.replace("\r", "\n").splitlines() if line.strip()]
-        said = [line for line in lines if line.startswith("sensorium: ")]
-        assert len(said) == 1, self.err
-        assert lines[-1] == said[0]
+        messages = [line for line in lines if line.startswith("sensorium: ")]
+        assert len(messages) == 1, self.err
+        assert lines[-1] == messages[0]
         assert "Traceback" not in self.err
         assert not self.out.strip()
-        return said[0]
+        return messages[0]
 
     def figures(self) -> dict[str, Any]:
         """What `--json` printed, which is all that stands on standard output."""
         assert self.code == 0, self.err
         assert self.out.count("\n") == 1
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+        values: dict[str, Any] = json.loads(self.out)
+        return values
 
 
 Call = Callable[..., Done]
@@ -99,15 +99,15 @@ def written(recipe: dict[str, Any], path: Path) -> Path:
 
 
 @pytest.fixture
-def own(shards: Path, tmp_path: Path) -> Path:
+def shards_copy(shards: Path, tmp_path: Path) -> Path:
     """A copy of the shards to spoil."""
     return Path(shutil.copytree(shards, tmp_path / "own"))
 
 
 @pytest.fixture
-def own_file(recipe: dict[str, Any], own: Path, tmp_path: Path) -> Path:
+def recipe_of_copy(recipe: dict[str, Any], shards_copy: Path, tmp_path: Path) -> Path:
     """The small recipe on the copy."""
-    recipe["data"]["shards"] = [{"path": str(own)}]
+    recipe["data"]["shards"] = [{"path": str(shards_copy)}]
     return written(recipe, tmp_path / "own.yaml")
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_key_in_a_process_of_its_own(file: Path, tmp_path: Path) -> N
     nothing_new(tmp_path, "recipe.yaml")
 
 
-def test_several_devices_say_a_mistake_once(call: Call, file: Path, own: Path) -> None:
+def test_several_devices_say_a_mistake_once(call: Call, file: Path, shards_copy: Path) -> None:
     assert "'steps'" in call("pretrain", file, "train.step=3", "--devices", "2").refusal()
     assert "nowhere" in call("pretrain", file, "data.shards=[{path: nowhere}]", "--devices", "2").refusal()
     assert "among 3 ranks" in call("pretrain", file, "train.batch_size=8", "--devices", "3").refusal()
@@ -230,9 +230,9 @@ def test_recipes_that_are_wrong(call: Call, file: Path, tmp_path: Path) -> None:
 # shards
 
 
-def spoil(own: Path, how: str) -> str:
+def spoil(shards_copy: Path, how: str) -> str:
     """Break the last training shard; returns what a message must name."""
-    tar = sorted(own.glob("train-*.tar"))[-1]
+    tar = sorted(shards_copy.glob("train-*.tar"))[-1]
     if how == "missing":
         tar.unlink()
     elif how == "truncated":
@@ -248,16 +248,20 @@ def spoil(own: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "checksum", "index"])
-def test_broken_shards_are_named(call: Call, own: Path, own_file: Path, tmp_path: Path, how: str) -> None:
-    named = spoil(own, how)
-    for words in (["pretrain", own_file, "--out", "run"], ["plan", own_file], ["shards", "verify", own]):
-        said = call(*words)
+def test_broken_shards_are_named(call: Call, shards_copy: Path, recipe_of_copy: Path, tmp_path: Path, how: str) -> None:
+    named = spoil(shards_copy, how)
+    for words in (
+        ["pretrain", recipe_of_copy, "--out", "run"],
+        ["plan", recipe_of_copy],
+        ["shards", "verify", shards_copy],
+    ):
+        outcome = call(*words)
         if words[0] == "shards":  # tells of each whole shard before it
-            assert said.code == 2
-            assert f"{named}" in said.err.splitlines()[-1]
+            assert outcome.code == 2
+            assert f"{named}" in outcome.err.splitlines()[-1]
         else:
-            assert named in said.refusal()
-            assert "again" in said.refusal()
+            assert named in outcome.refusal()
+            assert "again" in outcome.refusal()
     nothing_new(tmp_path, "own", "own.yaml")
 
 
@@ -272,19 +276,19 @@ def test_shards_that_are_not_there(call: Call, file: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["{}", "half {", '{"version": 99}', "[]"])
-def test_a_manifest_that_is_none(call: Call, own: Path, text: str) -> None:
-    (own / "manifest.json").write_text(text)
-    assert "manifest.json" in call("shards", "verify", own).refusal()
-    assert "manifest.json" in call("shards", "inspect", own).refusal()
+def test_a_manifest_that_is_none(call: Call, shards_copy: Path, text: str) -> None:
+    (shards_copy / "manifest.json").write_text(text)
+    assert "manifest.json" in call("shards", "verify", shards_copy).refusal()
+    assert "manifest.json" in call("shards", "inspect", shards_copy).refusal()
 
 
-def test_an_empty_split(call: Call, own: Path, own_file: Path, run: Path, tmp_path: Path) -> None:
-    manifest = Manifest.read(own)
-    kept = {**manifest.__dict__, "shards": manifest.of("validation")}
-    Manifest(**kept).write(own)
-    assert "the train split of" in call("pretrain", own_file, "--out", "run").refusal()
-    assert "the test split of" in call("evaluate", run, "--shards", own).refusal()
-    assert "the nosuch split of" in call("evaluate", run, "--shards", own, "--split", "nosuch").refusal()
+def test_an_empty_split(call: Call, shards_copy: Path, recipe_of_copy: Path, run: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(shards_copy)
+    fields = {**manifest.__dict__, "shards": manifest.of("validation")}
+    Manifest(**fields).write(shards_copy)
+    assert "the train split of" in call("pretrain", recipe_of_copy, "--out", "run").refusal()
+    assert "the test split of" in call("evaluate", run, "--shards", shards_copy).refusal()
+    assert "the nosuch split of" in call("evaluate", run, "--shards", shards_copy, "--split", "nosuch").refusal()
     nothing_new(tmp_path, "own", "own.yaml")
 
 
@@ -313,9 +317,9 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     assert "no file *.smi in" in call("shards", "build", file, "--raw", "raw", "--out", "new").refusal()
     (tmp_path / "raw" / "bad.smi").write_text("not-a-molecule\nC1CC\n")
-    said = call("shards", "build", file, "--raw", "raw", "--out", "new", "--workers", "1").refusal()
-    assert "no usable sample" in said
-    assert "invalid SMILES: 2" in said
+    message = call("shards", "build", file, "--raw", "raw", "--out", "new", "--workers", "1").refusal()
+    assert "no usable sample" in message
+    assert "invalid SMILES: 2" in message
     assert (
         "known: local, ray"
         in call("shards", "build", file, "--raw", "raw", "--out", "new", "--engine", "dask").refusal()
@@ -362,8 +366,8 @@ def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: 
     before = contents(run)
     for override, key in (("model.dim=64", "model.dim"), ("train.seed=3", "train.seed"),
                           ("modalities.image.mask.ratio=0.75", "modalities.image.mask.ratio")):  # fmt: skip
-        said = call("pretrain", file, override, "--out", run).refusal()
-        assert f"holds a run of another recipe ({key} is " in said
+        message = call("pretrain", file, override, "--out", run).refusal()
+        assert f"holds a run of another recipe ({key} is " in message
     assert contents(run) == before
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine").write_text("mine")
@@ -386,23 +390,23 @@ def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_
         assert "is broken" in call(*words).refusal()
     shutil.rmtree(copy / "checkpoints" / "step-4")
     assert call("pretrain", file, "--out", copy).code == 0
-    whole = (read_checkpoint(r / "checkpoints" / "step-4") for r in (copy, run))
-    ours, theirs = whole
+    tensors = (read_checkpoint(r / "checkpoints" / "step-4") for r in (copy, run))
+    ours, theirs = tensors
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> None:
-    said = call("plan", file, "--ranks", "7").refusal()
-    assert said.endswith("cannot be divided among 7 ranks: change train.batch_size")
-    said = call("plan", file, "train.micro_batch_size=8", "--ranks", "7").refusal()
-    assert said.endswith("cannot be divided among 7 ranks: change train.micro_batch_size")
+    message = call("plan", file, "--ranks", "7").refusal()
+    assert message.endswith("cannot be divided among 7 ranks: change train.batch_size")
+    message = call("plan", file, "train.micro_batch_size=8", "--ranks", "7").refusal()
+    assert message.endswith("cannot be divided among 7 ranks: change train.micro_batch_size")
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])
 def test_what_is_written_is_parquet(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
     assert "o.csv is not a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
-    said = call(verb, run, "--data", table, "--out", "s3://bucket/o.parquet").refusal()
-    assert "s3:/bucket/o.parquet looks like a URL: write to a file" in said
+    message = call(verb, run, "--data", table, "--out", "s3://bucket/o.parquet").refusal()
+    assert "s3:/bucket/o.parquet looks like a URL: write to a file" in message
     nothing_new(tmp_path, "table.csv")
 
 
@@ -419,27 +423,27 @@ def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_pat
 def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb: list[str]) -> None:
     before = contents(run)
 
-    def said(*words: str | Path) -> str:
+    def refusal(*words: str | Path) -> str:
         return call(verb[0], run, *verb[1:], *words).refusal()
 
     lines = table.read_text().splitlines()
     (tmp_path / "bad.csv").write_text("\n".join([*lines[:3], "C1CC(,7.0,1", *lines[4:]]))
-    assert "bad.csv, row 3: invalid SMILES" in said("--data", "bad.csv")
-    assert "--skip-invalid" in said("--data", "bad.csv")
+    assert "bad.csv, row 3: invalid SMILES" in refusal("--data", "bad.csv")
+    assert "--skip-invalid" in refusal("--data", "bad.csv")
     (tmp_path / "empty.csv").write_text("smiles,weight\n")
-    assert "empty.csv" in said("--data", "empty.csv")
+    assert "empty.csv" in refusal("--data", "empty.csv")
     (tmp_path / "none.csv").write_text("")
-    assert "none.csv" in said("--data", "none.csv")
+    assert "none.csv" in refusal("--data", "none.csv")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
-    assert "torn.parquet" in said("--data", "torn.parquet")
+    assert "torn.parquet" in refusal("--data", "torn.parquet")
     (tmp_path / "other.csv").write_text("formula,weight\nCCO,1\nCCN,2\n")
-    assert "--columns modality=column" in said("--data", "other.csv")
-    assert "no column 'SMILES'" in said("--data", table, "--columns", "smiles=SMILES")
-    assert "not a modality" in said("--data", table, "--columns", "sound=smiles")
-    assert "name=value" in said("--data", table, "--columns", "smiles")
-    assert "no file nowhere.csv" in said("--data", "nowhere.csv")
-    assert "nowhere.xlsx" in said("--data", "nowhere.xlsx")
-    assert "folder without manifest.json" in said("--data", tmp_path)
+    assert "--columns modality=column" in refusal("--data", "other.csv")
+    assert "no column 'SMILES'" in refusal("--data", table, "--columns", "smiles=SMILES")
+    assert "not a modality" in refusal("--data", table, "--columns", "sound=smiles")
+    assert "name=value" in refusal("--data", table, "--columns", "smiles")
+    assert "no file nowhere.csv" in refusal("--data", "nowhere.csv")
+    assert "nowhere.xlsx" in refusal("--data", "nowhere.xlsx")
+    assert "folder without manifest.json" in refusal("--data", tmp_path)
     assert not (tmp_path / "new").exists()
     assert not list(tmp_path.rglob("*.writing"))
     assert contents(run) == before
@@ -448,15 +452,15 @@ def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb:
 def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards: Path, tmp_path: Path) -> None:
     before = contents(run)
 
-    def said(*words: str | Path) -> str:
+    def refusal(*words: str | Path) -> str:
         return call("finetune", run, "--data", table, "--out", "new", *words).refusal()
 
-    assert "no column 'wieght'" in said("--label", "wieght")
-    assert "--mode is 'half'" in said("--label", "weight", "--mode", "half")
-    assert "no modality 'sound'" in said("--label", "weight", "--modalities", "smiles,sound")
-    assert "only" in said("--label", "weight", "--labels", "1000")
-    assert "cannot split by 'patient'" in said("--label", "weight", "--split", "patient")
-    assert "--test is 0: the share of test samples" in said("--label", "weight", "--test", "0")
+    assert "no column 'wieght'" in refusal("--label", "wieght")
+    assert "--mode is 'half'" in refusal("--label", "weight", "--mode", "half")
+    assert "no modality 'sound'" in refusal("--label", "weight", "--modalities", "smiles,sound")
+    assert "only" in refusal("--label", "weight", "--labels", "1000")
+    assert "cannot split by 'patient'" in refusal("--label", "weight", "--split", "patient")
+    assert "--test is 0: the share of test samples" in refusal("--label", "weight", "--test", "0")
     assert "no label 'mass'" in call("finetune", run, "--data", shards, "--label", "mass", "--out", "new").refusal()
     assert "not a fine-tuned run" in call("finetune", run, "--data", table, "--label", "odd", "--out", run).refusal()
     assert contents(run) == before
@@ -474,11 +478,11 @@ def test_a_label_that_shards_have_not(call: Call, run: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def unreadable(own: Path) -> int:
+def unreadable(shards_copy: Path) -> int:
     """Every tenth training image is no image, and their checksums are right; returns how many."""
-    manifest, count, shards = Manifest.read(own), 0, []
+    manifest, count, shards = Manifest.read(shards_copy), 0, []
     for shard in manifest.shards:
-        tar = own / shard.name
+        tar = shards_copy / shard.name
         if shard.split == "train":
             images = pl.read_parquet(index_path(tar)).filter(pl.col("member") == "image.png")
             data = bytearray(tar.read_bytes())
@@ -487,13 +491,15 @@ def unreadable(own: Path) -> int:
                 count += 1
             tar.write_bytes(data)
         shards.append(replace(shard, sha256=hash_file(tar)))
-    Manifest(**{**manifest.__dict__, "shards": tuple(shards)}).write(own)
+    Manifest(**{**manifest.__dict__, "shards": tuple(shards)}).write(shards_copy)
     return count
 
 
-def test_unreadable_images_are_skipped_and_counted(call: Call, own_file: Path, own: Path, unreadable: int) -> None:
-    steps = -(-len_of(own) // 16)
-    done = call("pretrain", own_file, "data.max_skipped=0.3", f"train.steps={steps}", "--out", "run", "--json")
+def test_unreadable_images_are_skipped_and_counted(
+    call: Call, recipe_of_copy: Path, shards_copy: Path, unreadable: int
+) -> None:
+    steps = -(-len_of(shards_copy) // 16)
+    done = call("pretrain", recipe_of_copy, "data.max_skipped=0.3", f"train.steps={steps}", "--out", "run", "--json")
     assert done.figures()["step"] == steps
     assert done.err.count("skipped a sample: image file is not png") >= unreadable
     metrics = Run(Path("run")).metrics()
@@ -506,10 +512,10 @@ def len_of(folder: Path) -> int:
     return Manifest.read(folder).counts()["train"]
 
 
-def test_too_many_unreadable_images_stop_the_run(call: Call, own_file: Path, unreadable: int) -> None:
-    words = ["pretrain", own_file, "train.steps=8", "train.checkpoint_every=1", "--out", "run"]
-    said = call(*words, "data.max_skipped=0.01").refusal()
-    assert "samples could not be used, more than data.max_skipped 1%" in said
+def test_too_many_unreadable_images_stop_the_run(call: Call, recipe_of_copy: Path, unreadable: int) -> None:
+    words = ["pretrain", recipe_of_copy, "train.steps=8", "train.checkpoint_every=1", "--out", "run"]
+    message = call(*words, "data.max_skipped=0.01").refusal()
+    assert "samples could not be used, more than data.max_skipped 1%" in message
     assert call(*words, "data.max_skipped=0.5").code == 0, "the limit may change when the run goes on"
     assert Run(Path("run")).metrics()[-1]["step"] == 8
 
@@ -542,12 +548,12 @@ def test_a_full_disk_loses_nothing(call: Call, file: Path, disk: Path, tmp_path:
     run, flat = disk / "run", "train.schedule.kind=constant"
     assert call("pretrain", file, flat, "train.steps=2", "--out", run).code == 0
     assert call("pretrain", file, flat, "train.steps=6", "--out", tmp_path / "straight").code == 0
-    kept = ("checkpoints/step-2/", "model/", "modalities.json", "trained_on.json", "environment.json")
-    before = {name: data for name, data in contents(run).items() if name.startswith(kept)}
+    saved = ("checkpoints/step-2/", "model/", "modalities.json", "trained_on.json", "environment.json")
+    before = {name: data for name, data in contents(run).items() if name.startswith(saved)}
     ballast = fill(disk, leave_bytes)
     words = ["pretrain", file, flat, "train.steps=6", "train.keep_checkpoints=9", "--out"]
-    said = call(*words, run).refusal()
-    assert "the disk is full" in said
+    message = call(*words, run).refusal()
+    assert "the disk is full" in message
     assert {name: data for name, data in contents(run).items() if name in before} == before
     assert Run.existing(run).recipe().name == "small"
     shutil.copytree(run, tmp_path / "elsewhere")
@@ -567,8 +573,8 @@ def test_a_disk_full_while_the_model_is_written(call: Call, file: Path, disk: Pa
     assert call("pretrain", file, "--out", run).code == 0
     before = contents(run)
     ballast = fill(disk, 64 * 1024)
-    said = call("pretrain", file, "--out", run).refusal()
-    assert "the disk is full" in said
+    message = call("pretrain", file, "--out", run).refusal()
+    assert "the disk is full" in message
     assert contents(run) == before
     ballast.unlink()
     assert call("pretrain", file, "--out", run).code == 0
@@ -584,10 +590,10 @@ def test_a_disk_full_before_a_run_begins(call: Call, file: Path, disk: Path) -> 
 def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: Path) -> None:
     fill(disk, 300 * 1024)
     done = process("pretrain", file, "--out", disk / "run", cwd=tmp_path)
-    said = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("sensorium: ")]
+    messages = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("sensorium: ")]
     assert done.code == 2
-    assert len(said) == 1
-    assert "the disk is full" in said[0]
+    assert len(messages) == 1
+    assert "the disk is full" in messages[0]
     assert "Traceback" not in done.err
     assert not (disk / "run" / "model").exists()
     assert not list((disk / "run").rglob("step-*"))
@@ -624,9 +630,9 @@ def test_json_of_plan_and_doctor(call: Call, file: Path, tmp_path: Path) -> None
     assert planned["recipe"] == "small"
     assert set(planned["tokens_per_sample"]) == {"smiles", "image", "table"}
     assert planned["memory_gib_by_zero_stage"].keys() == {"0", "1", "2", "3"}
-    found = call("doctor", "--json").figures()
-    assert found["packages"]["torch"]
-    assert isinstance(found["missing"], list)
+    result = call("doctor", "--json").figures()
+    assert result["packages"]["torch"]
+    assert isinstance(result["missing"], list)
     nothing_new(tmp_path, "recipe.yaml")
 
 
@@ -695,10 +701,10 @@ def test_json_of_pretrain_in_a_process_of_its_own(file: Path, tmp_path: Path) ->
     figures = done.figures()
     assert (figures["path"], figures["step"]) == ("run", 4)
     assert "4/4" in done.err
-    told = process("doctor", cwd=tmp_path)
-    assert told.code == 0
-    assert "torch" in told.out
-    assert not told.err
+    outcome = process("doctor", cwd=tmp_path)
+    assert outcome.code == 0
+    assert "torch" in outcome.out
+    assert not outcome.err
 
 
 def test_a_traceback_only_where_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -711,9 +717,9 @@ def test_a_traceback_only_where_asked_for(call: Call, monkeypatch: pytest.Monkey
 def test_init_drafts_a_recipe_that_builds(call: Call, table: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     table.rename(tmp_path / "raw" / table.name)
-    said = call("init", "raw", "--json").figures()
-    assert (said["path"], said["samples"]) == ("raw.yaml", 40)
-    assert said["guesses"]
+    result = call("init", "raw", "--json").figures()
+    assert (result["path"], result["samples"]) == ("raw.yaml", 40)
+    assert result["guesses"]
     assert call("shards", "build", "raw.yaml", "--raw", "raw", "--out", "built", "--json").figures()["skipped"] == {}
     assert "raw.yaml is there already" in call("init", "raw").refusal()
     (tmp_path / "empty").mkdir()

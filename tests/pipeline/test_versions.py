@@ -23,7 +23,7 @@ Reads = Callable[[], Any]
 
 
 @pytest.fixture
-def own(run: Path, tmp_path: Path) -> Path:
+def run_copy(run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may write to."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
@@ -45,59 +45,59 @@ def warnings(reads: Reads, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
 
 
-def warning(data: Path, run: Path, here: str, there: str) -> str:
+def warning(data: Path, run: Path, present: str, recorded: str) -> str:
     return (
         f"warning: {data} is read with other versions of packages than the training data of {run}: "
-        f"rdkit {here}, not {there}"
+        f"rdkit {present}, not {recorded}"
     )
 
 
 def test_a_run_records_what_made_and_reads_its_data(run: Path, shards: Path) -> None:
     packages = ("chembl_structure_pipeline", "imagecodecs", "pillow", "rdkit")
-    here = {n: importlib.metadata.version(n) for n in packages}
-    assert Run(run).versions() == here == json.loads((shards / "manifest.json").read_text())["versions"]
+    installed = {n: importlib.metadata.version(n) for n in packages}
+    assert Run(run).versions() == installed == json.loads((shards / "manifest.json").read_text())["versions"]
 
 
 def test_pretraining_warns_of_shards_by_other_versions(
     older: Path, recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe["data"]["shards"] = [{"path": str(older)}]
-    out, here = tmp_path / "new", importlib.metadata.version("rdkit")
+    out, installed = tmp_path / "new", importlib.metadata.version("rdkit")
     for steps in (2, 4):  # a new run, and one that goes on
         assert warnings(partial(pretrain, recipe, [f"train.steps={steps}"], out), capsys) == [
-            warning(older, out, here, "2025.3.6")
+            warning(older, out, installed, "2025.3.6")
         ]
     assert Run(out).versions()["rdkit"] == "2025.3.6"
 
 
 def test_shards_by_other_versions_are_told_of_in_one_line(
-    own: Path, shards: Path, older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_copy: Path, shards: Path, older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here, settings = importlib.metadata.version("rdkit"), Settings(mode="linear", labels=20)
-    expected = [warning(older, own, "2025.3.6", here)]
+    installed, settings = importlib.metadata.version("rdkit"), Settings(mode="linear", labels=20)
+    expected = [warning(older, run_copy, "2025.3.6", installed)]
 
     def tuned(data: Path) -> None:
-        finetune(own, data, "qed", out=tmp_path / "tuned", compare=False, settings=settings)
+        finetune(run_copy, data, "qed", out=tmp_path / "tuned", compare=False, settings=settings)
 
-    assert warnings(lambda: evaluate(own, older), capsys) == expected
-    assert warnings(lambda: evaluate(own, shards), capsys) == []
+    assert warnings(lambda: evaluate(run_copy, older), capsys) == expected
+    assert warnings(lambda: evaluate(run_copy, shards), capsys) == []
     assert warnings(lambda: tuned(older), capsys) == expected
     assert warnings(lambda: tuned(shards), capsys) == []
-    assert warnings(lambda: embed_file(own, older, tmp_path / "e.parquet"), capsys) == expected
+    assert warnings(lambda: embed_file(run_copy, older, tmp_path / "e.parquet"), capsys) == expected
     assert warnings(lambda: predict_file(tmp_path / "tuned", older, tmp_path / "p.parquet"), capsys) == [
-        warning(older, tmp_path / "tuned", "2025.3.6", here)
+        warning(older, tmp_path / "tuned", "2025.3.6", installed)
     ]
 
 
 def test_files_are_read_by_the_versions_installed(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "new.csv"
     data.write_text("smiles\n" + "CCO\nCCN\nc1ccccc1")
-    assert warnings(lambda: embed_file(own, data, tmp_path / "e.parquet"), capsys) == []
-    state = Run(own).versions()
-    (own / "versions.json").write_text(json.dumps({**state, "rdkit": "2025.3.6"}))
-    expected = [warning(data, own, state["rdkit"], "2025.3.6")]
-    assert warnings(lambda: embed_file(own, data, tmp_path / "e.parquet"), capsys) == expected
-    (own / "versions.json").unlink()
-    assert warnings(lambda: embed_file(own, data, tmp_path / "e.parquet"), capsys) == [], "runs of before have none"
+    assert warnings(lambda: embed_file(run_copy, data, tmp_path / "e.parquet"), capsys) == []
+    state = Run(run_copy).versions()
+    (run_copy / "versions.json").write_text(json.dumps({**state, "rdkit": "2025.3.6"}))
+    expected = [warning(data, run_copy, state["rdkit"], "2025.3.6")]
+    assert warnings(lambda: embed_file(run_copy, data, tmp_path / "e.parquet"), capsys) == expected
+    (run_copy / "versions.json").unlink()
+    assert warnings(lambda: embed_file(run_copy, data, tmp_path / "e.parquet"), capsys) == [], "old runs have none"

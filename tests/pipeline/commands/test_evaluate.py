@@ -40,7 +40,7 @@ from shards.split import sample_key
 
 
 @pytest.fixture
-def own(run: Path, tmp_path: Path) -> Path:
+def run_copy(run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that a test may write to."""
     shutil.copytree(run, tmp_path / "run")
     return tmp_path / "run"
@@ -53,8 +53,8 @@ def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) ->
     assert len(smiles) == len(split)
 
 
-def test_six_directions_with_chance_beside(own: Path) -> None:
-    result = evaluate(own)
+def test_six_directions_with_chance_beside(run_copy: Path) -> None:
+    result = evaluate(run_copy)
     assert len(result.retrieval) == 6
     for row in result.retrieval.values():
         assert row["n"] == 20
@@ -62,26 +62,26 @@ def test_six_directions_with_chance_beside(own: Path) -> None:
         assert 0 <= row["r1"] <= row["r10"] <= 1
     assert set(result.rankme) == {"smiles", "image", "table"}
     assert all(1 <= value <= 32 for value in result.rankme.values())
-    assert Run(own).result()["evaluate"] == json.loads(json.dumps(result.figures()))
-    assert EvaluateResult.from_json(result.figures(), path=str(own)) == result
+    assert Run(run_copy).result()["evaluate"] == json.loads(json.dumps(result.figures()))
+    assert EvaluateResult.from_json(result.figures(), path=str(run_copy)) == result
 
 
-def test_probe_of_a_label(own: Path, shards: Path) -> None:
-    result = evaluate(own, shards, label="qed")
+def test_probe_of_a_label(run_copy: Path, shards: Path) -> None:
+    result = evaluate(run_copy, shards, label="qed")
     for name in ("smiles", "image", "table"):
         assert {"rmse", "spearman", "r2"} == set(result.probe.modalities[name].linear)
     with pytest.raises(ValueError, match="no label 'colour'; it has qed"):
-        evaluate(own, shards, label="colour")
+        evaluate(run_copy, shards, label="colour")
 
 
-def test_an_empty_split_is_named(own: Path, shards: Path, tmp_path: Path) -> None:
+def test_an_empty_split_is_named(run_copy: Path, shards: Path, tmp_path: Path) -> None:
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     state = json.loads((copy / "manifest.json").read_text())
     state["shards"] = [shard for shard in state["shards"] if shard["split"] != "test"]
     (copy / "manifest.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match=r"the test split of .* is empty"):
-        evaluate(own, copy)
+        evaluate(run_copy, copy)
 
 
 def test_labels_that_are_not_finite_are_missing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,27 +101,29 @@ def test_labels_are_read_in_order(shards: Path) -> None:
 def test_nearest_neighbours_of_two_clusters() -> None:
     x = np.concatenate([np.tile([1.0, 0.0], (30, 1)), np.tile([0.0, 1.0], (30, 1))])
     y = np.repeat([0.0, 1.0], 30)
-    found = neighbors(Task(label="y", kind="regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
-    assert found.tolist() == [0.0, 1.0]
+    predictions = neighbors(Task(label="y", kind="regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
+    assert predictions.tolist() == [0.0, 1.0]
 
 
-def test_a_modality_of_one_class_alone_predicts_that(own: Path) -> None:
+def test_a_modality_of_one_class_alone_predicts_that(run_copy: Path) -> None:
     rng = np.random.default_rng(0)
 
     def encoded(count: int) -> Embedded:
         values = {name: rng.standard_normal((count, 4)).astype(np.float32) for name in "mn"}
-        here = {"m": np.ones(count, bool), "n": np.arange(count) % 2 == 0}
-        return Embedded(keys=[""] * count, embeddings=values, pooled=values, present=here, fused=values["m"], faults=[])
+        present = {"m": np.ones(count, bool), "n": np.arange(count) % 2 == 0}
+        return Embedded(
+            keys=[""] * count, embeddings=values, pooled=values, present=present, fused=values["m"], faults=[]
+        )
 
-    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(6), ["a", "b"] * 3))
-    assert found.modalities["n"].linear["accuracy"] == 1
+    probed = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(6), ["a", "b"] * 3))
+    assert probed.modalities["n"].linear["accuracy"] == 1
 
 
-def test_a_label_that_does_not_vary_leaves_the_other_figures(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_does_not_vary_leaves_the_other_figures(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[evaluate.__module__], "labels_of", lambda split, places, name: [1.5] * len(places))
     with pytest.raises(ValueError, match="'qed' has one value only"):
-        evaluate(own)
-    assert Run(own).result()["evaluate"].keys() > {"retrieval", "rankme"}
+        evaluate(run_copy)
+    assert Run(run_copy).result()["evaluate"].keys() > {"retrieval", "rankme"}
 
 
 def test_classes_that_training_has_not_are_counted() -> None:
@@ -138,9 +140,9 @@ def test_classes_that_training_has_not_are_counted() -> None:
             faults=[],
         )
 
-    found = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(5), ["a", "b", "c", None, "c"]))
-    assert (found.unseen, found.unseen_classes, found.modalities["m"].linear.keys() > set()) == (2, ["c"], True)
-    assert found.modalities["m"].n == 2
+    probed = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(5), ["a", "b", "c", None, "c"]))
+    assert (probed.unseen, probed.unseen_classes, probed.modalities["m"].linear.keys() > set()) == (2, ["c"], True)
+    assert probed.modalities["m"].n == 2
     nothing = probe("genus", (encoded(12), ["a", "b"] * 6), (encoded(2), ["c", "d"]))
     assert (nothing.unseen, nothing.unseen_classes) == (2, ["c", "d"])
     assert nothing.modalities == {}
@@ -148,9 +150,9 @@ def test_classes_that_training_has_not_are_counted() -> None:
     assert "unseen" not in plain(numbers)
 
 
-def test_report_is_one_file_with_everything(own: Path) -> None:
-    evaluate(own)
-    page = Path(report(own).path).read_text()
+def test_report_is_one_file_with_everything(run_copy: Path) -> None:
+    evaluate(run_copy)
+    page = Path(report(run_copy).path).read_text()
     assert "http" not in re.sub(
         r'https?://www\.w3\.org/[^"\']*|http://purl\.org[^"\']*|https?://matplotlib[^"\'<]*', "", page
     )
@@ -158,38 +160,40 @@ def test_report_is_one_file_with_everything(own: Path) -> None:
     assert page.count("data:image/png;base64,") > 20
     for word in ("smiles", "image", "table", "contrastive", "masked", "Retrieval", "qed"):
         assert word in page
-    assert not list(own.glob("*.writing"))
+    assert not list(run_copy.glob("*.writing"))
     assert Smiles.type in page
 
 
-def test_the_report_masks_by_the_recipes_plan(own: Path, shards: Path) -> None:
-    recipe = yaml.safe_load((own / "recipe.yaml").read_text())
+def test_the_report_masks_by_the_recipes_plan(run_copy: Path, shards: Path) -> None:
+    recipe = yaml.safe_load((run_copy / "recipe.yaml").read_text())
     recipe["masking"] = {"kind": "hide", "probability": 1.0, "modality": "image"}
     recipe["objectives"]["contrastive"]["reads"] = "full"
-    (own / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (run_copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     plans = []
 
-    def seen(model: SensoriumModel, seed: int, split: Split, masking: MaskPlan) -> dict[str, list[dict[str, str]]]:
+    def record_plan(
+        model: SensoriumModel, seed: int, split: Split, masking: MaskPlan
+    ) -> dict[str, list[dict[str, str]]]:
         plans.append(masking)
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[reconstructions.__module__], "reconstructions", seen)
-        report(own)
+        patch.setattr(sys.modules[reconstructions.__module__], "reconstructions", record_plan)
+        report(run_copy)
     assert plans == [MaskPlan(kind="hide", probability=1.0, modality="image")]
-    hidden = reconstructions(Run(own).load_model(), 0, Split(shards, "test"), plans[0])
+    hidden = reconstructions(Run(run_copy).load_model(), 0, Split(shards, "test"), plans[0])
     assert len({row["original"] for row in hidden["image"]}) > 1
     assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"
 
 
 def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
-    made = plan(recipe)
+    result = plan(recipe)
     parameters = sum(p.numel() for p in Run(run).load_model().parameters())
-    assert made.parameters["total"] == parameters + 1  # the logit scale
-    assert made.tokens_per_sample["table"] == 6
-    assert made.tokens_per_sample["image"] == 9
-    assert made.data.training_samples == len(Split(shards, "train"))
-    assert made.memory_gib_by_zero_stage["0"] == pytest.approx(16 * made.parameters["total"] / 2**30)
+    assert result.parameters["total"] == parameters + 1  # the logit scale
+    assert result.tokens_per_sample["table"] == 6
+    assert result.tokens_per_sample["image"] == 9
+    assert result.data.training_samples == len(Split(shards, "train"))
+    assert result.memory_gib_by_zero_stage["0"] == pytest.approx(16 * result.parameters["total"] / 2**30)
 
 
 def test_plan_says_of_how_many_samples_it_looked_at(shards: Path, recipe: dict) -> None:
@@ -207,11 +211,11 @@ def test_thumbnails_are_of_formats_that_browsers_show(extension: str) -> None:
     members = {"image": {extension: file.getvalue()}, "name": {"txt": b"finch"}}
     image = Image(size=32, patch=8).fit([Image().decode(members["image"])])
     fitted = {"image": image, "name": Text(vocabulary=300).fit(["finch"])}
-    shown = "jpeg" if extension == "jpg" else "png"
+    expected = "jpeg" if extension == "jpg" else "png"
     for name in fitted:
-        found = re.findall(r'src="data:image/(\w+);base64,([^"]+)"', thumbnail(members, name, fitted))
-        assert [kind for kind, _ in found] == [shown]
-        assert Pillow.open(io.BytesIO(base64.b64decode(found[0][1]))).format == shown.upper()
+        images = re.findall(r'src="data:image/(\w+);base64,([^"]+)"', thumbnail(members, name, fitted))
+        assert [kind for kind, _ in images] == [expected]
+        assert Pillow.open(io.BytesIO(base64.b64decode(images[0][1]))).format == expected.upper()
 
 
 def test_a_description_in_json_is_no_thumbnail_of_a_recording() -> None:
@@ -242,12 +246,12 @@ def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_doctor_finds_what_the_tests_need() -> None:
-    found = doctor()
-    assert all(found.packages[name] for name in ("torch", "deepspeed"))
-    parsers = found.parsers
+    result = doctor()
+    assert all(result.packages[name] for name in ("torch", "deepspeed"))
+    parsers = result.parsers
     assert parsers.keys() >= {"rdkit", "pillow", "wfdb", "pyedflib", "soundfile", "mne", "biopython", "datasets"}
     assert parsers.keys() >= {name for kind in (Image, Signal, Spectrogram, Text) for name in kind.requires}
     assert all(parser.version and parser.uses for parser in parsers.values())
     assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"].uses)
-    assert found.cores >= 1
-    assert isinstance(found.missing, list)
+    assert result.cores >= 1
+    assert isinstance(result.missing, list)

@@ -170,9 +170,9 @@ def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, l
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    classes, found = json.loads(done.stdout)
-    wanted = frame[[f"probability_{name}" for name in classes]] if classes else frame["mass"]
-    np.testing.assert_allclose(found, wanted.to_numpy(), rtol=1e-5, atol=1e-5)
+    classes, outputs = json.loads(done.stdout)
+    expected = frame[[f"probability_{name}" for name in classes]] if classes else frame["mass"]
+    np.testing.assert_allclose(outputs, expected.to_numpy(), rtol=1e-5, atol=1e-5)
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"fine-tuned to predict `{label}`, " + ("one of F, N, O" if classes else "a number in the unit") in card
     metric = "balanced_accuracy" if classes else "rmse"

@@ -101,9 +101,9 @@ def adapters_and_head(names: tuple[str, ...], kinds: dict[str, Modality], fusion
         dict(zip(names, (kind.to_json() for kind in kinds.values()), strict=True)), 32, 2, 2, fusion_depth=fusion
     )
     trained = with_lora(Predictor(SensoriumModel(config), (names[0],), 1, "pooled"))
-    found = {name.removeprefix("base_model.model.") for name, p in trained.named_parameters() if p.requires_grad}
-    assert len(found) == sum(p.requires_grad for p in trained.parameters())
-    return found
+    trainable = {name.removeprefix("base_model.model.") for name, p in trained.named_parameters() if p.requires_grad}
+    assert len(trainable) == sum(p.requires_grad for p in trained.parameters())
+    return trainable
 
 
 @pytest.mark.parametrize("names", [("forehead", "image_head", "table"), ("qkv", "head", "out"), ("a", "b", "c")])
@@ -129,10 +129,10 @@ def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
     monkeypatch.setattr(module, "with_lora", lambda predictor: get_peft_model(predictor, ends))
     tuned(run, table, tmp_path / "ends", compare=False, settings=settings)
     for file in ("model/model.safetensors", "head.safetensors"):
-        whole, by_ends = (load_file(tmp_path / name / file) for name in ("whole", "ends"))
-        assert whole.keys() == by_ends.keys()
-        for name, weights in whole.items():
-            torch.testing.assert_close(weights, by_ends[name], rtol=0, atol=1e-6)
+        by_name, by_suffix = (load_file(tmp_path / name / file) for name in ("whole", "ends"))
+        assert by_name.keys() == by_suffix.keys()
+        for name, weights in by_name.items():
+            torch.testing.assert_close(weights, by_suffix[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
@@ -163,8 +163,8 @@ def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) 
 def test_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: Path) -> None:
     tuned(run, table, tmp_path / "t", compare=False)
     predictor, task = load_predictor(Run.existing(tmp_path / "t"))
-    chosen = {"smiles": predictor.model.modalities["smiles"]}
-    samples = labelled.load(table, chosen, columns={"smiles": "structure"})
+    modalities = {"smiles": predictor.model.modalities["smiles"]}
+    samples = labelled.load(table, modalities, columns={"smiles": "structure"})
     expected = predict(predictor, samples, range(80)) * task.std + task.mean
     predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
     np.testing.assert_allclose(pl.read_parquet(tmp_path / "p.parquet")["atoms"].to_numpy(), expected, rtol=1e-5)
@@ -188,13 +188,13 @@ def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
 ) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
     test = [i for i in range(len(samples)) if samples.split[i] == "test"]
-    known = Run.trained_on
+    trained_on = Run.trained_on
     content = {h for i in test[:3] for h in samples.hashes(i) if h.startswith("smiles:")}
-    monkeypatch.setattr(Run, "trained_on", lambda self: known(self) | content)
+    monkeypatch.setattr(Run, "trained_on", lambda self: trained_on(self) | content)
     result = finetune(run, shards, "qed", out=tmp_path / "t", compare=False, settings=QUICK)
     assert (result.left_out, result.test) == (3, len(test) - 3)
-    _, left, count = divide(samples, range(len(samples)), QUICK, 0, content)
-    assert (left, count) == (test[3:], 3)
+    _, test_indices, count = divide(samples, range(len(samples)), QUICK, 0, content)
+    assert (test_indices, count) == (test[3:], 3)
     few = set().union(*(samples.hashes(i) for i in test[1:]))
     with pytest.raises(ValueError, match=f"{len(test) - 1} of {len(test)} test samples: use another test set"):
         divide(samples, range(len(samples)), QUICK, 0, few)
@@ -229,8 +229,8 @@ def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
         by=None,
         split=("",) * 100,
     )
-    seen = {f"smiles:{i}" for i in range(0, 100, 2)}
-    train, test, _ = divide(samples, range(100), Settings(), 0, seen)
+    trained_on = {f"smiles:{i}" for i in range(0, 100, 2)}
+    train, test, _ = divide(samples, range(100), Settings(), 0, trained_on)
     assert all(i % 2 for i in test)
     assert not set(train) & set(test)
     assert {samples.groups[i] for i in train}.isdisjoint({samples.groups[i] for i in test})

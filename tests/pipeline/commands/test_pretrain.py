@@ -43,7 +43,7 @@ def same_checkpoints(ours: Path, theirs: Path) -> None:
     assert ours.name == theirs.name
     a, b = read_checkpoint(ours), read_checkpoint(theirs)
     for name in a.keys() | b.keys():
-        x, y = (held[name] if name in held else torch.zeros_like({**a, **b}[name]) for held in (a, b))
+        x, y = (tensors[name] if name in tensors else torch.zeros_like({**a, **b}[name]) for tensors in (a, b))
         assert torch.equal(x, y), name
     assert (ours / "state.json").read_text() == (theirs / "state.json").read_text()
 
@@ -68,8 +68,8 @@ def start(recipe: dict[str, Any], out: Path, *overrides: str, **environment: str
 
 def test_what_stands_in_a_run(run: Path, recipe: dict[str, Any]) -> None:
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    wanted = {"recipe.yaml", "modalities.json", "environment.json", "metrics.jsonl", "trained_on.json"}
-    assert wanted | {"model/config.json", "model/model.safetensors", "checkpoints/step-4/state.json"} <= names
+    expected = {"recipe.yaml", "modalities.json", "environment.json", "metrics.jsonl", "trained_on.json"}
+    assert expected | {"model/config.json", "model/model.safetensors", "checkpoints/step-4/state.json"} <= names
     assert [path.name for path in Run(run).checkpoints()] == ["step-2", "step-4"]
     assert not list(run.rglob("*.writing"))
     assert load(yaml.safe_load((run / "recipe.yaml").read_text())) == load(recipe)
@@ -173,8 +173,8 @@ def sends(monkeypatch: pytest.MonkeyPatch, number: int, *signals: signal.Signals
 
     def sent(engine: Engine, *arguments: Any) -> StepStats:
         if next(done) == number:
-            for each in signals:
-                os.kill(os.getpid(), each)
+            for signal_number in signals:
+                os.kill(os.getpid(), signal_number)
         return step(engine, *arguments)
 
     monkeypatch.setattr(Engine, "step", sent)
@@ -201,9 +201,9 @@ def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
     assert ended.value.code == code
     assert signal.getsignal(sent) == handler
     assert psutil.Process().children() == children
-    told = capfd.readouterr().err
-    assert "stopping after this step and a checkpoint" in told
-    assert f"{sent.name} at step 3: the same command resumes from there" in told
+    messages = capfd.readouterr().err
+    assert "stopping after this step and a checkpoint" in messages
+    assert f"{sent.name} at step 3: the same command resumes from there" in messages
     run = Run(tmp_path / "run")
     assert [path.name for path in run.checkpoints()] == ["step-3"]
     assert not run.model.exists()
@@ -237,9 +237,9 @@ def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Pa
 
 def test_passes_are_parts_of_a_step(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe = {**recipe, "objectives": {"masked": {}}}
-    whole = rows(pretrain(recipe, out=tmp_path / "whole"))
+    full = rows(pretrain(recipe, out=tmp_path / "whole"))
     parts = rows(pretrain(recipe, ["train.micro_batch_size=4"], tmp_path / "parts"))
-    for ours, theirs in zip(parts, whole, strict=True):
+    for ours, theirs in zip(parts, full, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
@@ -258,10 +258,10 @@ def test_init_takes_the_weights_of_another_run(recipe: dict[str, Any], run: Path
     assert fitted is not None
     torch.manual_seed(1)
     fresh = build_module(load(recipe), fitted).model.state_dict()
-    taken = build_module(load({**recipe, "init": str(run)}), fitted).model.state_dict()
+    weights = build_module(load({**recipe, "init": str(run)}), fitted).model.state_dict()
     source = load_file(run / "model" / "model.safetensors")
     assert not all(torch.equal(fresh[name], source[name]) for name in source)
-    assert all(torch.equal(taken[name], source[name]) for name in source)
+    assert all(torch.equal(weights[name], source[name]) for name in source)
     still = ["train.steps=1", "train.learning_rate=1e-12"]
     begun = pretrain({**recipe, "init": str(run)}, still, tmp_path / "begun")
     torch.testing.assert_close(load_file(begun / "model" / "model.safetensors"), source, rtol=0, atol=1e-6)
@@ -273,9 +273,9 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     fitted = Run(run).modalities()
     assert fitted is not None
     grown = build_module(load({**recipe, "init": str(source)}), fitted).model.state_dict()
-    taken = load_file(source / "model" / "model.safetensors")
-    assert all(torch.equal(grown[name], value) for name, value in taken.items())
-    assert any(name.startswith("input_embeddings.image") and name not in taken for name in grown)
+    weights = load_file(source / "model" / "model.safetensors")
+    assert all(torch.equal(grown[name], value) for name, value in weights.items())
+    assert any(name.startswith("input_embeddings.image") and name not in weights for name in grown)
 
 
 def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "options", "kept"),
+    ("rows", "options", "is_same"),
     [
         ("kind,mass\nwasp,1\nmoth,2", {}, True),
         ("kind,mass\nwasp,1\nmoth,2", {"mask": {"ratio": 0.3}}, True),
@@ -309,7 +309,7 @@ def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
     ids=["alike", "masks", "fields", "columns"],
 )
 def test_init_gives_weights_no_other_meaning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, options: dict[str, Any], kept: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, options: dict[str, Any], is_same: bool
 ) -> None:
     source = pretrain(animals(tmp_path / "a", "kind,mass\nbeetle,1\nwasp,3"), out=tmp_path / "source")
     recipe = animals(tmp_path / "b", rows, **options)
@@ -318,16 +318,16 @@ def test_init_gives_weights_no_other_meaning(
     first, second = old.modalities["table"], new.modalities["table"]
     assert isinstance(first, Table)
     assert isinstance(second, Table)
-    assert (first.categories == second.categories) is kept
-    assert (first.numbers == second.numbers) is kept
-    told = capsys.readouterr().err
-    assert (", table as fitted there" in told) is kept
-    assert ("but not the input embeddings and heads of table" in told) is not kept
+    assert (first.categories == second.categories) is is_same
+    assert (first.numbers == second.numbers) is is_same
+    messages = capsys.readouterr().err
+    assert (", table as fitted there" in messages) is is_same
+    assert ("but not the input embeddings and heads of table" in messages) is not is_same
     for name, weights in old.state_dict().items():
-        found = new.state_dict()[name]
-        same = weights.shape == found.shape and torch.allclose(weights, found, atol=1e-6)
-        assert same or (not kept and name.startswith(("input_embeddings.table", "decoder.heads.table"))), name
-        assert same is kept or name != "input_embeddings.table.embedding.category.weight"
+        loaded = new.state_dict()[name]
+        same = weights.shape == loaded.shape and torch.allclose(weights, loaded, atol=1e-6)
+        assert same or (not is_same and name.startswith(("input_embeddings.table", "decoder.heads.table"))), name
+        assert same is is_same or name != "input_embeddings.table.embedding.category.weight"
 
 
 def test_init_from_nothing_is_refused_before_anything_is_written(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_trackers_write_files(recipe: dict[str, Any], tmp_path: Path) -> None:
           WANDB_CACHE_DIR=str(folder), WANDB_CONFIG_DIR=str(folder), WANDB_SILENT="true")  # fmt: skip
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(tmp_path / "run" / "small")).Reload()
-    told = {event.step: event.value for event in found.Scalars("loss")}
-    assert told == pytest.approx({row["step"]: row["loss"] for row in rows(tmp_path / "run")}, rel=1e-5)
+    events = EventAccumulator(str(tmp_path / "run" / "small")).Reload()
+    losses = {event.step: event.value for event in events.Scalars("loss")}
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows(tmp_path / "run")}, rel=1e-5)
     assert list(folder.rglob("run-*.wandb"))

@@ -50,24 +50,24 @@ def test_how_a_label_colors_points(label: str, values: list[Any], kind: str) -> 
 def test_classes_have_a_legend_the_most_frequent_first_and_others_grey() -> None:
     values = ["owl"] * 12 + ["$jay & <co>$"] * 9 + ["_x"] * 5 + [f"rare {i}" for i in range(9)] + [None, None]
     svg = embedding_map(encoded(len(values)), values, "species")
-    shown = texts(svg)
-    first = shown.index("owl (12)")
-    assert shown[first : first + 3] == ["owl (12)", "$jay &amp; &lt;co&gt;$ (9)", "_x (5)"]
+    labels = texts(svg)
+    first = labels.index("owl (12)")
+    assert labels[first : first + 3] == ["owl (12)", "$jay &amp; &lt;co&gt;$ (9)", "_x (5)"]
     named = len(CLASS_COLORS) - 3
-    assert shown[first + 3 : first + 3 + named] == [f"rare {i} (1)" for i in range(named)]
-    assert shown[first + 3 + named :][:2] == [f"{9 - named} other classes ({9 - named})", "no label (2)"]
-    assert "by species" in shown
-    assert not {"0.0", "2.5", "5.0", "0", "5", "10"} & set(shown), "a color bar has numbers"
+    assert labels[first + 3 : first + 3 + named] == [f"rare {i} (1)" for i in range(named)]
+    assert labels[first + 3 + named :][:2] == [f"{9 - named} other classes ({9 - named})", "no label (2)"]
+    assert "by species" in labels
+    assert not {"0.0", "2.5", "5.0", "0", "5", "10"} & set(labels), "a color bar has numbers"
     first_modality = len(values) - 1 + 1  # its points on the map beside and its legend have that color too
     assert svg.count(f"fill: {CLASS_COLORS[0]}") == 2 * 12 + 1 + first_modality
     assert svg.count(f"fill: {OTHER_COLOR}") == 2 * (9 - named) + 1
 
 
 def test_numbers_have_a_color_bar() -> None:
-    shown = texts(embedding_map(encoded(40), [None, *np.linspace(10, 50, 39).tolist()], "mass_g"))
-    assert {"by mass_g", "mass_g", "20", "30", "40"} <= set(shown)
+    labels = texts(embedding_map(encoded(40), [None, *np.linspace(10, 50, 39).tolist()], "mass_g"))
+    assert {"by mass_g", "mass_g", "20", "30", "40"} <= set(labels)
 
 
 def test_identifiers_color_nothing() -> None:
-    shown = texts(embedding_map(encoded(40), [20150000 + 37 * i for i in range(40)], "catalog"))
-    assert shown == ["by modality", "dna", "table"]
+    labels = texts(embedding_map(encoded(40), [20150000 + 37 * i for i in range(40)], "catalog"))
+    assert labels == ["by modality", "dna", "table"]

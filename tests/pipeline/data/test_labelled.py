@@ -169,8 +169,8 @@ def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
     path.write_text("smiles,weight,mass_g,site,score\nCCO,46,1.5,Peru,1\nCCN,45,2.5,Cuba,2\n")
     modalities = {name: modality for name, modality in modalities.items() if name != "image"}
     assert load(path, modalities, label="score").tokens(0)["table"].size == 1
-    told = "left out as new to 'table': mass_g; to use them pass --columns table=weight+mass_g"
-    assert capsys.readouterr().err.splitlines() == [told]
+    message = "left out as new to 'table': mass_g; to use them pass --columns table=weight+mass_g"
+    assert capsys.readouterr().err.splitlines() == [message]
     samples = load(path, modalities, label="score", columns={"table": "weight+mass_g"})
     assert json.loads(samples.members(1)["table"]["json"]) == {"weight": 45, "mass_g": 2.5}
     tokens = samples.tokens(0)["table"]
@@ -272,12 +272,12 @@ def test_shards_may_lack_splits_and_labels(tmp_path: Path, modalities: dict[str,
 def test_equal_content_has_equal_hashes_in_tables_and_shards(
     shards: Path, tmp_path: Path, modalities: dict[str, Modality]
 ) -> None:
-    chosen = {"smiles": modalities["smiles"]}
-    rows = load(tmp_path / "raw.csv", chosen, label="toxic", by="SMILES")
-    content = {h for found in hashes(rows) for h in found if h.startswith("smiles:")}
-    held = load(shards, modalities)
-    assert content == {h for found in hashes(held) for h in found if h.startswith("smiles:")}
-    assert not any(h.startswith("labels:") for found in hashes(held) for h in found)
+    smiles_only = {"smiles": modalities["smiles"]}
+    rows = load(tmp_path / "raw.csv", smiles_only, label="toxic", by="SMILES")
+    content = {h for of_sample in hashes(rows) for h in of_sample if h.startswith("smiles:")}
+    stored = load(shards, modalities)
+    assert content == {h for of_sample in hashes(stored) for h in of_sample if h.startswith("smiles:")}
+    assert not any(h.startswith("labels:") for of_sample in hashes(stored) for h in of_sample)
 
 
 def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> None:

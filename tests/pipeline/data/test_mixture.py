@@ -39,9 +39,9 @@ def shared(
         }
     )
     assert load(recipe.to_dict()) == recipe
-    found = shares(recipe, sizes)
-    assert all(sum(parts) == 1 for _, parts in found)
-    return [(step, [float(part) for part in parts]) for step, parts in found]
+    schedule = shares(recipe, sizes)
+    assert all(sum(parts) == 1 for _, parts in schedule)
+    return [(step, [float(part) for part in parts]) for step, parts in schedule]
 
 
 def test_shares_are_as_sizes_by_default_and_flatter_with_temperature() -> None:
@@ -72,7 +72,7 @@ def test_epochs_are_passes_of_the_whole_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "message"),
     [
         (
             [{"path": "a", "epochs": 2}, {"path": "b"}],
@@ -82,13 +82,13 @@ def test_epochs_are_passes_of_the_whole_run() -> None:
         ([{"path": "a", "epochs": 1}, {"path": "b", "epochs": 0.5}], "asks for 750 .* set train.steps to 75"),
     ],
 )
-def test_epochs_that_do_not_fit_the_run_are_refused(sets: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_epochs_that_do_not_fit_the_run_are_refused(sets: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         shared(sets, [500, 500])
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ("{shards: [{weight: 1}]}", "either a path or a group of sets"),
         ("{shards: [{path: a, sets: [{path: b}]}]}", "either a path or a group of sets"),
@@ -118,10 +118,10 @@ def test_epochs_that_do_not_fit_the_run_are_refused(sets: list[dict[str, Any]], 
         ("{canonical_nodes: 3}", "train.batch_size 16 is not a multiple of data.canonical_nodes 3"),
     ],
 )
-def test_wrong_mixtures_are_refused_in_one_line(recipe: dict[str, Any], data: str, said: str) -> None:
+def test_wrong_mixtures_are_refused_in_one_line(recipe: dict[str, Any], data: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
         load({**recipe, "data": {}}, [f"data={data}"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -173,15 +173,15 @@ def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, dra
 def test_plan_tells_of_a_folder_that_is_used_twice(recipe: dict[str, Any], shards: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(shards), "weight": 1}]
     samples = len(Split(shards, "train"))
-    assert [held.epochs for held in plan(recipe).data.sets] == [48 / samples, 16 / samples]
+    assert [set_plan.epochs for set_plan in plan(recipe).data.sets] == [48 / samples, 16 / samples]
 
 
 def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], many_shards: Path) -> None:
     sizes = Split(many_shards, "train").sizes
     recipe["data"] |= {"shards": [{"path": str(many_shards)}], "canonical_nodes": 2}
-    held = [sum(sizes[shard] for shard in shards) for shards in deal(sizes, 2)]
-    (told,) = plan(recipe).data.sets
-    assert 0 < told.imbalance == (max(held) - min(held)) / min(held) < 0.1
+    totals = [sum(sizes[shard] for shard in shards) for shards in deal(sizes, 2)]
+    (set_plan,) = plan(recipe).data.sets
+    assert 0 < set_plan.imbalance == (max(totals) - min(totals)) / min(totals) < 0.1
     recipe["data"]["canonical_nodes"] = 8
     with pytest.raises(
         ValueError, match=rf"{many_shards}: with data.canonical_nodes 8 some samples would occur \d+% more"
@@ -192,10 +192,10 @@ def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], 
 @pytest.mark.parametrize(("count", "fine"), [(1, False), (9, False), (10, True), (25, True)])
 def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, fine: bool) -> None:
     """One shard more than can be dealt evenly to four nodes."""
-    held = SimpleNamespace(epoch_sizes=(7,) * (4 * count + 1), folder="shards")
+    split = SimpleNamespace(epoch_sizes=(7,) * (4 * count + 1), folder="shards")
     checked = load(recipe, ["data.canonical_nodes=4"])
     with nullcontext() if fine else pytest.raises(ValueError, match=f"occur {1 / count:.0%} more often"):
-        mixture(checked, [cast(Split, held)])
+        mixture(checked, [cast(Split, split)])
 
 
 def test_cursors_come_back() -> None:
@@ -208,8 +208,8 @@ def test_cursors_come_back() -> None:
 @pytest.fixture
 def mixed(recipe: dict[str, Any], many_shards: Path, drawings: Path, tmp_path: Path) -> dict[str, Any]:
     """Two nodes' streams over a curriculum of two sets, one of them by a keep-list with weights."""
-    held = Split(many_shards, "train")
-    keys = [key for key, *_ in held.locations()]
+    split = Split(many_shards, "train")
+    keys = [key for key, *_ in split.locations()]
     rows = {
         "key": keys[: len(keys) // 2 * 2 : 2],
         "often": [1.5, 1.0] * (len(keys) // 4) + [2.0] * (len(keys) // 2 % 2),
@@ -231,9 +231,9 @@ def mixed(recipe: dict[str, Any], many_shards: Path, drawings: Path, tmp_path: P
 
 def test_a_mixed_run_tells_its_shares_and_goes_on_exactly(mixed: dict[str, Any], tmp_path: Path) -> None:
     straight, cut = Run(pretrain(mixed, out=tmp_path / "straight")), tmp_path / "cut"
-    told = [row["shares"] for row in straight.metrics()]
-    assert list(told[0]) == [leaf["path"] for leaf in mixed["data"]["shards"]]
-    assert [list(row.values()) for row in told] == [[0.75, 0.25]] * 2 + [[0.5, 0.5]] * 2
+    logged = [row["shares"] for row in straight.metrics()]
+    assert list(logged[0]) == [leaf["path"] for leaf in mixed["data"]["shards"]]
+    assert [list(row.values()) for row in logged] == [[0.75, 0.25]] * 2 + [[0.5, 0.5]] * 2
     pretrain(mixed, ["train.steps=2"], cut)
     resumed = Run(pretrain(mixed, ["train.workers=2"], cut))
     timing = ("samples_per_s", "tokens_per_s", "data_wait")

@@ -77,10 +77,10 @@ def test_shards_are_inspected_and_verified_by_url(
     assert (code or 0, "all whole" in out) == (0, True)
     assert (tmp_path / ".cache" / "sensorium" / "shards").is_dir()
     web.faults["manifest.json"] = ["403", "*"]
-    code, out, said = call("shards", "verify", web.url)
+    code, out, message = call("shards", "verify", web.url)
     assert (code, out) == (2, "")
-    assert said.startswith(f"sensorium: cannot fetch {web.url}/manifest.json: 403")
-    assert said.count("\n") == 1
+    assert message.startswith(f"sensorium: cannot fetch {web.url}/manifest.json: 403")
+    assert message.count("\n") == 1
 
 
 def test_a_worker_that_meets_a_dead_link_ends_the_run_in_one_line(
@@ -96,7 +96,7 @@ def test_a_worker_that_meets_a_dead_link_ends_the_run_in_one_line(
 
 
 @pytest.fixture
-def many(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
+def many_shards(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
     """The training tars behind a server, each under ten names: thirty shards of other keys and groups."""
     folder = tmp_path / "many"
     folder.mkdir()
@@ -110,29 +110,35 @@ def many(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> Any:
     return serve(folder)
 
 
-def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many: Any, tmp_path: Path) -> None:
+def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many_shards: Any, tmp_path: Path) -> None:
     """What a run notes of its training data comes from the indexes: a step of few samples needs few of the tars."""
-    data = {**remote["data"], "shards": [{"path": many.url}], "split": None, "shuffle_block": 1, "fit_samples": 1}
+    data = {
+        **remote["data"],
+        "shards": [{"path": many_shards.url}],
+        "split": None,
+        "shuffle_block": 1,
+        "fit_samples": 1,
+    }
     pretrain({**remote, "data": data}, ["train.steps=1", "train.batch_size=2"], tmp_path / "run")
-    assert 1 <= sum(name.endswith(".tar") for name in many.requests) <= 3
+    assert 1 <= sum(name.endswith(".tar") for name in many_shards.requests) <= 3
     assert len(Run(tmp_path / "run").trained_on()) > 300
 
 
-def test_four_nodes_fetch_their_own_shards_alone(many: Any, tmp_path: Path) -> None:
+def test_four_nodes_fetch_their_own_shards_alone(many_shards: Any, tmp_path: Path) -> None:
     """Two ranks on each of four nodes, with a cache a node: no tar is fetched by two of them, and all are by one."""
-    sizes = Split(many.url, "train", cache=Cache(str(tmp_path / "first"))).sizes
+    sizes = Split(many_shards.url, "train", cache=Cache(str(tmp_path / "first"))).sizes
     order = Mixture([sizes], 0, 16, nodes=4, length=4)
-    many.requests.clear()
+    many_shards.requests.clear()
     fetched = []
     for node in range(4):
-        held = Split(many.url, "train", cache=Cache(str(tmp_path / str(node))))
+        split = Split(many_shards.url, "train", cache=Cache(str(tmp_path / str(node))))
         for rank in (2 * node, 2 * node + 1):
             ours = RawBatches(
-                sets=(held,), decode=lambda members: members["smiles"]["txt"], batch_size=2, mixture=order
+                sets=(split,), decode=lambda members: members["smiles"]["txt"], batch_size=2, mixture=order
             )
             positions = range(rank, sum(sizes) // 2 + 4 * max(sizes), 8)  # slices of 2 of a batch of 16
             assert all(len(ours[number]) == 2 for number in positions)
-        fetched.append({name for name in many.requests if name.endswith(".tar")})
-        many.requests.clear()
+        fetched.append({name for name in many_shards.requests if name.endswith(".tar")})
+        many_shards.requests.clear()
     assert sum(map(len, fetched)) == len(set.union(*fetched)) == len(sizes)
     assert {len(names) for names in fetched} <= {len(sizes) // 4, len(sizes) // 4 + 1}

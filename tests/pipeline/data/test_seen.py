@@ -83,13 +83,13 @@ def test_new_finds_of_the_sites_trained_on_are_seen(finds: Path, write: Write, t
     other = write(1, SITES, "data.split.seed=1")
     trained = {group for _, group, _, _ in Split(shards_of(finds), "train").locations()}
     judged = [group for _, group, _, _ in Split(other, "test").locations()]
-    seen = sum(group in trained for group in judged)
-    assert 0 < seen < len(judged)
+    trained_count = sum(group in trained for group in judged)
+    assert 0 < trained_count < len(judged)
     result = finetune(finds, other, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
-    assert (result.left_out, result.test, result.split) == (seen, len(judged) - seen, "site")
-    known = write(2, sorted(trained))
+    assert (result.left_out, result.test, result.split) == (trained_count, len(judged) - trained_count, "site")
+    trained_shards = write(2, sorted(trained))
     with pytest.raises(ValueError, match="test samples: use another test set"):
-        finetune(finds, known, "mass", out=tmp_path / "u", compare=False, settings=QUICK)
+        finetune(finds, trained_shards, "mass", out=tmp_path / "u", compare=False, settings=QUICK)
 
 
 def test_groups_of_another_kind_say_nothing(finds: Path, write: Write, tmp_path: Path) -> None:
@@ -99,15 +99,15 @@ def test_groups_of_another_kind_say_nothing(finds: Path, write: Write, tmp_path:
 
 
 def test_evaluation_leaves_out_what_was_trained_on(finds: Path, write: Write) -> None:
-    own = evaluate(finds)
-    assert (own.trained_on, own.samples) == (0, 20)
+    same_data = evaluate(finds)
+    assert (same_data.trained_on, same_data.samples) == (0, 20)
     shards = Path(shards_of(finds))
-    assert evaluate(finds, shards.parent / "raw" / ".." / shards.name) == own
+    assert evaluate(finds, shards.parent / "raw" / ".." / shards.name) == same_data
     other = write(1, SITES, "data.split.seed=1")
     trained = {group for _, group, _, _ in Split(shards_of(finds), "train").locations()}
     judged = [group in trained for _, group, _, _ in Split(other, "test").locations()]
-    found = evaluate(finds, other)
-    assert (found.left_out, found.samples) == (sum(judged), len(judged) - sum(judged))
+    new_data = evaluate(finds, other)
+    assert (new_data.left_out, new_data.samples) == (sum(judged), len(judged) - sum(judged))
     with pytest.raises(ValueError, match=r"the run was trained on all \d+ samples of the test split"):
         evaluate(finds, write(2, sorted(trained)))
 
@@ -138,15 +138,15 @@ def test_unusable_samples_of_shards_are_left_out_and_counted(
     assert result.labels == len(keys["train"] - spoilt["train"])
     assert result.test == len(keys["test"] - spoilt["test"])
     assert result.skipped == len(spoilt["train"] | spoilt["test"])
-    told = capsys.readouterr().err
-    assert all(f"skipped a sample: {reason} ({key})" in told for key in spoilt["train"] | spoilt["test"])
-    whole = set().union(*keys.values()) - set().union(*spoilt.values())
-    for made in (
+    messages = capsys.readouterr().err
+    assert all(f"skipped a sample: {reason} ({key})" in messages for key in spoilt["train"] | spoilt["test"])
+    usable = set().union(*keys.values()) - set().union(*spoilt.values())
+    for output in (
         embed_file(finds, faulty, tmp_path / "e.parquet"),
         predict_file(tmp_path / "t", faulty, tmp_path / "p.parquet"),
     ):
-        assert set(pl.read_parquet(made["path"])["key"]) == whole
-        assert sorted(made["skipped"]) == sorted(f"{key}: {reason}" for key in set().union(*spoilt.values()))
+        assert set(pl.read_parquet(output["path"])["key"]) == usable
+        assert sorted(output["skipped"]) == sorted(f"{key}: {reason}" for key in set().union(*spoilt.values()))
     with pytest.raises(ValueError, match=r"none of 12 samples can be used \([0-9a-f]{32}: DNA shorter"):
         embed_file(finds, write(5, ["a", "b", "c"], spoilt=12), tmp_path / "none.parquet")
 
@@ -195,8 +195,8 @@ def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path
     run = pretrain(small(faulty), ["data.max_skipped=1.0"], tmp_path / "run")
     assert export(run, tmp_path / "model").max_difference <= 1e-5
     assert Path(report(run).path).read_text().count("original</div>") == 2
-    drawn = reconstructions(Run(run).load_model(), 0, split, MaskPlan())
-    assert {name: len(examples) for name, examples in drawn.items()} == {"dna": 4, "taxon": 4}
+    reconstructed = reconstructions(Run(run).load_model(), 0, split, MaskPlan())
+    assert {name: len(examples) for name, examples in reconstructed.items()} == {"dna": 4, "taxon": 4}
 
 
 @pytest.mark.parametrize(("shares", "expected"), [((0, 0.1), "validation"), ((0, 0), "train")])

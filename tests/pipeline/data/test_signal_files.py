@@ -62,8 +62,8 @@ def test_a_table_that_names_wfdb_records(raw: Path, tmp_path: Path) -> None:
     assert (result["labels"] + result["test"], result["skipped"]) == (40, 0)
     new = write(raw, "new.csv", range(200, 220))
     predict_file(tmp_path / "t", new, tmp_path / "p.parquet", columns={"ecg": "file"})
-    found = pl.read_parquet(tmp_path / "p.parquet")["fast"].to_list()
-    assert sum(found[n] == ("yes" if n % 2 else "no") for n in range(20)) >= 18, "1 Hz and 4 Hz are told apart"
+    predictions = pl.read_parquet(tmp_path / "p.parquet")["fast"].to_list()
+    assert sum(predictions[n] == ("yes" if n % 2 else "no") for n in range(20)) >= 18, "1 Hz and 4 Hz are told apart"
     embed_file(run, new, tmp_path / "e.parquet", columns={"ecg": "file"})
     assert len(pl.read_parquet(tmp_path / "e.parquet")) == 20
 
@@ -79,5 +79,5 @@ def test_a_row_whose_record_is_broken_is_named(raw: Path, tmp_path: Path) -> Non
     fitted = ecg.fit([ecg.parse(raw / "r302")])
     with pytest.raises(ValueError, match=r"broken\.csv, row 1: unreadable WFDB record .*--skip-invalid"):
         load(table, {"ecg": fitted}, columns={"ecg": "file"})
-    held = load(table, {"ecg": fitted}, columns={"ecg": "file"}, skip_invalid=True)
-    assert held.skipped == {"row 1": "unreadable WFDB record", "row 2": "signal file is missing"}
+    samples = load(table, {"ecg": fitted}, columns={"ecg": "file"}, skip_invalid=True)
+    assert samples.skipped == {"row 1": "unreadable WFDB record", "row 2": "signal file is missing"}

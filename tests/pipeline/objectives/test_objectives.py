@@ -203,8 +203,28 @@ def test_the_logit_scale_stays_within_bounds(kinds: dict[str, Modality], draw: D
     torch.testing.assert_close(again.sum / again.count, reference)
 
 
-def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class PullObjective(Objective):
     """A toy objective: pull the fused features to a learned point, and count the steps."""
+
+    views = ("full",)
+
+    def __init__(self, to: float):
+        super().__init__()
+        self.point = nn.Parameter(torch.tensor([to]))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def count(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"fused": torch.tensor(float(batch.size))}
+
+    def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
+        loss = (encodings["full"].fused - self.point).square().mean(1).sum()
+        return {"fused": Term(loss, self.count(batch)["fused"])}
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+
+def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base.OBJECTIVE_TYPES, "_classes", dict(base.OBJECTIVE_TYPES))
 
     @base.register
@@ -219,24 +239,6 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
         def build(self, modalities: Mapping[str, Modality], dim: int) -> Objective:
             return PullObjective(self.to)
 
-    class PullObjective(Objective):
-        views = ("full",)
-
-        def __init__(self, to: float):
-            super().__init__()
-            self.point = nn.Parameter(torch.tensor([to]))
-            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-        def count(self, batch: Batch) -> dict[str, torch.Tensor]:
-            return {"fused": torch.tensor(float(batch.size))}
-
-        def forward(self, encodings: Mapping[str, Encoding], batch: Batch) -> dict[str, Term]:
-            loss = (encodings["full"].fused - self.point).square().mean(1).sum()
-            return {"fused": Term(loss, self.count(batch)["fused"])}
-
-        def after_step(self) -> None:
-            self.steps += 1
-
     checked = load({**recipe, "objectives": {"pull": {"to": 0.25, "weight": 2.0}, "masked": {}}})
     assert load(checked.to_dict()) == checked
     with pytest.raises(ValueError, match="did you mean 'to'"):
@@ -245,9 +247,9 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
     assert set(module.views) == {"full", "visible"}
     engine = Engine(module, checked.train, create_accelerator(checked.train, tmp_path))
     reports = [engine.step([stream[0]], 1e-2) for _ in range(4)]
-    assert reports[-1].terms["pull/fused"] < reports[0].terms["pull/fused"]
-    first = reports[0]
-    assert first.loss == pytest.approx(2 * first.terms["pull/fused"] + sum(first.terms[f"masked/{n}"] for n in NAMES))
+    terms = reports[0].terms
+    assert reports[-1].terms["pull/fused"] < terms["pull/fused"]
+    assert reports[0].loss == pytest.approx(2 * terms["pull/fused"] + sum(terms[f"masked/{n}"] for n in NAMES))
     pull: Any = engine.unwrapped.objectives["pull"]
     assert pull.steps == 4
     assert pull.point.item() != 0.25

@@ -97,16 +97,16 @@ def test_every_zero_stage_trains_as_one_process(recipe_file: Path, alone: Path, 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_run_goes_on_with_another_number_of_ranks(recipe_file: Path, alone: Path, tmp_path: Path, stage: int) -> None:
     """Two steps on two ranks, then two in one process without DeepSpeed, and the other way round."""
-    there, back = tmp_path / "there", tmp_path / "back"
+    two_ranks, one_process = tmp_path / "there", tmp_path / "back"
     flat = "train.schedule.kind=constant"
     straight = pretrain(recipe_file, [flat], tmp_path / "straight")
-    assert start(2, recipe_file, there, f"train.zero={stage}", "train.steps=2", flat).returncode == 0
-    pretrain(recipe_file, [flat], there)
-    same_run(there, straight)
-    pretrain(recipe_file, ["train.steps=2", flat], back)
-    done = start(2, recipe_file, back, f"train.zero={stage}", flat)
+    assert start(2, recipe_file, two_ranks, f"train.zero={stage}", "train.steps=2", flat).returncode == 0
+    pretrain(recipe_file, [flat], two_ranks)
+    same_run(two_ranks, straight)
+    pretrain(recipe_file, ["train.steps=2", flat], one_process)
+    done = start(2, recipe_file, one_process, f"train.zero={stage}", flat)
     assert done.returncode == 0, done.stderr[-3000:]
-    same_run(back, straight)
+    same_run(one_process, straight)
 
 
 @pytest.mark.slow
@@ -139,8 +139,8 @@ def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
     until = time.monotonic() + 240
     while not run.checkpoints() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
-    whole = psutil.Process(process.pid)
-    for part in (whole, *whole.children(recursive=True)):  # ranks lead sessions of their own
+    launcher = psutil.Process(process.pid)
+    for part in (launcher, *launcher.children(recursive=True)):  # ranks lead sessions of their own
         part.kill()
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert run.checkpoints()[-1].name != "step-40"
@@ -174,13 +174,13 @@ def test_ranks_asked_to_end_do_so_together_and_go_on_exactly(
     else:
         ranks = psutil.Process(process.pid).children(recursive=True)
         next(rank for rank in ranks if rank.environ().get("RANK") == "1").send_signal(sent)
-    _, said = process.communicate(timeout=120)
+    _, messages = process.communicate(timeout=120)
     last = run.checkpoints()[-1]
     assert last.name != "step-200", "the run ended before it could be asked to"
-    assert f"{sent.name} at step {last.name.removeprefix('step-')}: the same command resumes from there" in said
+    assert f"{sent.name} at step {last.name.removeprefix('step-')}: the same command resumes from there" in messages
     if sent == signal.SIGINT:
         assert process.returncode == 130
-        assert "Traceback" not in said
+        assert "Traceback" not in messages
     pretrain(recipe, out=run.folder)
     same_run(run.folder, pretrain(recipe, out=tmp_path / "straight"))
 

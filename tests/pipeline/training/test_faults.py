@@ -57,8 +57,8 @@ def faulty(recipe: dict[str, Any], harmed: tuple[Path, dict[str, str]]) -> dict[
 
 
 def state(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Run(run).checkpoints()[-1] / "state.json").read_text())
-    return found
+    values: dict[str, Any] = json.loads((Run(run).checkpoints()[-1] / "state.json").read_text())
+    return values
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -83,8 +83,8 @@ def test_faults_are_counted_by_shard_and_reason_and_logged_with_their_keys(
     assert all(row["reason"].startswith(REASON) for row in logged)
     assert state(run)["faults"] == Run(run).result()["pretrain"]["skipped"] == counted(run)
     assert Run(run).metrics()[-1]["skipped"] == len(logged) >= len(bad)
-    said = capsys.readouterr().err
-    assert all(f"({key} in {tar})" in said for key, tar in bad.items())
+    messages = capsys.readouterr().err
+    assert all(f"({key} in {tar})" in messages for key, tar in bad.items())
 
 
 def test_a_run_with_faults_goes_on_exactly_and_counts_them_once(faulty: dict[str, Any], tmp_path: Path) -> None:

@@ -59,30 +59,30 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
     for spring in (lambda: pickle.loads(pickled), lambda: np.load(io.BytesIO(array), allow_pickle=True)):
         spring()
         sprung.rmdir()  # the trap works
-    said = to_members(RECORDING)["json"]
+    description = to_members(RECORDING)["json"]
     faulty = {
         "pkl": {"image.pkl": pickled},
         "png": {"image.png": pickled},
         "pixels": {"image.npy": array},
-        "traces": {"ecg.npy": array, "ecg.json": said},
-        "bare": {"ecg.npy": pickled, "ecg.json": said},
-        "sound": {"audio.npy": array, "audio.json": said},
+        "traces": {"ecg.npy": array, "ecg.json": description},
+        "bare": {"ecg.npy": pickled, "ecg.json": description},
+        "sound": {"audio.npy": array, "audio.json": description},
         "string": {"smiles.pickle": pickled},
         "row": {"table.json": pickled},
         "tensor": {"table.pt": pickled},
     }
-    whole = {
+    readable = {
         "good": {"smiles.txt": b"CCO"},
         "beside": {"smiles.txt": b"CCO", "notes.pkl": pickled, "labels.pickle": pickled},  # of no modality: not read
     }
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
-        for key, members in {**faulty, **whole}.items():
+        for key, members in {**faulty, **readable}.items():
             for member, data in members.items():
                 entry = tarfile.TarInfo(f"{key}.{member}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
     index_tars(tmp_path, {})
-    size = len(faulty) + len(whole)
+    size = len(faulty) + len(readable)
     stream = TrainingBatches(
         sets=(Split(tmp_path, "train"),),
         modalities=modalities,
@@ -93,5 +93,5 @@ def test_pickles_in_tars_are_never_loaded(modalities: dict[str, Modality], tmp_p
     )
     (batch,) = prefetch(stream, range(1), workers)
     assert {fault.key for fault in batch.faults} == set(faulty)
-    assert sorted(key for key in batch.keys if key) == sorted(whole)
+    assert sorted(key for key in batch.keys if key) == sorted(readable)
     assert not sprung.exists()
