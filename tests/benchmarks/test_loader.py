@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_one_line_with_every_side_of_this_environment(tmp_path: Path) -> None:
+def test_one_line_compares_every_installed_loader(tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "benchmarks" / "loader.py"), "--work", str(tmp_path), "--samples", "8192"]
     done = subprocess.run(
         [*words, "--modalities", "smiles", "--workers", "1", "--repeats", "1"],

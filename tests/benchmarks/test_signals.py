@@ -8,7 +8,7 @@ from benchmark import line
 
 
 @pytest.mark.slow
-def test_signals_are_resampled_without_aliases() -> None:
+def test_signals_are_resampled_without_aliasing() -> None:
     rows = line("signal_resampling.py", "--repeats", "5")["rows"]
     aliases = [row["alias_db"] for row in rows if row["alias_db"]["ours"] is not None]
     assert len(aliases) == 7
@@ -17,7 +17,7 @@ def test_signals_are_resampled_without_aliases() -> None:
 
 
 @pytest.mark.slow
-def test_windows_beside_many_annotations_are_timed() -> None:
+def test_windows_with_many_annotations_are_timed() -> None:
     row = line("annotated_windows.py", "--windows", "50", "--annotations", "8000")
     assert row["windows"] == 50
     assert row["growth"].keys() == {"source", "overlap", "walk"}

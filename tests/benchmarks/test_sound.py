@@ -8,7 +8,7 @@ from benchmark import line
 
 
 @pytest.mark.slow
-def test_windows_in_one_pass_are_right() -> None:
+def test_windows_in_one_pass_are_correct() -> None:
     row = line("windows.py", "--minutes", "1", "--window", "2")
     assert row["windows"] == 30
     assert row["wrong"]["source"] == 0 < row["wrong"]["seek"]
@@ -16,7 +16,7 @@ def test_windows_in_one_pass_are_right() -> None:
 
 
 @pytest.mark.slow
-def test_the_sharp_filter_keeps_tones_out() -> None:
+def test_the_sharp_filter_removes_tones() -> None:
     rows = line("resampling.py", "--seconds", "1", "--repeats", "3")["rows"]
     aliases = [row["alias_db"] for row in rows if row["alias_db"]["ours"] is not None]
     assert len(aliases) == 6

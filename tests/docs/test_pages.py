@@ -49,7 +49,7 @@ def find_command(words: list[str]) -> tuple[Any, list[str]]:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_of_a_page_exist_with_their_options(path: Path) -> None:
+def test_commands_and_options_on_a_page_exist(path: Path) -> None:
     for words in commands(path):
         command, arguments = find_command(words)
         options = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
@@ -66,7 +66,7 @@ def test_pages_have_commands() -> None:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_recipes_of_a_page_are_valid(path: Path) -> None:
+def test_recipes_on_a_page_are_valid(path: Path) -> None:
     for block in blocks(path, "yaml") if path.name != "extending.md" else []:
         state = yaml.safe_load(block)
         if isinstance(state, dict) and "modalities" in state:

@@ -27,7 +27,7 @@ def test_the_changelog_lists_every_renamed_key() -> None:
         assert {command, old, new} <= words
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == project()["version"]
     assert citation["license"] == project()["license"]

@@ -25,12 +25,12 @@ def generate() -> ModuleType:
     return module
 
 
-def test_every_key_of_a_recipe_has_a_meaning(generate: ModuleType) -> None:
+def test_every_recipe_key_is_documented(generate: ModuleType) -> None:
     assert len(generate.all_parts()) > 30
     assert not generate.missing()
 
 
-def test_the_pages_are_not_stale(generate: ModuleType) -> None:
+def test_reference_pages_are_up_to_date(generate: ModuleType) -> None:
     assert not generate.stale(), "run python docs/generate.py and commit docs/reference"
 
 

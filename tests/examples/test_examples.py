@@ -28,7 +28,7 @@ def test_every_script_is_listed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RESULTS)
-def test_the_script_of_a_quick_start_runs(name: str, tmp_path: Path) -> None:
+def test_quick_start_scripts_run(name: str, tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path / name)]
     result = subprocess.run(words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -44,7 +44,7 @@ def test_the_script_of_a_quick_start_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.name)
-def test_the_cells_of_a_notebook_run_in_order(path: Path, tmp_path: Path) -> None:
+def test_notebook_cells_run_in_order(path: Path, tmp_path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert cells

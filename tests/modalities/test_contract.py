@@ -102,7 +102,7 @@ def test_every_registered_modality_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("type_", sorted(MODALITY_TYPES))
-def test_defaults_travel_through_json(type_: str) -> None:
+def test_defaults_round_trip_through_json(type_: str) -> None:
     assert back(MODALITY_TYPES[type_]()) == MODALITY_TYPES[type_]()
 
 
@@ -152,7 +152,7 @@ def test_json_round_trip_of_any_image(mask: Masking, raws: list[tuple[int, float
 
 
 @given(st.binary(), st.lists(st.tuples(st.text(), st.lists(st.integers()).map(tuple))).map(tuple))
-def test_binary_assets_travel_through_json(codes: bytes, nested: tuple[Any, ...]) -> None:
+def test_binary_assets_round_trip_through_json(codes: bytes, nested: tuple[Any, ...]) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Toy(Smiles):
         type: ClassVar[str] = "toy"
@@ -234,7 +234,7 @@ def test_no_modality_loads_a_pickle(name: str, learned: dict[str, Modality]) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_place_says_nothing_of_the_content(name: str, learned: dict[str, Modality]) -> None:
+def test_positions_do_not_depend_on_content(name: str, learned: dict[str, Modality]) -> None:
     modality = learned[name]
     torch.manual_seed(0)
     embedding = modality.embedding(24)
@@ -251,7 +251,7 @@ def test_place_says_nothing_of_the_content(name: str, learned: dict[str, Modalit
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_place_tells_tokens_apart(name: str, learned: dict[str, Modality]) -> None:
+def test_positions_distinguish_tokens(name: str, learned: dict[str, Modality]) -> None:
     torch.manual_seed(0)
     _, place = learned[name].embedding(24)(*stacked(learned[name], RAWS[name][:1]))
     assert len(torch.unique(place, dim=0)) == len(place)
@@ -295,7 +295,7 @@ def test_loss_is_float32_under_autocast(name: str, learned: dict[str, Modality])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reconstruction_fits_the_contract_and_is_shown(name: str, learned: dict[str, Modality]) -> None:
+def test_reconstructions_follow_the_contract_and_can_be_shown(name: str, learned: dict[str, Modality]) -> None:
     modality = learned[name]
     for raw in RAWS[name]:
         tokens = modality.tokenize(raw)
@@ -309,7 +309,7 @@ def test_reconstruction_fits_the_contract_and_is_shown(name: str, learned: dict[
         assert len(set(html.values())) == 3
 
 
-def test_positions_stay_apart_over_long_sequences_under_autocast() -> None:
+def test_positions_stay_distinct_in_long_sequences_under_autocast() -> None:
     coords = torch.arange(5000, 5100, dtype=torch.float32)[:, None]
     place = SineCosine(1, 64)
     calls: list[torch.Tensor] = []

@@ -46,7 +46,7 @@ def test_tokens(options: dict[str, Any], sequence: str, expected: list[str]) -> 
 
 
 @given(st.text("ACGTN", min_size=12, max_size=60), st.integers(1, 5), st.data())
-def test_kmers_are_the_windows_of_the_sequence(sequence: str, kmer: int, data: st.DataObject) -> None:
+def test_kmers_are_windows_of_the_sequence(sequence: str, kmer: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, kmer))
     modality = Dna(kmer=kmer, stride=stride)
     windows = [sequence[i : i + kmer] for i in range(0, len(sequence) - kmer + 1, stride)]
@@ -59,7 +59,7 @@ def test_kmers_are_the_windows_of_the_sequence(sequence: str, kmer: int, data: s
 
 
 @given(certain, st.integers(1, 4), st.data())
-def test_kmers_join_to_the_letters_they_came_from(sequence: str, kmer: int, data: st.DataObject) -> None:
+def test_kmers_join_to_the_original_letters(sequence: str, kmer: int, data: st.DataObject) -> None:
     modality = Dna(kmer=kmer, stride=data.draw(st.integers(1, kmer)))
     joined = modality.join(modality.tokenize(sequence).ids[:, 0])
     assert sequence.startswith(joined)
@@ -99,7 +99,7 @@ def test_subwords_are_longer_than_letters(learned: Dna) -> None:
     assert [piece for piece in learned.pieces if len(piece) > 1 and set(piece) & set(UNCERTAIN)] == []
 
 
-def test_a_phase_of_a_whole_kmer_is_drawn_in_training_alone() -> None:
+def test_a_phase_within_a_kmer_is_drawn_only_in_training() -> None:
     modality = Dna(kmer=4)
     sequence = "AAAACCCCGGGGTTTT"
     tokenizations = {tuple(pieces(modality, sequence, np.random.default_rng(seed))) for seed in range(60)}
@@ -128,7 +128,7 @@ def test_reverse_complement_is_an_option_of_training() -> None:
 
 
 @given(anything)
-def test_the_other_strand_of_the_other_strand_is_the_first(sequence: str) -> None:
+def test_the_reverse_complement_is_its_own_inverse(sequence: str) -> None:
     from Bio.Seq import Seq
 
     assert reverse_complement(reverse_complement(sequence)) == sequence
@@ -154,7 +154,7 @@ def test_the_same_rng_gives_the_same_tokens() -> None:
         ({"vocabulary": "learned"}, 0),
     ],
 )
-def test_overlap_counts_the_neighbours_that_share_letters(options: dict[str, Any], overlap: int) -> None:
+def test_overlap_counts_neighbors_that_share_letters(options: dict[str, Any], overlap: int) -> None:
     modality = Dna(**options)
     assert modality.overlap == overlap
     if modality.vocabulary == "kmer":
@@ -163,7 +163,7 @@ def test_overlap_counts_the_neighbours_that_share_letters(options: dict[str, Any
         assert len(shares) == overlap
 
 
-def test_what_is_too_long_is_cut_or_refused() -> None:
+def test_long_sequences_are_cut_or_refused() -> None:
     assert Dna(length=9).tokenize("ACGT" * 5).size == 2
     with pytest.raises(ContentError) as caught:
         Dna(length=9, too_long="refuse").decode({"txt": b"ACGT" * 5})
@@ -172,7 +172,7 @@ def test_what_is_too_long_is_cut_or_refused() -> None:
     assert Dna().tokenize("ACGT" * 500).size == 165
 
 
-def test_what_is_too_short_is_refused() -> None:
+def test_short_sequences_are_refused() -> None:
     with pytest.raises(ContentError, match="shorter than a k-mer"):
         Dna(kmer=5).decode({"txt": b"ACGT"})
     with pytest.raises(ContentError, match="without a known token"):
@@ -199,7 +199,7 @@ def test_cleaning(value: str, sequence: str) -> None:
 @pytest.mark.parametrize(
     "wrong", ["", "--", " ", "ACGTX", "MEEPQSDPSV*", "ACGT1", ">id\nACGT", None, 4, b"ACGT", "NNNN"]
 )
-def test_what_is_no_dna_is_refused(wrong: object) -> None:
+def test_strings_that_are_not_dna_are_refused(wrong: object) -> None:
     with pytest.raises(ContentError) as caught:
         Dna().parse(wrong)
     assert "ACGT" not in caught.value.reason
@@ -213,7 +213,7 @@ def test_wrong_bytes_are_refused(members: dict[str, bytes]) -> None:
         Dna().decode(members)
 
 
-def test_bytes_without_end_are_refused() -> None:
+def test_oversized_bytes_are_refused() -> None:
     with pytest.raises(ContentError, match="more than 10,000,000 bytes"):
         Dna().decode({"txt": b"A" * 10_000_001})
 
@@ -229,12 +229,12 @@ def test_bytes_without_end_are_refused() -> None:
         ({"vocabulary": "learned", "vocabulary_size": 10}, "at least 1 and 18"),
     ],
 )
-def test_settings_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Dna(**options)
 
 
-def test_fitting_counts_what_is_unknown() -> None:
+def test_fitting_counts_unknown_letters() -> None:
     assert Dna().fit(["ACGTNNNN", "ACGTACGT"]).unknown == 0.25
     assert Dna(length=4).fit(["ACGTNNNN", "ACGTACGT"]).unknown == 0
     assert Dna(vocabulary="character").fit(["ACGTN"]).unknown == 0
@@ -244,9 +244,7 @@ def test_fitting_counts_what_is_unknown() -> None:
         Dna(vocabulary="learned").fit([])
 
 
-def test_only_the_learned_vocabulary_needs_a_package_and_only_to_read(
-    learned: Dna, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_reading_with_a_learned_vocabulary_needs_a_package(learned: Dna, monkeypatch: pytest.MonkeyPatch) -> None:
     assert learned.requires == ("sentencepiece",)
     assert Dna().requires == Dna(vocabulary="character").requires == ()
     tokens = learned.tokenize("ACGTACGT")
@@ -260,7 +258,7 @@ def test_only_the_learned_vocabulary_needs_a_package_and_only_to_read(
     assert Dna().tokenize("ACGTACGT").size == 2
 
 
-def test_workers_can_be_handed_one(learned: Dna) -> None:
+def test_modalities_can_be_pickled_for_workers(learned: Dna) -> None:
     learned.tokenize("ACGT")
     assert (pickle.loads(pickle.dumps(learned)).tokenize("ACGTAACC").ids == learned.tokenize("ACGTAACC").ids).all()
 

@@ -31,7 +31,9 @@ def assemble(modality: Image, tokens: Tokens) -> np.ndarray:
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 5), st.integers(1, 9), st.integers(0, 40), st.booleans())
-def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: int, more: int, separate: bool) -> None:
+def test_images_of_any_size_aspect_and_bands(
+    height: int, width: int, bands: int, patch: int, more: int, separate: bool
+) -> None:
     raw = picture(height, width, bands)
     other_images = [picture(3, 3, bands + 1)] if separate else []
     modality = Image(size=patch + more, patch=patch).fit([raw, *other_images])
@@ -55,7 +57,7 @@ def test_any_size_aspect_and_bands(height: int, width: int, bands: int, patch: i
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 4), st.booleans())
-def test_tokens_are_the_pixels(rows: int, columns: int, patch: int, bands: int, separate: bool) -> None:
+def test_tokens_contain_the_pixels(rows: int, columns: int, patch: int, bands: int, separate: bool) -> None:
     raw = picture(rows * patch, columns * patch, bands, seed=rows)
     other_images = [picture(5, 4, bands + 1)] if separate else []
     modality = Image(size=max(rows, columns) * patch, patch=patch).fit([raw, *other_images])
@@ -68,7 +70,7 @@ def test_the_grid_does_not_depend_on_rounding() -> None:
     assert {compute_grid_size((side, side), 21, 2) for side in range(1, 200)} == {(20, 20)}
 
 
-def test_mean_and_std_are_of_all_training_pixels() -> None:
+def test_mean_and_std_cover_all_training_pixels() -> None:
     raws = [picture(5, 7, 2, seed=1), picture(3, 2, 2, seed=2)]
     modality = Image().fit(raws)
     pixels = np.concatenate([raw.pixels.reshape(-1, 2) for raw in raws])
@@ -86,7 +88,7 @@ def test_resize_keeps_flat_bands_flat() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"patch": 0}, {"size": 8, "patch": 16}])
-def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_sizes_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="patch"):
         Image(**wrong)
 
@@ -109,7 +111,7 @@ def test_separate_bands_give_a_token_for_each_patch_and_band() -> None:
                 assert np.isnan(pixels[..., i]).all()
 
 
-def test_bands_that_were_not_fitted_are_refused() -> None:
+def test_unfitted_bands_are_refused() -> None:
     both = Image(size=16).fit([picture(4, 4, ("red", "nir")), picture(4, 4, ("red",))])
     alike = Image(size=16).fit([picture(4, 4, ("red", "nir"))])
     for modality in (both, alike):
@@ -138,7 +140,7 @@ def test_flip_is_one_of_the_eight_symmetries(shape: tuple[int, int]) -> None:
     assert crops == set(range(8))
 
 
-def test_images_are_turned_only_in_training_and_on_demand() -> None:
+def test_images_are_flipped_only_in_training_and_on_request() -> None:
     raw = picture(8, 12)
     turning = Image(size=12, patch=4, flip=True).fit([raw])
     still = Image(size=12, patch=4).fit([raw])
@@ -157,7 +159,7 @@ AUGMENTATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", AUGMENTATIONS)
-def test_images_are_changed_only_in_training_and_by_the_seed(options: dict[str, Any]) -> None:
+def test_images_are_augmented_only_in_training_and_by_seed(options: dict[str, Any]) -> None:
     raw = picture(24, 16)
     modality, plain = (Image(size=24, patch=4, **options_of_one).fit([raw]) for options_of_one in (options, {}))
     straight = plain.tokenize(raw)
@@ -169,7 +171,7 @@ def test_images_are_changed_only_in_training_and_by_the_seed(options: dict[str, 
     assert any((tokens.values != straight.values).any() for tokens in token_lists if tokens.size == straight.size)
 
 
-def test_the_mirror_turns_nothing_upside_down() -> None:
+def test_mirroring_keeps_images_upright() -> None:
     raw = picture(8, 12)
     modality = Image(size=12, patch=4, flip="horizontal").fit([raw])
     crops = [assemble(modality, modality.tokenize(raw, np.random.default_rng(seed))) for seed in range(40)]
@@ -180,7 +182,9 @@ def test_the_mirror_turns_nothing_upside_down() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 1), st.floats(0.05, 1), st.integers(0, 99))
-def test_cuts_lie_within_and_hold_their_share(height: int, width: int, one: float, other: float, seed: int) -> None:
+def test_crops_are_inside_the_image_and_cover_their_share(
+    height: int, width: int, one: float, other: float, seed: int
+) -> None:
     pixels = np.arange(height * width, dtype=np.float32).reshape(height, width, 1)
     low, high = sorted((one, other))
     part = crop_random(pixels, (low, high), np.random.default_rng(seed))
@@ -192,7 +196,7 @@ def test_cuts_lie_within_and_hold_their_share(height: int, width: int, one: floa
     np.testing.assert_array_equal(crop_random(pixels, (1, 1), np.random.default_rng(seed)), pixels)
 
 
-def test_a_cut_keeps_the_grid() -> None:
+def test_a_crop_keeps_the_grid() -> None:
     raw = picture(30, 50)
     modality = Image(size=48, patch=8, crop=(0.1, 0.9)).fit([raw])
     for seed in range(20):
@@ -201,7 +205,7 @@ def test_a_cut_keeps_the_grid() -> None:
         )
 
 
-def test_brightness_and_contrast_change_pixels_as_they_say() -> None:
+def test_brightness_and_contrast_change_pixels_as_documented() -> None:
     raw = picture(8, 8)
     for option in ("brightness", "contrast"):
         modality = Image(size=8, patch=4, **{option: 0.5}).fit([raw])
@@ -215,7 +219,7 @@ def test_brightness_and_contrast_change_pixels_as_they_say() -> None:
         assert 0.49 < min(ratios) < 0.7 < 1.3 < max(ratios) < 1.51
 
 
-def test_jitter_leaves_the_paper_empty() -> None:
+def test_jitter_leaves_the_background_empty() -> None:
     pixels = np.ones((8, 8, 1), np.float32)
     pixels[:4, :4] = 0.5
     drawing = Picture(pixels, ("grey",))
@@ -226,7 +230,7 @@ def test_jitter_leaves_the_paper_empty() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"crop": (0, 1)}, {"crop": (0.9, 0.5)}, {"crop": (0.5, 1.5)}, {"brightness": -0.1}, {"contrast": 2}]
 )
-def test_augmentations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_augmentations_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Image(**wrong)
 
@@ -295,7 +299,7 @@ def test_show_draws_the_image(bands: tuple[str, ...], separate: bool) -> None:
         np.testing.assert_array_equal(images[name], images["original"])
 
 
-def test_show_clips_what_is_no_colour() -> None:
+def test_show_clips_values_outside_the_color_range() -> None:
     raw = picture(4, 8, ("grey",))
     modality = Image(size=8, patch=4).fit([raw])
     tokens = modality.tokenize(raw)
@@ -305,7 +309,7 @@ def test_show_clips_what_is_no_colour() -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.data())
-def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int, data: st.DataObject) -> None:
+def test_background_has_no_tokens_and_is_restored(rows: int, columns: int, data: st.DataObject) -> None:
     inked = data.draw(st.sets(st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1)), min_size=1))
     pixels = np.ones((rows * 4, columns * 4, 1), np.float32)
     for row, column in inked:
@@ -323,7 +327,7 @@ def test_empty_paper_costs_no_tokens_and_is_drawn_again(rows: int, columns: int,
     assert np.allclose(np.asarray(image)[..., 0] / 255, pixels[:height, :width, 0], atol=0.01)
 
 
-def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
+def test_an_image_of_background_only_is_refused() -> None:
     drawing = picture(8, 8, ("grey",))
     modality = Image(size=8, patch=4, background=1.0).fit([drawing])
     with pytest.raises(ContentError, match="nothing but background"):
@@ -332,7 +336,7 @@ def test_a_picture_of_nothing_but_paper_is_left_out() -> None:
         modality.tokenize(Picture(np.ones((8, 8, 1), np.float32), ("grey",)))
 
 
-def test_the_stem_is_one_map_or_two() -> None:
+def test_the_stem_has_one_or_two_layers() -> None:
     drawing = picture(8, 8)
     for stem, layers in (("linear", 1), ("mlp", 2)):
         modality = Image(size=8, patch=4, stem=stem).fit([drawing])
@@ -342,7 +346,7 @@ def test_the_stem_is_one_map_or_two() -> None:
         assert sum(isinstance(m, torch.nn.Linear) for m in module.content.modules()) == layers
 
 
-def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_matter() -> None:
+def test_per_image_standardization_removes_brightness_and_color_cast() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.random((32, 32, 3), np.float32)
     normalized_image = Image(size=32, patch=8, normalize="image").fit([Image().parse(pixels)])
@@ -359,7 +363,7 @@ def test_an_image_can_be_standardised_by_itself_so_that_light_and_cast_do_not_ma
 
 @pytest.mark.parametrize("normalize", ["data", "image"])
 @pytest.mark.parametrize("unit", [1.0, 1e-9, 1e6])
-def test_pixels_of_any_unit_are_standardised(normalize: str, unit: float) -> None:
+def test_pixels_in_any_unit_are_standardized(normalize: str, unit: float) -> None:
     pixels = np.random.default_rng(0).random((32, 32, 1), np.float32)
     fitted = Image(size=32, patch=8, normalize=normalize).fit([Picture(pixels * np.float32(unit), ("grey",))])  # type: ignore[arg-type]
     values = fitted.tokenize(Picture(pixels * np.float32(unit), ("grey",))).values

@@ -52,7 +52,7 @@ def test_an_unknown_name_is_explained(registry: Registry[Base], name: object, hi
         registry.find(name, "image.type")
 
 
-def test_a_name_belongs_to_one_class(registry: Registry[Base]) -> None:
+def test_a_name_is_registered_for_one_class(registry: Registry[Base]) -> None:
     class Other(Base):
         type = "gray"
 

@@ -67,7 +67,7 @@ def reason(modality: Signal, parts: dict[str, bytes]) -> str:
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.sampled_from([1.0, 128.0, 499.9]), st.booleans())
-def test_members_hold_a_recording(channels: int, count: int, rate_hz: float, timed: bool) -> None:
+def test_members_contain_a_recording(channels: int, count: int, rate_hz: float, timed: bool) -> None:
     samples = np.random.default_rng(count).standard_normal((channels, count)).astype(np.float32)
     names, units = tuple(f"c{i}" for i in range(channels)), ("mV", "uV", "", "%")[:channels]
     times = np.cumsum(np.ones(count)) if timed else None
@@ -97,7 +97,7 @@ def test_members_hold_a_recording(channels: int, count: int, rate_hz: float, tim
         ({"json": b"[1]"}, "signal whose description is not a JSON object"),
     ],
 )
-def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, bytes], why: str) -> None:
+def test_bytes_without_a_recording_are_refused_with_a_reason(wrong: dict[str, bytes], why: str) -> None:
     assert reason(Signal(**ECG), {**members(noise()), **wrong}) == why
 
 
@@ -132,21 +132,21 @@ def test_bytes_that_are_no_recording_are_refused_by_reason(wrong: dict[str, byte
         ({"sample_rate_hz": 5e-324}, "signal of a sample rate of nearly 0"),
     ],
 )
-def test_descriptions_that_cannot_be_used_are_refused_by_reason(description: dict[str, Any], why: str) -> None:
+def test_unusable_descriptions_are_refused_with_a_reason(description: dict[str, Any], why: str) -> None:
     with pytest.raises(ContentError) as caught:
         Signal(**ECG).decode(members(noise(), **description))
     assert caught.value.reason == why
 
 
 @pytest.mark.parametrize("absent", ["npy", "json"])
-def test_a_member_that_is_absent_is_named(absent: str) -> None:
+def test_a_missing_member_is_named(absent: str) -> None:
     parts = members(noise())
     del parts[absent]
     assert reason(Signal(**ECG), parts) == f"signal without its {absent} member"
     assert "member" in reason(Signal(**ECG), {})
 
 
-def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_too_large_for_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.files.recording.MAX_SAMPLES", 100)
     assert "more than 100 numbers" in reason(Signal(**ECG), members(noise()))
     monkeypatch.setattr("modalities.multichannel.MAX_TOKENS", 19)
@@ -155,7 +155,7 @@ def test_recordings_beyond_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert Signal(**ECG, window_s=1).prepare(noise()).samples.shape == noise().samples.shape
 
 
-def test_what_has_no_spread_is_refused_before_it_is_tokenized() -> None:
+def test_constant_signals_are_refused_before_tokenization() -> None:
     rng, spiky = np.random.default_rng(0), noise()
     spiky.samples[0] = np.where(rng.random(spiky.samples.shape[1]) < 0.04, spiky.samples[0], 0)
     for how in ("mad", "percentile"):
@@ -163,7 +163,7 @@ def test_what_has_no_spread_is_refused_before_it_is_tokenized() -> None:
     assert Signal(**ECG).prepare(spiky).channels == spiky.channels
 
 
-def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -> None:
+def test_constant_and_clipped_channels_refuse_the_recording_or_are_excluded() -> None:
     flat, clipped = noise(("I", "II", "V1")), noise(("I", "II", "V1"))
     flat.samples[1] = 0.25
     clipped.samples[2] = clipped.samples[2].clip(-0.5, 0.5)
@@ -177,7 +177,7 @@ def test_constant_and_clipped_channels_condemn_the_recording_or_are_left_out() -
     assert reason(lenient, members(flat)) == "signal with a constant channel"
 
 
-def test_a_channel_with_a_missing_sample_is_left_out_and_counted() -> None:
+def test_a_channel_with_a_missing_sample_is_excluded_and_counted() -> None:
     raw = noise(("I", "II", "V1"))
     raw.samples[1, 70] = np.nan
     assert reason(Signal(**ECG), members(raw)) == "signal with samples that are not numbers"
@@ -193,7 +193,7 @@ def test_a_channel_with_a_missing_sample_is_left_out_and_counted() -> None:
     assert changes == {"channel I left out: constant": 1}
 
 
-def test_where_all_channels_lack_samples_the_longest_stretch_is_used() -> None:
+def test_if_all_channels_have_gaps_the_longest_stretch_is_used() -> None:
     raw = noise(("I", "II", "V1"), start_s=3.0)
     raw.samples[:, :30] = np.nan
     raw.samples[0, [120, 199]] = np.nan
@@ -225,7 +225,7 @@ def lenient_of(raw: Recording) -> tuple[tuple[str, ...], float, int, dict[str, i
 
 
 @pytest.mark.parametrize("since", [100, 5])
-def test_a_lead_that_fell_off_costs_the_others_nothing(since: int) -> None:
+def test_a_detached_lead_does_not_affect_the_others(since: int) -> None:
     raw = noise(("I", "II", "V1"), seconds=60)
     raw.samples[:, 0] = np.nan
     raw.samples[2, since:] = np.nan
@@ -238,7 +238,7 @@ def test_a_lead_that_fell_off_costs_the_others_nothing(since: int) -> None:
     assert lenient_of(raw)[:3] == (("I", "II", "III"), pytest.approx(0.01), 5999), "two at the same time"
 
 
-def test_most_of_channels_and_time_stays() -> None:
+def test_most_channels_and_time_are_retained() -> None:
     raw = noise(("I", "II", "III", "V1"), seconds=10)
     raw.samples[:3, 0] = np.nan
     channels, _, count, _ = lenient_of(raw)
@@ -251,7 +251,7 @@ def test_most_of_channels_and_time_stays() -> None:
 
 
 @given(st.integers(0, 10_000))
-def test_gaps_leave_nearly_the_most_that_any_choice_leaves(seed: int) -> None:
+def test_gap_removal_is_close_to_optimal(seed: int) -> None:
     rng = np.random.default_rng(seed)
     missing = rng.random((4, 30)) < rng.choice([0.02, 0.1, 0.3])
     rows, stretch = _largest_part(missing)
@@ -261,7 +261,7 @@ def test_gaps_leave_nearly_the_most_that_any_choice_leaves(seed: int) -> None:
     assert 0.6 * max(sizes) <= size_of_stretch <= max(sizes)
 
 
-def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
+def test_a_flat_lead_is_excluded_before_gaps_are_evaluated() -> None:
     raw = noise(("I", "II"))
     raw.samples[0, 40] = np.nan
     raw.samples[1] = 0.25
@@ -278,7 +278,7 @@ def test_a_flat_lead_is_left_out_before_gaps_are_judged() -> None:
     assert reason(Signal(**ECG, faulty_channels="exclude"), members(raw)) == "signal with a constant channel"
 
 
-def test_a_flux_without_its_errors_is_left_out_with_them() -> None:
+def test_a_flux_with_missing_errors_is_excluded_with_them() -> None:
     raw = noise(("g", "g_error", "r", "r_error"), times=np.cumsum(np.random.default_rng(0).random(200) + 0.1))
     raw.samples[1, [60, 130]] = np.nan
     curve = LightCurve(channels="any", errors=True, faulty_channels="exclude", patch_points=4)
@@ -303,7 +303,7 @@ def test_faults_of_a_channel() -> None:
 # Units, rate, filter_band, scale
 
 
-def test_units_of_one_kind_become_the_recipes() -> None:
+def test_compatible_units_are_converted_to_the_recipe_unit() -> None:
     raw = noise()
     for unit, times in (("uV", 1000), ("µV", 1000), ("V", 1e-3), ("mV", 1), ("MV", 1), ("millivolts", 1)):
         assert unit_factor("mV", unit) == pytest.approx(times)
@@ -321,7 +321,7 @@ def test_units_of_one_kind_become_the_recipes() -> None:
 
 
 @pytest.mark.parametrize(("rate_hz", "wanted_hz"), [(500, 200), (100, 250), (360, 200), (128.5, 100), (200, 200)])
-def test_resampling_keeps_waves_and_drops_what_the_rate_cannot_hold(rate_hz: float, wanted_hz: float) -> None:
+def test_resampling_keeps_waves_and_removes_frequencies_above_nyquist(rate_hz: float, wanted_hz: float) -> None:
     time = np.arange(round(4 * rate_hz)) / rate_hz
     in_band = np.sin(2 * np.pi * 7 * time) + 3.0
     high = np.sin(2 * np.pi * 0.45 * rate_hz * time)
@@ -337,7 +337,7 @@ def test_resampling_keeps_waves_and_drops_what_the_rate_cannot_hold(rate_hz: flo
         resample(recording, 1e9, wanted_hz)
 
 
-def test_filters_pass_the_band_and_stop_the_rest_without_delay() -> None:
+def test_filters_pass_only_the_band_without_delay() -> None:
     rate, time = 200.0, np.arange(4000) / 200
     for hz, gain in ((0.05, 0), (1, 1), (10, 1), (30, 1), (50, 0), (80, 0)):
         wave = np.sin(2 * np.pi * hz * time).astype(np.float32)[None]
@@ -379,7 +379,7 @@ def test_scales() -> None:
 # Channels
 
 
-def test_montages_may_differ_and_what_is_missing_has_no_tokens() -> None:
+def test_montages_may_differ_and_missing_channels_have_no_tokens() -> None:
     modality = Signal(**ECG).fit([noise(("I", "II", "V1")), noise(("I", "V2"))])
     assert modality.names == ("I", "II", "V1", "V2")
     for channels in (("I", "II", "V1"), ("I", "V2"), ("V1",)):
@@ -391,7 +391,7 @@ def test_montages_may_differ_and_what_is_missing_has_no_tokens() -> None:
         modality.tokenize(modality.decode(to_members(noise(("V6",)))))
 
 
-def test_channels_pick_order_and_pass_over_the_rest() -> None:
+def test_channels_select_and_order_and_skip_the_rest() -> None:
     modality = Signal(**{**ECG, "channels": ("avr", "MLII")})
     assert modality.selected_channels == ("aVR", "II")
     raw = modality.decode(to_members(noise(("II", "PLETH", "aVR", "V1"))))
@@ -403,7 +403,7 @@ def test_channels_pick_order_and_pass_over_the_rest() -> None:
     assert [modality.takes(name) for name in ("II", "aVR", "V1", "PLETH")] == [True, True, False, False]
 
 
-def test_derivations_are_made_of_their_electrodes() -> None:
+def test_derivations_are_computed_from_their_electrodes() -> None:
     modality = Signal(montage="eeg", channels=("F3-C3", "P3-O1"), sample_rate_hz=100, patch_s=0.2)
     raw = noise(("EEG F3", "EEG C3", "P3-O1", "Cz"))
     recording = modality.decode(to_members(raw))
@@ -414,7 +414,7 @@ def test_derivations_are_made_of_their_electrodes() -> None:
     assert not modality.takes("Cz")
 
 
-def test_electrodes_have_positions_even_where_training_had_them_not() -> None:
+def test_electrodes_unseen_in_training_have_positions() -> None:
     modality = Signal(montage="eeg", sample_rate_hz=100, patch_s=0.5)
     fitted = from_json(json.loads(json.dumps(modality.fit([noise(("Fp1", "Cz"))]).to_json())))
     assert isinstance(fitted, Signal)
@@ -428,7 +428,7 @@ def test_electrodes_have_positions_even_where_training_had_them_not() -> None:
     assert tokens.coords[:4, 3].tolist() == [0.0, 0.5, 1.0, 1.5]
 
 
-def test_free_names_where_the_recipe_admits_them() -> None:
+def test_custom_names_are_accepted_if_the_recipe_allows_them() -> None:
     eeg = {"montage": "eeg", "sample_rate_hz": 100, "patch_s": 0.5}
     assert reason(Signal(**eeg), to_members(noise(("Cz", "EOG")))) == "signal with an unknown channel"
     with pytest.raises(ContentError, match=r"'Fp11'; nearest in the eeg montage: Fp1"):
@@ -446,7 +446,7 @@ def test_free_names_where_the_recipe_admits_them() -> None:
 
 
 @given(st.floats(0.3, 4), st.sampled_from([100.0, 250.0, 128.0]), st.integers(1, 3), st.sampled_from([None, 1.0]))
-def test_tokens_have_the_shapes_of_the_contract(
+def test_tokens_have_the_shapes_in_the_contract(
     seconds: float, rate_hz: float, channels: int, window_s: float | None
 ) -> None:
     modality = Signal(**ECG, window_s=window_s).fit([noise(("I", "II", "III"))])
@@ -470,7 +470,7 @@ def test_patches_are_consecutive_samples_of_one_channel() -> None:
     np.testing.assert_allclose(later.coords[:, 3], tokens.coords[:, 3] + 7, rtol=1e-5)
 
 
-def test_windows_are_random_in_training_and_in_the_middle_elsewhere() -> None:
+def test_windows_are_random_in_training_and_centered_otherwise() -> None:
     modality = Signal(**ECG, window_s=1).fit([noise()])
     raw = noise(seconds=3)
     assert modality.tokenize(raw).coords[0, 3] == 1
@@ -482,7 +482,7 @@ def test_windows_are_random_in_training_and_in_the_middle_elsewhere() -> None:
     assert all((a == b).all() for a, b in zip(*again, strict=True))
 
 
-def test_uneven_times_are_kept_and_nothing_is_interpolated() -> None:
+def test_uneven_times_are_not_interpolated() -> None:
     times = np.cumsum(np.random.default_rng(0).random(50)) + 5e9
     samples = np.abs(noise(("flux", "flux_error"), 0.5).samples)
     raw = Recording(samples, ("flux", "flux_error"), ("Jy", "Jy"), 0.0, 0.0, times)
@@ -508,7 +508,7 @@ def test_uneven_times_are_kept_and_nothing_is_interpolated() -> None:
     )
 
 
-def test_times_that_are_even_are_a_rate_and_a_rate_is_times() -> None:
+def test_even_times_equal_a_rate() -> None:
     raw = noise()
     timed = raw._replace(rate_hz=0.0, times=3 + np.arange(200) / 100)
     assert Signal(**ECG).decode(to_members(timed)).rate_hz == pytest.approx(100)
@@ -520,7 +520,7 @@ def test_times_that_are_even_are_a_rate_and_a_rate_is_times() -> None:
 # What users hand over
 
 
-def test_parse_takes_what_users_have(tmp_path: Path) -> None:
+def test_parse_accepts_files_arrays_and_recordings(tmp_path: Path) -> None:
     raw, modality = noise(), Signal(**ECG)
     for name, data in to_members(raw).items():
         (tmp_path / f"a.{name}").write_bytes(data)
@@ -550,7 +550,7 @@ def test_parse_takes_what_users_have(tmp_path: Path) -> None:
         ({"mask": (Masking(), Masking(kind="block"))}, "no grid"),
     ],
 )
-def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], why: str) -> None:
+def test_invalid_recipes_are_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Signal(**{**ECG, **fields})
 
@@ -558,7 +558,7 @@ def test_recipes_that_cannot_be_are_refused(fields: dict[str, Any], why: str) ->
 # Learning
 
 
-def test_loss_leaves_errors_out() -> None:
+def test_loss_excludes_error_channels() -> None:
     modality = LightCurve(errors=True, patch_points=4)
     values, prediction = torch.randn(3, 8), torch.randn(3, 4)
     ids = torch.full((3, 2), 2)
@@ -578,7 +578,7 @@ def test_a_perfect_prediction_reconstructs_the_signal(target: Any) -> None:
 
 
 @given(st.integers(0, 99))
-def test_whole_leads_and_spans_can_be_masked(seed: int) -> None:
+def test_complete_leads_and_spans_can_be_masked(seed: int) -> None:
     modality = Signal(**ECG, mask=Masking(kind="channel", ratio=0.5)).fit([noise(("I", "II", "V1", "V2"))])
     tokens = modality.tokenize(noise(("I", "II", "V1", "V2")))
     recording = draw_mask(
@@ -594,7 +594,7 @@ def test_whole_leads_and_spans_can_be_masked(seed: int) -> None:
         assert len(set(full_plan.target[tokens.coords[:, 3] == time].tolist())) == 1
 
 
-def test_place_knows_where_electrodes_lie() -> None:
+def test_position_embeddings_use_electrode_coordinates() -> None:
     torch.manual_seed(0)
     modality = Signal(montage="eeg", sample_rate_hz=100, patch_s=1).fit([noise(("Fp1", "Oz"))])
     embedding = modality.embedding(64)
@@ -637,7 +637,7 @@ def test_real_twelve_lead_records() -> None:
         assert np.isfinite(tokens.values).all()
 
 
-def test_a_spectrum_as_target_ignores_phase_and_is_what_the_stem_sees() -> None:
+def test_a_spectrum_target_ignores_phase_and_equals_the_stem_input() -> None:
     time_s = np.arange(400) / 100
     waves = np.stack([np.sin(2 * np.pi * 10 * time_s), np.cos(2 * np.pi * 10 * time_s)]).astype(np.float32)
     signal = Signal(channels="any", sample_rate_hz=100, patch_s=1, target="spectrum", stem="spectral", max_clipped=1)
@@ -653,7 +653,7 @@ def test_a_spectrum_as_target_ignores_phase_and_is_what_the_stem_sees() -> None:
     assert signal.embedding(8)(values, ids, torch.zeros(2, 4))[0].shape == (2, 8)
 
 
-def test_reconstructed_spectra_borrow_the_phases() -> None:
+def test_reconstructed_spectra_use_the_original_phases() -> None:
     values = np.random.default_rng(0).standard_normal((3, 50)).astype(np.float32)
     spectra = log_amplitudes(torch.from_numpy(values)).numpy()
     np.testing.assert_allclose(restore_values(spectra, values, "spectrum"), values, atol=1e-5)
@@ -665,13 +665,13 @@ def test_uneven_times_have_no_spectrum(recipe: dict[str, Any]) -> None:
         load(recipe)
 
 
-def test_recipes_of_signals_at_uneven_times_name_the_type_lightcurve(recipe: dict[str, Any]) -> None:
+def test_recipes_for_uneven_times_use_the_type_lightcurve(recipe: dict[str, Any]) -> None:
     recipe["modalities"]["table"] = {"type": "signal", "uneven": True, "patch_points": 8}
     with pytest.raises(ValueError, match=r"'modalities.table.uneven: true' is gone: use `type: lightcurve`"):
         load(recipe)
 
 
-def test_signals_saved_by_earlier_versions_are_refused_by_one_line() -> None:
+def test_signals_of_earlier_versions_are_refused_in_one_line() -> None:
     state = {**Signal().to_json(), "uneven": True, "normalise": "channel"}
     with pytest.raises(ValueError, match="modality 'signal' has no field normalise, uneven"):
         from_json(state)

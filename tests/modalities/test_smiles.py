@@ -51,7 +51,7 @@ def nci() -> list[str]:
 
 
 @given(strings, st.lists(atoms, max_size=8))
-def test_no_string_loses_anything(smiles: str, lexicon: list[str]) -> None:
+def test_every_string_round_trips(smiles: str, lexicon: list[str]) -> None:
     assert joined(Smiles(), smiles) == smiles
     fitted = Smiles(min_count=1).fit([*lexicon, "C"])
     assert joined(fitted, smiles) == smiles
@@ -59,7 +59,7 @@ def test_no_string_loses_anything(smiles: str, lexicon: list[str]) -> None:
 
 
 @given(st.text([chr(code) for code in range(33, 127)], min_size=1, max_size=40))
-def test_split_joins_whatever_is_printable(text: str) -> None:
+def test_split_and_join_round_trip_printable_text(text: str) -> None:
     modality = Smiles(brackets=("[nH]", "[C@@H]"))
     assert "".join(modality.split(text)) == text
     assert modality.join(modality.tokenize(text).ids[:, 0]) == text
@@ -93,7 +93,7 @@ def test_all_molecules_of_the_hiv_set(few: Smiles) -> None:
         ("C%12CC%12", [*"C%12CC%12"]),
     ],
 )
-def test_atoms_stay_whole(smiles: str, pieces: list[str]) -> None:
+def test_atoms_are_not_split(smiles: str, pieces: list[str]) -> None:
     assert Smiles(brackets=("[nH]",)).split(smiles) == pieces
 
 
@@ -104,7 +104,7 @@ def test_chlorine_and_zinc_are_not_carbon_and_nitrogen() -> None:
     assert not content["[Zn]"] & content["n"]
 
 
-def test_brackets_seen_often_have_tokens_of_their_own() -> None:
+def test_frequent_brackets_have_their_own_tokens() -> None:
     fitted = Smiles(min_count=3).fit(["C[O-]", "[O-][O-]", "[][][]", "[Na+]", "[nH]1cccc1"])
     assert fitted.brackets == ("[O-]",)
     assert fitted.split("[O-][Na+]") == ["[O-]", "[", "Na", "+", "]"]
@@ -113,7 +113,7 @@ def test_brackets_seen_often_have_tokens_of_their_own() -> None:
         Smiles().fit([])
 
 
-def test_too_long_is_refused_and_never_cut() -> None:
+def test_long_smiles_are_refused_and_never_cut() -> None:
     modality = Smiles(length=5)
     assert modality.tokenize("CCCCC").size == 5
     assert modality.tokenize("ClClClClCl").size == 5
@@ -128,7 +128,7 @@ def test_too_long_is_refused_and_never_cut() -> None:
     "wrong",
     ["", "  ", "CC O", "C\nC", "C[NH", "CN]", "C(C", "CC)", "Cé", "C\x00C", "C\tname", None, 3, 2.5, b"C", ["C"]],
 )
-def test_what_is_no_smiles_is_refused(wrong: object) -> None:
+def test_strings_that_are_not_smiles_are_refused(wrong: object) -> None:
     with pytest.raises(ContentError):
         Smiles().parse(wrong)
 
@@ -146,7 +146,7 @@ def test_decode_strips_the_line_end() -> None:
 
 
 @given(strings)
-def test_tokens_have_the_shapes_of_the_contract(smiles: str) -> None:
+def test_tokens_have_the_shapes_in_the_contract(smiles: str) -> None:
     modality = Smiles()
     tokens = modality.tokenize(smiles)
     assert tuple(part.shape[1] for part in tokens) == modality.widths == (0, 1, 1)
@@ -167,7 +167,7 @@ def test_loss_is_cross_entropy_over_the_vocabulary() -> None:
     assert (modality.reconstruct(best, modality.tokenize("CC(=O)Oc1ccccc1Br")).ids == ids).all()
 
 
-def test_show_marks_targets_and_guesses() -> None:
+def test_show_marks_targets_and_predictions() -> None:
     modality = Smiles()
     tokens = modality.tokenize("C>>O")
     guess = tokens._replace(ids=np.array([*tokens.ids[:3, 0], modality.lexicon.id("N")])[:, None])
@@ -208,13 +208,13 @@ def test_randomizing_is_an_option_of_training() -> None:
     assert {read(never, seed) for seed in range(20)} == {read(always, None)} == {aspirin}
 
 
-def test_a_spelling_that_is_too_long_is_not_used() -> None:
+def test_long_randomized_spellings_are_not_used() -> None:
     modality = Smiles(randomize=1.0, length=10)
     for seed in range(30):
         assert modality.tokenize("CCCCCC(C)C", np.random.default_rng(seed)).size <= 10
 
 
-def test_randomizing_what_rdkit_cannot_read() -> None:
+def test_randomizing_smiles_that_rdkit_cannot_read() -> None:
     with pytest.raises(ContentError) as caught:
         Smiles(randomize=1.0).tokenize("C1CC", np.random.default_rng(0))
     assert caught.value.reason == "invalid SMILES"

@@ -96,13 +96,13 @@ TIME = np.arange(16_000) / 16_000
     ],
     ids=["noise", "tone", "chirp with an offset", "faint", "click"],
 )
-def test_features_are_those_of_transformers(samples: np.ndarray) -> None:
+def test_features_equal_those_of_transformers(samples: np.ndarray) -> None:
     result = Spectrogram().log_mel(Audio(samples[None].astype(np.float32), 16_000))
     np.testing.assert_allclose(result[0].T, reference(samples.astype(np.float32)), atol=1e-3)
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
-def test_features_of_real_clips_are_those_of_transformers() -> None:
+def test_features_of_real_clips_equal_those_of_transformers() -> None:
     clips = sorted((Path(os.environ["SENSORIUM_DATA"]) / "spoken_digits" / "recordings").glob("*.wav"))[::40]
     assert clips
     modality = Spectrogram()
@@ -129,7 +129,7 @@ def test_digital_silence_is_the_floor() -> None:
     st.sampled_from([(16, 1), (16, 3), (8, 4), (4, 16)]),
     st.booleans(),
 )
-def test_any_length_rate_and_channels(
+def test_sound_of_any_length_rate_and_channel_count(
     seconds: float, rate_hz: int, channels: int, patch: tuple[int, int], keep: bool
 ) -> None:
     raw = noise(seconds, rate_hz, channels)
@@ -150,7 +150,7 @@ def test_any_length_rate_and_channels(
     np.testing.assert_allclose(result[..., frames:], FLOOR, atol=1e-3)
 
 
-def test_the_defaults_are_those_of_ssast() -> None:
+def test_defaults_equal_those_of_ssast() -> None:
     raw = noise(12, 16_000)
     tokens = Spectrogram().fit([raw]).tokenize(raw)
     assert tokens.size == 512
@@ -183,7 +183,7 @@ def test_resampling_keeps_a_tone(rate_hz: float) -> None:
 
 
 @pytest.mark.parametrize("rate_hz", [22_050, 32_000, 44_100, 48_000])
-def test_what_a_rate_cannot_hold_is_kept_out(rate_hz: int) -> None:
+def test_frequencies_above_nyquist_are_removed(rate_hz: int) -> None:
     time = np.arange(2 * rate_hz) / rate_hz
     for tone_hz, level in ((6500, 1.0), (8500, 0.0), (10_000, 0.0)):
         tone = torch.from_numpy(np.sin(2 * np.pi * tone_hz * time)[None].astype(np.float32))
@@ -193,7 +193,7 @@ def test_what_a_rate_cannot_hold_is_kept_out(rate_hz: int) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(48_000, 16_000), (8000, 16_000), (44_100, 16_000), (11_025, 8000)])
 @pytest.mark.parametrize("length", [1, 5, 100, 10_007])
-def test_blocks_are_what_torchaudio_makes(old: int, new: int, length: int) -> None:
+def test_resampling_equals_torchaudio(old: int, new: int, length: int) -> None:
     samples = torch.from_numpy(np.random.default_rng(0).standard_normal((2, length)).astype(np.float32))
     expected = torchaudio.transforms.Resample(
         old, new, "sinc_interp_kaiser", 64, 0.9475937167399596, beta=14.769656459379492
@@ -231,7 +231,7 @@ def test_mono_is_the_mean_of_the_channels() -> None:
         fitted.tokenize(noise(channels=3))
 
 
-def test_spec_augment_hides_one_stretch_of_time_and_of_bands() -> None:
+def test_spec_augment_masks_one_range_of_time_and_one_of_bands() -> None:
     raw = noise(1)
     modality = small(time_mask_s=0.3, frequency_mask=5)
     plain = assemble(modality, modality.tokenize(raw))
@@ -268,7 +268,7 @@ def test_spec_augment_hides_one_stretch_of_time_and_of_bands() -> None:
         ({"max_clipped": -0.1}, "out of its range"),
     ],
 )
-def test_settings_that_make_no_sense(fields: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Spectrogram(**{**SMALL, **fields})
 
@@ -325,13 +325,13 @@ def wav(rate_hz: int = 8000) -> bytes:
     return bytes(data)
 
 
-def test_a_streamed_wav_does_not_know_its_length() -> None:
+def test_a_streamed_wav_has_no_stated_length() -> None:
     data = bytearray(encoded(GOOD, "wav"))
     data[40:44] = b"\xff\xff\xff\xff"
     assert Spectrogram().decode({"wav": bytes(data)}).samples.shape == GOOD.samples.shape
 
 
-def test_sound_without_its_length_is_read_whole_and_counted() -> None:
+def test_sound_without_a_stated_length_is_read_completely_and_counted() -> None:
     data = bytearray(encoded(GOOD, "flac"))
     data[21] &= 0xF0
     data[22:26] = bytes(4)
@@ -341,7 +341,7 @@ def test_sound_without_its_length_is_read_whole_and_counted() -> None:
     assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
-def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
+def test_files_get_their_length_when_shards_are_built(tmp_path: Path) -> None:
     data = bytearray(encoded(GOOD, "wav"))
     data[40:44] = bytes(4)
     (tmp_path / "a.wav").write_bytes(data)
@@ -352,7 +352,7 @@ def test_files_get_their_length_on_the_way_to_a_shard(tmp_path: Path) -> None:
     assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
-def test_telephone_sound_that_cannot_be_sought_in() -> None:
+def test_telephone_sound_without_seeking() -> None:
     result = Spectrogram().decode({"wav": encoded(GOOD, "wav", "GSM610")})
     assert GOOD.samples.shape[1] <= result.samples.shape[1] < GOOD.samples.shape[1] + 320
 
@@ -410,21 +410,21 @@ def test_telephone_sound_that_cannot_be_sought_in() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_files_that_cannot_be_used_have_each_their_reason(members: dict[str, bytes], reason: str) -> None:
+def test_unusable_files_have_a_reason_each(members: dict[str, bytes], reason: str) -> None:
     with np.errstate(all="ignore"), pytest.raises(ContentError) as caught:
         Spectrogram(sample_rate_hz=8000, channels="keep").decode(members)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("value", [None, 3, noise().samples, {"array": noise().samples}, (1, 2, 3), "no/such.wav", b""])
-def test_values_that_are_no_sound(value: Any) -> None:
+def test_values_that_are_not_sound(value: Any) -> None:
     with pytest.raises(ContentError):
         Spectrogram().parse(value)
 
 
 @settings(max_examples=40)
 @given(st.sampled_from(["wav", "flac", "ogg", "mp3"]), st.integers(0, 4000), st.binary(min_size=1, max_size=8))
-def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, damage: bytes) -> None:
+def test_corrupted_files_give_sound_or_a_content_error(kind: str, place: int, damage: bytes) -> None:
     data = bytearray(encoded(noise(0.3), kind))
     place %= len(data)
     data[place : place + len(damage)] = damage
@@ -435,7 +435,7 @@ def test_damaged_files_end_in_a_content_error_or_sound(kind: str, place: int, da
     assert np.isfinite(result.samples).all()
 
 
-def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("modalities.spectrogram", "modalities.files.sound"):
         monkeypatch.setattr(f"{module}.MAX_SAMPLES", 9000)
     for kind in ("wav", "flac", "ogg", "mp3"):
@@ -449,7 +449,7 @@ def test_too_long_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Spectrogram(**SMALL).parse(low).rate_hz == 100
 
 
-def test_clipped_is_the_share_of_samples_in_flat_runs_at_the_extremes() -> None:
+def test_clipping_is_the_share_of_samples_in_flat_runs_at_the_extremes() -> None:
     assert clipped_share(np.array([[0.0, 1, 1, 1, 0, -1, -1, 0, 0, 0]])) == pytest.approx(0.3)
     assert clipped_share(np.array([[1.0, 1, 1, 1, -1, -1, -1, -1, 0, 0]])) == pytest.approx(0.8)
     assert clipped_share(np.array([[1.0, -1] * 5])) == 0

@@ -62,14 +62,14 @@ def category(table: Table, column: str, value: str) -> int:
     return table.vocabulary.id(f"{column}={value}")
 
 
-def test_numbers_are_standardised_by_the_filled_cells(table: Table) -> None:
+def test_numbers_are_standardized_over_filled_cells(table: Table) -> None:
     assert table.scales["MolWt"] == (250.0, pytest.approx(np.std([100, 200, 300, 400])))
     for weight in (100.0, 250, 1000, "300", True):
         z = (float(weight) - 250) / np.std([100, 200, 300, 400])
         assert content(table, "MolWt", weight) == (NUMBER, pytest.approx(z, rel=1e-6))
 
 
-def test_words_among_numbers_make_a_column_of_categories(table: Table) -> None:
+def test_words_among_numbers_make_a_column_categorical(table: Table) -> None:
     assert "charge" in table.scales  # a cell that says nothing is there is no word
     mixed = Table(min_count=1).fit([{"dose": 1}, {"dose": "high"}])
     assert content(mixed, "dose", 1)[0] == category(mixed, "dose", "1") >= 3
@@ -93,7 +93,7 @@ def test_unseen_or_rare_categories_are_unknown(table: Table, cell: Cell) -> None
     assert content(table, "colour", cell) == (1, 0.0)
 
 
-def test_a_word_where_numbers_stood_is_missing_and_counted(table: Table) -> None:
+def test_a_word_in_a_numeric_column_is_missing_and_counted(table: Table) -> None:
     with counted_changes() as changes:
         assert content(table, "MolWt", "heavy") == (0, 0.0)
     assert changes == {"MolWt: cells that are no numbers are missing": 1}
@@ -109,7 +109,7 @@ def test_missing_cells_are_never_targets(table: Table, column: str, cell: Cell) 
     assert plan.target.tolist() == [False, True]
 
 
-def test_a_column_of_nothing_but_missing_cells_is_not_learned() -> None:
+def test_a_column_of_missing_cells_is_not_learned() -> None:
     table = Table().fit([{"a": 1, "b": None}, {"a": 2, "b": "NA"}])
     assert table.knows("a")
     assert not table.knows("b")
@@ -127,7 +127,7 @@ def test_constant_columns_have_a_std_of_one(constant: float, count: int, other: 
     assert np.isfinite(content(table, "a", other)[1])
 
 
-def test_a_stray_cell_does_not_flatten_its_column() -> None:
+def test_an_outlier_does_not_flatten_its_column() -> None:
     heights = np.random.default_rng(0).normal(170, 10, 500)
     assert scale(np.append(heights, [9999.0, -1e30])) == (heights.mean(), heights.std())
     table = Table().fit([{"height": height} for height in (*heights, 9999.0)])
@@ -137,7 +137,7 @@ def test_a_stray_cell_does_not_flatten_its_column() -> None:
 
 
 @given(st.integers(0, 99), st.integers(130, 600), st.data())
-def test_a_scale_is_of_numbers_without_wild_ones(seed: int, count: int, data: st.DataObject) -> None:
+def test_scales_ignore_outliers(seed: int, count: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
     bulk = rng.normal(rng.normal(0, 100), 3, count)
     sizes = st.floats(1e6, 1e38) | st.floats(-1e38, -1e6)
@@ -146,7 +146,7 @@ def test_a_scale_is_of_numbers_without_wild_ones(seed: int, count: int, data: st
 
 
 @given(st.lists(finite, min_size=1, max_size=400))
-def test_a_scale_leaves_few_numbers_out(numbers: list[float]) -> None:
+def test_scales_ignore_few_numbers(numbers: list[float]) -> None:
     mean, std = scale(np.array(numbers))
     assert std > 0
     assert sum(abs(number - mean) > 10 * std for number in numbers) <= len(numbers) / 100 + 1e-9
@@ -160,11 +160,11 @@ def test_a_scale_leaves_few_numbers_out(numbers: list[float]) -> None:
         [1e6] * 5_000 + [0.0],
     ],
 )
-def test_a_column_that_is_nearly_always_the_same_keeps_what_it_tells(numbers: list[float]) -> None:
+def test_a_nearly_constant_column_keeps_its_information(numbers: list[float]) -> None:
     assert scale(np.array(numbers)) == (np.mean(numbers), np.std(numbers))
 
 
-def test_what_a_cell_says_is_shown_as_it_was(table: Table) -> None:
+def test_cell_values_are_shown_unchanged(table: Table) -> None:
     mean, std = table.scales["MolWt"]
     for number in (mean, mean + 3 * std, 1e9, -1e9):
         assert table._number("MolWt", table._standard("MolWt", number)) == pytest.approx(number)
@@ -191,7 +191,7 @@ def test_compression_keeps_order_and_expands_again(one: float, other: float) -> 
 
 @pytest.mark.parametrize("spread", [1e-300, 1e-12, 1.0, 1e30])
 @pytest.mark.parametrize("wild", [1e38, -1e38, 10**38, "1e38"])
-def test_wild_numbers_stay_finite(spread: float, wild: Cell) -> None:
+def test_extreme_numbers_stay_finite(spread: float, wild: Cell) -> None:
     table = Table().fit([{"a": 0.0}, {"a": spread}])
     kind, value = content(table, "a", wild)
     assert kind == NUMBER
@@ -202,7 +202,7 @@ def test_wild_numbers_stay_finite(spread: float, wild: Cell) -> None:
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcd"), cells), min_size=1, max_size=6), st.dictionaries(st.text(), cells)
 )
-def test_any_row_gives_finite_tokens_that_fit_the_contract(rows: list[Row], row: Row) -> None:
+def test_any_row_gives_finite_tokens_that_follow_the_contract(rows: list[Row], row: Row) -> None:
     table = Table(min_count=1).fit([*rows, {"a": 1.0}])
     for raw in (*rows, row):
         if not raw:
@@ -216,7 +216,7 @@ def test_any_row_gives_finite_tokens_that_fit_the_contract(rows: list[Row], row:
         assert (tokens.values[tokens.ids[:, 0] != NUMBER] == 0).all()
 
 
-def test_a_new_column_is_known_by_the_words_of_its_name(table: Table) -> None:
+def test_a_new_column_is_embedded_by_the_words_of_its_name(table: Table) -> None:
     number, value = content(table, "MolWtSquared", -99.0)
     assert (number, value) == (NUMBER, pytest.approx(-math.log(100)))
     assert content(table, "new", "word") == (1, 0.0)
@@ -237,7 +237,7 @@ def test_homonyms_are_refused(names: tuple[str, str]) -> None:
     assert Table(exclude=names[:1]).fit([dict.fromkeys(names, 1.0)]).knows(names[1])
 
 
-def test_names_that_only_run_together_differ() -> None:
+def test_names_that_differ_only_in_spacing_are_distinct() -> None:
     table = Table().fit([{"ab": 1, "a b": 1, "x1": 1, "x2": 1}])
     assert len(np.unique(table.tokenize({"ab": 1, "a b": 1, "x1": 1, "x2": 1}).ids, axis=0)) == 4
 
@@ -253,12 +253,12 @@ def test_excluded_columns_are_neither_learned_nor_tokenized() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[1]", b'"a"', b"3", b"null", b"\xff", b'{"a": [1]}', b'{"a": {"b": 1}}', b"[" * 100_000]
 )
-def test_what_is_no_row_is_refused(data: bytes) -> None:
+def test_values_that_are_not_rows_are_refused(data: bytes) -> None:
     with pytest.raises(ContentError):
         Table().decode({"json": data})
 
 
-def test_rows_of_too_many_bytes_are_refused_before_they_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_rows_are_refused_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     row = b'{"a": 1}'
     longest = row + b" " * (MAX_BYTES - len(row))
     assert Table().decode({"json": longest}) == {"a": 1}
@@ -290,7 +290,7 @@ def test_loss_is_huber_for_numbers_and_cross_entropy_for_categories(table: Table
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-5)
 
 
-def test_reconstruct_takes_numbers_and_the_likeliest_category(table: Table) -> None:
+def test_reconstruct_gives_numbers_and_the_likeliest_category(table: Table) -> None:
     tokens = table.tokenize({"MolWt": 300.0, "colour": "red"})
     prediction = np.zeros((2, 1 + table.num_ids), np.float32)
     prediction[:, 0] = 0.5
@@ -308,7 +308,7 @@ def read(html: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_show_gives_rows_in_their_own_units(table: Table) -> None:
+def test_show_prints_rows_in_original_units(table: Table) -> None:
     tokens = table.tokenize({"MolWt": 300.0, "charge": None, "colour": "red"})
     guess = tokens._replace(values=np.zeros((3, 1), np.float32), ids=tokens.ids.copy())
     guess.ids[2, 0] = category(table, "colour", "blue")
@@ -320,14 +320,14 @@ def test_show_gives_rows_in_their_own_units(table: Table) -> None:
 
 
 @pytest.mark.parametrize("cell", [170.0, 9999.0, -1e30])
-def test_show_gives_wild_numbers_as_they_are(cell: float) -> None:
+def test_show_prints_extreme_numbers_unchanged(cell: float) -> None:
     table = Table().fit([{"height": height} for height in np.linspace(160, 180, 200)])
     tokens = table.tokenize({"height": cell})
     original = table.show(tokens, np.array([False]), tokens)["original"]
     assert float(read(original)["height"][1]) == pytest.approx(cell, rel=1e-3)
 
 
-def test_show_gives_zero_as_zero() -> None:
+def test_show_prints_zero_as_zero() -> None:
     table = Table().fit([{"count": count} for count in (0, 1, 1, 2, 5, 0, 3)])
     tokens = table.tokenize({"count": 0})
     assert read(table.show(tokens, np.array([False]), tokens)["original"]) == {"count": ("", "0")}
@@ -369,19 +369,19 @@ def test_dates_are_days_and_seasons(dated: Table) -> None:
 
 
 @pytest.mark.parametrize("cells", [["2015-11-05", "soon"], ["2015-13-05"] * 2, ["20151105"] * 2, ["2015-11"] * 2])
-def test_what_is_not_all_dates_is_categories(cells: list[str]) -> None:
+def test_a_column_not_only_of_dates_is_categorical(cells: list[str]) -> None:
     table = Table(min_count=1).fit([{"when": cell} for cell in cells])
     assert (table.dates, table.widths[0]) == ((), 1)
     assert content(table, "when", cells[0]) == (category(table, "when", cells[0]), 0)
 
 
-def test_what_is_no_date_among_dates_is_missing(dated: Table) -> None:
+def test_an_invalid_date_among_dates_is_missing(dated: Table) -> None:
     for cell in ("soon", "2015-02-30", 16744.0, True):
         assert content(dated, "caught", cell) == (0, 0)
     assert content(dated, "caught", "NA") == (0, 0)
 
 
-def test_losses_of_dates_count_all_their_values(dated: Table) -> None:
+def test_date_losses_include_all_components(dated: Table) -> None:
     tokens = dated.tokenize({"caught": DATES[0], "length": 2.0})
     values, ids = (torch.from_numpy(part) for part in tokens[:2])
     prediction = torch.zeros(2, dated.head(8).out_features)
@@ -426,7 +426,7 @@ def test_units_are_never_assumed_or_converted(measured: Table, cell: Cell) -> No
 
 
 @pytest.mark.parametrize("cells", [["12 mm", "3 cm"], ["12 mm", "tall"], ["12 mm", 3.0], ["1e5", "2e5"], ["12", "13"]])
-def test_what_has_not_one_unit_is_categories(cells: list[Cell]) -> None:
+def test_a_column_with_mixed_units_is_categorical(cells: list[Cell]) -> None:
     table = Table(min_count=1).fit([{"length": cell} for cell in cells])
     assert table.units == ()
     assert table.scales == {}
@@ -473,7 +473,7 @@ def test_buckets_are_the_same_everywhere() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([*DATES, "3 mm", "4 mm", "x", 5, None])))
-def test_any_columns_give_tokens_that_fit(row: Row) -> None:
+def test_any_columns_give_valid_tokens(row: Row) -> None:
     fitted = Table(min_count=1, max_categories=2).fit(
         [{"a": "2020-01-01", "b": "2 mm", "c": name, "d": 1} for name in "pqrs"]
     )
@@ -496,7 +496,7 @@ def mixed(name: str, odd: list[Cell], numbers: int = 97) -> list[Row]:
     return [{name: cell} for cell in [*(float(n) for n in range(numbers)), *odd]]
 
 
-def test_a_column_is_what_nearly_all_its_cells_are() -> None:
+def test_a_column_has_the_type_of_nearly_all_its_cells() -> None:
     rows = mixed("lead", ["<0.01", "ND", "ND"])
     table = Table().fit(rows)
     assert table.scales["lead"] == (48.0, pytest.approx(np.std(range(97))))
@@ -514,7 +514,7 @@ def test_bounds_are_read_if_the_recipe_says_so() -> None:
     assert content(table, "lead", "ca. 5") == content(table, "lead", 5) == content(table, "lead", "5?")
 
 
-def test_cells_that_are_no_numbers_are_refused_if_the_recipe_says_so() -> None:
+def test_non_numeric_cells_are_refused_if_the_recipe_says_so() -> None:
     rows = [{**row, "clean": 1.0} for row in mixed("lead", ["<0.01", "ND"])]
     message = r"lead: 97 of 99 cells are numbers, 2 are not \(<0.01, ND\): correct them, or set `invalid_cells`"
     strict = Table(invalid_cells={"lead": "error"})
@@ -536,7 +536,7 @@ def test_one_partial_date_among_dates_is_missing() -> None:
     assert Table().survey(rows) == ["day: 30 of 31 cells are dates, 1 is not (2019-05); these are missing"]
 
 
-def test_codes_for_missing_values_are_told_and_no_part_of_the_mean() -> None:
+def test_codes_for_missing_values_are_reported_and_excluded_from_the_mean() -> None:
     rows = mixed("iron", [-999.0] * 10 + [9999.0] * 3)
     table = Table().fit(rows)
     assert table.scales["iron"] == (48.0, pytest.approx(np.std(range(97))))
@@ -565,7 +565,7 @@ def test_codes_for_missing_values_are_told_and_no_part_of_the_mean() -> None:
     ],
     ids=["two values", "one outlier", "lognormal", "counts", "heavy tails"],
 )
-def test_far_numbers_that_are_no_codes(numbers: list[float]) -> None:
+def test_outliers_that_are_not_codes(numbers: list[float]) -> None:
     assert find_codes(np.array(numbers)) == ()
 
 
@@ -582,7 +582,7 @@ def test_words_for_missing_may_be_values() -> None:
     assert content(element, "element", "Na") == (category(element, "element", "Na"), 0)
 
 
-def test_identifiers_are_text_and_enter_alike_however_they_are_typed() -> None:
+def test_identifiers_are_text_regardless_of_their_type() -> None:
     rows: list[Row] = [{"plate": cell} for cell in ("007", 10, "007", 10, 12, 12)]
     table = Table().fit(rows)
     assert table.categories == (("plate", ("007", "10", "12")),)
@@ -590,7 +590,7 @@ def test_identifiers_are_text_and_enter_alike_however_they_are_typed() -> None:
     assert content(table, "plate", 7) == (1, 0)
 
 
-def test_truth_values_enter_alike_however_they_are_written() -> None:
+def test_booleans_are_equal_in_every_spelling() -> None:
     table = Table().fit([{"treated": True}, {"treated": True}, {"treated": False}, {"treated": False}])
     for cell in (True, "True", "TRUE", " true "):
         assert content(table, "treated", cell) == (category(table, "treated", "true"), 0)
@@ -604,7 +604,7 @@ def test_new_values_are_unknown_and_counted() -> None:
     assert changes == {"plate: cells that training did not have are unknown": 1}
 
 
-def test_columns_of_nearly_unique_texts_are_told() -> None:
+def test_columns_of_nearly_unique_texts_are_reported() -> None:
     rows: list[Row] = [{"remark": f"text {n}"} for n in range(30)]
     assert Table().survey(rows) == ["remark: 30 of 30 cells are too rare to be learned"]
 
@@ -641,13 +641,13 @@ def test_bounds_in_a_unit_and_with_decimal_commas() -> None:
     assert content(table, "size", "<0,5 mm") == content(table, "size", "0.5 mm")
 
 
-def test_dates_in_other_orders_are_told() -> None:
+def test_dates_in_other_orders_are_reported() -> None:
     rows: list[Row] = [{"day": f"{n:02}.11.2019"} for n in range(1, 30)] * 2
     (line,) = Table().survey(rows)
     assert line == "day: text, for 01.11.2019 is no date of ISO 8601: write the year first, as 2019-11-05"
 
 
-def test_minus_is_a_value_where_plus_is() -> None:
+def test_minus_is_a_value_if_plus_is() -> None:
     rows: list[Row] = [{"strand": "+"}, {"strand": "-"}] * 2 + [{"dose": "-"}, {"dose": 1.0}]
     table = Table().fit(rows)
     assert table.categories == (("strand", ("+", "-")),)
@@ -655,6 +655,6 @@ def test_minus_is_a_value_where_plus_is() -> None:
     assert content(table, "dose", "-") == (0, 0)
 
 
-def test_a_column_that_its_source_calls_numbers_stays_one_in_a_part_of_the_rows() -> None:
+def test_a_column_typed_numeric_by_its_source_stays_numeric_in_any_subset_of_rows() -> None:
     rows = mixed("x", ["ND"] * 29, 221)
     assert Table().fit(rows).scales["x"][0] == 110

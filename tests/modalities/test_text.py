@@ -34,7 +34,7 @@ def learned(request: pytest.FixtureRequest) -> Text:
 
 
 @given(letters.filter(str.strip))
-def test_no_text_loses_anything(learned: Text, text: str) -> None:
+def test_every_text_round_trips(learned: Text, text: str) -> None:
     tokens = Text(**{**vars_of(learned), "length": 1000}).tokenize(learned.parse(text))
     assert (tokens.ids > UNKNOWN).all()
     assert learned.join(tokens.ids[:, 0]) == text
@@ -44,7 +44,7 @@ def vars_of(modality: Text) -> dict[str, Any]:
     return {name: getattr(modality, name) for name in ("vocabulary", "kind", "model", "pieces")}
 
 
-def test_words_of_training_are_few_tokens(learned: Text) -> None:
+def test_training_words_take_few_tokens(learned: Text) -> None:
     assert learned.tokenize("Arthropoda Insecta Diptera").size < (9 if learned.kind == "bpe" else 27)
     assert learned.tokenize("Zygentoma").size > learned.tokenize("Insecta").size
 
@@ -59,14 +59,14 @@ def test_small_corpora_yield_smaller_vocabularies(kind: Any, texts: list[str]) -
     assert fitted.join(fitted.tokenize("Any thing").ids[:, 0]) == "Any thing"
 
 
-def test_a_vocabulary_has_at_most_the_size_asked_for() -> None:
+def test_a_vocabulary_has_at_most_the_requested_size() -> None:
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefgh "), 60)) for _ in range(200)]
     assert Text(vocabulary=320).fit(texts).num_ids == 320
     assert Text(vocabulary=320) != Text(vocabulary=320).fit(texts)
 
 
-def test_more_letters_than_a_vocabulary_holds() -> None:
+def test_more_letters_than_the_vocabulary_size() -> None:
     with pytest.raises(ValueError, match=r"cannot fit a vocabulary of 300 pieces: .*smaller than required_chars"):
         Text(vocabulary=300).fit(["".join(chr(0x4E00 + i) for i in range(200))])
 
@@ -89,13 +89,13 @@ def test_a_long_text_is_cut_to_its_first_tokens(learned: Text) -> None:
     assert " ".join(TAXA).startswith(learned.join(cut.ids[:, 0]))
 
 
-def test_training_and_evaluation_read_alike(learned: Text) -> None:
+def test_training_and_evaluation_tokenize_equally(learned: Text) -> None:
     for text in TAXA:
         assert (learned.tokenize(text, np.random.default_rng(0)).ids == learned.tokenize(text).ids).all()
 
 
 @pytest.mark.parametrize("wrong", ["", " \n", None, 3, b"x", ["x"], "\ud800", "a\0b"])
-def test_what_is_no_text_is_refused(wrong: object) -> None:
+def test_values_that_are_not_text_are_refused(wrong: object) -> None:
     with pytest.raises(ContentError):
         Text().parse(wrong)
 
@@ -107,17 +107,17 @@ def test_wrong_bytes_are_refused(members: dict[str, bytes]) -> None:
     assert "\\x" not in caught.value.reason
 
 
-def test_sentencepieces_own_sign_is_a_space() -> None:
+def test_the_sentencepiece_space_sign_is_a_space() -> None:
     assert Text().parse("a\u2581b") == "a b"
 
 
 @pytest.mark.parametrize("options", [{"vocabulary": SMALLEST - 1}, {"length": 0}])
-def test_settings_that_make_no_sense(options: dict[str, int]) -> None:
+def test_invalid_settings_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"text (vocabulary|length) is"):
         Text(**options)  # type: ignore[arg-type]
 
 
-def test_the_model_needs_no_sentencepiece_but_reading_does(learned: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_reading_needs_sentencepiece(learned: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = learned.tokenize("Insecta Diptera")
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     stranger = from_json(learned.to_json())
@@ -129,6 +129,6 @@ def test_the_model_needs_no_sentencepiece_but_reading_does(learned: Text, monkey
         stranger.tokenize("Insecta")
 
 
-def test_workers_can_be_handed_one(learned: Text) -> None:
+def test_modalities_can_be_pickled_for_workers(learned: Text) -> None:
     learned.tokenize("Insecta")
     assert (pickle.loads(pickle.dumps(learned)).tokenize("Insecta").ids == learned.tokenize("Insecta").ids).all()

@@ -108,7 +108,7 @@ def test_every_module_can_be_imported(python: Path, tmp_path: Path) -> None:
     assert int(process.stdout) > 100
 
 
-def test_a_recipe_of_tables_goes_from_shards_to_scores(python: Path, trained: Path) -> None:
+def test_a_recipe_of_tables_runs_from_shards_to_scores(python: Path, trained: Path) -> None:
     process = sensorium(python, "evaluate", trained / "run", cwd=trained)
     assert process.returncode == 0, process.stderr[-3000:]
     result = json.loads((trained / "run" / "result.json").read_text())
@@ -146,7 +146,7 @@ def smiles(folder: Path) -> None:
         ("images", {"type": "images", "modality": "x"}, {"type": "image"}, jpeg),
     ],
 )
-def test_raw_files_without_their_reader_are_one_line_that_names_the_extra(
+def test_raw_files_without_their_reader_fail_with_the_name_of_the_extra(
     extra: str, source: dict[str, Any], modality: dict[str, Any], write: Any, python: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "raw").mkdir()
@@ -169,7 +169,7 @@ def test_raw_files_without_their_reader_are_one_line_that_names_the_extra(
         ("ray", ("shards", "build", "recipe.yaml", "--raw", "raw", "--out", "spread", "--engine", "ray")),
     ],
 )
-def test_commands_without_their_package_are_one_line_that_names_the_extra(
+def test_commands_without_their_package_fail_with_the_name_of_the_extra(
     extra: str, words: tuple[str, ...], python: Path, trained: Path
 ) -> None:
     process = sensorium(python, *words, cwd=trained)

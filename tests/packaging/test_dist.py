@@ -38,7 +38,7 @@ def package_files() -> set[str]:
     return {name for name in output.splitlines() if (ROOT / name).is_file()}
 
 
-def test_wheel_holds_the_packages_and_nothing_else(archives: Path) -> None:
+def test_the_wheel_contains_only_the_packages(archives: Path) -> None:
     (wheel,) = archives.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     files = {name for name in names if ".dist-info/" not in name}
@@ -47,7 +47,7 @@ def test_wheel_holds_the_packages_and_nothing_else(archives: Path) -> None:
     assert {"recipes/tables.yaml", "pipeline/commands/templates/report.html.j2"} <= files
 
 
-def test_wheel_has_the_command_the_license_and_the_extras(archives: Path) -> None:
+def test_the_wheel_has_the_command_the_license_and_the_extras(archives: Path) -> None:
     (wheel,) = archives.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         information = {Path(name).name: name for name in file.namelist() if ".dist-info/" in name}
@@ -58,7 +58,7 @@ def test_wheel_has_the_command_the_license_and_the_extras(archives: Path) -> Non
     assert 'deepspeed<0.20,>=0.19.8; sys_platform == "linux"' in metadata.get_all("Requires-Dist")
 
 
-def test_source_archive_holds_the_packages(archives: Path) -> None:
+def test_the_source_archive_contains_the_packages(archives: Path) -> None:
     (archive,) = archives.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}

@@ -51,7 +51,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
             yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
-def test_the_table_of_extras_is_that_of_pyproject() -> None:
+def test_the_table_of_extras_equals_pyproject() -> None:
     table = project()["optional-dependencies"]
     extras = {name: lines for name, lines in table.items() if name not in ("all", "dev", "docs")}
     assert {Requirement(line).name: extra for extra, lines in extras.items() for line in lines} == EXTRAS
@@ -59,7 +59,7 @@ def test_the_table_of_extras_is_that_of_pyproject() -> None:
     assert Requirement(everything).extras == set(extras)
 
 
-def test_lazy_imports_name_packages_of_pyproject() -> None:
+def test_lazy_imports_name_packages_in_pyproject() -> None:
     base = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
     calls = [
         (path, ast.literal_eval(node.args[1]))
@@ -72,7 +72,7 @@ def test_lazy_imports_name_packages_of_pyproject() -> None:
     assert [call for call in calls if call[1] not in EXTRAS and canonicalize_name(call[1]) not in base] == []
 
 
-def test_optional_packages_are_imported_lazily_alone() -> None:
+def test_optional_packages_are_only_imported_lazily() -> None:
     modules = {MODULES.get(package, package) for package in EXTRAS}
     imports = [
         (path, name)
@@ -85,7 +85,7 @@ def test_optional_packages_are_imported_lazily_alone() -> None:
 
 
 @pytest.mark.parametrize("package", EXTRAS)
-def test_a_missing_package_is_one_line_that_names_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_its_extra_in_one_line(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = block(package, monkeypatch)
     with pytest.raises(MissingPackageError) as caught:
         lazy_import(module, package)

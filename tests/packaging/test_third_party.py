@@ -256,7 +256,7 @@ def trained(call: Call, work: Path) -> Path:
     return work / "run"
 
 
-def test_its_classes_train(trained: Path) -> None:
+def test_third_party_classes_train(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3
     assert {"masked/counts", "center/fused"} <= rows[-1].keys()
@@ -265,7 +265,7 @@ def test_its_classes_train(trained: Path) -> None:
     assert fitted["std"] != 1.0
 
 
-def test_it_is_evaluated_reported_and_finetuned(call: Call, trained: Path, work: Path) -> None:
+def test_a_third_party_run_is_evaluated_reported_and_finetuned(call: Call, trained: Path, work: Path) -> None:
     done = call("evaluate", "run", "--json")
     assert done.returncode == 0, done.stderr
     assert "counts" in done.stdout
@@ -278,7 +278,7 @@ def test_it_is_evaluated_reported_and_finetuned(call: Call, trained: Path, work:
     assert json.loads(done.stdout)["label"] == "richness"
 
 
-def test_its_file_is_exported(call: Call, trained: Path, work: Path) -> None:
+def test_the_third_party_file_is_exported(call: Call, trained: Path, work: Path) -> None:
     done = call("export", "run", "--out", "exported", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["max_difference"] <= 1e-5
@@ -307,7 +307,7 @@ def test_its_file_is_exported(call: Call, trained: Path, work: Path) -> None:
     assert "torch.Size([1, 8])" in done.stdout
 
 
-def test_without_the_package_its_name_is_unknown(work: Path, call: Call) -> None:
+def test_without_the_package_its_names_are_unknown(work: Path, call: Call) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "plan", "recipe.yaml"],
         cwd=work,

@@ -135,14 +135,14 @@ def nothing_new(folder: Path, *expected: str) -> None:
 # what it says
 
 
-def test_help_lists_all_verbs(tmp_path: Path) -> None:
+def test_help_lists_all_commands(tmp_path: Path) -> None:
     done = process("--help", cwd=tmp_path)
     assert done.code == 0
     assert all(verb in done.out for verb in VERBS)
 
 
 @pytest.mark.parametrize("verb", [*((verb,) for verb in VERBS), *(("shards", v) for v in ("build", "index", "verify"))])
-def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
+def test_every_command_has_help(call: Call, verb: tuple[str, ...]) -> None:
     done = call(*verb, "--help")
     assert done.code == 0
     assert "Usage" in done.out
@@ -154,13 +154,13 @@ def test_every_verb_has_help(call: Call, verb: tuple[str, ...]) -> None:
      ["shards", "build", "molecules"], ["finetune", "run", "--data", "x.csv", "--label", "y", "--epochs", "0"],
      ["pretrain", "molecules", "--devices", "two"], ["pretrain", "molecules", "--devices", "0"]],
 )  # fmt: skip
-def test_wrong_usage_is_one_line_and_ends_in_2(call: Call, words: list[str]) -> None:
+def test_wrong_usage_prints_one_line_and_exits_with_2(call: Call, words: list[str]) -> None:
     done = call(*words)
     assert done.code == 2
     assert re.fullmatch(r"sensorium: .*[^.?]: see --help\n|sensorium: .*'\? see --help\n", done.err)
 
 
-def test_a_file_that_ends_too_soon_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_file_is_reported_in_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(*_: Any, **__: Any) -> None:
         raise EOFError("Compressed file ended before the end-of-stream marker was reached")
 
@@ -168,7 +168,7 @@ def test_a_file_that_ends_too_soon_is_one_line(call: Call, monkeypatch: pytest.M
     assert "a file ends too soon (Compressed file ended" in call("plan", "molecules").refusal()
 
 
-def test_names_of_columns_may_hold_a_comma() -> None:
+def test_column_names_may_contain_a_comma() -> None:
     assert cli._pairs("table=a, kDa+b,text=c") == {"table": "a, kDa+b", "text": "c"}
     with pytest.raises(ValueError, match="not of the form name=value"):
         cli._pairs("a,table=b")
@@ -184,21 +184,21 @@ def test_without_a_command_help_is_shown(call: Call) -> None:
 # recipes
 
 
-def test_an_unknown_key_in_a_process_of_its_own(file: Path, tmp_path: Path) -> None:
+def test_an_unknown_key_in_a_separate_process(file: Path, tmp_path: Path) -> None:
     done = process("pretrain", file, "train.step=3", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.err == "sensorium: unknown key 'train.step': did you mean 'steps'?\n"
     assert (done.code, done.out) == (2, "")
     nothing_new(tmp_path, "recipe.yaml")
 
 
-def test_several_devices_say_a_mistake_once(call: Call, file: Path, shards_copy: Path) -> None:
+def test_several_devices_report_a_mistake_once(call: Call, file: Path, shards_copy: Path) -> None:
     assert "'steps'" in call("pretrain", file, "train.step=3", "--devices", "2").refusal()
     assert "nowhere" in call("pretrain", file, "data.shards=[{path: nowhere}]", "--devices", "2").refusal()
     assert "among 3 ranks" in call("pretrain", file, "train.batch_size=8", "--devices", "3").refusal()
 
 
 @pytest.mark.slow
-def test_a_mistake_that_ranks_meet_is_said_once(file: Path, tmp_path: Path) -> None:
+def test_a_mistake_found_by_all_ranks_is_reported_once(file: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").write_text("mine")
     done = process("pretrain", file, "--devices", "2", "--out", tmp_path / "run", cwd=tmp_path)
@@ -210,13 +210,13 @@ def test_a_mistake_that_ranks_meet_is_said_once(file: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("verb", ["plan", "pretrain"])
-def test_recipes_that_are_not_there(call: Call, tmp_path: Path, verb: str) -> None:
+def test_missing_recipes_are_reported(call: Call, tmp_path: Path, verb: str) -> None:
     assert "no recipe 'nothing': give a .yaml file or one of" in call(verb, "nothing").refusal()
     assert "no recipe file nothing.yaml" in call(verb, "nothing.yaml").refusal()
     nothing_new(tmp_path)
 
 
-def test_recipes_that_are_wrong(call: Call, file: Path, tmp_path: Path) -> None:
+def test_invalid_recipes_are_reported(call: Call, file: Path, tmp_path: Path) -> None:
     assert "'train.steps' is 'many'" in call("plan", file, "train.steps=many").refusal()
     assert "key.key=value" in call("plan", file, "train.steps").refusal()
     assert "divisible" in call("pretrain", file, "model.heads=5").refusal()
@@ -265,7 +265,7 @@ def test_broken_shards_are_named(call: Call, shards_copy: Path, recipe_of_copy: 
     nothing_new(tmp_path, "own", "own.yaml")
 
 
-def test_shards_that_are_not_there(call: Call, file: Path, tmp_path: Path) -> None:
+def test_missing_shards_are_reported(call: Call, file: Path, tmp_path: Path) -> None:
     elsewhere = "data.shards=[{path: nowhere}]"
     for words in (["plan", file, elsewhere], ["pretrain", file, elsewhere], ["shards", "verify", "nowhere"],
                   ["shards", "inspect", "nowhere"]):  # fmt: skip
@@ -276,13 +276,15 @@ def test_shards_that_are_not_there(call: Call, file: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["{}", "half {", '{"version": 99}', "[]"])
-def test_a_manifest_that_is_none(call: Call, shards_copy: Path, text: str) -> None:
+def test_an_invalid_manifest_is_reported(call: Call, shards_copy: Path, text: str) -> None:
     (shards_copy / "manifest.json").write_text(text)
     assert "manifest.json" in call("shards", "verify", shards_copy).refusal()
     assert "manifest.json" in call("shards", "inspect", shards_copy).refusal()
 
 
-def test_an_empty_split(call: Call, shards_copy: Path, recipe_of_copy: Path, run: Path, tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(
+    call: Call, shards_copy: Path, recipe_of_copy: Path, run: Path, tmp_path: Path
+) -> None:
     manifest = Manifest.read(shards_copy)
     fields = {**manifest.__dict__, "shards": manifest.of("validation")}
     Manifest(**fields).write(shards_copy)
@@ -292,7 +294,7 @@ def test_an_empty_split(call: Call, shards_copy: Path, recipe_of_copy: Path, run
     nothing_new(tmp_path, "own", "own.yaml")
 
 
-def test_shards_that_hold_nothing_are_inspected(call: Call, tmp_path: Path) -> None:
+def test_empty_shards_are_inspected(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "tars"
     folder.mkdir()
     tarfile.open(folder / "00000.tar", "w").close()
@@ -312,7 +314,7 @@ def test_shards_of_another_split_or_without_a_modality(call: Call, file: Path, t
     nothing_new(tmp_path, "recipe.yaml")
 
 
-def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
+def test_missing_or_unusable_raw_data_is_reported(call: Call, file: Path, tmp_path: Path) -> None:
     assert "no raw data at nowhere" in call("shards", "build", file, "--raw", "nowhere", "--out", "new").refusal()
     (tmp_path / "raw").mkdir()
     assert "no file *.smi in" in call("shards", "build", file, "--raw", "raw", "--out", "new").refusal()
@@ -345,7 +347,7 @@ def test_no_raw_data(call: Call, file: Path, tmp_path: Path) -> None:
         "report",
     ],
 )
-def test_a_run_that_is_not_there(call: Call, tmp_path: Path, words: str) -> None:
+def test_a_missing_run_is_reported(call: Call, tmp_path: Path, words: str) -> None:
     verb, *options = words.split()
     assert "nowhere is not a run directory" in call(verb, "nowhere", *options).refusal()
     nothing_new(tmp_path)
@@ -362,7 +364,7 @@ def test_an_option_of_an_earlier_version_names_the_new_one(call: Call, words: st
     assert line in call(*words.split()).refusal()
 
 
-def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: Path, tmp_path: Path) -> None:
+def test_the_folder_of_another_run_is_unchanged(call: Call, file: Path, run: Path, tmp_path: Path) -> None:
     before = contents(run)
     for override, key in (("model.dim=64", "model.dim"), ("train.seed=3", "train.seed"),
                           ("modalities.image.mask.ratio=0.75", "modalities.image.mask.ratio")):  # fmt: skip
@@ -375,7 +377,7 @@ def test_a_directory_of_another_run_stays_as_it_is(call: Call, file: Path, run: 
     assert contents(tmp_path / "notes") == {"mine": b"mine"}
 
 
-def test_a_run_without_a_model_yet(call: Call, run: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_model_is_reported(call: Call, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "begun", ignore=shutil.ignore_patterns("model"))
     assert "no model yet" in call("evaluate", "begun").refusal()
 
@@ -395,7 +397,7 @@ def test_broken_files_in_a_run_are_named(call: Call, file: Path, run: Path, tmp_
     assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
-def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> None:
+def test_a_batch_that_ranks_cannot_divide_is_reported_by_plan(call: Call, file: Path) -> None:
     message = call("plan", file, "--ranks", "7").refusal()
     assert message.endswith("cannot be divided among 7 ranks: change train.batch_size")
     message = call("plan", file, "train.micro_batch_size=8", "--ranks", "7").refusal()
@@ -403,14 +405,14 @@ def test_a_plan_for_ranks_that_cannot_share_a_batch(call: Call, file: Path) -> N
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict"])
-def test_what_is_written_is_parquet(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
+def test_outputs_must_be_parquet_files(call: Call, run: Path, table: Path, tmp_path: Path, verb: str) -> None:
     assert "o.csv is not a Parquet file" in call(verb, run, "--data", table, "--out", "o.csv").refusal()
     message = call(verb, run, "--data", table, "--out", "s3://bucket/o.parquet").refusal()
     assert "s3:/bucket/o.parquet looks like a URL: write to a file" in message
     nothing_new(tmp_path, "table.csv")
 
 
-def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
+def test_predict_requires_a_finetuned_run(call: Call, run: Path, table: Path, tmp_path: Path) -> None:
     assert "is not a fine-tuned run" in call("predict", run, "--data", table, "--out", "o.parquet").refusal()
     nothing_new(tmp_path, "table.csv")
 
@@ -420,7 +422,7 @@ def test_predicting_needs_finetuning(call: Call, run: Path, table: Path, tmp_pat
 
 @pytest.mark.parametrize("verb", [["finetune", "--label", "weight", "--out", "new"], ["embed", "--out", "new.parquet"]],
                          ids=["finetune", "embed"])  # fmt: skip
-def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb: list[str]) -> None:
+def test_unusable_data_is_reported(call: Call, run: Path, table: Path, tmp_path: Path, verb: list[str]) -> None:
     before = contents(run)
 
     def refusal(*words: str | Path) -> str:
@@ -449,7 +451,9 @@ def test_unusable_data(call: Call, run: Path, table: Path, tmp_path: Path, verb:
     assert contents(run) == before
 
 
-def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards: Path, tmp_path: Path) -> None:
+def test_invalid_finetune_options_are_reported(
+    call: Call, run: Path, table: Path, shards: Path, tmp_path: Path
+) -> None:
     before = contents(run)
 
     def refusal(*words: str | Path) -> str:
@@ -467,7 +471,7 @@ def test_wrong_wishes_for_finetuning(call: Call, run: Path, table: Path, shards:
     nothing_new(tmp_path, "table.csv")
 
 
-def test_a_label_that_shards_have_not(call: Call, run: Path, tmp_path: Path) -> None:
+def test_a_label_missing_from_shards_is_reported(call: Call, run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     before = contents(copy)
     assert "no label 'mass'; it has qed" in call("evaluate", copy, "--label", "mass").refusal()
@@ -543,7 +547,7 @@ def fill(disk: Path, leave_bytes: int) -> Path:
 
 
 @pytest.mark.parametrize("leave_bytes", [0, 64 * 1024, 600 * 1024])
-def test_a_full_disk_loses_nothing(call: Call, file: Path, disk: Path, tmp_path: Path, leave_bytes: int) -> None:
+def test_a_full_disk_loses_no_saved_files(call: Call, file: Path, disk: Path, tmp_path: Path, leave_bytes: int) -> None:
     """Full at the start, while a row or a checkpoint is written, or later; then the run goes on, here and elsewhere."""
     run, flat = disk / "run", "train.schedule.kind=constant"
     assert call("pretrain", file, flat, "train.steps=2", "--out", run).code == 0
@@ -568,7 +572,7 @@ def test_a_full_disk_loses_nothing(call: Call, file: Path, disk: Path, tmp_path:
         ]
 
 
-def test_a_disk_full_while_the_model_is_written(call: Call, file: Path, disk: Path) -> None:
+def test_a_full_disk_while_the_model_is_written(call: Call, file: Path, disk: Path) -> None:
     run = disk / "run"
     assert call("pretrain", file, "--out", run).code == 0
     before = contents(run)
@@ -580,14 +584,14 @@ def test_a_disk_full_while_the_model_is_written(call: Call, file: Path, disk: Pa
     assert call("pretrain", file, "--out", run).code == 0
 
 
-def test_a_disk_full_before_a_run_begins(call: Call, file: Path, disk: Path) -> None:
+def test_a_full_disk_before_a_run_starts(call: Call, file: Path, disk: Path) -> None:
     ballast = fill(disk, 0)
     assert "the disk is full" in call("pretrain", file, "--out", disk / "run").refusal()
     ballast.unlink()
     assert call("pretrain", file, "--out", disk / "run").code == 0, "the same again, as the message says"
 
 
-def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_in_a_separate_process(file: Path, disk: Path, tmp_path: Path) -> None:
     fill(disk, 300 * 1024)
     done = process("pretrain", file, "--out", disk / "run", cwd=tmp_path)
     messages = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("sensorium: ")]
@@ -599,7 +603,7 @@ def test_a_disk_full_in_a_process_of_its_own(file: Path, disk: Path, tmp_path: P
     assert not list((disk / "run").rglob("step-*"))
 
 
-def test_a_disk_full_while_a_fine_tuned_model_is_written(call: Call, file: Path, disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_while_a_finetuned_model_is_written(call: Call, file: Path, disk: Path, tmp_path: Path) -> None:
     assert call("pretrain", file, "--out", tmp_path / "run").code == 0
     labels = tmp_path / "labels.csv"
     labels.write_text("smiles,size\n" + "".join(f"{smiles},{len(smiles)}\n" for smiles in MOLECULES))
@@ -687,7 +691,7 @@ def test_json_of_evaluate_finetune_embed_and_predict(call: Call, run: Path, tabl
     assert not list(tmp_path.rglob("*.writing"))
 
 
-def test_invalid_rows_can_be_left_out(call: Call, run: Path, tmp_path: Path) -> None:
+def test_invalid_rows_can_be_skipped(call: Call, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mixed.csv").write_text("smiles\nCCO\nnot(\nCCN\n")
     figures = call("embed", run, "--data", "mixed.csv", "--out", "e.parquet", "--skip-invalid", "--json").figures()
     (skipped,) = figures["skipped"]
@@ -695,7 +699,7 @@ def test_invalid_rows_can_be_left_out(call: Call, run: Path, tmp_path: Path) -> 
     assert skipped.startswith("row 2: invalid SMILES")
 
 
-def test_json_of_pretrain_in_a_process_of_its_own(file: Path, tmp_path: Path) -> None:
+def test_json_of_pretrain_in_a_separate_process(file: Path, tmp_path: Path) -> None:
     """Libraries that log to standard output do not reach it."""
     done = process("pretrain", file, "--out", "run", "--json", cwd=tmp_path)
     figures = done.figures()
@@ -707,7 +711,7 @@ def test_json_of_pretrain_in_a_process_of_its_own(file: Path, tmp_path: Path) ->
     assert not outcome.err
 
 
-def test_a_traceback_only_where_asked_for(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_printed_only_on_request(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORIUM_DEBUG", "1")
     done = call("plan", "nothing")
     assert done.code == 2

@@ -24,7 +24,7 @@ def on_windows(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
 
 
-def test_the_command_refuses_windows_by_one_line() -> None:
+def test_the_command_refuses_windows_in_one_line() -> None:
     process = on_windows("from pipeline.__main__ import main; main()")
     assert (process.returncode, process.stdout, process.stderr) == (2, "", f"sensorium: {WINDOWS}\n")
 
@@ -34,7 +34,7 @@ def test_the_python_interface_refuses_windows() -> None:
     assert (process.stdout, process.stderr) == (f"{WINDOWS}\n", "")
 
 
-def test_zero_is_refused_where_deepspeed_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_is_refused_without_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.platforms.sys.platform", "darwin")
     with pytest.raises(ValueError, match=r"Linux only: train in one process with train\.zero=null"):
         create_accelerator(Train(steps=1, batch_size=4, zero=2), tmp_path)
@@ -51,7 +51,7 @@ def test_workers_share_memory_without_linux_calls(monkeypatch: pytest.MonkeyPatc
         os.close(descriptor)
 
 
-def test_doctor_says_that_apple_gpus_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_that_apple_gpus_are_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("Apple" in line for line in doctor()["missing"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert "no training on Apple GPUs (MPS): models train on the CPU of this machine" in doctor()["missing"]

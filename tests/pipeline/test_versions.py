@@ -52,13 +52,13 @@ def warning(data: Path, run: Path, present: str, recorded: str) -> str:
     )
 
 
-def test_a_run_records_what_made_and_reads_its_data(run: Path, shards: Path) -> None:
+def test_a_run_records_the_versions_of_its_data_packages(run: Path, shards: Path) -> None:
     packages = ("chembl_structure_pipeline", "imagecodecs", "pillow", "rdkit")
     installed = {n: importlib.metadata.version(n) for n in packages}
     assert Run(run).versions() == installed == json.loads((shards / "manifest.json").read_text())["versions"]
 
 
-def test_pretraining_warns_of_shards_by_other_versions(
+def test_pretraining_warns_about_shards_of_other_versions(
     older: Path, recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe["data"]["shards"] = [{"path": str(older)}]
@@ -70,7 +70,7 @@ def test_pretraining_warns_of_shards_by_other_versions(
     assert Run(out).versions()["rdkit"] == "2025.3.6"
 
 
-def test_shards_by_other_versions_are_told_of_in_one_line(
+def test_shards_of_other_versions_are_reported_in_one_line(
     run_copy: Path, shards: Path, older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed, settings = importlib.metadata.version("rdkit"), Settings(mode="linear", labels=20)
@@ -89,7 +89,7 @@ def test_shards_by_other_versions_are_told_of_in_one_line(
     ]
 
 
-def test_files_are_read_by_the_versions_installed(
+def test_files_are_read_with_the_installed_versions(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "new.csv"

@@ -28,7 +28,7 @@ def test_importing_sensorium_imports_neither_torch_nor_the_pipeline() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(sm._LOCATIONS))
-def test_every_name_resolves_to_what_its_module_defines(name: str) -> None:
+def test_every_name_resolves_to_the_definition_in_its_module(name: str) -> None:
     module, attribute = sm._LOCATIONS[name]
     assert getattr(sm, name) is getattr(importlib.import_module(module), attribute)
     assert name in dir(sm)
@@ -51,7 +51,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = sm.pretrian  # type: ignore[attr-defined]
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_the_version_equals_that_of_the_package() -> None:
     assert sm.__version__ == importlib.metadata.version("sensorium")
 
 

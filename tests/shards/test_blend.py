@@ -25,7 +25,7 @@ def staged(draw: st.DrawFn) -> list[tuple[int, list[Fraction]]]:
 
 @settings(deadline=None)
 @given(staged())
-def test_each_set_is_met_in_turn_and_counted(stages: list[tuple[int, list[Fraction]]]) -> None:
+def test_sets_are_interleaved_and_counted(stages: list[tuple[int, list[Fraction]]]) -> None:
     blend, met = Blend(stages), Counter[int]()
     for position in range(200):
         assert blend.counts(position) == [met[i] for i in range(len(stages[0][1]))]
@@ -36,7 +36,7 @@ def test_each_set_is_met_in_turn_and_counted(stages: list[tuple[int, list[Fracti
 
 @settings(deadline=None)
 @given(staged())
-def test_a_set_of_share_nothing_has_no_position(stages: list[tuple[int, list[Fraction]]]) -> None:
+def test_a_set_with_share_zero_has_no_position(stages: list[tuple[int, list[Fraction]]]) -> None:
     blend = Blend(stages)
     for (start, shares), end in zip(stages, [start for start, _ in stages[1:]] + [200], strict=True):
         assert all(shares[blend.locate(position)[0]] for position in range(start, end))
@@ -44,7 +44,7 @@ def test_a_set_of_share_nothing_has_no_position(stages: list[tuple[int, list[Fra
 
 @settings(deadline=None)
 @given(SHARES, st.integers(0, 10**18))
-def test_counts_keep_to_their_shares_however_far(shares: list[Fraction], position: int) -> None:
+def test_counts_follow_their_shares_at_any_position(shares: list[Fraction], position: int) -> None:
     blend = Blend([(0, shares)])
     counts = blend.counts(position)
     assert sum(counts) == position
@@ -55,7 +55,7 @@ def test_counts_keep_to_their_shares_however_far(shares: list[Fraction], positio
         assert abs(count - position * share / sum(shares)) <= ceil(log2(len(shares))) / 2
 
 
-def test_shares_as_sizes_pass_all_sets_together() -> None:
+def test_shares_equal_to_sizes_finish_all_sets_together() -> None:
     blend = Blend([(0, [Fraction(size) for size in (40, 8, 13, 1)])])
     assert [blend.counts(turn * 62) for turn in (1, 2, 10**12)] == [
         [turn * size for size in (40, 8, 13, 1)] for turn in (1, 2, 10**12)

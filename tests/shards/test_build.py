@@ -68,7 +68,7 @@ def png(path: Path, grey: int = 0) -> None:
     ImageOps.expand(Pillow.new("L", (14, 14), grey), 1, 99).save(path)
 
 
-def test_bytes_are_the_same_for_any_number_of_workers(raw: Path, built: Path, tmp_path: Path) -> None:
+def test_bytes_are_equal_for_any_number_of_workers(raw: Path, built: Path, tmp_path: Path) -> None:
     build(SOURCE, MODALITIES, SPLIT, raw, tmp_path / "two", samples_per_shard=10, workers=2)
     one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (built, tmp_path / "two"))
     assert one == two
@@ -139,13 +139,13 @@ def test_samples_keep_the_order_of_the_input(built: Path) -> None:
     assert places == sorted(places)
 
 
-def test_without_groups_each_sample_stands_by_itself(raw: Path, tmp_path: Path) -> None:
+def test_without_groups_each_sample_is_its_own_group(raw: Path, tmp_path: Path) -> None:
     manifest = build(SOURCE, MODALITIES, SplitBy(validation=0.25, test=0.25), raw, tmp_path / "out")
     assert manifest.counts() == {"train": 36, "validation": 18, "test": 18}
     assert all(group == key for key, group, *_ in Split(tmp_path / "out", "test").locations())
 
 
-def test_a_folder_that_holds_something_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_a_folder_with_files_is_refused(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
     with pytest.raises(ValueError, match="out is not empty"):
@@ -193,13 +193,13 @@ def test_chunks_come_back_in_input_order(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("error", ["RuntimeError", "OSError", "KeyboardInterrupt"])
-def test_a_failing_build_makes_no_shards(error: str, tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_shards(error: str, tmp_path: Path) -> None:
     with pytest.raises(ERRORS[error]):
         build(Failing(at=7, error=error), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out.building"]
 
 
-def test_nothing_usable_is_an_error_that_tells_the_reasons(tmp_path: Path) -> None:
+def test_a_build_without_usable_samples_is_an_error_with_reasons(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no usable sample in .*item of no use: 10"):
         build(Failing(at=-1, error="ContentError"), MODALITIES, SplitBy(), tmp_path, tmp_path / "out")
     (tmp_path / "empty.smi").write_text("\n\n")
@@ -208,13 +208,13 @@ def test_nothing_usable_is_an_error_that_tells_the_reasons(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_group_names_the_possible_ones(raw: Path, tmp_path: Path) -> None:
+def test_an_unknown_group_lists_the_valid_ones(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.split\.by is 'scafold', but samples can be grouped by scaffold"):
         build(SOURCE, MODALITIES, SplitBy(by="scafold"), raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_unreadable_images_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_unreadable_images_are_counted_and_skipped(tmp_path: Path) -> None:
     raw = table(tmp_path, "picture", "a.png", "b.png", "c.png")
     png(raw / "a.png")
     (raw / "b.png").write_bytes(b"no picture")
@@ -243,7 +243,7 @@ def test_samples_may_lack_modalities(tmp_path: Path) -> None:
     ]
 
 
-def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
+def test_samples_without_tokens_are_counted(tmp_path: Path) -> None:
     raw = table(
         tmp_path, "dna,smiles", "ACGTACGT,CCO", "ACG,CCO", f"{'ACGT' * 9},CCO", "ACGNACGN,CCO", f"ACGT,{'C' * 9}"
     )
@@ -258,7 +258,7 @@ def test_what_can_have_no_tokens_is_counted(tmp_path: Path) -> None:
     }
 
 
-def test_samples_of_labels_alone_are_counted(tmp_path: Path) -> None:
+def test_samples_with_only_labels_are_counted(tmp_path: Path) -> None:
     raw = table(tmp_path, "size,toxic", "1,0", ",1")
     source = Rows(columns={"table": ("size",)}, labels=("toxic",))
     manifest = build(source, MODALITIES, SplitBy(), raw, tmp_path / "out")
@@ -280,7 +280,7 @@ class Notes(Source):
         return Sample(identity=item[0], members={"text.txt": b"a note"}, groups=item[1])
 
 
-def test_samples_without_the_group_of_a_split_are_one_group(tmp_path: Path) -> None:
+def test_samples_without_a_group_value_form_one_group(tmp_path: Path) -> None:
     source = Notes(notes=(("a", {"site": "x"}), ("b", {}), ("c", {"box": "1"})))
     manifest = build(source, {"text": Text()}, SplitBy(by="site", validation=0, test=0), tmp_path, tmp_path / "out")
     assert sum(manifest.counts().values()) == 3
@@ -289,7 +289,7 @@ def test_samples_without_the_group_of_a_split_are_one_group(tmp_path: Path) -> N
         build(source, {"text": Text()}, SplitBy(by="shelf"), tmp_path, tmp_path / "other")
 
 
-def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_preserved(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for name in (b"caf\xe9", b"cafe"):  # as old disks have them
@@ -300,7 +300,7 @@ def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
     assert {group for _, group, *_ in Split(tmp_path / "out", "train").locations()} == {"cafe", "caf\\xe9"}
 
 
-def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
+def test_rows_of_several_files_are_not_duplicates(tmp_path: Path) -> None:
     raw = table(tmp_path, "smiles", "CCO", "CCN")
     (raw / "more.csv").write_text("smiles\nCCC\nCCCl")
     manifest = build(Rows(columns={"smiles": "smiles"}), MODALITIES, SplitBy(), raw, tmp_path / "out")
@@ -308,7 +308,7 @@ def test_rows_of_several_files_are_no_duplicates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_read_otherwise_than_written_is_counted_and_noted(tmp_path: Path, workers: int) -> None:
+def test_reinterpreted_cells_are_counted_and_noted(tmp_path: Path, workers: int) -> None:
     cells = [f"{'NA' if n % 10 == 3 else n % 30},{n % 5},{n}" for n in range(200)]
     raw = table(tmp_path, "lead,country,y", *cells)
     (raw / "table.csv").write_text((raw / "table.csv").read_text().replace("\n7,2,7\n", "\n<5,NA,7\n"))
@@ -320,7 +320,7 @@ def test_what_is_read_otherwise_than_written_is_counted_and_noted(tmp_path: Path
     assert (stored.changed, stored.notes) == (manifest.changed, manifest.notes)
 
 
-def test_a_recipe_may_refuse_cells_that_are_no_numbers(tmp_path: Path) -> None:
+def test_a_recipe_may_refuse_non_numeric_cells(tmp_path: Path) -> None:
     raw = table(tmp_path, "lead", *map(str, range(50)), "<5")
     refuse = Table(invalid_cells="error")
     with pytest.raises(ValueError, match=r"lead: 50 of 51 cells are numbers, 1 is not \(<5\): correct them"):

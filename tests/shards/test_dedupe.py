@@ -80,14 +80,14 @@ def test_exact_compares_the_bytes_of_all_named_modalities(tmp_path: Path) -> Non
     assert [s["text"]["txt"] for s in samples(tmp_path / "one")] == [b"owl", b"jay", b"owl"]
 
 
-def test_what_lacks_the_modality_is_no_duplicate(tmp_path: Path) -> None:
+def test_samples_without_the_modality_are_not_duplicates(tmp_path: Path) -> None:
     raw = table(tmp_path / "raw", "a.csv", "words,size", ",1", ",1", "owl,1", "owl,2")
     manifest = build_rows(raw, tmp_path / "out", {"text": "exact"}, {"text": "words", "record": ("size",)})
     assert manifest.skipped == {"duplicate by text (exact)": 1}
     assert manifest.counts()["train"] == 3
 
 
-def test_sequences_are_compared_by_what_they_say(tmp_path: Path) -> None:
+def test_sequences_are_compared_by_normal_form(tmp_path: Path) -> None:
     lines = ["AACGT,OCC,Barn  owl", "ACGTT,CCO,barn owl", "aac-gu,C(O)C,BARN OWL", "AACGA,CCN,barn owls"]
     raw = table(tmp_path / "raw", "a.csv", "strand,drug,words", *lines)
     for name, column in (("dna", "strand"), ("smiles", "drug"), ("text", "words")):
@@ -97,7 +97,7 @@ def test_sequences_are_compared_by_what_they_say(tmp_path: Path) -> None:
     assert samples(tmp_path / "dna")[0]["dna"]["txt"] == b"AACGT"
 
 
-def test_images_are_compared_by_their_look(tmp_path: Path) -> None:
+def test_images_are_compared_by_appearance(tmp_path: Path) -> None:
     raw = table(tmp_path / "raw", "a.csv", "file", *(f"{i}.{e}" for i in range(12) for e in ("png", "jpg", "webp")))
     for i in range(12):
         (raw / f"{i}.png").write_bytes(encoded(scene(i), format="png"))
@@ -110,7 +110,7 @@ def test_images_are_compared_by_their_look(tmp_path: Path) -> None:
     assert build_rows(raw, tmp_path / "exact", {"photo": "exact"}, {"photo": "file"}).skipped == {}
 
 
-def test_hashes_of_images_within_the_limit_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_hashes_within_the_limit_are_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hashes alone: every pattern of up to NEAR_BITS changed bits is found, one bit more is not."""
     rng = np.random.default_rng(0)
     first = int.from_bytes(rng.bytes(8), "big")
@@ -138,12 +138,12 @@ def test_images_of_any_depth_and_bands_have_a_hash() -> None:
     assert len(perceptual_hash(Image().parse(np.zeros((8, 9), np.uint8)))) == 16
 
 
-def test_a_smiles_that_is_no_molecule_stands_for_itself() -> None:
+def test_an_invalid_smiles_is_compared_as_text() -> None:
     one, other = (fingerprint("sequence", Smiles(), {}, text) for text in ("C1CC", "C1CCC"))
     assert one != other
 
 
-def test_a_racemate_does_not_repeat_its_enantiomer(tmp_path: Path) -> None:
+def test_a_racemate_is_not_a_duplicate_of_its_enantiomer(tmp_path: Path) -> None:
     pure, other, both = "C[C@H](N)[C@@H](O)F", "C[C@@H](N)[C@H](O)F", "C[C@H](N)[C@@H](O)F |&1:1,3|"
     lines = [pure, other, f'"{both}"', f'"{other} |&1:1,3|"', f'"{pure} |o1:1,3|"', "F[C@H](O)[C@H](C)N"]
     raw = table(tmp_path / "raw", "a.csv", "drug", *lines)
@@ -157,7 +157,7 @@ DRAWING = r"line drawings look alike where they are not the same: .* `data\.dedu
 
 
 @pytest.mark.parametrize("dedupe", ["perceptual", {"image": "perceptual", "smiles": "sequence"}])
-def test_drawings_are_not_compared_by_their_look(tmp_path: Path, dedupe: Any) -> None:
+def test_drawings_are_not_compared_by_appearance(tmp_path: Path, dedupe: Any) -> None:
     raw = table(tmp_path / "raw", "a.smi", "CCO", "CCN", "OCC")
     modalities: dict[str, Modality] = {"image": Image(size=96, patch=12), "smiles": Smiles()}
     with pytest.raises(ValueError, match=DRAWING):
@@ -167,7 +167,7 @@ def test_drawings_are_not_compared_by_their_look(tmp_path: Path, dedupe: Any) ->
     assert joined.drawings == {"image"}
 
 
-def test_white_paper_tells_a_drawing_from_a_photo() -> None:
+def test_a_white_background_distinguishes_drawings_from_photos() -> None:
     modalities: dict[str, Modality] = {"drawing": Image(background=1.0), "photo": Image(), "cut": Image(background=0.0)}
     assert resolve_dedupe("perceptual", modalities, ()) == {"photo": "perceptual", "cut": "perceptual"}
     assert resolve_dedupe("perceptual", modalities).keys() == modalities.keys(), "recipes of runs are read as they are"
@@ -185,7 +185,7 @@ def test_joined_samples_are_compared_by_all_their_sources(tmp_path: Path) -> Non
     assert manifest.skipped == {"duplicate by smiles (sequence), text (exact)": 1}
 
 
-def test_a_word_stands_for_all_modalities_it_is_for() -> None:
+def test_a_method_applies_to_all_its_modalities() -> None:
     assert resolve_dedupe(None, MODALITIES) == {}
     assert resolve_dedupe("perceptual", MODALITIES) == {"photo": "perceptual"}
     assert resolve_dedupe("sequence", MODALITIES) == dict.fromkeys(("dna", "smiles", "text"), "sequence")
@@ -202,6 +202,6 @@ def test_a_word_stands_for_all_modalities_it_is_for() -> None:
         ({"record": "sequence"}, r"data\.dedupe\.record is 'sequence', .* type table can be compared by exact"),
     ],
 )
-def test_mistakes_are_named(setting: Any, message: str) -> None:
+def test_mistakes_are_reported(setting: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve_dedupe(setting, {"record": Table()})

@@ -78,7 +78,7 @@ def test_errors_arrive_as_they_were_raised(workers: int) -> None:
         list(run(math.factorial, [(3,), (-1,), (4,)]))
 
 
-def test_calls_are_taken_no_faster_than_results() -> None:
+def test_calls_are_consumed_no_faster_than_results() -> None:
     calls_taken: list[int] = []
 
     def calls() -> Any:
@@ -92,7 +92,7 @@ def test_calls_are_taken_no_faster_than_results() -> None:
         assert len(calls_taken) <= 5
 
 
-def test_a_killed_worker_ends_the_build_with_what_to_do() -> None:
+def test_a_killed_worker_stops_the_build_with_instructions() -> None:
     with worker_pool("local", 2) as run, pytest.raises(ChildProcessError, match="fewer workers"):
         list(run(os._exit, [(9,)]))
 
@@ -104,7 +104,7 @@ def test_an_unknown_engine_is_named() -> None:
 
 @slow
 @pytest.mark.parametrize("workers", [None, 1])
-def test_a_ray_cluster_gives_the_same_bytes(cluster: None, workers: int | None, tmp_path: Path) -> None:
+def test_a_ray_cluster_gives_equal_bytes(cluster: None, workers: int | None, tmp_path: Path) -> None:
     raw = rows(tmp_path / "raw")
     spread = build_on("ray", workers, raw, tmp_path / "ray")
     assert spread == build_on("local", 2, raw, tmp_path / "two")
@@ -114,7 +114,7 @@ def test_a_ray_cluster_gives_the_same_bytes(cluster: None, workers: int | None, 
 
 @slow
 @pytest.mark.usefixtures("cluster")
-def test_paths_are_those_of_the_caller_not_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_caller_not_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows(tmp_path / "raw")
     monkeypatch.chdir(tmp_path)
     spread = build_on("ray", None, Path("raw"), Path("ray"))

@@ -28,7 +28,7 @@ def make_sample(number: int, group: str) -> StoredSample:
 
 @settings(deadline=None, max_examples=50)
 @given(GROUPS, SHARE, SHARE, st.floats(0, 1), st.integers(0, 9))
-def test_splits_are_those_of_assign_and_samples_keep_their_order(
+def test_splits_follow_assign_and_samples_keep_their_order(
     groups: list[str], validation: float, test: float, large: float, seed: int
 ) -> None:
     split = SplitBy(by="by", validation=validation, test=test, large=large, seed=seed)
@@ -56,13 +56,13 @@ def test_members_come_back_in_order_and_reasons_are_counted(tmp_path: Path) -> N
         ]
 
 
-def test_nothing_at_all_is_no_error_of_the_ledger(tmp_path: Path) -> None:
+def test_an_empty_ledger_is_not_an_error(tmp_path: Path) -> None:
     write_ledger(tmp_path / "ledger", [], SplitBy(), {})
     with Ledger(tmp_path / "ledger") as ledger:
         assert ledger.counts("fields") == {}
         assert not list(ledger.batches("train", 10))
 
 
-def test_a_group_that_samples_have_not_is_named(tmp_path: Path) -> None:
+def test_a_missing_group_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can be grouped by by"):
         write_ledger(tmp_path / "ledger", [make_sample(0, "x")], SplitBy(by="speaker"), {})

@@ -36,7 +36,7 @@ def picture(smiles: str, **options: float) -> np.ndarray:
     return np.asarray(image)
 
 
-def test_smi_files_give_the_first_word_of_each_line(tmp_path: Path) -> None:
+def test_smi_files_are_read_by_the_first_word_of_each_line(tmp_path: Path) -> None:
     (tmp_path / "b.smi").write_text("CCO ethanol\n\nCCN\tethylamine\r\n")
     (tmp_path / "a.smi").write_text("C methane")
     (tmp_path / "c.txt").write_text("CCC")
@@ -45,7 +45,7 @@ def test_smi_files_give_the_first_word_of_each_line(tmp_path: Path) -> None:
     assert items(Molecules(files="*.txt"), tmp_path) == ["CCC"]
 
 
-def test_csv_files_give_a_column(tmp_path: Path) -> None:
+def test_csv_files_are_read_by_column(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('id,structure\n1,CCO\n2,\n3,"CC(=O)O"\n')
     source = Molecules(files="*.csv", smiles="structure")
     assert items(source, tmp_path) == ["CCO", "", "CC(=O)O"]
@@ -53,7 +53,7 @@ def test_csv_files_give_a_column(tmp_path: Path) -> None:
         items(Molecules(files="*.csv"), tmp_path)
 
 
-def test_bytes_around_the_smiles_do_no_harm(tmp_path: Path) -> None:
+def test_bytes_around_the_smiles_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_bytes("\ufeffCCO \N{GREEK SMALL LETTER ALPHA}\nCCN ".encode() + b"\xe9thyl\nC\xe9C\n")
     (tmp_path / "a.csv").write_bytes("\ufeffsmiles\r\nCCO\r\n".encode())
     assert items(Molecules(), tmp_path) == ["CCO", "CCN", "C\ufffdC"]
@@ -72,7 +72,7 @@ def test_invalid_smiles_are_content_errors(smiles: str) -> None:
     assert caught.value.reason == "invalid SMILES"
 
 
-def test_a_sample_of_a_molecule() -> None:
+def test_members_of_a_molecule() -> None:
     source = Molecules(descriptors=("MolWt", "NumHDonors"), labels=("qed",))
     sample = source.make("OC(=O)c1ccccc1", ALL)
     assert sample.identity == "O=C(O)c1ccccc1"
@@ -84,7 +84,7 @@ def test_a_sample_of_a_molecule() -> None:
     assert Molecules().make("CCO", ALL).members.keys() == {"smiles.txt", "image.png"}
 
 
-def test_the_same_molecule_has_one_identity() -> None:
+def test_equal_molecules_have_one_identity() -> None:
     spellings = ["OCC", "C(O)C", "[CH3][CH2][OH]", "CCO"]
     assert {Molecules().make(smiles, ALL).identity for smiles in spellings} == {"CCO"}
     assert canonical("C[C@H](N)O") != canonical("C[C@@H](N)O")
@@ -95,7 +95,7 @@ def test_scaffolds() -> None:
     assert scaffolds == ["", "c1ccccc1", "c1ccccc1"]
 
 
-def test_nothing_is_made_that_the_recipe_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_modalities_in_the_recipe_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse_drawing(*_: object) -> bytes:
         raise AssertionError
 
@@ -106,7 +106,7 @@ def test_nothing_is_made_that_the_recipe_has_not(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("side", [16, 48, 96])
-def test_drawings_are_grey_squares_of_the_given_side(side: int) -> None:
+def test_drawings_are_gray_squares_of_the_configured_size(side: int) -> None:
     pixels = picture("c1ccccc1O", drawing_px=side)
     assert pixels.shape == (side, side)
     assert pixels.dtype == np.uint8
@@ -128,7 +128,7 @@ def test_drawings_are_to_scale_and_reproducible() -> None:
 
 
 @pytest.mark.parametrize("name", ["NoSuchThing", "rdMolDescriptors", "CalcMolDescriptors"])
-def test_an_unknown_descriptor_stops_the_build_at_once(tmp_path: Path, name: str) -> None:
+def test_an_unknown_descriptor_stops_the_build_immediately(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.smi").write_text("CCO\n" * 3)
     for source in (Molecules(descriptors=("MolWt", name)), Molecules(labels=(name,))):
         with pytest.raises(ValueError, match=f"RDKit has no descriptor '{name}'"):
@@ -136,14 +136,14 @@ def test_an_unknown_descriptor_stops_the_build_at_once(tmp_path: Path, name: str
     assert not (tmp_path / "out").exists()
 
 
-def test_descriptors_that_are_not_finite_are_missing() -> None:
+def test_nonfinite_descriptors_are_missing() -> None:
     sample = Molecules(descriptors=("MaxPartialCharge", "MolWt")).make("C[Hg]C", ALL)
     row = json.loads(sample.members["table.json"])
     assert row["MolWt"] > 0
     assert row["MaxPartialCharge"] is None
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("smiles,y,y\nCCO,1,9\n")
     with pytest.raises(ValueError, match=r"a\.csv has the column 'y' twice"):
         list(Molecules(files="*.csv", properties=("y",)).items(tmp_path))
@@ -185,7 +185,7 @@ def write_sdf(path: Path, smiles: list[str], **fields: str) -> None:
             writer.write(molecule)
 
 
-def test_sdf_files_give_molecules_and_their_data_fields(tmp_path: Path) -> None:
+def test_sdf_files_contain_molecules_and_data_fields(tmp_path: Path) -> None:
     spellings = ["OCC", "C[C@H](N)C(=O)O", "C/C=C/C", "[Na+].[Cl-]", "c1ccc2[nH]ccc2c1"]
     write_sdf(tmp_path / "a.sdf", spellings, activity="7.25", note="two\nlines", other="x")
     source = Molecules(files="*.sdf", properties=("activity", "note", "gone"))
@@ -198,7 +198,7 @@ def test_sdf_files_give_molecules_and_their_data_fields(tmp_path: Path) -> None:
     assert all("labels.json" not in sample.members for sample in plain)
 
 
-def test_broken_files_of_molecules_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_molecule_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sdf(tmp_path / "a.sdf", ["CCO", "CCN", "CCC", "C" * 40])
     text = (tmp_path / "a.sdf").read_text().replace("N   0", "Qq  0", 1)
     (tmp_path / "a.sdf").write_text(text.removesuffix("$$$$\n"))

@@ -31,14 +31,14 @@ def one_pass(order: Order, epoch: int = 0) -> list[ShardSlot]:
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 5))
-def test_each_sample_stands_once_in_a_pass(sizes: tuple[int, ...], seed: int, block: int, epoch: int) -> None:
+def test_each_sample_occurs_once_per_epoch(sizes: tuple[int, ...], seed: int, block: int, epoch: int) -> None:
     places = one_pass(Order(sizes=sizes, seed=seed, block=block), epoch)
     assert sorted(places) == [(epoch, shard, i) for shard, size in enumerate(sizes) for i in range(size)]
 
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.lists(st.integers(0, 10**18), min_size=1, max_size=12))
-def test_a_place_depends_on_its_position_alone(
+def test_a_location_depends_only_on_its_position(
     sizes: tuple[int, ...], seed: int, block: int, positions: list[int]
 ) -> None:
     order = Order(sizes=sizes, seed=seed, block=block)
@@ -50,14 +50,14 @@ def test_a_place_depends_on_its_position_alone(
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**6), st.integers(0, 300))
-def test_a_run_of_places_is_its_single_places(
+def test_a_range_of_locations_equals_its_single_locations(
     sizes: tuple[int, ...], seed: int, block: int, start: int, length: int
 ) -> None:
     order = Mixture([sizes], seed, block)
     assert list(order.locate_range(start, start + length)) == [order.locate(start + i) for i in range(length)]
 
 
-def test_passes_and_seeds_differ() -> None:
+def test_epochs_and_seeds_differ() -> None:
     order = Order(sizes=(40, 0, 25, 35), seed=0, block=16)
     orders = [one_pass(order, epoch) for epoch in range(4)] + [
         one_pass(Order(sizes=order.sizes, seed=seed, block=16)) for seed in (1, 2)
@@ -65,7 +65,7 @@ def test_passes_and_seeds_differ() -> None:
     assert len({tuple((place.shard, place.slot) for place in places) for places in orders}) == len(orders)
 
 
-def test_blocks_of_a_pass_differ() -> None:
+def test_blocks_of_an_epoch_differ() -> None:
     indexes = np.reshape([place.slot for place in one_pass(Order(sizes=(200,), seed=0, block=20))], (10, 20))
     assert (np.sort(indexes % 20) == np.arange(20)).all()
     assert len({tuple(block) for block in indexes % 20}) == 10
@@ -104,7 +104,7 @@ def same_shard(shards: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("block", [2_000, 5_000, 10_000])
-def test_neighbours_are_strangers(block: int) -> None:
+def test_neighbors_in_storage_are_separated(block: int) -> None:
     """A full permutation of n equal shards has a rate of 1/n; within blocks of b of their samples it is 1/b."""
     order = Order(sizes=(100,) * 100, seed=0, block=block)
     first, second = ([place.shard * 100 + place.slot for place in one_pass(order, epoch)] for epoch in (0, 1))
@@ -120,7 +120,7 @@ def test_neighbours_are_strangers(block: int) -> None:
     assert abs(spearmanr(np.argsort(first), np.argsort(second)).statistic) < 0.3
 
 
-def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
+def test_the_order_of_one_set_is_unchanged_from_earlier_versions() -> None:
     order = Order(sizes=(1000,) * 4 + (321,), seed=0, block=1024)
     places = [tuple(order.locate(position)) for position in (0, 1, 2, 3000, 4320, 4321, 10**9)]
     assert places == [(0, 2, 768), (0, 2, 270), (0, 2, 149), (0, 0, 622), (0, 1, 838), (1, 1, 772), (231427, 0, 774)]
@@ -131,7 +131,7 @@ def test_the_order_of_one_set_is_the_one_that_runs_began_with() -> None:
 
 @settings(deadline=None)
 @given(SIZES, SEEDS, BLOCKS, st.integers(0, 10**12))
-def test_a_mixture_of_one_set_is_its_order(sizes: tuple[int, ...], seed: int, block: int, position: int) -> None:
+def test_a_mixture_of_one_set_equals_its_order(sizes: tuple[int, ...], seed: int, block: int, position: int) -> None:
     assert Mixture([sizes], seed, block).locate(position) == (
         0,
         *Order(sizes=sizes, seed=seed, block=block).locate(position),
@@ -140,7 +140,7 @@ def test_a_mixture_of_one_set_is_its_order(sizes: tuple[int, ...], seed: int, bl
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(SIZES, min_size=1, max_size=4), SEEDS, BLOCKS, st.data())
-def test_every_sample_comes_once_a_pass_of_its_set(
+def test_every_sample_occurs_once_per_epoch_of_its_set(
     sizes: list[tuple[int, ...]], seed: int, block: int, data: st.DataObject
 ) -> None:
     shares = [Fraction(data.draw(st.integers(1, 5))) for _ in sizes]
@@ -155,7 +155,7 @@ def test_every_sample_comes_once_a_pass_of_its_set(
         )
 
 
-def test_sets_of_the_same_sizes_are_shuffled_apart() -> None:
+def test_sets_of_equal_sizes_are_shuffled_differently() -> None:
     order = Mixture([(50, 50), (50, 50)], seed=0)
     places = [order.locate(position) for position in range(200)]
     first, second = ([place[2:] for place in places if place.set == number] for number in (0, 1))
@@ -167,7 +167,7 @@ SETS = [(10,) * 9 + (3,), (5, 0, 4, 4, 4)]
 
 
 @pytest.mark.parametrize("length", [1, 4])
-def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
+def test_nodes_alternate_and_have_their_own_shards(length: int) -> None:
     nodes = 4
     order = Mixture(SETS, seed=1, block=8, nodes=nodes, length=length)
     epochs = np.array([order.locate(position) for position in range(4800)]).reshape(-1, nodes, length, 4)
@@ -183,7 +183,7 @@ def test_nodes_take_turns_and_have_shards_of_their_own(length: int) -> None:
     assert set(owners) == {(i, shard) for i, shards in enumerate(SETS) for shard, size in enumerate(shards) if size}
 
 
-def test_the_imbalance_is_how_much_more_often_some_samples_come() -> None:
+def test_imbalance_is_the_excess_frequency_of_some_samples() -> None:
     order = Mixture([(8,) * 5], seed=0, nodes=4)
     times = Counter(order.locate(position)[2:] for position in range(4 * 16 * 25))
     assert order.imbalance == [max(times.values()) / min(times.values()) - 1] == [1.0]
@@ -192,7 +192,7 @@ def test_the_imbalance_is_how_much_more_often_some_samples_come() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 6))
-def test_shards_are_dealt_whole_and_evenly(sizes: list[int], nodes: int) -> None:
+def test_complete_shards_are_dealt_evenly(sizes: list[int], nodes: int) -> None:
     if sum(map(bool, sizes)) < nodes:
         with pytest.raises(ValueError, match=f"cannot be dealt to {nodes} nodes"):
             deal(sizes, nodes)
@@ -205,7 +205,7 @@ def test_shards_are_dealt_whole_and_evenly(sizes: list[int], nodes: int) -> None
 
 @pytest.mark.parametrize("nodes", [1, 4])
 @pytest.mark.parametrize("length", [1, 8])
-def test_what_fell_to_each_set_is_counted_without_a_replay(nodes: int, length: int) -> None:
+def test_samples_per_set_are_counted_without_a_replay(nodes: int, length: int) -> None:
     stages = [(0, [Fraction(3), Fraction(1)]), (64, [Fraction(0), Fraction(1)]), (128, [Fraction(1), Fraction(1)])]
     order = Mixture(SETS, 0, 16, stages, nodes, length)
     met = Counter[int]()
@@ -214,7 +214,7 @@ def test_what_fell_to_each_set_is_counted_without_a_replay(nodes: int, length: i
         met[order.locate(position).set] += 1
 
 
-def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
+def test_the_first_sample_needs_only_the_manifest(tmp_path: Path) -> None:
     """There are no tars and no indexes, and what is measured is printed as one line of JSON."""
     script = Path(__file__).parents[2] / "benchmarks" / "order.py"
     words = [sys.executable, str(script), "--shards", "40", "--samples", "100000", "--nodes", "4"]
@@ -225,7 +225,7 @@ def test_the_first_sample_takes_the_manifest_alone(tmp_path: Path) -> None:
     assert {"seconds", "memory_mib", "same_shard"} <= result.keys()
 
 
-def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_random_draws_depend_on_shards_and_block_not_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     draws: list[int] = []
 
     class Watched(np.random.Generator):
@@ -248,6 +248,6 @@ def test_memory_and_draws_depend_on_shards_and_block_not_on_samples(monkeypatch:
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])
-def test_nothing_to_order_is_refused(sizes: tuple[int, ...]) -> None:
+def test_an_empty_set_is_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="empty"):
         Order(sizes=sizes, seed=0)

@@ -57,7 +57,7 @@ def open_files(folder: Path) -> list[str]:
     return [target for target in targets if target.startswith(str(folder))]
 
 
-def test_members_come_back_by_modality_as_they_were_written(folder: Path) -> None:
+def test_members_are_returned_by_modality_as_written(folder: Path) -> None:
     split = Split(folder, "train")
     assert split.sizes == (3,) * 10
     source = Molecules(drawing_px=16, descriptors=("MolWt", "TPSA"), labels=("qed",))
@@ -80,7 +80,7 @@ class Reader(Dataset[Members]):
         return self.split.read(*self.places[number])
 
 
-def test_worker_processes_read_what_their_parent_reads(folder: Path) -> None:
+def test_worker_processes_read_the_same_as_their_parent(folder: Path) -> None:
     reader = Reader(Split(folder, "train"))
     expected = [reader[i] for i in range(len(reader))]
     loader = DataLoader(reader, batch_size=None, num_workers=2, multiprocessing_context="fork")
@@ -89,7 +89,7 @@ def test_worker_processes_read_what_their_parent_reads(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mapped_bytes", [0, 2**20])
-def test_mapped_shards_and_others_give_the_same_and_are_closed(
+def test_mapped_and_unmapped_shards_are_read_equally_and_closed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, mapped_bytes: int
 ) -> None:
     expected = [Split(folder, "train").read(*place) for place in places(Split(folder, "train"))]
@@ -104,7 +104,7 @@ def test_mapped_shards_and_others_give_the_same_and_are_closed(
     assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
-def test_a_split_travels_to_other_processes_without_its_files(folder: Path) -> None:
+def test_a_split_is_pickled_without_its_open_files(folder: Path) -> None:
     split = Split(folder, "train")
     expected = [split.read(*place) for place in places(split)]
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -130,7 +130,7 @@ def test_open_files_are_bounded_and_closed(folder: Path, monkeypatch: pytest.Mon
     assert not open_files(folder)
 
 
-def test_open_files_are_bounded_over_all_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_files_are_bounded_across_sets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shards.read.OPEN_SHARDS", 6)
     sets = [Split(folder, "train") for _ in range(3)]
     for shard in range(10):
@@ -143,7 +143,7 @@ def test_open_files_are_bounded_over_all_sets(folder: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("mapped_bytes", [0, 2**20])
-def test_a_tar_cut_short_while_it_is_open_is_told(
+def test_a_tar_truncated_while_open_is_reported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_bytes: int
 ) -> None:
     monkeypatch.setattr("shards.read.MAPPED_BYTES", mapped_bytes)
@@ -172,7 +172,7 @@ GOOD = {"key": ["a", "b"], "member": ["x.txt", "x.txt"], "offset": [0, 0], "size
         ({"key": ["a", "a"]}, "has 1 samples, not 2"),
     ],
 )
-def test_an_index_that_lies_is_refused(tmp_path: Path, columns: dict[str, list[Any]], fault: str) -> None:
+def test_a_wrong_index_is_refused(tmp_path: Path, columns: dict[str, list[Any]], fault: str) -> None:
     tar, index = tmp_path / "train-0.tar", tmp_path / "train-0.index.parquet"
     tar.write_bytes(bytes(2048))
     parquet.write_table(pyarrow.table(GOOD | columns), index)
@@ -205,12 +205,12 @@ def test_a_small_index_cannot_fill_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["validation", "test", "training"])
-def test_an_empty_split_tells_what_there_is(folder: Path, name: str) -> None:
+def test_an_empty_split_lists_the_existing_ones(folder: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"the {name} split of .* is empty \(train 30, validation 0, test 0\)"):
         Split(folder, name)
 
 
-def test_a_sample_that_is_not_there_is_an_error(folder: Path) -> None:
+def test_a_missing_sample_is_an_error(folder: Path) -> None:
     split = Split(folder, "train")
     with pytest.raises(IndexError):
         split.read(0, 3)

@@ -88,7 +88,7 @@ def test_identity_and_groups(raw: Path) -> None:
     assert keyed[2].groups["scaffold"] == ""  # type: ignore[union-attr]
 
 
-def test_a_build_counts_what_is_missing_and_keeps_the_rest(raw: Path, tmp_path: Path) -> None:
+def test_a_build_counts_missing_files_and_keeps_the_rest(raw: Path, tmp_path: Path) -> None:
     source = Rows(columns=COLUMNS, key="id", labels=("toxic",))
     manifest = build(source, MODALITIES, SplitBy(by="colour", validation=0, test=0), raw, tmp_path / "out")
     assert manifest.skipped == {"image file is missing": 1, "invalid SMILES": 1}
@@ -105,7 +105,7 @@ def test_a_build_counts_what_is_missing_and_keeps_the_rest(raw: Path, tmp_path: 
         Rows(columns={"smiles": "structure"}, labels=("SMILES",)),
     ],
 )
-def test_an_unknown_column_lists_the_known_ones(raw: Path, source: Rows) -> None:
+def test_an_unknown_column_lists_the_columns(raw: Path, source: Rows) -> None:
     names = "id, structure, photo, weight, colour, toxic"
     with pytest.raises(ValueError, match=rf"rows\.csv has no column 'SMILES'; it has {names}"):
         next(source.items(raw))
@@ -146,7 +146,7 @@ def test_one_column_makes_a_table_and_several_one_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.txt", "rows.parquet"])
-def test_formats_hold_the_same_rows(raw: Path, tmp_path: Path, name: str) -> None:
+def test_formats_contain_equal_rows(raw: Path, tmp_path: Path, name: str) -> None:
     frame = read_frame(raw / "rows.csv")
     path = tmp_path / name
     if path.suffix == ".parquet":
@@ -161,7 +161,7 @@ def test_formats_hold_the_same_rows(raw: Path, tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("empty", ["NULL", "N/A", "?", "NaN", "#N/A", "-", " 7.5", ""])
-def test_a_column_of_numbers_stays_one_whatever_stands_for_missing(tmp_path: Path, empty: str) -> None:
+def test_a_numeric_column_stays_numeric_with_any_missing_marker(tmp_path: Path, empty: str) -> None:
     (tmp_path / "a.csv").write_text(f"mass,name\n1.5,x\n{empty},{empty}\n2,y\n")
     frame = read_frame(tmp_path / "a.csv")
     assert frame["mass"].to_list() == [1.5, 7.5 if empty == " 7.5" else None, 2.0]
@@ -169,7 +169,7 @@ def test_a_column_of_numbers_stays_one_whatever_stands_for_missing(tmp_path: Pat
     assert frame["name"][1] == (empty if empty == " 7.5" else None)
 
 
-def test_groups_are_cells_as_written_whatever_else_their_file_holds(tmp_path: Path) -> None:
+def test_groups_are_cells_as_written(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("site,id,mass\n001,7,1\n002,007,2\n")
     (tmp_path / "b.csv").write_text("site,id,mass\n001,8,1\nB12,9,2\n")
     samples = make_samples(Rows(columns={"table": ("mass",)}, key="id", labels=("id",)), tmp_path)
@@ -178,7 +178,7 @@ def test_groups_are_cells_as_written_whatever_else_their_file_holds(tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_texts_and_names_of_files_are_as_written(tmp_path: Path, suffix: str) -> None:
+def test_texts_and_file_names_are_read_as_written(tmp_path: Path, suffix: str) -> None:
     ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "007", "png")
     frame = pl.DataFrame({"note": ["1.50"], "photo": ["007"]})
     frame.write_csv(tmp_path / "a.csv") if suffix == "csv" else frame.write_parquet(tmp_path / "a.parquet")
@@ -189,7 +189,7 @@ def test_texts_and_names_of_files_are_as_written(tmp_path: Path, suffix: str) ->
     assert len(sample.members) == 2
 
 
-def test_what_databases_export_is_numbers(tmp_path: Path) -> None:
+def test_numeric_types_of_databases_are_numbers(tmp_path: Path) -> None:
     frame = pl.DataFrame({"mass": [Decimal("0.25"), None], "lasted": [datetime.timedelta(minutes=1), None]})
     frame.with_columns(photo=pl.lit(b"JPEG")).write_parquet(tmp_path / "A.PARQUET")
     assert read_frame(tmp_path / "A.PARQUET").rows() == [(0.25, 60.0, b"JPEG"), (None, None, b"JPEG")]
@@ -197,7 +197,7 @@ def test_what_databases_export_is_numbers(tmp_path: Path) -> None:
     assert first.groups == {"mass": "0.25", "lasted": "60.0"}  # type: ignore[union-attr]
 
 
-def test_parquet_types_that_json_has_not(tmp_path: Path) -> None:
+def test_parquet_types_without_a_json_equivalent(tmp_path: Path) -> None:
     day = datetime.date(2026, 1, 2)
     frame = pl.DataFrame({"a": [1.0, float("nan"), None], "day": [day] * 3, "n": [1, None, 3]})
     frame.write_parquet(tmp_path / "a.parquet")
@@ -211,7 +211,7 @@ def test_parquet_types_that_json_has_not(tmp_path: Path) -> None:
     assert json.loads(samples[1].members["labels.json"]) == {"a": None}  # type: ignore[union-attr]
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     (tmp_path / "picture.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff,\n")
@@ -225,13 +225,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         next(Rows(file="*.tsv").items(tmp_path))
 
 
-def test_a_column_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("mass,size,mass\n1,2,3\n")
     with pytest.raises(ValueError, match=r"twice\.csv has the column 'mass' twice"):
         read_frame(tmp_path / "twice.csv")
 
 
-def test_keys_stay_as_they_are_written(tmp_path: Path) -> None:
+def test_keys_are_read_as_written(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,x\n007,1\n7,2\n")
     samples = make_samples(Rows(columns={"table": ("x",)}, key="id"), tmp_path)
     assert [(s.identity, s.groups["id"]) for s in samples if isinstance(s, Sample)] == [("007", "007"), ("7", "7")]
@@ -248,7 +248,7 @@ def test_a_broken_file_among_others_is_counted(tmp_path: Path) -> None:
     assert [s.identity for s in other_samples if isinstance(s, Sample)] == ["2", "3"]
 
 
-def test_files_that_may_not_be_read_are_counted(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_read_permission_are_counted(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Path) -> bytes:
         raise PermissionError("not yours")
 
@@ -256,14 +256,14 @@ def test_files_that_may_not_be_read_are_counted(raw: Path, monkeypatch: pytest.M
     assert "image file that cannot be read" in make_samples(Rows(columns=COLUMNS), raw)
 
 
-def test_a_row_that_cannot_be_read_is_named_in_one_of_several_files_too(tmp_path: Path) -> None:
+def test_an_unreadable_row_in_one_of_several_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x\n1\n2\n")
     (tmp_path / "b.csv").write_text("x\n1\n2,3\n")
     with pytest.raises(ValueError, match=r"b\.csv cannot be read: line 3, 2 cells under a header of 1"):
         make_samples(Rows(columns={"table": ("x",)}), tmp_path)
 
 
-def test_words_for_missing_keys_are_counted(tmp_path: Path) -> None:
+def test_missing_markers_as_keys_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,x\nNA,1\nb,2\n")
     with counted_changes() as changes:
         first, second = make_samples(Rows(columns={"table": ("x",)}, key="id"), tmp_path)

@@ -37,19 +37,19 @@ def test_keys_and_weights_are_read(file: Path) -> None:
         ("key,often\na\n", None, "cannot be read"),
     ],
 )
-def test_wrong_side_files_are_refused(tmp_path: Path, text: str, column: str | None, message: str) -> None:
+def test_invalid_keep_lists_are_refused(tmp_path: Path, text: str, column: str | None, message: str) -> None:
     (tmp_path / "side.csv").write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         read_weights(tmp_path / "side.csv", column)
     assert "\n" not in str(caught.value)
 
 
-def test_rows_without_a_key_are_left_out(tmp_path: Path) -> None:
+def test_rows_without_a_key_are_skipped(tmp_path: Path) -> None:
     pl.DataFrame({"key": ["a", None, None], "often": [2.0, 1.0, 1.0]}).write_parquet(tmp_path / "side.parquet")
     assert read_weights(tmp_path / "side.parquet", "often") == {"a": 2}
 
 
-def test_weights_that_no_number_can_be_made_of_are_refused(tmp_path: Path) -> None:
+def test_non_numeric_weights_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"key": ["a"], "often": [[1.0]]}).write_parquet(tmp_path / "side.parquet")
     with pytest.raises(ValueError, match="holds other things than numbers"):
         read_weights(tmp_path / "side.parquet", "often")
@@ -77,21 +77,21 @@ def one_pass(selection: Selection, epoch: int) -> Counter[tuple[int, int]]:
 KEYS = [["a", "b", "c"], [], ["d", "e"], ["f"]]
 
 
-def test_kept_samples_come_once_a_pass() -> None:
+def test_selected_samples_occur_once_per_epoch() -> None:
     selection = select(KEYS, {"c": 1, "a": 1, "e": 1, "elsewhere": 1}, weighted=False)
     assert selection.sizes == (2, 0, 1, 0)
     assert one_pass(selection, 7) == {(0, 0): 1, (0, 2): 1, (2, 1): 1}
     assert [selection.sample_numbers(shard).tolist() for shard in range(4)] == [[0, 2], [], [1], []]
 
 
-def test_whole_weights_are_kept_in_each_pass() -> None:
+def test_integer_weights_are_exact_in_every_epoch() -> None:
     selection = select(KEYS, {"a": 3, "c": 1, "d": 2, "f": 1}, weighted=True)
     assert selection.sizes == (4, 0, 2, 1)
     for epoch in (0, 1, 2, 65_535, 10**12):
         assert one_pass(selection, epoch) == {(0, 0): 3, (0, 2): 1, (2, 0): 2, (3, 0): 1}
 
 
-def test_broken_weights_come_true_over_passes() -> None:
+def test_fractional_weights_are_reached_over_epochs() -> None:
     weights = {"a": 0.25, "b": 1.5, "c": 2.25, "d": 0.5, "e": 0.5}
     selection = select(KEYS, weights, weighted=True)
     assert selection.sizes == (4, 0, 1, 0)
@@ -103,12 +103,12 @@ def test_broken_weights_come_true_over_passes() -> None:
         assert np.mean(counts) == pytest.approx(weights[key], abs=0.02)
 
 
-def test_nothing_kept_is_refused() -> None:
+def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(ValueError, match="none of its keys"):
         select(KEYS, {"elsewhere": 1}, weighted=False)
 
 
-def test_memory_is_four_bytes_a_sample_and_twelve_with_weights() -> None:
+def test_memory_is_4_bytes_per_sample_and_12_with_weights() -> None:
     numbers, weights = [np.arange(1000)] * 50, [np.full(1000, 1.5)] * 50
 
     def count_samples(selection: Selection) -> int:
@@ -118,7 +118,7 @@ def test_memory_is_four_bytes_a_sample_and_twelve_with_weights() -> None:
     assert count_samples(Selection(numbers, weights)) <= 50_000 * 12 + 51 * 8
 
 
-def test_selections_are_told_apart() -> None:
+def test_selections_have_distinct_fingerprints() -> None:
     selections = [
         select(KEYS, {"a": 1, "d": 1}, weighted=False),
         select(KEYS, {"b": 1, "d": 1}, weighted=False),

@@ -19,7 +19,7 @@ def count_samples(groups: dict[str, int], splits: dict[str, str], split: str) ->
 
 @settings(deadline=None)
 @given(GROUPS, SHARE, SHARE, st.floats(0, 1), st.integers(0, 9))
-def test_groups_are_whole_and_shares_reached_within_one_group(
+def test_groups_are_not_split_and_shares_are_reached_within_one_group(
     groups: dict[str, int], validation: float, test: float, large: float, seed: int
 ) -> None:
     splits = assign(groups, validation, test, large, seed)
@@ -36,7 +36,7 @@ def test_groups_are_whole_and_shares_reached_within_one_group(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 10])
-def test_few_large_groups_are_divided_too(count: int) -> None:
+def test_few_large_groups_are_divided(count: int) -> None:
     splits = assign({f"speaker {i}": 100 for i in range(count)}, 0.1, 0.25)
     held_out = sum(split != "train" for split in splits.values())
     assert len(splits) - held_out > 0
@@ -45,7 +45,7 @@ def test_few_large_groups_are_divided_too(count: int) -> None:
 
 @settings(deadline=None)
 @given(GROUPS, st.randoms())
-def test_order_of_groups_is_of_no_matter(groups: dict[str, int], random: object) -> None:
+def test_the_order_of_groups_does_not_matter(groups: dict[str, int], random: object) -> None:
     items = list(groups.items())
     random.shuffle(items)  # type: ignore[attr-defined]
     assert assign(dict(items), 0.2, 0.2, 0.5) == assign(groups, 0.2, 0.2, 0.5)
@@ -61,7 +61,7 @@ def test_shares_and_seed() -> None:
     assert both < 0.3 * sum(split == "test" for split in first.values())
 
 
-def test_assignment_and_keys_are_the_same_in_every_version() -> None:
+def test_assignment_and_keys_are_stable_across_versions() -> None:
     splits = assign(dict.fromkeys("abcdefgh", 1), 0.25, 0.25, large=1.0, seed=0)  # `printf 0:a | sha256sum` ranks them
     assert splits == {
         **dict.fromkeys("hf", "test"),

@@ -74,14 +74,14 @@ def test_only_what_a_build_uses_is_recorded(
     assert required_packages(modalities, source) == expected
 
 
-def test_ways_of_comparing_and_tables_need_packages_too() -> None:
+def test_comparison_methods_and_tables_need_packages() -> None:
     assert required_packages({"table": Table()}, Bioscan(), ["exact", "perceptual"]) == ("imagehash", "pillow", "scipy")
     table = Edf(table="people.csv", join={"subject": "person"}, pattern="{subject}.edf")
     assert "polars" in required_packages({"eeg": SIGNAL}, table)
     assert required_packages(SMILES) == (), "reading shards of SMILES takes no chemistry"
 
 
-def test_versions_of_formats_that_are_not_there_do_not_matter() -> None:
+def test_versions_of_unused_formats_do_not_matter() -> None:
     versions = dict.fromkeys(("imagecodecs", "pillow", "simplejpeg", "tifffile"), "1")
     assert relevant_versions(versions, ["image.png", "labels.json"]) == {"imagecodecs": "1", "pillow": "1"}
     assert relevant_versions(versions, ["a.image.JPG"]).keys() == {"pillow", "simplejpeg"}
@@ -129,7 +129,7 @@ class Stopping(Molecules):
         return super().make(item, modalities)
 
 
-def test_a_build_by_other_versions_starts_anew(tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_with_other_versions_starts_over(tmp_path: Path, pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.smi").write_text("\n".join([*("C" * n for n in range(1, 70)), "OOO"]))
     messages: list[str] = []
 

@@ -99,7 +99,7 @@ def test_a_second_iteration_is_another_epoch(shards: Path) -> None:
     assert [sample["__key__"] for sample in samples] == [sample["__key__"] for sample in samples]
 
 
-def test_sounds_stay_bytes_without_soundfile(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sounds_are_bytes_without_soundfile(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
     assert all(sample["call.flac"][:4] == b"fLaC" for sample in sm.webdataset(shards))
 
@@ -118,7 +118,7 @@ def test_pickles_and_broken_members_are_refused() -> None:
     assert decode_members({"__key__": "1", "a.pkl": b"bytes"}) == {"__key__": "1", "a.pkl": b"bytes"}
 
 
-def test_an_empty_split_or_folder_is_one_line(shards: Path, tmp_path: Path) -> None:
+def test_an_empty_split_or_folder_is_reported_in_one_line(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the test split of .* is empty \(train 16, validation 4, test 0\)"):
         sm.webdataset(shards, "test")
     with pytest.raises(ValueError, match="no shards at"):

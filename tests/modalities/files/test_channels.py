@@ -48,7 +48,7 @@ def head() -> dict[str, tuple[float, float, float]]:
         ("-", None),
     ],
 )
-def test_electrodes_by_the_names_files_give_them(label: str, name: str | None) -> None:
+def test_electrode_names_found_in_files(label: str, name: str | None) -> None:
     assert resolve_channel(label, "eeg") == name
 
 
@@ -72,37 +72,37 @@ def test_electrodes_by_the_names_files_give_them(label: str, name: str | None) -
         ("", None),
     ],
 )
-def test_leads_by_the_names_files_give_them(label: str, name: str | None) -> None:
+def test_lead_names_found_in_files(label: str, name: str | None) -> None:
     assert resolve_channel(label, "ecg") == name
 
 
-def test_any_montage_takes_names_as_they_are() -> None:
+def test_the_montage_any_keeps_names_unchanged() -> None:
     assert resolve_channel(" flux  (g) ", "any") == "flux (g)"
     assert resolve_channel(" ", "any") is None
 
 
 @pytest.mark.parametrize(("names", "montage"), [(ELECTRODES, "eeg"), (LEADS, "ecg")])
-def test_canonical_names_stay_and_belong_to_one_montage(names: tuple[str, ...], montage: Montage) -> None:
+def test_canonical_names_are_unchanged_and_belong_to_one_montage(names: tuple[str, ...], montage: Montage) -> None:
     assert len(set(names)) == len(names)
     for name in names:
         assert resolve_channel(name, montage) == name
         assert resolve_channel(name, "ecg" if montage == "eeg" else "eeg") is None
 
 
-def test_unknown_names_get_the_nearest_known_ones() -> None:
+def test_unknown_names_get_the_nearest_known_names() -> None:
     assert "Fp1" in suggest_channels("EEG Fp11", "eeg")
     assert suggest_channels("EEG Fp11", "eeg").startswith("'EEG Fp11'; nearest in the eeg montage: ")
     assert "aVR" in suggest_channels("aVRR", "ecg")
     assert "nearest" in suggest_channels("", "ecg")
 
 
-def test_channels_are_ranked_as_the_montage_lists_them() -> None:
+def test_channels_follow_the_order_of_the_montage() -> None:
     assert sort_channels(["V1", "II", "I", "odd", "aVF"], "ecg") == ("I", "II", "aVF", "V1", "odd")
     assert sort_channels(["Oz", "F3-C3", "Fp1"], "eeg") == ("Fp1", "Oz", "F3-C3")
     assert sort_channels("ba", "any") == ("a", "b")
 
 
-def test_electrodes_lie_where_they_should(head: dict[str, tuple[float, float, float]]) -> None:
+def test_electrode_positions_are_correct(head: dict[str, tuple[float, float, float]]) -> None:
     assert set(head) == set(ELECTRODES)
     radius = np.linalg.norm(list(head.values()), axis=1)
     assert ((radius > 6) & (radius < 13)).all(), "in cm"
@@ -111,7 +111,7 @@ def test_electrodes_lie_where_they_should(head: dict[str, tuple[float, float, fl
     assert max(head, key=lambda name: head[name][2]) in ("Cz", "CCPz", "FCCz", "C1h", "C2h", "CPz")
 
 
-def test_derivations_lie_between_their_electrodes_or_at_the_active_one(
+def test_derivations_are_placed_between_their_electrodes_or_at_the_active_one(
     head: dict[str, tuple[float, float, float]],
 ) -> None:
     assert channel_position("F3-C3", head) == pytest.approx(np.mean([head["F3"], head["C3"]], axis=0))

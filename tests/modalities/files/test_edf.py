@@ -38,7 +38,7 @@ def test_a_unit_in_latin_1_or_utf_8(tmp_path: Path, unit: bytes) -> None:
     np.testing.assert_allclose(raw.samples, np.stack(digital)[[0, 1]] / 10, atol=1e-4)
 
 
-def test_a_label_with_a_degree_sign_and_a_date_that_is_none(tmp_path: Path) -> None:
+def test_a_label_with_a_degree_sign_and_an_invalid_date(tmp_path: Path) -> None:
     digital = [*noise(), np.arange(10)]
     labels, units = ("EEG Fp1", "EEG Cz", b"Temp \xb0C"), ("uV", "uV", "C")
     edf(tmp_path / "a.edf", digital, labels, units, (200, 200, 1), start=b"99.99.9900.00.00")
@@ -53,7 +53,7 @@ def test_a_label_with_a_degree_sign_and_a_date_that_is_none(tmp_path: Path) -> N
     ("name", "samples", "record_s", "rate_hz"),
     [("a.edf", 20, 0.1, 200), ("a.edf", 100, 0.5, 200), ("a.edf", 1000, 7, 1000 / 7), ("a.bdf", 256, 1, 256)],
 )
-def test_values_are_those_of_edflib(tmp_path: Path, name: str, samples: int, record_s: float, rate_hz: float) -> None:
+def test_values_equal_those_of_edflib(tmp_path: Path, name: str, samples: int, record_s: float, rate_hz: float) -> None:
     scale = 200_000 if name == "a.bdf" else 300
     edf(tmp_path / name, digital := noise(4 * samples, scale=scale), samples=(samples, samples), record_s=record_s)
     raw = read(tmp_path / name)
@@ -80,7 +80,7 @@ def test_an_inverted_channel_and_one_without_a_scale(tmp_path: Path) -> None:
         read(tmp_path / "a.edf")
 
 
-def test_an_unknown_number_of_records_is_that_of_the_file(tmp_path: Path) -> None:
+def test_an_unknown_number_of_records_comes_from_the_file_size(tmp_path: Path) -> None:
     edf(tmp_path / "a.edf", digital := noise(), records=-1)
     assert read_edf_length_s(tmp_path / "a.edf") == 10
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital) / 10, atol=1e-4)
@@ -107,7 +107,7 @@ def onsets(times: Sequence[float], more: dict[int, bytes] | None = None) -> list
     return [f"+{time:g}\x14\x14\0".encode() + (more or {}).get(n, b"") for n, time in enumerate(times)]
 
 
-def test_records_that_may_be_discontinuous_but_are_not(tmp_path: Path) -> None:
+def test_edf_plus_d_files_without_gaps_are_read(tmp_path: Path) -> None:
     texts = onsets(np.arange(10) + 0.25, {3: b"+3.75\x152.5\x14left hand\x14\0", 5: b"+6.5\x14\xe4u\xdferst\x14\0"})
     edf(tmp_path / "a.edf", digital := noise(), reserved="EDF+D", texts=texts)
     with pytest.raises(OSError, match="discontinuous"):
@@ -119,7 +119,7 @@ def test_records_that_may_be_discontinuous_but_are_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "times", [[*range(5), *range(6, 11)], [0, 0.004, *range(2, 10)], [*range(9), float("nan")], range(9, -1, -1)]
 )
-def test_records_with_time_between_them_are_refused_by_name(tmp_path: Path, times: Sequence[float]) -> None:
+def test_records_with_gaps_are_refused_by_name(tmp_path: Path, times: Sequence[float]) -> None:
     edf(tmp_path / "a.edf", noise(), reserved="EDF+D", texts=onsets(times))
     with pytest.raises(ContentError) as caught:
         read(tmp_path / "a.edf")
@@ -139,7 +139,7 @@ def test_records_with_time_between_them_are_refused_by_name(tmp_path: Path, time
         (lambda data: data[:300], "unreadable EDF file"),
     ],
 )
-def test_files_that_are_none_are_refused_by_name(tmp_path: Path, change: Any, why: str) -> None:
+def test_files_of_other_types_are_refused_with_a_reason(tmp_path: Path, change: Any, why: str) -> None:
     edf(tmp_path / "a.edf", noise())
     (tmp_path / "a.edf").write_bytes(change((tmp_path / "a.edf").read_bytes()))
     with pytest.raises(ContentError) as caught:
@@ -147,7 +147,7 @@ def test_files_that_are_none_are_refused_by_name(tmp_path: Path, change: Any, wh
     assert caught.value.reason == why
 
 
-def test_a_plain_file_with_a_channel_named_like_annotations(tmp_path: Path) -> None:
+def test_a_plain_edf_file_with_a_channel_named_annotations(tmp_path: Path) -> None:
     digital = [np.zeros(2000, int), *noise()]
     edf(tmp_path / "a.edf", digital, ("EDF Annotations", "EEG Fp1", "EEG Cz"), ("", "uV", "uV"), (200, 200, 200))
     np.testing.assert_allclose(read(tmp_path / "a.edf").samples, np.stack(digital[1:]) / 10, atol=1e-4)

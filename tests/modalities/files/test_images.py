@@ -49,7 +49,7 @@ def png_header(width: int, height: int) -> bytes:
         ("npy", ramp(5, 7, 3), RGB),
     ],
 )
-def test_whole_numbers_are_scaled_to_one(kind: str, pixels: np.ndarray, bands: tuple[str, ...]) -> None:
+def test_integers_are_scaled_to_one(kind: str, pixels: np.ndarray, bands: tuple[str, ...]) -> None:
     contiguous = {"planarconfig": "contig"} if pixels.ndim == 3 else {}
     options = {"photometric": "rgb" if bands == RGB else "minisblack", **contiguous} if kind == "tif" else {}
     data = encoded(pixels, kind, **options)
@@ -91,7 +91,7 @@ def test_modes_of_png(mode: str, options: dict[str, Any], bands: tuple[str, ...]
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
-def test_png_of_16_bit_lose_none(bands: int) -> None:
+def test_16_bit_pngs_keep_all_bits(bands: int) -> None:
     samples = np.random.default_rng(0).integers(0, 65536, (4, 5, bands))
     colors = samples / 65535
     if bands in (2, 4):
@@ -103,7 +103,7 @@ def test_png_of_16_bit_lose_none(bands: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
-def test_the_transparent_grey_of_a_png_is_white_at_any_depth(bits: int) -> None:
+def test_transparent_gray_in_a_png_is_white_at_any_depth(bits: int) -> None:
     top = 2**bits - 1
     samples = np.arange(64).reshape(8, 8, 1) * (257 if bits == 16 else 1) % (top + 1)
     expected = np.where(samples == samples[0, 0], top, samples) / top
@@ -116,7 +116,7 @@ def test_the_transparent_grey_of_a_png_is_white_at_any_depth(bits: int) -> None:
     assert changes == {"image with transparent pixels, set on white": 1}
 
 
-def test_ppm_of_more_than_8_bits() -> None:
+def test_ppm_with_more_than_8_bits() -> None:
     grey = Image().parse(b"P5 4 2 65535\n" + np.array([[0, 256, 65535, 1000]] * 2, ">u2").tobytes())
     np.testing.assert_allclose(grey.pixels[0, :, 0] * 65535, [0, 256, 65535, 1000], atol=1e-2)
     with pytest.raises(ContentError, match="PPM of more than 8 bits"):
@@ -133,7 +133,7 @@ def test_frames_after_the_first_are_counted() -> None:
         assert changes["image frames after the first, left out"] == 2
 
 
-def test_pillow_images_of_rare_modes() -> None:
+def test_pillow_images_with_rare_modes() -> None:
     rgba = PIL.Image.fromarray(ramp(8, 8, 4), "RGBA")
     expected = Image().parse(rgba).pixels
     assert np.abs(Image().parse(rgba.convert("RGBa")).pixels - expected).max() < 3 / 255
@@ -158,7 +158,7 @@ def test_files_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "extension"), [("png", "jpg"), ("jpeg", "png"), ("webp", "png"), ("tif", "npy"), ("png", "tif")]
 )
-def test_bytes_that_are_not_what_the_extension_says(kind: str, extension: str) -> None:
+def test_bytes_that_contradict_the_extension_are_refused(kind: str, extension: str) -> None:
     with pytest.raises(ContentError, match=f"image file is not {extension}"):
         Image().decode({extension: encoded(ramp(4, 5, 3), kind, **({"photometric": "rgb"} if kind == "tif" else {}))})
 
@@ -180,7 +180,7 @@ def test_one_bit_images_are_black_and_white() -> None:
 
 
 @pytest.mark.parametrize("bands", [1, 3])
-def test_what_is_transparent_is_white(bands: int) -> None:
+def test_transparent_pixels_are_white(bands: int) -> None:
     pixels = np.zeros((2, 2, bands + 1), np.uint8)
     pixels[0, 0, -1] = 255  # one black point
     raw = Image().decode({"png": encoded(pixels, "png")})
@@ -210,12 +210,12 @@ def test_parse_takes_paths_images_and_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", [None, 3, ["a.png"], "nowhere.png", Path("/nowhere/at/all.jpg"), b"", np.zeros(5), np.zeros((2, 2, 2, 2))]
 )
-def test_what_is_no_image_is_refused(value: Any) -> None:
+def test_values_that_are_not_images_are_refused(value: Any) -> None:
     with pytest.raises(ContentError):
         Image().parse(value)
 
 
-def test_bands_are_turned_into_grey_and_rgb() -> None:
+def test_bands_are_converted_to_gray_and_rgb() -> None:
     rgb, grey = picture(4, 5).pixels, picture(4, 5, ("grey",)).pixels
     grey_image = Image(bands="grey").parse(rgb)
     assert grey_image.bands == ("grey",)
@@ -232,7 +232,7 @@ def test_bands_are_turned_into_grey_and_rgb() -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-def test_jpegs_are_decoded_as_by_pillow(subsampling: int, progressive: bool) -> None:
+def test_jpegs_decode_as_in_pillow(subsampling: int, progressive: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
     for pixels in (noise, noise[..., 0]):
         data = encoded(pixels, "jpeg", subsampling=subsampling, progressive=progressive)
@@ -242,7 +242,7 @@ def test_jpegs_are_decoded_as_by_pillow(subsampling: int, progressive: bool) -> 
             assert np.abs(decoded * 255 - expected).max() <= 1.01
 
 
-def test_jpegs_that_simplejpeg_does_not_decode_go_to_pillow() -> None:
+def test_jpegs_unsupported_by_simplejpeg_are_decoded_by_pillow() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     cmyk = encoded(noise, "jpeg", "CMYK")
     expected = np.asarray(PIL.Image.open(io.BytesIO(cmyk)).convert("RGB"))
@@ -256,7 +256,7 @@ def test_jpegs_that_simplejpeg_does_not_decode_go_to_pillow() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tif"])
-def test_images_stand_upright(kind: str, orientation: int) -> None:
+def test_images_are_rotated_upright(kind: str, orientation: int) -> None:
     pixels = np.kron(ramp(3, 4, 3), np.ones((8, 8, 1), np.uint8))
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
@@ -269,13 +269,13 @@ def test_images_stand_upright(kind: str, orientation: int) -> None:
     np.testing.assert_allclose(raw.pixels * 255, expected, atol=1e-4)
 
 
-def test_exif_that_cannot_be_read_says_nothing() -> None:
+def test_unreadable_exif_is_ignored() -> None:
     data = encoded(ramp(8, 8, 3), "jpeg")
     spoilt = data[:2] + b"\xff\xe1\0\x0eExif\0\0II*\0zz" + data[2:]
     np.testing.assert_array_equal(Image().decode({"jpg": spoilt}).pixels, Image().decode({"jpg": data}).pixels)
 
 
-def test_whole_numbers_of_32_bit_do_not_wrap() -> None:
+def test_32_bit_integers_do_not_overflow() -> None:
     pixels = np.array([[0, 65535], [65536, 1 << 20]], np.int32)
     for value in (pixels, PIL.Image.fromarray(pixels, "I")):
         np.testing.assert_array_equal(Image().parse(value).pixels[..., 0], pixels)
@@ -341,7 +341,7 @@ def test_garbage_is_refused(kind: str, garbage: bytes, head: int) -> None:
     st.sampled_from(["png", "jpeg", "webp", "tif", "npy"]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255))),
 )
-def test_spoilt_bytes_give_an_image_or_a_content_error(kind: str, changes: list[tuple[int, int]]) -> None:
+def test_corrupted_bytes_give_an_image_or_a_content_error(kind: str, changes: list[tuple[int, int]]) -> None:
     data = bytearray(encoded(ramp(9, 9, 3), kind, **({"photometric": "rgb"} if kind == "tif" else {})))
     for at, byte in changes:
         data[at % len(data)] = byte
@@ -391,7 +391,7 @@ def test_tiff_bombs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypa
         Image().parse(path)
 
 
-def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
+def test_arrays_shorter_than_their_header_says_are_refused() -> None:
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (10**7, 10**7)})
     with pytest.raises(ContentError):
@@ -401,7 +401,7 @@ def test_arrays_that_declare_more_than_they_hold_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, MAX_NUMBERS + 1), (5_000, 5_000, 9)])
-def test_arrays_of_too_many_bands_are_refused_before_they_become_floats(
+def test_arrays_with_too_many_bands_are_refused_before_conversion_to_float(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modalities.files.pixels.scale_samples", decoded)
@@ -409,7 +409,7 @@ def test_arrays_of_too_many_bands_are_refused_before_they_become_floats(
         Image().parse(np.broadcast_to(np.uint8(0), shape))
 
 
-def test_array_files_of_too_many_bands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_array_files_with_too_many_bands_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.files.pixels.MAX_NUMBERS", 4 * 4 * 3)
     assert Image().decode({"npy": encoded(ramp(4, 4, 3), "npy")}).pixels.shape == (4, 4, 3)
     with pytest.raises(ContentError, match="more than 48 numbers"):

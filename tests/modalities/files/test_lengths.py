@@ -67,7 +67,7 @@ def bare(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("rate_hz", [8000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_frames_of_mp3_files_are_those_that_the_decoder_finds(rate_hz: int, channels: int) -> None:
+def test_mp3_frames_equal_those_of_the_decoder(rate_hz: int, channels: int) -> None:
     data = encoded("MP3", rate_hz, channels, bitrate_mode="VARIABLE", compression_level=0.4)
     mp3 = scan_frames(data)
     assert mp3.total == mp3.table_count
@@ -80,7 +80,7 @@ def test_frames_of_mp3_files_are_those_that_the_decoder_finds(rate_hz: int, chan
         assert changes == {"mp3 audio that does not state its length: frames counted": 1}
 
 
-def test_an_mp3_file_without_its_table_is_read_whole() -> None:
+def test_an_mp3_file_without_a_header_table_is_read_completely() -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(20 * 44_100)
     buffer = io.BytesIO()
     soundfile.write(buffer, noise, 44_100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3)
@@ -92,7 +92,7 @@ def test_an_mp3_file_without_its_table_is_read_whole() -> None:
     assert len(samples) / 44_100 == pytest.approx(20, abs=0.06)
 
 
-def test_tables_with_other_numbers_are_put_right() -> None:
+def test_wrong_mp3_header_tables_are_corrected() -> None:
     data = encoded("MP3", 44_100, bitrate_mode="CONSTANT")
     mp3 = scan_frames(data)
     place = data.find(b"Info") if b"Info" in data[:64] else data.find(b"Xing")
@@ -109,7 +109,7 @@ def test_tables_with_other_numbers_are_put_right() -> None:
     assert (len(samples), changes) == (complete, {"mp3 audio that does not state its length: frames counted": 1})
 
 
-def test_the_table_of_fraunhofer_is_replaced() -> None:
+def test_a_fraunhofer_header_table_is_replaced() -> None:
     data = bare(encoded("MP3", 44_100, bitrate_mode="CONSTANT"))
     total = scan_frames(data).total
     table = build_table_frame(data[:4], total, len(data))
@@ -120,7 +120,7 @@ def test_the_table_of_fraunhofer_is_replaced() -> None:
     assert changes == {"mp3 audio with a VBRI table, which the decoder ignores: frames counted": 1}
 
 
-def test_cut_mp3_files() -> None:
+def test_truncated_mp3_files() -> None:
     data = encoded("MP3", 44_100)
     assert refusal(data[:-3000], "mp3") == "truncated mp3 audio"
     total = scan_frames(data).total
@@ -129,7 +129,7 @@ def test_cut_mp3_files() -> None:
     assert changes == {"mp3 audio that ends inside a frame: that frame left out, the others counted": 1}
 
 
-def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
+def test_padding_after_the_tags_of_an_mp3_file_is_removed() -> None:
     data = encoded("MP3", 44_100)
     complete, _ = read(data, "mp3")
     padded = ID3 + bytes(3000) + data
@@ -141,7 +141,7 @@ def test_padding_behind_the_tags_of_an_mp3_file_is_left_out() -> None:
     assert find_splice(ID3 + data, "mp3") is None
 
 
-def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
+def test_mp3_files_that_no_decoder_supports_are_refused_by_name() -> None:
     data = bare(encoded("MP3", 44_100))
     turns = "mp3 audio whose sample rate or number of channels changes"
     assert refusal(data + bare(encoded("MP3", 32_000)), "mp3") == turns
@@ -152,7 +152,7 @@ def test_mp3_files_that_no_decoder_follows_are_refused_by_name() -> None:
     assert refusal(ID3 + bytes(5000), "mp3") == "unreadable mp3 audio"
 
 
-def test_tags_are_passed_over() -> None:
+def test_tags_are_skipped() -> None:
     assert skip_id3(ID3 + ID3 + b"x") == 2 * len(ID3)
     assert skip_id3(b"ID3\x04\0\x10\0\0\x02\0" + bytes(266) + b"x") == 276
     assert skip_id3(b"ID3\x04\0\0\x7f\x7f\x7f\x7f") == 10
@@ -171,7 +171,7 @@ def flac(subtype: str = "PCM_16", channels: int = 1, total: int | None = None) -
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
 @pytest.mark.parametrize("channels", [1, 2, 8])
-def test_flac_files_that_do_not_say_their_length(subtype: str, channels: int) -> None:
+def test_flac_files_without_a_stated_length(subtype: str, channels: int) -> None:
     complete, changes = read(flac(subtype, channels), "flac")
     assert (len(complete), changes) == (SECONDS * 16_000, {})
     unknown = flac(subtype, channels, total=0)
@@ -181,7 +181,7 @@ def test_flac_files_that_do_not_say_their_length(subtype: str, channels: int) ->
         assert changes == {"flac audio that does not state its length: samples counted": 1}
 
 
-def test_flac_files_of_another_length_than_they_say() -> None:
+def test_flac_files_with_a_wrong_stated_length() -> None:
     complete, _ = read(flac(), "flac")
     samples, changes = read(flac(total=16_000), "flac")
     np.testing.assert_array_equal(samples, complete)
@@ -238,7 +238,7 @@ def numbered_by_sample(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("shortest", [16, 256, 2944])
-def test_flac_files_whose_last_block_counts_as_the_shortest(shortest: int) -> None:
+def test_flac_files_whose_minimum_block_size_includes_the_last_block(shortest: int) -> None:
     complete, _ = read(flac(), "flac")
     place, size = 8, struct.pack(">H", shortest)
     samples, changes = read(patch(flac(), place, size), "flac")
@@ -250,7 +250,7 @@ def test_flac_files_whose_last_block_counts_as_the_shortest(shortest: int) -> No
     assert refusal(patch(flac()[:-9000], place, size), "flac") == "truncated flac audio"
 
 
-def test_flac_files_whose_frames_have_the_numbers_of_their_samples() -> None:
+def test_flac_files_with_frames_numbered_by_sample() -> None:
     complete, _ = read(flac(), "flac")
     for data, changed in (
         (flac(), {}),
@@ -262,7 +262,7 @@ def test_flac_files_whose_frames_have_the_numbers_of_their_samples() -> None:
         assert changes == changed
 
 
-def test_flac_frames_that_are_numbered_anew_are_believed_where_the_decoder_has_them() -> None:
+def test_renumbered_flac_frames_are_used_if_the_decoder_returns_them() -> None:
     data = flac()
     first, _ = flac_frames(data)
     joined = patch(data + data[first:], 22, struct.pack(">I", 2 * SECONDS * 16_000))
@@ -273,7 +273,7 @@ def test_flac_frames_that_are_numbered_anew_are_believed_where_the_decoder_has_t
     assert refusal(joined[:-9000], "flac") == "truncated flac audio"
 
 
-def test_flac_files_in_which_the_decoder_finds_places() -> None:
+def test_flac_files_that_the_decoder_can_seek_in() -> None:
     data = flac()
     first, places = flac_frames(data)
     for ordinary in (data, flac(total=0), ID3 + data, numbered_by_sample(data), flac()[:-3000]):
@@ -292,7 +292,7 @@ def test_flac_files_in_which_the_decoder_finds_places() -> None:
 
 
 @pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
-def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
+def test_wav_files_without_a_stated_length(endian: str) -> None:
     data = encoded("WAV", endian=endian)
     complete, changes = read(data, "wav")
     assert (len(complete), changes) == (SECONDS * 16_000, {})
@@ -312,7 +312,7 @@ def test_wav_files_that_do_not_say_their_length(endian: str) -> None:
 
 
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 5), ("FLOAT", 2)])
-def test_wav_files_that_sox_wrote_to_a_pipe(subtype: str, channels: int) -> None:
+def test_wav_files_written_by_sox_to_a_pipe(subtype: str, channels: int) -> None:
     data = encoded("WAV", channels=channels, subtype=subtype)
     complete, _ = read(data, "wav")
     place, block = data.find(b"data") + 4, int.from_bytes(data[32:34], "little")
@@ -338,7 +338,7 @@ def test_wav_files_of_64_bits() -> None:
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_ogg_files_are_whole(subtype: str) -> None:
+def test_ogg_files_are_read_to_the_end(subtype: str) -> None:
     data = encoded("OGG", 48_000, 2, subtype=subtype)
     samples, changes = read(data, "ogg")
     assert (len(samples), changes) == (SECONDS * 48_000, {})

@@ -37,7 +37,7 @@ def npy(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_nan_is_no_data_and_is_counted() -> None:
+def test_nan_is_nodata_and_is_counted() -> None:
     with counted_changes() as changes:
         picture = Image().decode({"npy": npy(heights())})
     assert picture.incomplete
@@ -50,7 +50,7 @@ def test_nan_is_no_data_and_is_counted() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint16, np.uint8])
-def test_the_recipe_names_a_number_that_is_no_data(dtype: type) -> None:
+def test_the_recipe_names_a_nodata_value(dtype: type) -> None:
     number = 255 if dtype == np.uint8 else 9999
     values = np.nan_to_num(heights(), nan=number).astype(dtype)
     scale = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
@@ -60,7 +60,7 @@ def test_the_recipe_names_a_number_that_is_no_data(dtype: type) -> None:
     assert not Image().decode({"npy": npy(values)}).incomplete
 
 
-def test_a_number_is_no_data_of_one_band_in_measurements_and_of_the_pixel_in_colors() -> None:
+def test_nodata_masks_one_band_in_measurements_and_the_pixel_in_colors() -> None:
     colors = np.full((4, 4, 3), 9, np.uint8)
     colors[0, 0], colors[1, 1, 0] = 0, 0
     picture = Image(nodata=0).parse(PIL.Image.fromarray(colors))
@@ -76,7 +76,7 @@ LIMIT = float(np.finfo(np.float32).max)
     ("dtype", "number"),
     [("f4", 1e39), ("f4", -np.finfo(float).max), ("f2", -LIMIT), ("f4", np.inf), ("f4", -np.inf), ("f8", np.inf)],
 )
-def test_floats_do_not_equal_numbers_beyond_their_type(dtype: str, number: float) -> None:
+def test_floats_do_not_equal_numbers_outside_their_type(dtype: str, number: float) -> None:
     values = np.nan_to_num(heights()).astype(dtype)
     mask = equals_number(values, number)
     assert mask is None or not mask.any()
@@ -91,7 +91,7 @@ def test_floats_do_not_equal_numbers_beyond_their_type(dtype: str, number: float
 
 
 @pytest.mark.parametrize("number", [LIMIT, -LIMIT, -3.40282346638529e38, 3.4028236e38, -3.4028236e38])
-def test_the_largest_float_may_be_written_in_fewer_digits(number: float) -> None:
+def test_the_largest_float_may_be_written_with_fewer_digits(number: float) -> None:
     values = np.nan_to_num(heights())
     values[0] = np.sign(number) * LIMIT
     values[1] = -values[0]
@@ -125,9 +125,7 @@ def sparse(dtype: str, text: str, bands: int, **options: Any) -> tuple[bytes, np
         ("i2", "-9999"), ("i2", "-9999.0"), ("u1", "-9999"), ("u1", "255"),
     ],
 )  # fmt: skip
-def test_tiles_that_a_tiff_leaves_out_are_without_data(
-    dtype: str, text: str, compression: str | None, bands: int
-) -> None:
+def test_missing_tiles_of_a_tiff_are_nodata(dtype: str, text: str, compression: str | None, bands: int) -> None:
     data, expected = sparse(dtype, text, bands, compression=compression)
     with counted_changes() as changes:
         picture = Image().decode({"tif": data})
@@ -136,7 +134,7 @@ def test_tiles_that_a_tiff_leaves_out_are_without_data(
     assert changes == {"image pixels without data": 512}
 
 
-def test_tiles_that_a_tiff_without_a_number_leaves_out_are_zero() -> None:
+def test_missing_tiles_of_a_tiff_without_a_nodata_value_are_zero() -> None:
     data, expected = sparse("f4", "", 1)
     np.testing.assert_array_equal(Image().decode({"tif": data}).pixels, np.nan_to_num(expected))
 
@@ -162,7 +160,7 @@ def test_a_tiff_whose_only_strip_is_absent_is_refused() -> None:
         Image().decode({"tif": bytes(data)})
 
 
-def test_messages_of_the_parser_of_tiff_are_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_tiff_parser_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     data = tiff(heights(), extratags=[(42113, 2, 0, "-3.4028234663852886e+38", True)])
     logging.getLogger("tifffile").setLevel(logging.NOTSET)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -205,7 +203,7 @@ def palette_file(kind: str) -> tuple[bytes, np.ndarray]:
         ((b"P2 8 8 100\n" + b" ".join(str(i).encode() for i in range(64)), WRITTEN), 63),
     ],
 )  # fmt: skip
-def test_the_number_is_compared_as_it_is_written_in_the_file(file: tuple[bytes, np.ndarray], number: float) -> None:
+def test_nodata_is_compared_with_raw_file_values(file: tuple[bytes, np.ndarray], number: float) -> None:
     data, samples = file
     picture = Image(nodata=number).parse(data)
     np.testing.assert_array_equal(np.isnan(picture.pixels).any(2), samples == number)
@@ -215,7 +213,7 @@ def test_the_number_is_compared_as_it_is_written_in_the_file(file: tuple[bytes, 
     assert not Image(nodata=number + 0.5).parse(data).incomplete
 
 
-def test_white_of_one_bit_is_not_255() -> None:
+def test_one_bit_white_is_not_255() -> None:
     data, samples = grey_png(1)
     np.testing.assert_array_equal(Image(nodata=255).parse(data).pixels[..., 0], samples)
     pbm = b"P4 8 8\n" + np.packbits(samples).tobytes()
@@ -226,7 +224,7 @@ def test_white_of_one_bit_is_not_255() -> None:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("bands", [2, 4])
-def test_the_number_is_compared_before_colors_are_set_on_white(bits: int, bands: int) -> None:
+def test_nodata_is_compared_before_compositing_on_white(bits: int, bands: int) -> None:
     samples = np.random.default_rng(0).integers(1, 200, (8, 8, bands))
     samples[:3] = 0
     picture = Image(nodata=0).decode({"png": packed_png(samples, bits)})
@@ -236,7 +234,7 @@ def test_the_number_is_compared_before_colors_are_set_on_white(bits: int, bands:
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_missing_pixels_stand_upright(kind: str) -> None:
+def test_missing_pixels_are_rotated_with_the_image(kind: str) -> None:
     pixels = np.full((6, 8, 4), 255, np.uint8)
     pixels[..., :3] = ramp(6, 8, 3) // 2 + 1
     pixels[0, :5, :3] = 0
@@ -247,7 +245,7 @@ def test_missing_pixels_stand_upright(kind: str) -> None:
     assert np.argwhere(np.isnan(picture.pixels[..., 0])).tolist() == [[row, 5] for row in range(5)]
 
 
-def test_inks_of_a_jpeg_are_compared_as_its_data_have_them() -> None:
+def test_nodata_is_compared_with_the_stored_inks_of_a_jpeg() -> None:
     inks = np.zeros((16, 32, 4), np.uint8)
     inks[:8, 16:], inks[8:, 16:] = 60, 90
     buffer = io.BytesIO()
@@ -268,7 +266,7 @@ def test_images_without_data_or_variation_are_refused() -> None:
         Image(nodata=float("nan"))
 
 
-def test_missing_pixels_count_for_no_mean_or_std() -> None:
+def test_missing_pixels_are_excluded_from_mean_and_std() -> None:
     pictures = [Image().parse(heights()), Image().parse(heights(missing=np.s_[:, 16:]))]
     fitted = Image(size=32, patch=8).fit(pictures)
     values = np.concatenate([p.pixels[~np.isnan(p.pixels)] for p in pictures]).astype(float)
@@ -279,7 +277,7 @@ def test_missing_pixels_count_for_no_mean_or_std() -> None:
         Image().fit([empty])
 
 
-def test_patches_without_data_become_no_tokens_and_gaps_in_others_the_mean() -> None:
+def test_patches_without_data_have_no_token_and_partial_gaps_are_filled_with_the_mean() -> None:
     picture = Image().parse(heights(missing=np.s_[:12, :]))
     modality = Image(size=32, patch=8).fit([picture])
     tokens = modality.tokenize(picture)
@@ -291,7 +289,7 @@ def test_patches_without_data_become_no_tokens_and_gaps_in_others_the_mean() -> 
     np.testing.assert_allclose(first[0, 4:], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_bands_that_differ_lack_tokens_where_they_lack_data() -> None:
+def test_separate_bands_have_no_tokens_where_they_have_no_data() -> None:
     both = np.stack([heights(), heights(missing=np.s_[16:, :])], -1)
     pictures = [Picture(both, ("a", "b"), True), Picture(heights(missing=np.s_[:0, :])[..., None], ("a",))]
     modality = Image(size=32, patch=8).fit(pictures)
@@ -304,7 +302,7 @@ def test_bands_that_differ_lack_tokens_where_they_lack_data() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 64])
-def test_no_data_does_not_bleed_when_images_are_resized(size: int) -> None:
+def test_nodata_does_not_spread_when_images_are_resized(size: int) -> None:
     flat = np.where(np.isnan(heights(missing=np.s_[:9, 3:])), np.float32(np.nan), np.float32(120))
     flat[-1, -1] = 121
     picture = Image().parse(flat)
@@ -343,7 +341,7 @@ def test_augmented_images_with_gaps_are_finite(options: dict[str, Any], bands: i
         assert values[values != 0].std() == pytest.approx(1, rel=0.02)
 
 
-def test_images_of_too_little_data_for_their_size_are_refused() -> None:
+def test_images_with_too_little_data_are_refused() -> None:
     sparse = np.full((64, 64), np.nan, np.float32)
     sparse[::4, ::4] = np.arange(256).reshape(16, 16)
     picture = Image().parse(sparse)
@@ -352,7 +350,7 @@ def test_images_of_too_little_data_for_their_size_are_refused() -> None:
     assert Image(size=64, patch=4).fit([picture]).tokenize(picture).size == 256
 
 
-def test_bands_and_paper_keep_the_gaps() -> None:
+def test_band_conversion_and_background_keep_the_gaps() -> None:
     values = heights() / 150
     grey = Image(bands="rgb").parse(values)
     assert (grey.bands, grey.incomplete) == (RGB, True)
@@ -369,7 +367,7 @@ def test_bands_and_paper_keep_the_gaps() -> None:
         modality.parse(drawing)
 
 
-def test_images_with_gaps_are_drawn_hashed_and_described() -> None:
+def test_images_with_gaps_are_displayed_hashed_and_described() -> None:
     picture = Image().parse(heights() / 150)
     modality = Image(size=32, patch=8).fit([picture])
     tokens = modality.tokenize(picture)
@@ -383,7 +381,7 @@ def test_images_with_gaps_are_drawn_hashed_and_described() -> None:
     assert features[-2] == pytest.approx(np.nanmean(heights() / 150), rel=1e-4)
 
 
-def test_models_of_before_know_no_nodata() -> None:
+def test_models_of_earlier_versions_have_no_nodata_setting() -> None:
     state = Image(nodata=-9999).fit([Image().parse(heights())]).to_json()
     assert Image.from_json(state).nodata == -9999
     del state["nodata"]

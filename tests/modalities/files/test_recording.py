@@ -10,7 +10,7 @@ from modalities.files.recording import rate_ratio, resample
 
 
 @pytest.mark.parametrize(("old", "new"), [(500, 250), (360, 250), (1000, 250), (512, 200)])
-def test_what_a_rate_cannot_hold_is_kept_out(old: int, new: int) -> None:
+def test_frequencies_above_nyquist_are_removed(old: int, new: int) -> None:
     time_s = np.arange(20 * old) / old
     for share, level in ((0.8, 1.0), (1.01, 0.0), (17 / 16, 0.0), (1.25, 0.0)):
         tone = np.sin(2 * np.pi * share * new / 2 * time_s)[None].astype(np.float32)
@@ -22,7 +22,7 @@ def test_what_a_rate_cannot_hold_is_kept_out(old: int, new: int) -> None:
     ("old", "new", "count"),
     [(500, 100, 5000), (500, 200, 2503), (360, 250, 3600), (100, 250, 1000), (499.9, 200, 5000), (997, 200, 100)],
 )
-def test_it_is_what_a_polyphase_filter_of_the_same_weights_gives(old: float, new: float, count: int) -> None:
+def test_resampling_equals_a_polyphase_filter_of_the_same_weights(old: float, new: float, count: int) -> None:
     """Spectra of the whole, not samples one after the other, are the same sum; ends go on in a line in both."""
     samples = np.random.default_rng(0).standard_normal((3, count)).astype(np.float32)
     samples = np.cumsum(samples, axis=1) * 0.1 + np.float32([[0], [5], [-20]])
@@ -35,7 +35,7 @@ def test_it_is_what_a_polyphase_filter_of_the_same_weights_gives(old: float, new
     np.testing.assert_allclose(resampled, expected, atol=2e-4)
 
 
-def test_the_ends_of_a_signal_do_not_meet() -> None:
+def test_resampling_does_not_wrap_around() -> None:
     samples = np.zeros((2, 2000), np.float32)
     samples[1] = np.linspace(3, 90, 2000)
     samples[0, 1990] = 1

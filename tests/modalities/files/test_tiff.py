@@ -73,14 +73,14 @@ def scene(bands: int, dtype: type = np.uint8, shape: tuple[int, int] = (24, 32))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 8, 10, 12, 14, 16])
-def test_values_scale_by_their_depth(bits: int) -> None:
+def test_values_are_scaled_by_bit_depth(bits: int) -> None:
     top = 2**bits - 1
     values = np.round(np.tile(np.linspace(0, 1, 16), (4, 1)) * top).astype(int)
     np.testing.assert_allclose(decode(pack_grey(values, bits)).pixels[..., 0], values / top, atol=1e-6)
     np.testing.assert_allclose(decode(pack_grey(values, bits, 0)).pixels[..., 0], 1 - values / top, atol=1e-6)
 
 
-def test_samples_of_8_16_and_32_bits_fill_their_type_and_others_have_no_full_scale() -> None:
+def test_only_8_16_and_32_bit_samples_have_a_full_scale() -> None:
     ramp = np.tile(np.linspace(0, 1, 16), (4, 1))
     for dtype in (np.uint8, np.uint16, np.uint32):
         data = tiff((ramp * np.iinfo(dtype).max).astype(dtype), photometric="miniswhite")
@@ -92,7 +92,7 @@ def test_samples_of_8_16_and_32_bits_fill_their_type_and_others_have_no_full_sca
             np.testing.assert_array_equal(decode(tiff(values, photometric=photometric)).pixels[..., 0], values)
 
 
-def test_grey_without_a_photometric_tag_is_black_at_zero() -> None:
+def test_gray_without_a_photometric_tag_is_black_at_zero() -> None:
     values = np.arange(64).reshape(4, 16)
     data = pack_grey(values, 8)
     place = data.index(struct.pack("<HHI", 262, 3, 1))
@@ -104,7 +104,7 @@ def test_grey_without_a_photometric_tag_is_black_at_zero() -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "lzw"])
-def test_ycbcr_that_is_not_jpeg_becomes_rgb(compression: str | None) -> None:
+def test_ycbcr_without_jpeg_becomes_rgb(compression: str | None) -> None:
     ycbcr = PIL.Image.fromarray(scene(3)).convert("YCbCr")
     offset_tags = [(530, "H", 2, (1, 1), True)]
     data = tiff(np.asarray(ycbcr), photometric="rgb", compression=compression, extratags=offset_tags)
@@ -120,13 +120,13 @@ def test_ycbcr_that_is_not_jpeg_becomes_rgb(compression: str | None) -> None:
     np.testing.assert_allclose(decode(relabel(data, 6)).pixels[:, 0], [[0] * 3, [0] * 3, [1] * 3, [1] * 3], atol=1e-6)
 
 
-def test_subsampled_ycbcr_that_is_not_jpeg_is_refused_by_name() -> None:
+def test_subsampled_ycbcr_without_jpeg_is_refused_by_name() -> None:
     data = tiff(scene(3), photometric="rgb", extratags=[(530, "H", 2, (2, 2), True)])
     with pytest.raises(ContentError, match="YCbCr color of subsampled chroma that is not JPEG"):
         decode(relabel(data, 6))
 
 
-def test_ycbcr_of_jpeg_is_decoded_as_by_pillow() -> None:
+def test_jpeg_ycbcr_decodes_as_in_pillow() -> None:
     picture = PIL.Image.fromarray(scene(3))
     for data in (by_pillow(picture.convert("YCbCr"), compression="jpeg"), by_pillow(picture, compression="jpeg")):
         expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
@@ -159,7 +159,7 @@ def test_cmyk_becomes_rgb_as_in_jpeg_and_is_counted() -> None:
         (99, "of photometric interpretation 99"),
     ],
 )
-def test_color_spaces_that_are_not_converted_are_refused_by_name(photometric: int, name: str) -> None:
+def test_unsupported_color_spaces_are_refused_by_name(photometric: int, name: str) -> None:
     with pytest.raises(ContentError, match=f"TIFF {name}: convert it to RGB"):
         decode(relabel(tiff(scene(3), photometric="rgb"), photometric))
 
@@ -178,7 +178,7 @@ def test_palettes_of_any_depth_become_colors(bits: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 256, 257])
-def test_palettes_of_8_bit_colors_are_those_of_png(factor: int) -> None:
+def test_palettes_of_8_bit_colors_equal_those_of_png(factor: int) -> None:
     indices, colors = scene(1)[..., 0], np.random.default_rng(0).integers(0, 256, (3, 256))
     data = tiff(indices, photometric="palette", colormap=(colors * factor).astype(np.uint16))
     np.testing.assert_allclose(decode(data).pixels * 255, colors.T[indices], atol=1e-4)
@@ -188,7 +188,7 @@ def test_palettes_of_8_bit_colors_are_those_of_png(factor: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA"])
-def test_one_picture_as_png_and_tiff_is_the_same(mode: str) -> None:
+def test_a_png_and_a_tiff_of_one_image_are_equal(mode: str) -> None:
     rgba = PIL.Image.fromarray(scene(4), "RGBA")
     picture = rgba if mode == "RGBA" else rgba.convert("RGB").convert(mode)
     if mode == "LA":
@@ -201,7 +201,7 @@ def test_one_picture_as_png_and_tiff_is_the_same(mode: str) -> None:
         assert Image().fit([png, pixels]).separate is False
 
 
-def test_transparent_pixels_of_16_bits_are_set_on_white_too() -> None:
+def test_transparent_16_bit_pixels_are_composited_on_white() -> None:
     samples = scene(4, np.uint16)
     alpha = samples[..., 3:] / 65535
     expected = samples[..., :3] / 65535 * alpha + 1 - alpha
@@ -214,7 +214,7 @@ def test_transparent_pixels_of_16_bits_are_set_on_white_too() -> None:
     np.testing.assert_allclose(picture.pixels, expected, atol=3e-5)
 
 
-def test_extra_samples_that_are_not_alpha_stay_bands() -> None:
+def test_extra_samples_without_alpha_stay_bands() -> None:
     near_infrared = scene(4, np.uint16)
     picture = decode(tiff(near_infrared, photometric="rgb", extrasamples=["unspecified"]))
     assert picture.bands == ("band1", "band2", "band3", "band4")
@@ -223,7 +223,7 @@ def test_extra_samples_that_are_not_alpha_stay_bands() -> None:
     assert two.bands == ("band1", "band2")
 
 
-def test_alpha_beside_other_bands_or_measurements_says_where_there_is_data() -> None:
+def test_alpha_of_multiband_or_measured_data_marks_missing_pixels() -> None:
     bands = scene(6, np.uint16)
     bands[..., 5] = 65535
     bands[:3, :, 5] = 0
@@ -261,7 +261,7 @@ def test_compressed_tiffs_are_read(compression: str, predictor: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_of_predictor_3_are_read(dtype: type) -> None:
+def test_floats_with_predictor_3_are_read(dtype: type) -> None:
     heights = (scene(1)[..., 0] * 3.5 - 100).astype(dtype)
     data = tiff(heights, photometric="minisblack", compression="zlib", predictor=3)
     np.testing.assert_array_equal(decode(data).pixels[..., 0], heights.astype(np.float32))
@@ -291,7 +291,7 @@ def test_compressions_whose_size_cannot_be_checked_are_refused_by_name() -> None
         decode(data[: place + 8] + struct.pack("<H", 32809) + data[place + 10 :])
 
 
-def test_the_package_that_decompresses_is_named_where_it_is_absent(tmp_path: Path) -> None:
+def test_a_missing_decompression_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "plain.tif").write_bytes(tiff(scene(1)[..., 0], photometric="minisblack"))
     (tmp_path / "lzw.tif").write_bytes(tiff(scene(1)[..., 0], photometric="minisblack", compression="lzw"))
     script = (
@@ -318,7 +318,7 @@ def test_truncated_compressed_tiffs_are_refused(compression: str) -> None:
 
 
 @given(st.sampled_from(UNPREDICTED), st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6))
-def test_spoilt_compressed_tiffs_give_an_image_or_a_content_error(
+def test_corrupted_compressed_tiffs_give_an_image_or_a_content_error(
     compression: str, changes: list[tuple[int, int]]
 ) -> None:
     data = bytearray(tiff(scene(3), photometric="rgb", compression=compression))
@@ -332,7 +332,7 @@ def test_spoilt_compressed_tiffs_give_an_image_or_a_content_error(
     assert np.isfinite(picture.pixels).all()
 
 
-def test_jpegs_in_a_tiff_may_not_be_larger_than_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpegs_in_a_tiff_have_the_size_limit_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     data = bytearray(tiff(scene(3), photometric="rgb", compression="jpeg"))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 65_500, 65_500)
@@ -354,7 +354,7 @@ def test_strips_that_grow_beyond_their_tags_are_refused() -> None:
 # Pages, layouts and files
 
 
-def test_multiband_tiff_of_either_layout_and_byte_order() -> None:
+def test_multiband_tiffs_in_either_layout_and_byte_order() -> None:
     pixels = scene(6, np.uint16)
     planes = np.moveaxis(pixels, 2, 0)
     for array, options in [
@@ -369,7 +369,7 @@ def test_multiband_tiff_of_either_layout_and_byte_order() -> None:
         np.testing.assert_allclose(raw.pixels, pixels / 65535, rtol=1e-6)
 
 
-def test_a_tiff_of_many_bands_is_not_of_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_bands_do_not_count_as_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(scene(9, shape=(6, 8)), photometric="minisblack", planarconfig="contig")
     monkeypatch.setattr("modalities.files.pixels.MAX_PIXELS", 48)
     assert decode(data).pixels.shape == (6, 8, 9)
@@ -379,7 +379,7 @@ def test_a_tiff_of_many_bands_is_not_of_many_pixels(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("axes", [None, "ZYX", "TYX"])
-def test_tiffs_of_several_pages_are_refused(axes: str | None) -> None:
+def test_tiffs_with_several_pages_are_refused(axes: str | None) -> None:
     pages = np.zeros((3, 8, 9), np.uint8)
     metadata = {"metadata": {"axes": axes}} if axes else {}
     with pytest.raises(ContentError, match="several pages"):
@@ -392,7 +392,7 @@ def test_tiffs_of_several_pages_are_refused(axes: str | None) -> None:
         Image().parse(scans.getvalue())
 
 
-def test_previews_in_a_tiff_are_passed_over() -> None:
+def test_previews_in_a_tiff_are_skipped() -> None:
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
         file.write(scene(1)[..., 0], photometric="minisblack")
@@ -400,7 +400,7 @@ def test_previews_in_a_tiff_are_passed_over() -> None:
     np.testing.assert_allclose(Image().parse(buffer.getvalue()).pixels * 255, scene(1), atol=1e-4)
 
 
-def test_ome_tiffs_whose_other_files_are_absent_are_refused(tmp_path: Path) -> None:
+def test_ome_tiffs_with_missing_companion_files_are_refused(tmp_path: Path) -> None:
     parts = ["urn:uuid:11111111-1111-1111-1111-111111111111", "urn:uuid:22222222-2222-2222-2222-222222222222"]
     planes = "".join(
         f'<TiffData IFD="0" PlaneCount="1" FirstC="{i}"><UUID FileName="{i}.ome.tif">{part}</UUID></TiffData>'
@@ -443,7 +443,7 @@ def with_mask(pixels: np.ndarray, mask: np.ndarray, **options: Any) -> bytes:
         (np.nan, "nan"),
     ],
 )
-def test_gdal_no_data_values_are_missing_pixels(value: float, text: str) -> None:
+def test_gdal_nodata_values_are_missing_pixels(value: float, text: str) -> None:
     heights = (100 + 50 * np.tile(np.linspace(0, 1, 16), (16, 1))).astype(np.float32)
     heights[:4] = value
     for compression in (None, "lzw"):
@@ -464,14 +464,14 @@ def test_gdal_no_data_values_are_missing_pixels(value: float, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["-9999", "0.5", "none", "1e9"])
-def test_no_data_values_that_no_sample_can_have_mask_nothing(text: str) -> None:
+def test_nodata_values_outside_the_sample_type_mask_nothing(text: str) -> None:
     data = tiff(scene(1)[..., 0], photometric="minisblack", extratags=[(GDAL_NODATA, 2, 0, text, True)])
     picture = decode(data)
     assert not picture.incomplete
     np.testing.assert_allclose(picture.pixels * 255, scene(1), atol=1e-4)
 
 
-def test_no_data_is_of_a_band_in_measurements_and_of_all_in_colors() -> None:
+def test_nodata_masks_a_band_of_measurements_and_all_bands_of_colors() -> None:
     tag = [(GDAL_NODATA, 2, 0, "0", True)]
     samples = scene(3)
     samples[0, 0] = 0
@@ -483,7 +483,7 @@ def test_no_data_is_of_a_band_in_measurements_and_of_all_in_colors() -> None:
     assert np.isnan(picture.pixels[1, 1]).tolist() == [True, False, True]
 
 
-def test_no_data_is_compared_before_values_are_converted() -> None:
+def test_nodata_is_compared_before_values_are_converted() -> None:
     values = scene(1)[..., 0]
     missing = values == values[5, 5]
     tag = [(GDAL_NODATA, 2, 0, str(values[5, 5]), True)]

@@ -59,7 +59,7 @@ def reason(modality: Modality, path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["a", "a.hea", "a.dat"])
-def test_a_wfdb_record_by_any_of_its_names(tmp_path: Path, name: str) -> None:
+def test_a_wfdb_record_is_read_by_any_of_its_file_names(tmp_path: Path, name: str) -> None:
     samples = wfdb_record(tmp_path, "a")
     raw = recording(ECG, tmp_path / name)
     assert (raw.channels, raw.units, raw.rate_hz) == (("I", "MLII"), ("mV", "mV"), 250.0)
@@ -67,7 +67,7 @@ def test_a_wfdb_record_by_any_of_its_names(tmp_path: Path, name: str) -> None:
     assert ECG.parse(tmp_path / name).channels == ("I", "II")
 
 
-def test_of_a_file_of_many_kinds_each_modality_takes_its_own(tmp_path: Path) -> None:
+def test_each_modality_reads_its_channels_from_a_mixed_file(tmp_path: Path) -> None:
     eeg, ecg, _ = edf_file(tmp_path / "a.EDF", ("EEG Fp1", "ECG ECG", "Temp"), (200, 100, 50))
     raw = recording(EEG, tmp_path / "a.EDF")
     assert (raw.channels, raw.units, raw.rate_hz) == (("EEG Fp1",), ("uV",), 200.0)
@@ -81,7 +81,7 @@ def test_of_a_file_of_many_kinds_each_modality_takes_its_own(tmp_path: Path) -> 
     assert reason(Signal(sample_rate_hz=100), tmp_path / "a.EDF") == "signal whose channels differ in sample rate"
 
 
-def test_arrays_come_with_the_json_beside_them(tmp_path: Path) -> None:
+def test_arrays_are_read_with_their_json_file(tmp_path: Path) -> None:
     raw = Recording(noise(), ("I", "II"), ("mV", "mV"), 250.0)
     for extension, data in to_members(raw).items():
         (tmp_path / f"a.{extension}").write_bytes(data)
@@ -95,7 +95,7 @@ def test_arrays_come_with_the_json_beside_them(tmp_path: Path) -> None:
 CSV = "time_s,II [mV],V1 (uV)\n" + "".join(f"{i / 100},{np.sin(i)},{i * i}\n" for i in range(60))
 
 
-def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
+def test_csv_files_state_times_and_units(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\ufeff" + CSV, encoding="utf-8")
     raw = recording(ECG, tmp_path / "a.csv")
     assert (raw.channels, raw.units) == (("II", "V1"), ("mV", "uV"))
@@ -133,7 +133,7 @@ def test_csv_files_say_their_times_and_units(tmp_path: Path) -> None:
         ("b.json", "{}", "signal file is missing"),
     ],
 )
-def test_files_that_hold_no_recording_are_refused_by_reason(tmp_path: Path, name: str, content: Any, why: str) -> None:
+def test_files_without_a_recording_are_refused_with_a_reason(tmp_path: Path, name: str, content: Any, why: str) -> None:
     (tmp_path / name).write_text(content, newline="")
     path = tmp_path / ("a" + Path(name).suffix if name[0] == "a" else "missing.edf")
     assert reason(ECG, path) == why
@@ -143,7 +143,7 @@ def test_files_that_hold_no_recording_are_refused_by_reason(tmp_path: Path, name
     ("beside", "why"),
     [("{", "description of a signal is not JSON"), ("[1]", "signal whose description is not a JSON object")],
 )
-def test_a_csv_described_by_no_description_is_refused(tmp_path: Path, beside: str, why: str) -> None:
+def test_a_csv_with_an_invalid_description_is_refused(tmp_path: Path, beside: str, why: str) -> None:
     (tmp_path / "a.csv").write_text(CSV)
     (tmp_path / "a.json").write_text(beside)
     assert reason(ECG, tmp_path / "a.csv") == why
@@ -209,7 +209,9 @@ def test_differences_are_summed_from_the_beginning(tmp_path: Path, start: int) -
 
 @pytest.mark.parametrize("stated", ["", " 0"])
 @pytest.mark.parametrize(("form", "samples"), [("16", 1), ("16x2", 2), ("212", 1)])
-def test_a_header_without_a_length_is_as_long_as_its_file(tmp_path: Path, stated: str, form: str, samples: int) -> None:
+def test_a_header_without_a_length_takes_it_from_the_file_size(
+    tmp_path: Path, stated: str, form: str, samples: int
+) -> None:
     values = np.round(500 * np.sin(np.arange(3600) / 9)).astype(np.int64)
     if form == "212":
         pairs = values.reshape(-1, 2) & 0xFFF
@@ -227,7 +229,7 @@ def test_a_header_without_a_length_is_as_long_as_its_file(tmp_path: Path, stated
 
 
 @pytest.mark.parametrize("line", ["r.dat 16 0 16 0 0 0 0 II", "r.dat 16 0(7)/mV 16 0 0 0 0 II"])
-def test_an_uncalibrated_channel_has_no_millivolts(tmp_path: Path, line: str) -> None:
+def test_an_uncalibrated_channel_is_not_in_millivolts(tmp_path: Path, line: str) -> None:
     values = np.round(500 * np.sin(np.arange(1000) / 9))
     values.astype("<i2").tofile(tmp_path / "r.dat")
     path = header(tmp_path, "r 1 250 1000", line)
@@ -244,7 +246,7 @@ def test_an_uncalibrated_channel_has_no_millivolts(tmp_path: Path, line: str) ->
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-def test_letters_beyond_ascii_in_a_header(tmp_path: Path, encoding: str) -> None:
+def test_non_ascii_letters_in_a_header(tmp_path: Path, encoding: str) -> None:
     np.arange(500).astype("<i2").tofile(tmp_path / "r.dat")
     lines = "r 1 250 500", "r.dat 16 0.2/µV 16 0 0 0 0 Ableitung für II", "# Ort: Köln"
     path = header(tmp_path, *lines, encoding=encoding)
@@ -255,7 +257,7 @@ def test_letters_beyond_ascii_in_a_header(tmp_path: Path, encoding: str) -> None
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_a_skewed_record_ends_where_its_last_channel_does(tmp_path: Path, samples: int) -> None:
+def test_a_skewed_record_ends_with_its_last_channel(tmp_path: Path, samples: int) -> None:
     late, early = np.arange(1000 * samples), np.arange(1000 * samples) % 700
     rows = [late.reshape(-1, samples), early.reshape(-1, samples)]
     np.hstack(rows).astype("<i2").tofile(tmp_path / "r.dat")
@@ -271,7 +273,7 @@ def test_a_skewed_record_ends_where_its_last_channel_does(tmp_path: Path, sample
     np.testing.assert_allclose(raw.samples[1], early[: 992 * samples] / 100, atol=1e-6)
 
 
-def test_a_header_without_a_length_leads_to_no_other_folder(tmp_path: Path) -> None:
+def test_a_header_without_a_length_reads_no_other_folder(tmp_path: Path) -> None:
     folder = tmp_path / "records"
     folder.mkdir()
     np.zeros(100, "<i2").tofile(tmp_path / "n.dat")

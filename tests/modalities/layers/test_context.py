@@ -13,7 +13,7 @@ from modalities.layers.context import Context, find_neighbors
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 2))
-def test_neighbours_lie_at_the_offset_within_a_group(data: st.DataObject, axes: int, columns: int) -> None:
+def test_neighbors_are_at_the_offset_within_a_group(data: st.DataObject, axes: int, columns: int) -> None:
     numbers = st.tuples(*[st.integers(0, 2)] * columns, *[st.integers(0, 3)] * axes)
     rows = data.draw(st.lists(numbers, min_size=1, max_size=12, unique=True))
     is_present = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
@@ -30,7 +30,7 @@ def test_neighbours_lie_at_the_offset_within_a_group(data: st.DataObject, axes: 
 
 
 @pytest.mark.parametrize("axes", [1, 2])
-def test_on_a_full_grid_it_is_a_convolution(axes: int) -> None:
+def test_context_on_a_full_grid_equals_a_convolution(axes: int) -> None:
     torch.manual_seed(0)
     context, side = Context(4, axes, 3), 5
     coords = torch.cartesian_prod(*[torch.arange(side)] * axes).view(-1, axes)

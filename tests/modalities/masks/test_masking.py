@@ -41,7 +41,7 @@ def samples(draw: st.DrawFn) -> Tokens:
 
 
 @given(samples(), st.sampled_from(KINDS), st.sampled_from(sorted(MODES)), ratios, st.integers(1, 4), seeds)
-def test_laws_of_every_mask(tokens: Tokens, kind: str, mode: str, ratio: float, span: int, seed: int) -> None:
+def test_properties_of_every_mask(tokens: Tokens, kind: str, mode: str, ratio: float, span: int, seed: int) -> None:
     mask = masked(tokens, seed, kind=kind, mode=mode, ratio=ratio, span=span)
     n = tokens.size
     assert [(part.shape, part.dtype) for part in mask] == [((n,), np.bool_), ((n,), np.int8), ((n,), np.int64)]
@@ -92,7 +92,7 @@ def test_every_token_may_become_a_target_and_seeds_differ(kind: str) -> None:
         ("corrupt", {Action.ZERO: 0.35, Action.NOISE: 0.3, Action.SWAP: 0.35}),
     ],
 )
-def test_shares_of_the_actions(mode: str, shares: dict[Action, float]) -> None:
+def test_actions_have_their_shares(mode: str, shares: dict[Action, float]) -> None:
     mask = masked(grid(150, 150), mode=mode, ratio=0.9)
     action = mask.action[mask.target]
     assert sum(shares.values()) == pytest.approx(1)
@@ -101,7 +101,7 @@ def test_shares_of_the_actions(mode: str, shares: dict[Action, float]) -> None:
         assert abs((action == kind).mean() - share) <= 5 * spread
 
 
-def test_replacements_are_drawn_from_all_content_and_nothing_else() -> None:
+def test_replacements_are_drawn_from_all_content_ids_only() -> None:
     tokens = grid(40, 40, np.arange(1600) % 3 == 0)
     mask = masked(tokens, mode="bert", ratio=1.0, num_ids=7)
     assert set(mask.source[mask.action == Action.RANDOM].tolist()) == {2, 3, 4, 5, 6}
@@ -118,11 +118,11 @@ def test_a_lone_token_is_never_dropped() -> None:
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_nothing_maskable_gives_no_targets(mode: str) -> None:
+def test_samples_without_maskable_tokens_have_no_targets(mode: str) -> None:
     assert not masked(grid(2, 3, np.ones(6, bool)), mode=mode, ratio=1.0).target.any()
 
 
-def test_without_entries_a_random_replacement_is_masked() -> None:
+def test_without_a_vocabulary_a_random_replacement_is_masked() -> None:
     for num_ids in (0, 2):
         action = masked(grid(30, 30), mode="bert", ratio=1.0, num_ids=num_ids).action
         assert set(action.tolist()) == {Action.MASK, Action.KEEP}
@@ -135,7 +135,7 @@ def test_tokens_without_identity_are_all_maskable() -> None:
 
 
 @given(st.integers(2, 80), st.integers(1, 6), ratios, seeds, st.data())
-def test_span_gives_runs_of_neighbours(n: int, span: int, ratio: float, seed: int, data: st.DataObject) -> None:
+def test_spans_are_runs_of_neighbors(n: int, span: int, ratio: float, seed: int, data: st.DataObject) -> None:
     special = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     assume(not special.all())
     target = masked(grid(n, 1, special), seed, kind="span", span=span, ratio=ratio).target[~special]
@@ -146,7 +146,7 @@ def test_span_gives_runs_of_neighbours(n: int, span: int, ratio: float, seed: in
 
 
 @given(st.integers(2, 10), st.integers(2, 10), st.integers(1, 4), ratios, seeds)
-def test_block_gives_squares_on_the_grid(rows: int, columns: int, side: int, ratio: float, seed: int) -> None:
+def test_blocks_are_squares_on_the_grid(rows: int, columns: int, side: int, ratio: float, seed: int) -> None:
     target = masked(grid(rows, columns), seed, kind="block", span=side, ratio=ratio).target.reshape(rows, columns)
     covered = np.zeros_like(target)
     for r in range(rows):
@@ -157,7 +157,7 @@ def test_block_gives_squares_on_the_grid(rows: int, columns: int, side: int, rat
     assert (target & ~covered).sum() < side**2  # the last square is cut so that the count is exact
 
 
-def test_block_hides_all_bands_of_a_place() -> None:
+def test_a_block_masks_all_bands_of_a_position() -> None:
     one = grid(6, 6)
     both = Tokens(*(np.concatenate([part, part]) for part in one))
     for seed in range(20):
@@ -173,7 +173,7 @@ def test_block_without_a_grid_is_refused(width: int) -> None:
 
 
 @given(ratios, ratios, st.integers(1, 1000))
-def test_ratio_schedule(first: float, last: float, steps: int) -> None:
+def test_ratio_schedules(first: float, last: float, steps: int) -> None:
     masking = Masking(ratio=first, final_ratio=last, ratio_steps=steps)
     course = [masking.ratio_at(step) for step in range(0, 2 * steps, max(steps // 10, 1))]
     assert masking.ratio_at(0) == first
@@ -213,7 +213,7 @@ def test_hidden_tokens_are_not_copied(mode: str) -> None:
 
 
 @given(samples(), st.sampled_from(["bert", "corrupt"]), ratios, seeds)
-def test_corruption_changes_what_the_actions_say(tokens: Tokens, mode: str, ratio: float, seed: int) -> None:
+def test_corruption_follows_the_actions(tokens: Tokens, mode: str, ratio: float, seed: int) -> None:
     before = [part.copy() for part in tokens]
     mask = masked(tokens, seed, mode=mode, ratio=ratio)
     corrupted = corrupt(tokens, mask, np.random.default_rng(seed))
@@ -243,7 +243,7 @@ def test_corruption_changes_what_the_actions_say(tokens: Tokens, mode: str, rati
             assert (values == tokens.values[at]).all()
 
 
-def test_corruption_never_shows_content_that_is_an_id() -> None:
+def test_corruption_never_shows_content_ids() -> None:
     tokens = grid(20, 20, width=0)
     mask = masked(tokens, mode="corrupt", ratio=1.0)
     assert set(mask.action.tolist()) == {Action.MASK, Action.SWAP}
@@ -260,7 +260,7 @@ AXES: Axes = {"channel": ("ids", 1), "time": ("coords", 0)}
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.sampled_from(sorted(AXES)), st.integers(1, 3), ratios, seeds)
-def test_an_axis_is_masked_by_whole_values(
+def test_an_axis_is_masked_by_complete_positions(
     channels: int, times: int, axis: str, span: int, ratio: float, seed: int
 ) -> None:
     tokens = recording(channels, times)
@@ -298,7 +298,7 @@ def test_spans_stay_within_a_channel(
 
 
 @given(st.integers(2, 40), st.integers(1, 4), st.sampled_from(["random", "span"]), st.floats(0, 0.6), seeds, st.data())
-def test_nothing_beside_a_target_can_be_read(
+def test_tokens_that_overlap_a_target_are_hidden(
     n: int, overlap: int, kind: str, ratio: float, seed: int, data: st.DataObject
 ) -> None:
     special = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
@@ -316,7 +316,7 @@ def test_nothing_beside_a_target_can_be_read(
     assert not hidden[special].any()
 
 
-def test_maskings_in_turn_are_a_union() -> None:
+def test_successive_maskings_form_a_union() -> None:
     tokens = recording(12, 20)
     leads, spans = Masking(kind="channel", ratio=0.5), Masking(kind="span", ratio=0.2, mode="drop", span=(2, 4))
     mask = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((leads, spans), 9, AXES, row_axis="channel"))

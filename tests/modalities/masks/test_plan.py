@@ -27,7 +27,7 @@ def rules(ratio: float = 0.5, mode: str = "mask", timed: bool = True) -> MaskRul
     return MaskRules((Masking(ratio=ratio, mode=mode),), 9, TIMED if timed else {})
 
 
-def test_masks_of_a_sample_are_drawn_in_turn() -> None:
+def test_masks_of_a_sample_are_drawn_in_order() -> None:
     sample = {name: series(25) for name in "abc"}
     masks = plan_masks(sample, np.random.default_rng(0), 0, {"a": rules(), "b": rules(), "c": rules(0.0)})
     assert masks.keys() == sample.keys()
@@ -36,7 +36,9 @@ def test_masks_of_a_sample_are_drawn_in_turn() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 3), st.floats(0, 1), st.sampled_from(["mask", "drop"]), seeds)
-def test_complementary_masks_show_each_time_once(times: int, channels: int, ratio: float, mode: str, seed: int) -> None:
+def test_complementary_masks_show_each_time_position_once(
+    times: int, channels: int, ratio: float, mode: str, seed: int
+) -> None:
     sample = {"eeg": series(times), "ecg": series(times, channels)}
     by_name = {"eeg": rules(ratio, mode), "ecg": rules(0.1, mode)}
     masks = plan_masks(sample, np.random.default_rng(seed), 0, by_name, MaskPlan(kind="complementary"))
@@ -56,7 +58,7 @@ def test_complementary_masks_follow_the_nearest_time_and_the_named_leader() -> N
     assert masks["fast"].target.tolist() == [not masks["slow"].target[i] for i in nearest]
 
 
-def test_without_a_shared_axis_the_share_is_what_the_leader_keeps() -> None:
+def test_without_a_shared_axis_the_ratio_is_what_the_leader_keeps() -> None:
     sample = {"a": series(100), "b": series(100)}
     masks = plan_masks(
         sample, np.random.default_rng(0), 0, {"a": rules(0.3), "b": rules(timed=False)}, MaskPlan(kind="complementary")
@@ -65,7 +67,7 @@ def test_without_a_shared_axis_the_share_is_what_the_leader_keeps() -> None:
 
 
 @pytest.mark.parametrize("modality", [None, "b"])
-def test_hide_takes_one_modality_whole_in_its_share(modality: str | None) -> None:
+def test_hide_masks_one_modality_completely_with_its_probability(modality: str | None) -> None:
     sample = {name: series(6) for name in "abc"}
     mask_plan, hidden = MaskPlan(kind="hide", probability=0.5, modality=modality), []
     for seed in range(400):
@@ -82,7 +84,7 @@ def test_hide_takes_one_modality_whole_in_its_share(modality: str | None) -> Non
     assert not alone["b"].target.all(), "what is alone stays"
 
 
-def test_masks_that_cannot_be_followed_are_refused() -> None:
+def test_unusable_mask_plans_are_refused() -> None:
     kinds = {"image": Image(mask=Masking(kind="lead")), "table": Table()}
     with pytest.raises(ValueError, match=r"modalities.image.mask.kind is 'lead'; known: block, random, span"):
         check_masks(kinds, MaskPlan(), False)

@@ -69,7 +69,7 @@ def plates(count: int, wavelengths: int) -> Tokens:
 
 
 @pytest.mark.usefixtures("comb")
-def test_a_registered_shape_and_mode_serve_a_recipe(recipe: dict[str, Any]) -> None:
+def test_a_recipe_uses_a_registered_shape_and_mode(recipe: dict[str, Any]) -> None:
     recipe["modalities"]["table"]["mask"] = {"kind": "comb", "mode": "zero", "ratio": 0.5}
     table = load(recipe).modalities["table"]
     assert table.mask == Masking(kind="comb", mode="zero", ratio=0.5)
@@ -78,7 +78,7 @@ def test_a_registered_shape_and_mode_serve_a_recipe(recipe: dict[str, Any]) -> N
     assert set(mask.action[mask.target].tolist()) == {Action.ZERO}
 
 
-def test_unknown_kinds_and_modes_are_refused_with_those_registered(recipe: dict[str, Any]) -> None:
+def test_unknown_kinds_and_modes_are_refused_with_the_registered_ones(recipe: dict[str, Any]) -> None:
     recipe["modalities"]["table"]["mask"] = {"kind": "comb"}
     with pytest.raises(ValueError, match=r"modalities.table.mask.kind is 'comb'; known: block, random, span$"):
         load(recipe)
@@ -94,7 +94,7 @@ def test_the_error_lists_shapes_of_other_packages() -> None:
 
 
 @pytest.mark.parametrize("span", [1, 3])
-def test_axes_have_any_name(span: int) -> None:
+def test_axes_may_have_any_name(span: int) -> None:
     tokens = plates(4, 12)
     rules = MaskRules((Masking(kind="wavelength", ratio=0.25, span=span),), axes=AXES)
     target = draw_mask(tokens, np.random.default_rng(0), 0, rules).target.reshape(4, 12)

@@ -84,7 +84,7 @@ def test_acids_and_their_salts_share_a_scaffold() -> None:
     assert scaffold_of("[cH-]1cccc1.[Na+]"), "carbanions in rings have a scaffold"
 
 
-def test_maps_are_no_chemistry() -> None:
+def test_atom_maps_are_ignored() -> None:
     mapped, changes = read("[cH:1]1[cH:2][cH:3][cH:4][cH:5][c:6]1[CH2:7][CH3:8]")
     assert mapped[:2] == ("CCc1ccccc1", "CCc1ccccc1")
     assert changes == {MAPS: 1}
@@ -100,7 +100,7 @@ def test_maps_are_no_chemistry() -> None:
 ENANTIOMERS = "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"
 
 
-def test_a_racemate_is_another_substance_than_its_enantiomer() -> None:
+def test_a_racemate_differs_from_its_enantiomer() -> None:
     one, other = (structure(smiles) for smiles in ENANTIOMERS)
     racemates = {structure(f"{smiles} |&1:1|").identity for smiles in ENANTIOMERS}
     unknown = {structure(f"{smiles} |o3:1|").identity for smiles in ENANTIOMERS}
@@ -125,7 +125,7 @@ def test_the_smiles_of_a_racemate_claims_no_configuration() -> None:
     assert " " not in relative[0][0].smiles
 
 
-def test_configurations_that_wavy_bonds_take_back_are_counted() -> None:
+def test_configurations_removed_by_wavy_bonds_are_counted() -> None:
     coordinates = "(0,0,;1,0,;1,1,;2,0,;3,0,)"
     for extension in ("|w:1.0|", f"|{coordinates},w:1.1|", "|w:1.0,&1:1|", "|$;x;;;$,w:1.0|"):
         for center in ("[C@H]", "[C@@H]"):
@@ -162,7 +162,7 @@ def test_a_racemate_of_a_meso_compound_is_that_compound(meso: str, centers: str,
     assert len({pure.identity, *(structure(mixture).identity for mixture in mixtures)}) == 3
 
 
-def test_mirrored_branches_are_meso_where_nothing_else_tells_them_apart() -> None:
+def test_mirrored_branches_are_meso_if_otherwise_equal() -> None:
     """Centers 1 and 9 of an oxime: of unknown geometry either is cis, of known geometry one is."""
     unknown, stereo = "C[C@H](F)C(=NO[C@H](C)Cl)[C@@H](C)F", "C[C@H](F)/C(=N/O[C@H](C)Cl)[C@@H](C)F"
     assert Chem.MolFromSmiles(stereo).GetAtomWithIdx(9).GetDegree() == 3
@@ -203,11 +203,11 @@ def test_stereochemical_groups_are_canonical(smiles: str) -> None:
         ("CCO", "CCO"),
     ],
 )
-def test_lines_of_smi_files_keep_their_extension(line: str, expected: str) -> None:
+def test_smi_lines_keep_their_cxsmiles_extension(line: str, expected: str) -> None:
     assert smiles_in(line) == expected
 
 
-def test_an_extension_that_cannot_be_read_is_named() -> None:
+def test_an_unreadable_cxsmiles_extension_is_named() -> None:
     assert fault("CCO |bad|") == "CXSMILES extension that RDKit cannot read"
     assert fault("C1CC |&1:1|") == "invalid SMILES"
 
@@ -238,7 +238,7 @@ def test_racemates_of_all_files_keep_their_labels(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_rows_and_data_sets_read_extensions_too(tmp_path: Path) -> None:
+def test_rows_and_data_sets_read_cxsmiles_extensions(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('drug\n"C[C@H](N)[C@@H](O)F |&1:1,3|"\n[CH3:1]c1ccccc1.Cl\n')
     rows = Rows(columns={"smiles": "drug"})
     samples = [rows.make(item, SMILES) for item in rows.items(tmp_path)]
@@ -324,13 +324,13 @@ def test_r_groups_and_attachment_points_are_counted(block: str, expected: str) -
         block_v2000("A").replace(" A   0  0", " A   0  0  0  0  0  0  0  0  0  7  0  0"),
     ],
 )
-def test_queries_are_no_molecules(block: str) -> None:
+def test_queries_are_not_molecules(block: str) -> None:
     with pytest.raises(ContentError) as caught:
         smiles_of(block)
     assert caught.value.reason == QUERY
 
 
-def test_polymers_need_ends() -> None:
+def test_polymers_need_end_groups() -> None:
     brackets = "M  STY  1   1 SRU\nM  SAL   1  3   1   2   3\nM  SMT   1 n\n"
     reason = "polymer in brackets without ends *: its SMILES would be another molecule"
     with pytest.raises(ContentError) as caught:

@@ -21,7 +21,7 @@ def test_ids_and_strings_invert_each_other(strings: list[str]) -> None:
     assert all(s in vocabulary for s in strings)
 
 
-def test_what_was_not_seen_is_unknown() -> None:
+def test_unseen_strings_are_unknown() -> None:
     vocabulary = Vocabulary(["a", "b"])
     assert vocabulary.encode(["b", "c", "a"]).tolist() == [3, 1, 2]
     assert "c" not in vocabulary
@@ -35,7 +35,7 @@ def test_pieces_spell_the_word(strings: list[str], word: str) -> None:
     assert "".join(vocabulary.decode(vocabulary.pieces(word))) == word
 
 
-def test_pieces_are_the_longest_and_strange_letters_unknown() -> None:
+def test_pieces_are_the_longest_and_unseen_letters_are_unknown() -> None:
     vocabulary = Vocabulary(["a", "b", "ab", "abc"])
     assert vocabulary.decode(vocabulary.pieces("abcab")) == ["abc", "ab"]
     assert vocabulary.pieces("aéb") == [2, 1, 3]
@@ -54,17 +54,17 @@ def test_pieces_are_the_longest_and_strange_letters_unknown() -> None:
         ("__", []),
     ],
 )
-def test_words_of_a_column_name(name: str, expected: list[str]) -> None:
+def test_a_column_name_is_split_into_words(name: str, expected: list[str]) -> None:
     assert words(name) == expected
 
 
 @given(st.text(max_size=30))
-def test_words_lose_only_case_underscores_and_spaces(name: str) -> None:
+def test_words_drop_only_case_underscores_and_spaces(name: str) -> None:
     assert "".join(words(name)) == "".join(c.lower() for c in name if c != "_" and not c.isspace())
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=40), st.integers(1, 5))
-def test_common_counts_and_orders(items: list[str], minimum: int) -> None:
+def test_common_strings_are_counted_and_ordered(items: list[str], minimum: int) -> None:
     selection = common(items, minimum)
     assert set(selection) == {item for item in items if items.count(item) >= minimum}
     assert list(selection) == sorted(selection, key=lambda item: (-items.count(item), item))

@@ -46,14 +46,14 @@ def run_copy(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_gallery_is_the_first_by_sha256_of_canonical_smiles(shards: Path) -> None:
+def test_the_gallery_is_ordered_by_sha256_of_canonical_smiles(shards: Path) -> None:
     split = Split(shards, "test")
     smiles = [split.read(*place)["smiles"]["txt"].decode() for place in by_key_hash(split)]
     assert [sample_key(text) for text in smiles] == sorted(sample_key(text) for text in smiles)
     assert len(smiles) == len(split)
 
 
-def test_six_directions_with_chance_beside(run_copy: Path) -> None:
+def test_six_retrieval_directions_with_chance_levels(run_copy: Path) -> None:
     result = evaluate(run_copy)
     assert len(result.retrieval) == 6
     for row in result.retrieval.values():
@@ -84,7 +84,7 @@ def test_an_empty_split_is_named(run_copy: Path, shards: Path, tmp_path: Path) -
         evaluate(run_copy, copy)
 
 
-def test_labels_that_are_not_finite_are_missing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_labels_are_missing(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = Split(shards, "test")
     cells = iter([b'{"y": Infinity}', b'{"y": 1.5}', b'{"y": NaN}'])
     monkeypatch.setattr(Split, "read", lambda self, *place: {"labels": {"json": next(cells)}})
@@ -98,14 +98,14 @@ def test_labels_are_read_in_order(shards: Path) -> None:
     assert values == [json.loads(split.read(*place)["labels"]["json"])["qed"] for place in places]
 
 
-def test_nearest_neighbours_of_two_clusters() -> None:
+def test_nearest_neighbors_of_two_clusters() -> None:
     x = np.concatenate([np.tile([1.0, 0.0], (30, 1)), np.tile([0.0, 1.0], (30, 1))])
     y = np.repeat([0.0, 1.0], 30)
     predictions = neighbors(Task(label="y", kind="regression"), x, y, np.array([[2.0, 0.1], [0.1, 2.0]]))
     assert predictions.tolist() == [0.0, 1.0]
 
 
-def test_a_modality_of_one_class_alone_predicts_that(run_copy: Path) -> None:
+def test_a_modality_with_one_class_predicts_that_class(run_copy: Path) -> None:
     rng = np.random.default_rng(0)
 
     def encoded(count: int) -> Embedded:
@@ -119,14 +119,14 @@ def test_a_modality_of_one_class_alone_predicts_that(run_copy: Path) -> None:
     assert probed.modalities["n"].linear["accuracy"] == 1
 
 
-def test_a_label_that_does_not_vary_leaves_the_other_figures(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_label_does_not_lose_the_other_metrics(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[evaluate.__module__], "labels_of", lambda split, places, name: [1.5] * len(places))
     with pytest.raises(ValueError, match="'qed' has one value only"):
         evaluate(run_copy)
     assert Run(run_copy).result()["evaluate"].keys() > {"retrieval", "rankme"}
 
 
-def test_classes_that_training_has_not_are_counted() -> None:
+def test_classes_absent_from_training_are_counted() -> None:
     rng = np.random.default_rng(0)
 
     def encoded(count: int) -> Embedded:
@@ -150,7 +150,7 @@ def test_classes_that_training_has_not_are_counted() -> None:
     assert "unseen" not in plain(numbers)
 
 
-def test_report_is_one_file_with_everything(run_copy: Path) -> None:
+def test_a_report_is_one_self_contained_file(run_copy: Path) -> None:
     evaluate(run_copy)
     page = Path(report(run_copy).path).read_text()
     assert "http" not in re.sub(
@@ -164,7 +164,7 @@ def test_report_is_one_file_with_everything(run_copy: Path) -> None:
     assert Smiles.type in page
 
 
-def test_the_report_masks_by_the_recipes_plan(run_copy: Path, shards: Path) -> None:
+def test_the_report_masks_by_the_plan_in_the_recipe(run_copy: Path, shards: Path) -> None:
     recipe = yaml.safe_load((run_copy / "recipe.yaml").read_text())
     recipe["masking"] = {"kind": "hide", "probability": 1.0, "modality": "image"}
     recipe["objectives"]["contrastive"]["reads"] = "full"
@@ -186,7 +186,7 @@ def test_the_report_masks_by_the_recipes_plan(run_copy: Path, shards: Path) -> N
     assert len({row["masked"] for row in hidden["image"]}) == 1, "nothing of any image is seen"
 
 
-def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path) -> None:
+def test_plan_counts_parameters_tokens_and_samples(shards: Path, recipe: dict, run: Path) -> None:
     result = plan(recipe)
     parameters = sum(p.numel() for p in Run(run).load_model().parameters())
     assert result.parameters["total"] == parameters + 1  # the logit scale
@@ -196,12 +196,12 @@ def test_plan_counts_what_will_be_trained(shards: Path, recipe: dict, run: Path)
     assert result.memory_gib_by_zero_stage["0"] == pytest.approx(16 * result.parameters["total"] / 2**30)
 
 
-def test_plan_says_of_how_many_samples_it_looked_at(shards: Path, recipe: dict) -> None:
+def test_plan_reports_the_number_of_inspected_samples(shards: Path, recipe: dict) -> None:
     assert plan(recipe).data.unusable_of_sampled == (0, len(Split(shards, "train")))
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "tif", "npy"])
-def test_thumbnails_are_of_formats_that_browsers_show(extension: str) -> None:
+def test_thumbnails_have_formats_that_browsers_display(extension: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     file = io.BytesIO()
     if extension == "npy":
@@ -233,7 +233,7 @@ def test_memory_falls_with_the_stage() -> None:
     assert by_stage["3"] == pytest.approx(20 * 10**9 / 8 / 2**30)
 
 
-def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_explains_what_a_missing_parser_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if name == "pyedflib":
             raise importlib.metadata.PackageNotFoundError(name)
@@ -245,7 +245,7 @@ def test_doctor_says_what_an_absent_parser_is_for(monkeypatch: pytest.MonkeyPatc
     assert line.endswith("pip install 'sensorium[biosignals]' or pip install pyedflib")
 
 
-def test_doctor_finds_what_the_tests_need() -> None:
+def test_doctor_finds_the_packages_of_the_tests() -> None:
     result = doctor()
     assert all(result.packages[name] for name in ("torch", "deepspeed"))
     parsers = result.parsers

@@ -45,7 +45,7 @@ def test_a_fresh_process_gives_the_same_embeddings(exported: tuple[Path, dict[st
     assert not list(folder.parent.glob("*.writing"))
 
 
-def test_the_folder_is_flat_and_holds_no_import_of_the_project(exported: tuple[Path, dict[str, Any], Path]) -> None:
+def test_the_folder_is_flat_and_imports_nothing_from_the_project(exported: tuple[Path, dict[str, Any], Path]) -> None:
     folder, _, _ = exported
     assert all(path.is_file() for path in folder.iterdir())
     names = {path.name for path in folder.iterdir()}
@@ -80,7 +80,7 @@ def test_processor_and_model_from_raw_data(exported: tuple[Path, dict[str, Any],
     assert torch.isfinite(output.fused).all()
 
 
-def test_the_card_runs_and_has_the_figures(exported: tuple[Path, dict[str, Any], Path]) -> None:
+def test_the_card_runs_and_has_the_metrics(exported: tuple[Path, dict[str, Any], Path]) -> None:
     folder, _, run = exported
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n")
@@ -99,7 +99,7 @@ def test_the_card_runs_and_has_the_figures(exported: tuple[Path, dict[str, Any],
     assert scope["output"].embeddings["smiles"].shape == (1, 16)
 
 
-def test_only_the_modalities_of_the_recipe_travel(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_only_modalities_in_the_recipe_are_exported(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["modalities"] = {name: recipe["modalities"][name] for name in ("smiles", "table")}
     recipe["train"]["steps"] = 1
     run = pretrain(recipe, out=tmp_path / "run")
@@ -109,7 +109,7 @@ def test_only_the_modalities_of_the_recipe_travel(recipe: dict[str, Any], tmp_pa
     assert result.max_difference <= 1e-5
 
 
-def test_what_a_modality_imports_travels_with_it(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_imports_of_a_modality_are_exported_with_it(recipe: dict[str, Any], tmp_path: Path) -> None:
     from pipeline.commands.build import build_shards
 
     (tmp_path / "raw").mkdir()
@@ -180,12 +180,12 @@ def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, l
     assert "model.predict(**inputs)" in card
 
 
-def test_what_was_not_fine_tuned_has_no_head(run: Path) -> None:
+def test_a_pretrained_export_has_no_head(run: Path) -> None:
     with pytest.raises(ValueError, match="is not a fine-tuned run"):
         Run(run).load_model().predict([])
 
 
-def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder: 0.1)
     with pytest.raises(RuntimeError, match="differs by"):
         export_run(run, tmp_path / "model")
@@ -193,7 +193,7 @@ def test_an_export_that_fails_leaves_nothing(run: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["lab/finds", "no name/at all"])
-def test_what_cannot_be_pushed_is_told_in_one_line(
+def test_a_failed_push_is_reported_in_one_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
@@ -204,7 +204,7 @@ def test_what_cannot_be_pushed_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("kind", ["llama", "sensorium"])
-def test_a_model_or_repository_of_others_is_left_alone(run: Path, tmp_path: Path, kind: str) -> None:
+def test_an_unrelated_model_or_repository_is_not_overwritten(run: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     (tmp_path / ".git").mkdir()
     with pytest.raises(ValueError, match=r"holds what is no exported model \(.*\.git.*\): choose another folder"):
@@ -212,14 +212,14 @@ def test_a_model_or_repository_of_others_is_left_alone(run: Path, tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+def test_an_unrelated_folder_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="choose another folder"):
         export_run(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_flatten_refuses_what_would_not_load() -> None:
+def test_flatten_refuses_imports_that_would_not_load() -> None:
     names = {"modalities.base": "base"}
     assert flatten("from modalities.base import Tokens\n", names) == "from .base import Tokens\n"
     with pytest.raises(ValueError, match="not exported"):
@@ -229,7 +229,7 @@ def test_flatten_refuses_what_would_not_load() -> None:
 
 
 @pytest.mark.slow
-def test_an_environment_of_torch_and_transformers_alone(
+def test_an_export_loads_with_only_torch_and_transformers(
     exported: tuple[Path, dict[str, Any], Path], tmp_path: Path
 ) -> None:
     folder, _, _ = exported

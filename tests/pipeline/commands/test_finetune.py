@@ -62,7 +62,7 @@ def tuned(run: Path, table: Path, out: Path, label: str = "atoms", **options: An
     )
 
 
-def test_regression_beside_scratch_and_baseline(run: Path, table: Path, tmp_path: Path) -> None:
+def test_regression_compared_with_scratch_and_baseline(run: Path, table: Path, tmp_path: Path) -> None:
     result = tuned(run, table, tmp_path / "t", seeds=2)
     for start in ("pretrained", "scratch", "baseline"):
         assert getattr(result, start)["seeds"] == 2
@@ -73,7 +73,7 @@ def test_regression_beside_scratch_and_baseline(run: Path, table: Path, tmp_path
     assert Run(tmp_path / "t").result()["finetune"]["pretrained"] == result.pretrained
 
 
-def test_same_seed_same_result(run: Path, table: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_result(run: Path, table: Path, tmp_path: Path) -> None:
     first = tuned(run, table, tmp_path / "a", compare=False)
     second = tuned(run, table, tmp_path / "b", compare=False)
     assert first.pretrained == second.pretrained
@@ -108,7 +108,7 @@ def adapters_and_head(names: tuple[str, ...], kinds: dict[str, Modality], fusion
 
 @pytest.mark.parametrize("names", [("forehead", "image_head", "table"), ("qkv", "head", "out"), ("a", "b", "c")])
 @pytest.mark.parametrize("fusion", [0, 1])
-def test_lora_trains_adapters_of_the_blocks_and_the_head_whatever_modalities_are_called(
+def test_lora_trains_block_adapters_and_the_head_for_any_modality_names(
     names: tuple[str, ...], fusion: int, kinds: dict[str, Modality]
 ) -> None:
     blocks = [f"trunk.blocks.{i}" for i in range(2)] + [f"decoder.blocks.blocks.{i}" for i in range(2)]
@@ -119,7 +119,7 @@ def test_lora_trains_adapters_of_the_blocks_and_the_head_whatever_modalities_are
     assert adapters_and_head(names, kinds, fusion) == adapters | {"head.weight", "head.bias"}
 
 
-def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
+def test_lora_equals_target_modules_given_by_suffix(
     run: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(mode="lora", labels=24, epochs=2, batch_size=8)
@@ -136,7 +136,9 @@ def test_lora_of_ordinary_names_is_what_names_by_their_ends_give(
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_weights_lie_between_those_before_and_after(run: Path, table: Path, tmp_path: Path, mode: str) -> None:
+def test_weights_are_interpolated_between_pretrained_and_tuned(
+    run: Path, table: Path, tmp_path: Path, mode: str
+) -> None:
     for keep in (0.0, 0.25, 1.0):
         settings = Settings(mode=mode, pretrained_share=keep, labels=24, epochs=2, batch_size=8)  # type: ignore[arg-type]
         tuned(run, table, tmp_path / f"{keep}", compare=False, settings=settings)
@@ -160,7 +162,7 @@ def test_classification_and_predictions(run: Path, table: Path, tmp_path: Path) 
     np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
-def test_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: Path) -> None:
+def test_a_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: Path) -> None:
     tuned(run, table, tmp_path / "t", compare=False)
     predictor, task = load_predictor(Run.existing(tmp_path / "t"))
     modalities = {"smiles": predictor.model.modalities["smiles"]}
@@ -183,7 +185,7 @@ def test_from_shards_with_their_own_split(run: Path, shards: Path, tmp_path: Pat
     assert result.test > 10
 
 
-def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
+def test_test_samples_used_in_pretraining_are_excluded_and_counted(
     run: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
@@ -200,14 +202,14 @@ def test_test_samples_that_pretraining_saw_are_left_out_and_counted(
         divide(samples, range(len(samples)), QUICK, 0, few)
 
 
-def test_a_test_set_that_pretraining_saw_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_test_set_used_in_pretraining_is_refused(run: Path, shards: Path, tmp_path: Path) -> None:
     samples = labelled.load(shards, Run(run).modalities() or {}, label="qed")
     everyone = set().union(*map(samples.hashes, range(len(samples))))
     with pytest.raises(ValueError, match="use another test set"):
         divide(samples, range(len(samples)), QUICK, 0, everyone)
 
 
-def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
+def test_a_random_test_set_excludes_samples_used_in_pretraining() -> None:
     class Samples(Labelled):
         """Samples of content and group, without tokens."""
 
@@ -245,7 +247,7 @@ def test_samples_that_pretraining_saw_stay_out_of_a_drawn_test_set() -> None:
         ({"columns": {"smiles": "nothing"}}, "no column 'nothing'"),
     ],
 )
-def test_mistakes_are_named(run: Path, table: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_mistakes_are_reported(run: Path, table: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {
         "label": "atoms",
         "split": "scaffold",
@@ -277,7 +279,7 @@ def test_a_pretraining_run_is_not_overwritten(run: Path, table: Path) -> None:
     assert json.loads((run / "model" / "config.json").read_text())["model_type"] == "sensorium"
 
 
-def test_paired_difference_is_of_equal_seeds() -> None:
+def test_paired_differences_use_equal_seeds() -> None:
     scores = {"pretrained": [{"spearman": 0.5}, {"spearman": 0.7}], "scratch": [{"spearman": 0.4}, {"spearman": 0.5}]}
     result = summarize(scores, "spearman")
     assert result["difference"] == pytest.approx(0.15)

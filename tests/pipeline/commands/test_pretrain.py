@@ -66,7 +66,7 @@ def start(recipe: dict[str, Any], out: Path, *overrides: str, **environment: str
     return done
 
 
-def test_what_stands_in_a_run(run: Path, recipe: dict[str, Any]) -> None:
+def test_files_of_a_run(run: Path, recipe: dict[str, Any]) -> None:
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {"recipe.yaml", "modalities.json", "environment.json", "metrics.jsonl", "trained_on.json"}
     assert expected | {"model/config.json", "model/model.safetensors", "checkpoints/step-4/state.json"} <= names
@@ -80,7 +80,7 @@ def test_what_stands_in_a_run(run: Path, recipe: dict[str, Any]) -> None:
     assert Run(run).load_model().modalities == fitted
 
 
-def test_metrics_tell_losses_speed_and_faults(run: Path) -> None:
+def test_metrics_contain_losses_speed_and_faults(run: Path) -> None:
     metrics = Run(run).metrics()
     assert [row["step"] for row in metrics] == [1, 2, 3, 4]
     for row in metrics:
@@ -94,7 +94,7 @@ def test_metrics_tell_losses_speed_and_faults(run: Path) -> None:
         assert row["loss"] == pytest.approx(sum(terms), rel=1e-6)
 
 
-def test_the_model_is_what_the_last_checkpoint_holds(run: Path) -> None:
+def test_the_model_equals_the_last_checkpoint(run: Path) -> None:
     state = read_checkpoint(Run(run).checkpoints()[-1])
     for name, value in load_file(run / "model" / "model.safetensors").items():
         assert torch.equal(value, state[f"parameter:model.{name}"]), name
@@ -105,7 +105,7 @@ def test_training_lowers_the_loss(recipe: dict[str, Any], tmp_path: Path) -> Non
     assert metrics[-1]["loss"] < 0.9 * metrics[0]["loss"]
 
 
-def test_the_same_seed_gives_the_same_run_another_another(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+def test_runs_are_equal_if_and_only_if_their_seeds_are(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
     again = pretrain(recipe, out=tmp_path / "again")
     assert rows(again) == rows(run)
     same_checkpoints(again, run)
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_run_another_another(recipe: dict[str, Any]
     assert rows(other)[0]["loss"] != rows(run)[0]["loss"]
 
 
-def test_fewer_steps_than_were_done_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_fewer_steps_than_already_trained_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     run = pretrain(recipe, ["train.steps=3"], tmp_path / "run")
     before = (run / "recipe.yaml").read_bytes()
     with pytest.raises(ValueError, match=r"is at step 3, beyond train\.steps=2: ask for more steps"):
@@ -125,7 +125,7 @@ def test_fewer_steps_than_were_done_are_refused(recipe: dict[str, Any], tmp_path
 @pytest.mark.parametrize(
     "objectives", [{"masked": {}, "contrastive": {"reads": "full"}}, {"masked": {}}, {"contrastive": {}}], ids=list
 )
-def test_a_run_goes_on_exactly(recipe: dict[str, Any], tmp_path: Path, objectives: dict[str, Any]) -> None:
+def test_a_run_resumes_exactly(recipe: dict[str, Any], tmp_path: Path, objectives: dict[str, Any]) -> None:
     recipe = {**recipe, "objectives": objectives}
     straight = pretrain(recipe, [FLAT, "train.steps=5"], tmp_path / "straight")
     cut = tmp_path / "cut"
@@ -142,7 +142,7 @@ def test_a_run_goes_on_exactly(recipe: dict[str, Any], tmp_path: Path, objective
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_finished_run_started_again_stays_as_it_is(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_finished_run_is_unchanged_if_started_again(recipe: dict[str, Any], tmp_path: Path) -> None:
     run = pretrain(recipe, out=tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     pretrain(recipe, out=run)
@@ -150,7 +150,7 @@ def test_a_finished_run_started_again_stays_as_it_is(recipe: dict[str, Any], tmp
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_exactly(recipe: dict[str, Any], tmp_path: Path) -> None:
     overrides = [FLAT, "train.steps=60", "train.checkpoint_every=20", "train.log_every=5"]
     straight = pretrain(recipe, overrides, tmp_path / "straight")
     run = Run(tmp_path / "killed")
@@ -182,7 +182,7 @@ def sends(monkeypatch: pytest.MonkeyPatch, number: int, *signals: signal.Signals
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
+def test_a_stopped_run_saves_a_checkpoint_and_resumes_exactly(
     recipe: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,7 +212,7 @@ def test_a_run_asked_to_end_saves_where_it_stands_and_goes_on_exactly(
     same_checkpoints(run.folder, straight)
 
 
-def test_a_second_interrupt_ends_at_once(
+def test_a_second_interrupt_stops_immediately(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends(monkeypatch, 3, signal.SIGINT, signal.SIGINT)
@@ -221,7 +221,7 @@ def test_a_second_interrupt_ends_at_once(
     assert not Run(tmp_path / "run").checkpoints()
 
 
-def test_a_run_asked_to_end_in_its_last_step_is_whole(
+def test_a_run_stopped_in_its_last_step_is_complete(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends(monkeypatch, 4, signal.SIGTERM)
@@ -235,7 +235,7 @@ def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Pa
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-4"]
 
 
-def test_passes_are_parts_of_a_step(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_micro_batches_add_up_to_a_step(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe = {**recipe, "objectives": {"masked": {}}}
     full = rows(pretrain(recipe, out=tmp_path / "whole"))
     parts = rows(pretrain(recipe, ["train.micro_batch_size=4"], tmp_path / "parts"))
@@ -247,13 +247,13 @@ def test_workers_change_nothing(recipe: dict[str, Any], run: Path, tmp_path: Pat
     assert rows(pretrain(recipe, ["train.workers=2"], tmp_path / "run")) == rows(run)
 
 
-def test_learning_rate_follows_the_schedule(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_the_learning_rate_follows_the_schedule(recipe: dict[str, Any], tmp_path: Path) -> None:
     run = pretrain(recipe, ["train.schedule={kind: wsd, warmup: 2, decay: 0.5}", "train.steps=6"], tmp_path / "run")
     rates = [row["learning_rate"] for row in Run(run).metrics()]
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 2e-3 / 3, 1e-3 / 3])
 
 
-def test_init_takes_the_weights_of_another_run(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+def test_init_loads_the_weights_of_another_run(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
     fitted = Run(run).modalities()
     assert fitted is not None
     torch.manual_seed(1)
@@ -308,7 +308,7 @@ def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:
     ],
     ids=["alike", "masks", "fields", "columns"],
 )
-def test_init_gives_weights_no_other_meaning(
+def test_init_keeps_fitted_vocabularies_only_for_matching_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, options: dict[str, Any], is_same: bool
 ) -> None:
     source = pretrain(animals(tmp_path / "a", "kind,mass\nbeetle,1\nwasp,3"), out=tmp_path / "source")
@@ -330,14 +330,16 @@ def test_init_gives_weights_no_other_meaning(
         assert same is is_same or name != "input_embeddings.table.embedding.category.weight"
 
 
-def test_init_from_nothing_is_refused_before_anything_is_written(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_init_from_a_missing_run_is_refused_before_writing(recipe: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises((ValueError, OSError), match="nothing"):
         pretrain({**recipe, "init": str(tmp_path / "nothing")}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_where_what_it_began_from_is_gone(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_without_the_run_it_was_initialized_from(
+    recipe: dict[str, Any], run: Path, tmp_path: Path
+) -> None:
     source = Path(shutil.copytree(run, tmp_path / "source"))
     begun = {**recipe, "init": str(source)}
     straight = pretrain(begun, [FLAT], tmp_path / "straight")
@@ -346,14 +348,16 @@ def test_a_run_goes_on_where_what_it_began_from_is_gone(recipe: dict[str, Any], 
     same_checkpoints(pretrain(begun, [FLAT], tmp_path / "cut"), straight)
 
 
-def test_zero_in_one_process_trains_alike(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+def test_zero_in_one_process_trains_equally(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
     start(recipe, tmp_path / "zero", "train.zero=2")
     for ours, theirs in zip(rows(tmp_path / "zero"), rows(run), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert Run.existing(tmp_path / "zero").load_model().config.dim == 32
 
 
-def test_bf16_trains_nearly_alike_and_keeps_float32_weights(recipe: dict[str, Any], run: Path, tmp_path: Path) -> None:
+def test_bf16_trains_nearly_equally_and_keeps_float32_weights(
+    recipe: dict[str, Any], run: Path, tmp_path: Path
+) -> None:
     ours, theirs = pretrain(recipe, ["train.precision=bf16"], tmp_path / "bf16"), run
     assert rows(ours)[0]["loss"] == pytest.approx(rows(theirs)[0]["loss"], rel=0.02)
     assert rows(ours)[0]["loss"] != rows(theirs)[0]["loss"]

@@ -43,11 +43,11 @@ def texts(svg: str) -> list[str]:
         ("species", [None] * 40, "none"),
     ],
 )
-def test_how_a_label_colors_points(label: str, values: list[Any], kind: str) -> None:
+def test_label_types_select_point_colors(label: str, values: list[Any], kind: str) -> None:
     assert kind_of_label(label, values) == kind
 
 
-def test_classes_have_a_legend_the_most_frequent_first_and_others_grey() -> None:
+def test_the_legend_lists_classes_by_frequency_and_rare_ones_in_gray() -> None:
     values = ["owl"] * 12 + ["$jay & <co>$"] * 9 + ["_x"] * 5 + [f"rare {i}" for i in range(9)] + [None, None]
     svg = embedding_map(encoded(len(values)), values, "species")
     labels = texts(svg)
@@ -68,6 +68,6 @@ def test_numbers_have_a_color_bar() -> None:
     assert {"by mass_g", "mass_g", "20", "30", "40"} <= set(labels)
 
 
-def test_identifiers_color_nothing() -> None:
+def test_identifiers_do_not_color_points() -> None:
     labels = texts(embedding_map(encoded(40), [20150000 + 37 * i for i in range(40)], "catalog"))
     assert labels == ["by modality", "dna", "table"]

@@ -56,7 +56,7 @@ def hashes(samples: Labelled) -> list[frozenset[str]]:
     return [samples.hashes(i) for i in range(len(samples))]
 
 
-def test_columns_are_found_by_the_names_of_modalities_and_tables(data: Path, modalities: dict[str, Modality]) -> None:
+def test_columns_are_matched_by_names_of_modalities_and_tables(data: Path, modalities: dict[str, Modality]) -> None:
     samples = load(data, modalities, label="toxic")
     assert len(samples) == 3
     assert samples.labels == (1, 0, None)
@@ -70,14 +70,14 @@ def test_columns_are_found_by_the_names_of_modalities_and_tables(data: Path, mod
     assert samples.members(1)["smiles"] == {"txt": b"CCN"}
 
 
-def test_the_label_is_never_content(data: Path, modalities: dict[str, Modality]) -> None:
+def test_the_label_is_never_input(data: Path, modalities: dict[str, Modality]) -> None:
     samples = load(data, modalities, label="weight")
     assert samples.labels == (46, 45, 92)
     assert samples.tokens(0)["table"].size == 1
     assert "weight" not in samples.members(0)["table"]["json"].decode()
 
 
-def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+def test_columns_are_mapped_by_an_option(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "a.png")
     path = tmp_path / "own.tsv"
     path.write_text("structure\tphoto\tscore\nCCO\ta.png\t0.5\nCCN\t\t1.5\n")
@@ -92,7 +92,7 @@ def test_columns_given_by_hand(tmp_path: Path, modalities: dict[str, Modality]) 
         load(path, modalities)
 
 
-def test_columns_are_those_that_the_recipe_reads(
+def test_columns_are_those_in_the_recipe(
     tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ImageOps.expand(Pillow.new("L", (14, 14)), 1, 99).save(tmp_path / "a.png")
@@ -135,7 +135,7 @@ def test_molecules_are_read_from_the_column_of_their_source(tmp_path: Path, moda
     assert load(tmp_path / "own.csv", smiles, label="y", recipe=recipe).modalities == ("smiles",)
 
 
-def test_a_text_may_be_given_several_columns(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+def test_a_text_may_use_several_columns(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     (tmp_path / "own.csv").write_text("genus,species\nTurdus,merula\nLarus,\n")
     text: dict[str, Modality] = {"taxonomy": Text().fit(["Turdus merula Larus canus"] * 9)}
     samples = load(tmp_path / "own.csv", text, columns={"taxonomy": "genus+species"})
@@ -146,13 +146,13 @@ def test_a_text_may_be_given_several_columns(tmp_path: Path, modalities: dict[st
         load(tmp_path / "own.csv", modalities, columns={"smiles": "genus+species"})
 
 
-def test_what_is_to_be_predicted_is_not_read(data: Path, modalities: dict[str, Modality]) -> None:
+def test_the_predicted_column_is_not_read(data: Path, modalities: dict[str, Modality]) -> None:
     assert load(data, modalities, excluded="weight").tokens(0)["table"].size == 1
     with pytest.raises(ValueError, match="gives the label 'weight' to 'table'"):
         load(data, modalities, excluded="weight", columns={"table": "weight"})
 
 
-def test_of_very_many_new_columns_some_are_named(
+def test_the_first_of_many_new_columns_are_named(
     tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pl.DataFrame({"smiles": ["CCO"], **{f"gene {number}": [1.0] for number in range(999)}}).write_csv(
@@ -162,7 +162,7 @@ def test_of_very_many_new_columns_some_are_named(
     assert "gene 29 and 969 more; to use them pass them as --columns table=a+b" in capsys.readouterr().err
 
 
-def test_new_columns_of_numbers_are_taken_by_name_and_told_of(
+def test_new_numeric_columns_are_reported_and_used_only_if_named(
     tmp_path: Path, modalities: dict[str, Modality], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "data.csv"
@@ -200,7 +200,7 @@ def test_an_invalid_row_is_named_or_skipped(tmp_path: Path, modalities: dict[str
         load(path, modalities, skip_invalid=True)
 
 
-def test_a_label_that_is_not_there_lists_the_columns(data: Path, modalities: dict[str, Modality]) -> None:
+def test_a_missing_label_lists_the_columns(data: Path, modalities: dict[str, Modality]) -> None:
     with pytest.raises(ValueError, match=r"data\.csv has no column 'qed'; it has SMILES, weight, Colour, toxic"):
         load(data, modalities, label="qed")
 
@@ -213,7 +213,7 @@ def test_groups(data: Path, modalities: dict[str, Modality]) -> None:
         load(data, modalities, by="scaffolds")
 
 
-def test_rows_without_smiles_can_be_split_by_scaffold(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+def test_rows_without_smiles_are_accepted_in_a_scaffold_split(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     (tmp_path / "data.csv").write_text("smiles,weight\nCc1ccccc1,92\n,40\n")
     assert load(tmp_path / "data.csv", modalities, by="scaffold").groups == ("c1ccccc1", "")
 
@@ -229,7 +229,7 @@ def test_other_formats(tmp_path: Path, data: Path, modalities: dict[str, Modalit
     assert (first.labels, first.groups, hashes(first)) == (second.labels, second.groups, hashes(second))
 
 
-def test_what_is_no_data_is_refused(tmp_path: Path, modalities: dict[str, Modality]) -> None:
+def test_files_without_data_are_refused(tmp_path: Path, modalities: dict[str, Modality]) -> None:
     (tmp_path / "a.pdf").write_text("")
     with pytest.raises(ValueError, match="folder without manifest"):
         load(tmp_path, modalities)
@@ -239,7 +239,7 @@ def test_what_is_no_data_is_refused(tmp_path: Path, modalities: dict[str, Modali
         load(tmp_path / "none.csv", modalities)
 
 
-def test_shards_give_all_splits_and_their_labels(shards: Path, modalities: dict[str, Modality]) -> None:
+def test_shards_are_loaded_with_all_splits_and_labels(shards: Path, modalities: dict[str, Modality]) -> None:
     samples = load(shards, modalities, label="toxic")
     assert sorted(samples.split) == ["test"] * 2 + ["train"] * 3 + ["validation"]
     by_smiles = {
@@ -280,7 +280,7 @@ def test_equal_content_has_equal_hashes_in_tables_and_shards(
     assert not any(h.startswith("labels:") for of_sample in hashes(stored) for h in of_sample)
 
 
-def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> None:
+def test_a_common_table_row_does_not_identify_a_sample(tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("dna,place,taxon\nACGTACGT,Peru,Aves\nTTTTGGGG,Peru,Aves\n")
     place = Table(min_count=1).fit([{"place": "Peru"}])
     taxon = Text().fit(["Aves"])
@@ -291,7 +291,7 @@ def test_a_table_row_that_many_share_tells_no_sample_apart(tmp_path: Path) -> No
     assert {h.partition(":")[0] for h in first & second} == {"table"}
 
 
-def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
+def test_signals_with_equal_channels_have_different_hashes() -> None:
     one, same, other = (
         joint_hash(short_hashes({"ecg": {"npy": samples, "json": b"{}"}})["ecg"]) for samples in (b"1", b"1", b"2")
     )
@@ -312,13 +312,13 @@ def test_signals_of_the_same_channels_are_not_the_same_content() -> None:
         ([f"species {i}" for i in range(40)] * 2, "classification"),
     ],
 )
-def test_the_task_of_labels(values: list[object], kind: str) -> None:
+def test_the_task_is_inferred_from_labels(values: list[object], kind: str) -> None:
     task = task_of("y", values)
     assert task.kind == kind
     assert task.outputs == (1 if kind == "regression" else len(set(values)))
 
 
-def test_a_task_asked_for() -> None:
+def test_the_task_can_be_set() -> None:
     assert task_of("y", [0, 1, 2], "regression").kind == "regression"
     assert task_of("y", [0.5, 1.5], "classification").classes == ("0.5", "1.5")
     with pytest.raises(ValueError, match="'y' is not a number: use --task classification"):
@@ -326,7 +326,7 @@ def test_a_task_asked_for() -> None:
 
 
 @pytest.mark.parametrize("values", [[1.5, 1.5], ["a", "a"], [3], []])
-def test_a_label_that_does_not_vary_is_refused(values: list[object]) -> None:
+def test_a_constant_label_is_refused(values: list[object]) -> None:
     with pytest.raises(ValueError, match="one value only"):
         task_of("y", values)
 
@@ -344,7 +344,7 @@ def test_encoded_labels() -> None:
     assert classes.encode(["c", "a"]).tolist() == [2, 0]
 
 
-def test_labels_that_are_numbers_save_some_are_refused() -> None:
+def test_labels_with_some_non_numeric_values_are_refused() -> None:
     values = [*range(50), ">10000", ">10000", "ND"]
     message = (
         r"label 'ic50': 50 of 53 cells are numbers, 3 are not \(>10000, ND\): give these numbers, leave them empty"
@@ -355,7 +355,7 @@ def test_labels_that_are_numbers_save_some_are_refused() -> None:
     assert task_of("ic50", values, "classification").kind == "classification"
 
 
-def test_classes_of_single_samples_are_questioned() -> None:
+def test_single_sample_classes_are_questioned() -> None:
     values = [f"text {n}" for n in range(30)]
     with pytest.raises(
         ValueError, match="label 'y': 30 of 30 samples have a class that no other sample has: is it a key"
@@ -364,7 +364,7 @@ def test_classes_of_single_samples_are_questioned() -> None:
     assert len(task_of("y", values, "classification").classes) == 30
 
 
-def test_a_new_file_enters_as_training_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_file_is_read_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Cells are read by the type of the fitted column, whatever a file of few rows makes of them."""
     rows = [{"plate": p, "treated": t, "mass": m} for p, t, m in [("007", "True", 1.5), ("A12", "unknown", 2.5)] * 2]
     table = Table().fit(rows)
@@ -379,7 +379,7 @@ def test_a_new_file_enters_as_training_did(tmp_path: Path, capsys: pytest.Captur
     ]
 
 
-def test_codes_for_missing_values_hold_for_new_files_and_labels(tmp_path: Path) -> None:
+def test_codes_for_missing_values_apply_to_new_files_and_labels(tmp_path: Path) -> None:
     recipe = checked(
         {
             "name": "own",
@@ -412,13 +412,13 @@ def test_codes_for_missing_values_hold_for_new_files_and_labels(tmp_path: Path) 
     [[f"{4 + n / 10:.1f}" for n in range(40)] * 5 + ["ND"] * 36, [f"{n / 10:.1f} mg" for n in range(40)] * 5],
     ids=["more than a tenth no numbers", "units"],
 )
-def test_labels_that_are_numbers_save_many_are_refused(values: list[str]) -> None:
+def test_labels_with_many_non_numeric_values_are_refused(values: list[str]) -> None:
     with pytest.raises(ValueError, match=r"label 'y': \d+ of \d+ cells are numbers, \d+ are not \("):
         task_of("y", values)
     assert task_of("y", [f"{n:03}" for n in range(40)] * 5).kind == "classification", "codes with leading zeros"
 
 
-def test_codes_among_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_codes_among_labels_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table().fit([{"iron": 1.0}, {"iron": 2.0}])
     path = tmp_path / "new.csv"
     path.write_text("iron,y\n" + "".join(f"1,{7 + n / 100}\n" for n in range(100)) + "1,-999\n" * 9)

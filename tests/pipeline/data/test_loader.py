@@ -95,7 +95,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_hold_what_one_rank_holds(stream: TrainingBatches, world: int) -> None:
+def test_ranks_together_have_the_samples_of_one_rank(stream: TrainingBatches, world: int) -> None:
     ranks = [replace(stream, rank=rank, world=world) for rank in range(world)]
     for number in range(14):
         shares = [rank[number] for rank in ranks]
@@ -103,14 +103,14 @@ def test_ranks_together_hold_what_one_rank_holds(stream: TrainingBatches, world:
         assert same(joined(shares), joined([stream[number]]))
 
 
-def test_all_samples_of_all_sets_come_once_before_any_comes_again(stream: TrainingBatches) -> None:
+def test_all_samples_of_all_sets_occur_once_per_epoch(stream: TrainingBatches) -> None:
     keys = [key for number in range(12) for key in stream[number].keys]
     expected = sorted(key for split in stream.sets for key, *_ in split.locations())
     assert sorted(keys[:48]) == sorted(keys[48:]) == expected
     assert keys[:48] != keys[48:]
 
 
-def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: TrainingBatches) -> None:
+def test_masks_differ_between_epochs_and_seeds(stream: TrainingBatches) -> None:
     first, again, other = (joined([s[i] for i in turn]) for s, turn in (
         (stream, range(6)), (stream, range(6, 12)), (replace(stream, seed=6), range(6))
     ))  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_sample_is_masked_anew_in_each_pass_and_for_each_seed(stream: Training
         assert sum(masks(first)[key] == masks(parts)[key] for key in first["keys"]) < 10
 
 
-def test_each_sample_of_each_pass_has_a_generator_of_its_own(
+def test_each_sample_has_its_own_generator_in_each_epoch(
     stream: TrainingBatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds, real = [], np.random.default_rng
@@ -152,7 +152,7 @@ def test_every_action_reaches_the_batch(stream: TrainingBatches) -> None:
     assert torch.equal(parts["smiles.input_ids"][is_kept], parts["smiles.ids"][is_kept])
 
 
-def test_the_schedule_of_masks_follows_steps_not_passes(stream: TrainingBatches) -> None:
+def test_the_mask_schedule_follows_steps_not_epochs(stream: TrainingBatches) -> None:
     mask = Masking(ratio=0.1, final_ratio=0.9, ratio_steps=8)
     scheduled = replace(stream, modalities={"image": replace(stream.modalities["image"], mask=mask)})
     for number, ratio in enumerate([0.1, 0.1, 0.2, 0.2, 0.3, 0.3]):
@@ -168,16 +168,14 @@ def test_workers_make_the_same_batches_in_the_same_order(stream: TrainingBatches
     assert same(joined(plain), joined([stream[number] for number in range(3, 9)]))
 
 
-def test_a_run_goes_on_on_another_number_of_ranks(stream: TrainingBatches) -> None:
+def test_batches_continue_on_a_different_number_of_ranks(stream: TrainingBatches) -> None:
     straight = joined([stream[number] for number in range(8)])
     ranks = [replace(stream, rank=rank, world=4) for rank in range(4)]
     resumed = [stream[number] for number in range(5)] + [rank[number] for number in range(5, 8) for rank in ranks]
     assert same(joined(resumed), straight)
 
 
-def test_samples_that_are_kept_come_by_weight_each_time_with_masks_of_its_own(
-    stream: TrainingBatches, folder: Path
-) -> None:
+def test_selected_samples_repeat_by_weight_with_new_masks(stream: TrainingBatches, folder: Path) -> None:
     split = Split(folder, "train")
     keys = [key for key, *_ in split.locations()]
     weights = {keys[3]: 3.0, keys[10]: 1.0, keys[39]: 4.0}
@@ -209,9 +207,7 @@ def harm(folder: Path, split: str, shard: int, number: int, member: str) -> str:
     return key
 
 
-def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(
-    stream: TrainingBatches, folder: Path, tmp_path: Path
-) -> None:
+def test_a_corrupt_sample_empties_only_its_own_slot(stream: TrainingBatches, folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "harmed"))
     bad = {harm(copy, "train", 0, 4, "image.png"), harm(copy, "train", 3, 1, "smiles.txt")}
     harmed = replace(stream, sets=(Split(copy, "train"), Split(copy, "validation")))
@@ -235,7 +231,7 @@ def test_a_corrupt_sample_leaves_its_slot_empty_and_others_alone(
     ]
 
 
-def test_a_batch_of_corrupt_samples_alone_is_still_a_batch(stream: TrainingBatches) -> None:
+def test_a_batch_of_only_corrupt_samples_is_still_a_batch(stream: TrainingBatches) -> None:
     batch = replace(stream, modalities={"dna": stream.modalities["smiles"]})[0]
     assert batch.size == len(batch.faults) == PASS
     assert {fault.reason for fault in batch.faults} == {"sample without any of the recipe's modalities"}
@@ -243,7 +239,7 @@ def test_a_batch_of_corrupt_samples_alone_is_still_a_batch(stream: TrainingBatch
     assert (batch.tokens, len(batch.packs["dna"].ids)) == (0, 1)
 
 
-def test_missing_modalities_leave_the_others(folder: Path, modalities: dict[str, Modality]) -> None:
+def test_missing_modalities_do_not_affect_the_others(folder: Path, modalities: dict[str, Modality]) -> None:
     members = Split(folder, "train").read(0, 0)
     del members["image"]
     assert tokenize(members, modalities).keys() == {"smiles", "table"}
@@ -251,7 +247,9 @@ def test_missing_modalities_leave_the_others(folder: Path, modalities: dict[str,
         tokenize({"labels": members["smiles"]}, modalities)
 
 
-def test_networks_and_disks_that_fail_are_not_content(stream: TrainingBatches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_and_disk_errors_are_not_content_errors(
+    stream: TrainingBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> bytes:
         raise OSError(5, "Input/output error")
 
@@ -260,7 +258,7 @@ def test_networks_and_disks_that_fail_are_not_content(stream: TrainingBatches, m
         stream[0]
 
 
-def test_held_samples_are_whole_and_in_the_order_asked_for(folder: Path, modalities: dict[str, Modality]) -> None:
+def test_fixed_batches_are_complete_and_in_the_requested_order(folder: Path, modalities: dict[str, Modality]) -> None:
     split = Split(folder, "train")
     places = [(shard, number) for _, _, shard, number in split.locations()][::-1]
     fixed = FixedBatches(split, places, modalities, batch_size=16)
@@ -272,7 +270,7 @@ def test_held_samples_are_whole_and_in_the_order_asked_for(folder: Path, modalit
     assert same(parts, joined([FixedBatches(split, places, modalities, batch_size=40)[0]]))
 
 
-def test_held_samples_that_are_corrupt_keep_their_slot(
+def test_corrupt_samples_of_fixed_batches_keep_their_slot(
     folder: Path, modalities: dict[str, Modality], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "harmed"))
@@ -284,7 +282,7 @@ def test_held_samples_that_are_corrupt_keep_their_slot(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: TrainingBatches, workers: int) -> None:
+def test_raw_batches_follow_the_training_order(stream: TrainingBatches, workers: int) -> None:
     def decode(members: Members) -> str:
         return members["smiles"]["txt"].decode()
 
@@ -295,7 +293,7 @@ def test_samples_for_a_loop_of_ones_own_come_in_the_order_of_training(stream: Tr
     assert strings == [texts[key] for number in range(6) for key in stream[number].keys]
 
 
-def test_samples_may_be_made_of_some_members_alone(stream: TrainingBatches) -> None:
+def test_raw_batches_may_decode_only_some_members(stream: TrainingBatches) -> None:
     raw_batches = RawBatches(
         sets=stream.sets, decode=lambda members: (members["table"]["json"], members["smiles"]["txt"]), batch_size=PASS
     )
@@ -306,7 +304,7 @@ def test_samples_may_be_made_of_some_members_alone(stream: TrainingBatches) -> N
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_may_be_stacked(stream: TrainingBatches, workers: int) -> None:
+def test_raw_batches_may_be_stacked(stream: TrainingBatches, workers: int) -> None:
     def decode(members: Members) -> np.ndarray:
         return np.frombuffer(members["smiles"]["txt"].ljust(5000), np.uint8)
 
@@ -320,12 +318,12 @@ def test_samples_may_be_stacked(stream: TrainingBatches, workers: int) -> None:
         list(prefetch(uneven, range(6), workers))
 
 
-def test_a_stream_is_frozen(stream: TrainingBatches) -> None:
+def test_training_batches_are_frozen(stream: TrainingBatches) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         stream.rank = 1  # type: ignore[misc]
 
 
-def test_workers_read_shards_that_no_process_opened_before(recipe: dict[str, Any]) -> None:
+def test_workers_open_shards_themselves(recipe: dict[str, Any]) -> None:
     """A worker is forked from a process that has threads of its own; what it reads first must not wait for them."""
     checked = load(recipe)
     fitted = fit_modalities(checked, open_sets(checked, "train", verify=False))

@@ -44,7 +44,7 @@ def shared(
     return [(step, [float(part) for part in parts]) for step, parts in schedule]
 
 
-def test_shares_are_as_sizes_by_default_and_flatter_with_temperature() -> None:
+def test_shares_are_proportional_to_sizes_and_flattened_by_temperature() -> None:
     sets = [{"path": "a"}, {"path": "b"}]
     assert shared(sets, [900, 100]) == [(0, [0.9, 0.1])]
     assert shared(sets, [900, 100], temperature=2.0) == [(0, [0.75, 0.25])]
@@ -63,7 +63,7 @@ def test_weights_may_change_at_steps() -> None:
     assert shared(sets, [7, 7]) == [(0, [1, 0]), (5, [0.5, 0.5]), (10, [0, 1])]
 
 
-def test_epochs_are_passes_of_the_whole_run() -> None:
+def test_epochs_count_passes_in_the_complete_run() -> None:
     sets = [{"path": "a", "epochs": 2.5}, {"path": "b", "weight": 3}, {"path": "c", "weight": 1}]
     assert shared(sets, [40, 5, 5]) == [(0, [0.1, 0.675, 0.225])]
     assert shared([{"path": "a", "epochs": 2}, {"path": "b", "epochs": 0.5}], [300, 796]) == [
@@ -135,7 +135,7 @@ def drawings(many_shards: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_sets_may_lack_modalities_that_another_has(recipe: dict[str, Any], shards: Path, drawings: Path) -> None:
+def test_sets_may_have_different_modalities(recipe: dict[str, Any], shards: Path, drawings: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards)}, {"path": str(drawings)}]
     assert len(open_sets(load(recipe), "train", verify=False)) == 2
     recipe["data"]["shards"] = [{"path": str(drawings)}]
@@ -160,7 +160,7 @@ def test_a_keep_list_of_other_keys_is_refused(recipe: dict[str, Any], tmp_path: 
         open_sets(load(recipe), "train", verify=False)
 
 
-def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, drawings: Path) -> None:
+def test_plan_reports_epochs_of_each_set(recipe: dict[str, Any], shards: Path, drawings: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(drawings), "weight": 1}]
     samples = len(Split(shards, "train"))
     sets = plan(recipe).data.sets
@@ -170,13 +170,13 @@ def test_plan_tells_passes_of_each_set(recipe: dict[str, Any], shards: Path, dra
     ]
 
 
-def test_plan_tells_of_a_folder_that_is_used_twice(recipe: dict[str, Any], shards: Path) -> None:
+def test_plan_reports_a_folder_that_is_used_twice(recipe: dict[str, Any], shards: Path) -> None:
     recipe["data"]["shards"] = [{"path": str(shards), "weight": 3}, {"path": str(shards), "weight": 1}]
     samples = len(Split(shards, "train"))
     assert [set_plan.epochs for set_plan in plan(recipe).data.sets] == [48 / samples, 16 / samples]
 
 
-def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], many_shards: Path) -> None:
+def test_nodes_with_unequal_shards_are_refused_and_reported_by_plan(recipe: dict[str, Any], many_shards: Path) -> None:
     sizes = Split(many_shards, "train").sizes
     recipe["data"] |= {"shards": [{"path": str(many_shards)}], "canonical_nodes": 2}
     totals = [sum(sizes[shard] for shard in shards) for shards in deal(sizes, 2)]
@@ -190,7 +190,7 @@ def test_streams_of_unlike_size_are_refused_and_planned(recipe: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("count", "fine"), [(1, False), (9, False), (10, True), (25, True)])
-def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, fine: bool) -> None:
+def test_ten_equal_shards_per_node_are_enough(recipe: dict[str, Any], count: int, fine: bool) -> None:
     """One shard more than can be dealt evenly to four nodes."""
     split = SimpleNamespace(epoch_sizes=(7,) * (4 * count + 1), folder="shards")
     checked = load(recipe, ["data.canonical_nodes=4"])
@@ -198,7 +198,7 @@ def test_ten_equal_shards_a_node_are_enough(recipe: dict[str, Any], count: int, 
         mixture(checked, [cast(Split, split)])
 
 
-def test_cursors_come_back() -> None:
+def test_cursors_round_trip() -> None:
     cursor = Cursor(160, ((32, 48), (64, 96)))
     assert cursor.to_json() == {"position": 160, "skipped": [[32, 48], [64, 96]]}
     assert Cursor.from_json(json.loads(json.dumps(cursor.to_json()))) == cursor
@@ -229,7 +229,7 @@ def mixed(recipe: dict[str, Any], many_shards: Path, drawings: Path, tmp_path: P
     return recipe
 
 
-def test_a_mixed_run_tells_its_shares_and_goes_on_exactly(mixed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_mixed_run_logs_its_shares_and_resumes_exactly(mixed: dict[str, Any], tmp_path: Path) -> None:
     straight, cut = Run(pretrain(mixed, out=tmp_path / "straight")), tmp_path / "cut"
     logged = [row["shares"] for row in straight.metrics()]
     assert list(logged[0]) == [leaf["path"] for leaf in mixed["data"]["shards"]]
@@ -250,7 +250,7 @@ def test_a_mixed_run_tells_its_shares_and_goes_on_exactly(mixed: dict[str, Any],
         pretrain(mixed, ["train.steps=6"], cut)
 
 
-def test_a_run_goes_on_past_what_it_skipped(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_resumes_after_skipped_samples(recipe: dict[str, Any], tmp_path: Path) -> None:
     run = Run(pretrain(recipe, ["train.steps=2"], tmp_path / "run"))
     path = run.checkpoints()[-1] / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "position": 64, "skipped": [[32, 64]]}))

@@ -41,7 +41,9 @@ def remote(recipe: dict[str, Any], web: Any, tmp_path: Path) -> dict[str, Any]:
     return {**recipe, "data": {**recipe["data"], "shards": [{"path": web.url}], "cache": cache}}
 
 
-def test_a_run_on_a_url_is_the_run_on_the_folder(remote: dict[str, Any], run: Path, web: Any, tmp_path: Path) -> None:
+def test_a_run_on_a_url_equals_the_run_on_the_folder(
+    remote: dict[str, Any], run: Path, web: Any, tmp_path: Path
+) -> None:
     assert plan(remote).data.training_samples > 100
     web.faults["train-00000.tar"] = ["cut", "503", "wrong"]
     ours = pretrain(remote, ["train.workers=1"], tmp_path / "run")
@@ -83,9 +85,7 @@ def test_shards_are_inspected_and_verified_by_url(
     assert message.count("\n") == 1
 
 
-def test_a_worker_that_meets_a_dead_link_ends_the_run_in_one_line(
-    remote: dict[str, Any], web: Any, tmp_path: Path
-) -> None:
+def test_a_dead_link_in_a_worker_stops_the_run_in_one_line(remote: dict[str, Any], web: Any, tmp_path: Path) -> None:
     ours = pretrain(remote, ["train.steps=2"], tmp_path / "run")
     remote["data"]["cache"]["folder"] = str(tmp_path / "elsewhere")
     for name in ("train-00000.tar", "train-00001.tar", "train-00002.tar"):
@@ -110,7 +110,7 @@ def many_shards(shards: Path, serve: Callable[[Path], Any], tmp_path: Path) -> A
     return serve(folder)
 
 
-def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many_shards: Any, tmp_path: Path) -> None:
+def test_a_run_fetches_only_the_shards_it_reads(remote: dict[str, Any], many_shards: Any, tmp_path: Path) -> None:
     """What a run notes of its training data comes from the indexes: a step of few samples needs few of the tars."""
     data = {
         **remote["data"],
@@ -124,7 +124,7 @@ def test_a_run_fetches_the_shards_it_reads_alone(remote: dict[str, Any], many_sh
     assert len(Run(tmp_path / "run").trained_on()) > 300
 
 
-def test_four_nodes_fetch_their_own_shards_alone(many_shards: Any, tmp_path: Path) -> None:
+def test_four_nodes_fetch_only_their_own_shards(many_shards: Any, tmp_path: Path) -> None:
     """Two ranks on each of four nodes, with a cache a node: no tar is fetched by two of them, and all are by one."""
     sizes = Split(many_shards.url, "train", cache=Cache(str(tmp_path / "first"))).sizes
     order = Mixture([sizes], 0, 16, nodes=4, length=4)

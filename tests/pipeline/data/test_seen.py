@@ -79,7 +79,7 @@ def finds(shards: Path, tmp_path: Path) -> Path:
     return pretrain(small(shards), out=tmp_path / "run")
 
 
-def test_new_finds_of_the_sites_trained_on_are_seen(finds: Path, write: Write, tmp_path: Path) -> None:
+def test_new_samples_of_training_groups_are_excluded(finds: Path, write: Write, tmp_path: Path) -> None:
     other = write(1, SITES, "data.split.seed=1")
     trained = {group for _, group, _, _ in Split(shards_of(finds), "train").locations()}
     judged = [group for _, group, _, _ in Split(other, "test").locations()]
@@ -92,13 +92,13 @@ def test_new_finds_of_the_sites_trained_on_are_seen(finds: Path, write: Write, t
         finetune(finds, trained_shards, "mass", out=tmp_path / "u", compare=False, settings=QUICK)
 
 
-def test_groups_of_another_kind_say_nothing(finds: Path, write: Write, tmp_path: Path) -> None:
+def test_groups_of_another_column_are_not_compared(finds: Path, write: Write, tmp_path: Path) -> None:
     single = write(3, SITES, "data.split.by=null")
     result = finetune(finds, single, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
     assert (result.left_out, result.split) == (0, None)
 
 
-def test_evaluation_leaves_out_what_was_trained_on(finds: Path, write: Write) -> None:
+def test_evaluation_excludes_training_samples(finds: Path, write: Write) -> None:
     same_data = evaluate(finds)
     assert (same_data.trained_on, same_data.samples) == (0, 20)
     shards = Path(shards_of(finds))
@@ -112,7 +112,7 @@ def test_evaluation_leaves_out_what_was_trained_on(finds: Path, write: Write) ->
         evaluate(finds, write(2, sorted(trained)))
 
 
-def test_an_evaluation_of_training_samples_says_so(finds: Path, tmp_path: Path) -> None:
+def test_an_evaluation_of_training_samples_is_labeled_as_such(finds: Path, tmp_path: Path) -> None:
     assert evaluate(finds, split="train").trained_on == 20
     export(finds, tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
@@ -123,7 +123,7 @@ def test_an_evaluation_of_training_samples_says_so(finds: Path, tmp_path: Path) 
     assert "Retrieval on the test split (not seen in pretraining):" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_unusable_samples_of_shards_are_left_out_and_counted(
+def test_unusable_samples_in_shards_are_skipped_and_counted(
     finds: Path, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reason = "DNA shorter than a k-mer of 4"
@@ -156,7 +156,7 @@ def is_spoilt(split: Split, place: Sequence[int]) -> bool:
     return split.read(shard, number)["dna"] == {"txt": b"AC"}
 
 
-def test_few_labels_are_drawn_from_what_can_be_used(finds: Path, write: Write, tmp_path: Path) -> None:
+def test_few_labels_are_drawn_from_usable_samples(finds: Path, write: Write, tmp_path: Path) -> None:
     faulty = write(4, [f"new{number}" for number in range(30)], spoilt=50)
     result = finetune(finds, faulty, "mass", out=tmp_path / "t", compare=False, settings=QUICK)
     assert result.labels == 20
@@ -188,7 +188,7 @@ def test_shards_are_read_once(finds: Path, shards: Path, tmp_path: Path, monkeyp
     assert set(counts.values()) == {2}
 
 
-def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path) -> None:
+def test_export_and_report_skip_unusable_samples(write: Write, tmp_path: Path) -> None:
     faulty = write(6, [f"new{number}" for number in range(30)], spoilt=50)
     split = Split(faulty, "test")
     assert any(is_spoilt(split, place) for place in by_key_hash(split)[:8])
@@ -200,7 +200,7 @@ def test_export_and_report_go_on_to_the_next_sample(write: Write, tmp_path: Path
 
 
 @pytest.mark.parametrize(("shares", "expected"), [((0, 0.1), "validation"), ((0, 0), "train")])
-def test_examples_come_from_a_split_that_there_is(
+def test_examples_come_from_an_existing_split(
     write: Write, tmp_path: Path, shares: tuple[float, float], expected: str
 ) -> None:
     overrides = [f"data.split.{name}={share}" for name, share in zip(("test", "validation"), shares, strict=True)]

@@ -77,19 +77,19 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("make", [all_kinds, placed])
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_items_are_those_made_here_in_the_order_asked_for(make: Callable[[int], Any], workers: int) -> None:
+def test_items_equal_those_of_one_process_in_the_requested_order(make: Callable[[int], Any], workers: int) -> None:
     numbers = [5, 0, 7, 7, *range(30)]
     results = prefetch(Made(make), numbers, workers)
     assert all(equal(next(results), make(number)) for number in numbers)
     assert next(results, "none") == "none"
 
 
-def test_a_tensor_that_is_twice_in_an_item_stays_one() -> None:
+def test_a_tensor_that_occurs_twice_in_an_item_is_shared() -> None:
     (item,) = prefetch(Made(all_kinds), range(1), 1)
     assert item["float64"] is item["again"]
 
 
-def test_items_can_be_written_to_and_own_what_they_hold() -> None:
+def test_items_are_writable_and_own_their_memory() -> None:
     arrays = []
     for number, item in enumerate(prefetch(Made(large), range(20), 1)):
         item += 1
@@ -97,14 +97,14 @@ def test_items_can_be_written_to_and_own_what_they_hold() -> None:
         assert all((row == before + 1).all() for before, row in enumerate(arrays)), number
 
 
-def test_more_items_may_be_kept_than_there_are_slots() -> None:
+def test_more_items_than_slots_may_be_retained() -> None:
     arrays = list(prefetch(Made(large), range(MAX_SLOTS + 30), 1))
     assert all(equal(item, large(number)) for number, item in enumerate(arrays))
     assert psutil.Process().num_fds() < 3 * MAX_SLOTS
 
 
 @pytest.mark.parametrize("make", [large, lambda number: torch.from_numpy(placed(number % 2)[0])])
-def test_memory_is_used_again(make: Callable[[int], torch.Tensor]) -> None:
+def test_memory_is_reused(make: Callable[[int], torch.Tensor]) -> None:
     results = prefetch(Made(make), range(200), 1)
     assert len({item.data_ptr() for item in results}) <= MAX_AHEAD + 3
 
@@ -115,7 +115,7 @@ def fails(number: int) -> int:
     return number
 
 
-def test_a_slot_has_room_for_its_arrays_once() -> None:
+def test_a_slot_stores_each_array_once() -> None:
     """Arrays made in the slot take no more of it than those copied there."""
     for item in prefetch(Made(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
         maps = Path("/proc/self/maps").read_text().splitlines()
@@ -123,7 +123,7 @@ def test_a_slot_has_room_for_its_arrays_once() -> None:
         assert {int(end, 16) - int(start, 16) for start, end in spans} == {item.nbytes}
 
 
-def test_what_an_item_raises_is_raised_in_its_turn() -> None:
+def test_an_error_in_an_item_is_raised_in_order() -> None:
     results = prefetch(Made(fails), range(6), 2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(OSError, match="No space left") as caught:
@@ -142,12 +142,12 @@ def raises_unpicklable(number: int) -> int:
     raise UnpicklableError(number, number)
 
 
-def test_an_error_that_cannot_be_handed_over_is_told() -> None:
+def test_an_error_that_cannot_be_pickled_is_reported() -> None:
     with pytest.raises(RuntimeError, match="UnpicklableError: 0 and 0"):
         next(prefetch(Made(raises_unpicklable), range(1), 1))
 
 
-def test_an_item_that_cannot_be_handed_over_is_an_error_in_its_turn() -> None:
+def test_an_item_that_cannot_be_pickled_is_an_error_in_order() -> None:
     results = prefetch(Made(lambda number: number or (lambda: 0)), range(2), 1)
     with pytest.raises(Exception, match="lambda"):
         next(results)
@@ -155,7 +155,7 @@ def test_an_item_that_cannot_be_handed_over_is_an_error_in_its_turn() -> None:
 
 
 @pytest.mark.parametrize(("number", "hint"), [(signal.SIGKILL, "SIGKILL: is memory short"), (signal.SIGBUS, "SIGBUS")])
-def test_a_worker_that_was_killed_is_told_in_one_line(number: signal.Signals, hint: str) -> None:
+def test_a_killed_worker_is_reported_in_one_line(number: signal.Signals, hint: str) -> None:
     def dies(at: int) -> int:
         if at == 3:
             faulthandler.disable()  # pytest's, which would print where
@@ -174,7 +174,7 @@ def whose(number: int) -> int:
     return os.getpid()
 
 
-def test_signals_to_all_processes_leave_it_to_the_receiver_to_end() -> None:
+def test_workers_leave_signals_to_the_receiver() -> None:
     results = prefetch(Made(whose), range(40), 2)
     for pid in (next(results), next(results)):
         os.kill(pid, signal.SIGTERM)
@@ -188,7 +188,7 @@ def whose_soon(number: int) -> int:
 
 
 @pytest.mark.parametrize("make", [whose, whose_soon])
-def test_workers_end_when_their_items_are_no_longer_wanted(make: Callable[[int], int]) -> None:
+def test_workers_stop_when_iteration_stops(make: Callable[[int], int]) -> None:
     results = prefetch(Made(make), range(10**6), 2)
     pids = {next(results), next(results)}
     assert len(pids) == 2
@@ -217,7 +217,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_workers_end_with_a_receiver_that_is_killed() -> None:
+def test_workers_stop_if_the_receiver_is_killed() -> None:
     with consumer("waits") as process:
         assert process.stdout
         workers = list(map(int, process.stdout.readline().split()))
@@ -228,6 +228,6 @@ def test_workers_end_with_a_receiver_that_is_killed() -> None:
         time.sleep(0.05)
 
 
-def test_a_program_ends_although_it_still_holds_items() -> None:
+def test_a_program_exits_while_it_still_holds_items() -> None:
     with consumer("ends") as process:
         assert process.wait(timeout=120) == 0

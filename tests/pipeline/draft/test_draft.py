@@ -167,7 +167,7 @@ def test_images_that_a_table_names_by_stem(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (12, {})
 
 
-def test_sounds_whose_names_split_alike(raw: Path, make: Make) -> None:
+def test_sounds_with_structured_names(raw: Path, make: Make) -> None:
     for digit in range(3):
         for speaker in ("ann", "bob", "eve", "joe"):
             for take in range(4):
@@ -235,7 +235,7 @@ def test_wfdb_records_that_a_table_names(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (8, {})
 
 
-def test_edf_with_a_table_of_persons(raw: Path, make: Make) -> None:
+def test_edf_with_a_table_of_subjects(raw: Path, make: Make) -> None:
     for person in range(6):
         for part in (1, 2):
             edf(raw / f"Subject{person:02}_{part}.edf")
@@ -256,7 +256,7 @@ def test_edf_with_a_table_of_persons(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (24, {})
 
 
-def test_channels_that_are_neither_eeg_nor_ecg(raw: Path, make: Make) -> None:
+def test_channels_other_than_eeg_and_ecg(raw: Path, make: Make) -> None:
     edf(raw / "wind.bdf", ("north", "east"), seconds=8)
     edf(raw / "rain.bdf", ("north", "east"), seconds=8)
     state, _, manifest = make()
@@ -289,7 +289,7 @@ def test_fasta_and_a_table_that_share_ids(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (12, {})
 
 
-def test_proteins_are_no_dna(raw: Path) -> None:
+def test_proteins_are_not_dna(raw: Path) -> None:
     (raw / "p.fasta").write_text(">a\nMEEPQSDPSVEPPLSQETFSDLWKLLPENNVLS\n")
     with pytest.raises(ValueError, match="nothing usable"):
         draft_recipe(raw, raw / "x.yaml")
@@ -336,7 +336,7 @@ def test_table_of_smiles_and_measurements(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (12, {})
 
 
-def test_words_that_rdkit_reads_are_no_smiles(raw: Path, make: Make) -> None:
+def test_words_that_rdkit_parses_are_not_smiles(raw: Path, make: Make) -> None:
     table(raw / "t.csv", ["country", "size"], [[("CN", "NO", "IN", "CO")[n % 4], n / 3] for n in range(12)])
     state, comments, _ = make()
     assert state["data"]["source"]["columns"] == {"table": ["country", "size"]}
@@ -361,7 +361,7 @@ def test_table(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (20, {})
 
 
-def test_whole_numbers_that_name_things_are_no_content(raw: Path, make: Make) -> None:
+def test_integer_identifiers_are_not_content(raw: Path, make: Make) -> None:
     """Ids with a gap or among floats, codes that rows share, dates without hyphens; nitric oxide is an amount."""
     header = ["catalog", "voucher_id", "station_id", "gbif", "day", "when", "NO", "eggs", "mass"]
     rows = [
@@ -381,7 +381,7 @@ def test_whole_numbers_that_name_things_are_no_content(raw: Path, make: Make) ->
     assert total(manifest) == 40
 
 
-def test_tables_of_the_same_columns_are_one(raw: Path, make: Make) -> None:
+def test_tables_with_equal_columns_are_merged(raw: Path, make: Make) -> None:
     for month in range(3):
         table(raw / f"{month}.csv", ["a", "b"], [[n / 7 + month, n % 3] for n in range(6)])
     state, _, manifest = make()
@@ -400,7 +400,7 @@ def test_parquet_with_text(raw: Path, make: Make) -> None:
     assert total(manifest) == 12
 
 
-def test_columns_whose_names_cannot_be_those_of_modalities(raw: Path, make: Make) -> None:
+def test_columns_with_names_that_modalities_cannot_have(raw: Path, make: Make) -> None:
     words = ["a red bird with a short bill", "two grey birds on a wire", "the nest of a wren in the ivy"]
     names = ("Values", "Type", "Note 1", "Note-1")
     frame = {name: [f"{words[i % 3]} {name} {i}" for i in range(60)] for name in names}
@@ -409,7 +409,7 @@ def test_columns_whose_names_cannot_be_those_of_modalities(raw: Path, make: Make
     assert set(state["modalities"]) == {"text_values", "text_type", "note_1", "note_1_2"}
 
 
-def test_links_to_folders_that_hold_them_are_followed_once(raw: Path, make: Make) -> None:
+def test_circular_links_are_followed_once(raw: Path, make: Make) -> None:
     (raw / "notes.csv").write_text("smiles,activity\n" + "".join(f"{'C' * n}O,{n / 7}\n" for n in range(1, 40)))
     (raw / "again").symlink_to(raw)
     _, _, manifest = make()
@@ -455,7 +455,7 @@ def test_bioscan(raw: Path, make: Make) -> None:
     assert (total(manifest), manifest.skipped) == (8, {})
 
 
-def test_the_most_plentiful_of_what_no_table_links(raw: Path, make: Make) -> None:
+def test_the_most_frequent_type_if_no_table_links_files(raw: Path, make: Make) -> None:
     for number in range(6):
         sound(raw / f"{number}.wav")
     image(raw / "cover.png")
@@ -472,13 +472,13 @@ def test_tars_are_indexed(raw: Path, shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folders", [("train", "eval"), ("Train", "val", "test")])
-def test_folders_of_splits_are_no_classes(folders: tuple[str, ...], raw: Path, tmp_path: Path) -> None:
+def test_split_folders_are_not_classes(folders: tuple[str, ...], raw: Path, tmp_path: Path) -> None:
     for n in range(12):
         image(raw / folders[n % len(folders)] / f"{n:03d}.png")
     assert draft_recipe(raw, tmp_path / "x.yaml").recipe["data"]["source"]["labels"] == []
 
 
-def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
+def test_a_folder_without_usable_files_is_refused(raw: Path, tmp_path: Path) -> None:
     (raw / "readme.md").write_text("nothing")
     (raw / "broken.png").write_bytes(b"no image")
     (raw / "empty.csv").write_text("")
@@ -488,12 +488,12 @@ def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         draft_recipe(tmp_path / "absent", tmp_path / "x.yaml")
 
 
-def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
     table(raw / "t.csv", ["a", "b"], [[n, n / 3] for n in range(6)])
     path = tmp_path / "x.yaml"
     path.write_text("mine")
@@ -502,7 +502,7 @@ def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_is_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "My data, 2024"
     table(folder / "t.csv", ["a", "1e5"], [[n / 2, n / 3] for n in range(6)])
     monkeypatch.chdir(tmp_path)
@@ -515,7 +515,7 @@ def test_named_after_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"--raw '{folder}'" in Path(drafted.path).read_text()
 
 
-def test_a_bounded_number_of_files_is_looked_at(raw: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bounded_number_of_files_is_inspected(raw: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         sound(raw / f"{number}.wav")
     monkeypatch.setattr(survey, "MAX_FILES", 5)
@@ -524,7 +524,7 @@ def test_a_bounded_number_of_files_is_looked_at(raw: Path, make: Make, monkeypat
     assert total(manifest) == 12
 
 
-def test_frames_of_one_film_stay_together(raw: Path, make: Make) -> None:
+def test_frames_of_one_video_stay_in_one_split(raw: Path, make: Make) -> None:
     for film in range(12):
         for frame in range(4):
             image(raw / SPECIES[film % 3] / f"{7000 + 13 * film}_cam{film % 2}_frame{frame}.png")
@@ -535,7 +535,7 @@ def test_frames_of_one_film_stay_together(raw: Path, make: Make) -> None:
     assert total(manifest) == 48
 
 
-def test_what_cells_of_a_table_mean_is_told(raw: Path, make: Make) -> None:
+def test_meanings_of_cells_are_reported(raw: Path, make: Make) -> None:
     lines = ["probe,lead,iron,element,country"]
     for n in range(120):
         lead = "<0.01" if n % 40 == 7 else f"{n % 37 + 0.25}"
@@ -582,7 +582,7 @@ class Notes(Source):
         return Sample(identity=item.stem, members={"note.txt": item.read_bytes()})
 
 
-def test_a_source_of_another_package_drafts(raw: Path, make: Make) -> None:
+def test_a_third_party_source_drafts_a_recipe(raw: Path, make: Make) -> None:
     for number in range(9):
         (raw / f"{number}.note").write_text(f"leaf {number} of oak")
     image(raw / "a.png")

@@ -21,7 +21,7 @@ from modalities.table import Table
 from pipeline.evaluation.baseline import features
 
 
-def test_strings_are_the_shares_of_their_entries_and_absent_modalities_zero() -> None:
+def test_strings_become_token_shares_and_absent_modalities_zeros() -> None:
     dna, table = Dna(kmer=1), Table(min_count=1).fit([{"mass": 1.0}, {"mass": 3.0}])
     row = {"mass": 3.0}
     samples: list[Any] = [
@@ -37,21 +37,21 @@ def test_strings_are_the_shares_of_their_entries_and_absent_modalities_zero() ->
     assert not vector[1].any()
 
 
-def test_rows_of_a_table_are_cells_by_column_whatever_their_order() -> None:
+def test_table_rows_become_cells_by_column_in_any_order() -> None:
     table = Table(min_count=1).fit([{"mass": 1.0, "sex": "m"}, {"mass": 3.0, "sex": "f"}])
     rows: list[dict[str, Any]] = [{"mass": 3.0, "sex": "f"}, {"sex": "f", "mass": 3.0}, {"mass": None, "sex": "f"}]
     one, other, missing = (table.plain(row) for row in rows)
     assert one.tolist() == other.tolist() != missing.tolist()
 
 
-def test_molecules_are_fingerprints() -> None:
+def test_molecules_become_fingerprints() -> None:
     smiles = Smiles().fit(["CCO", "CCN"])
     vector = smiles.plain("CCO")
     assert vector.shape == (2048,)
     assert 0 < vector.sum() < 20
 
 
-def test_images_are_thumbnails() -> None:
+def test_images_become_thumbnails() -> None:
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, 30:, 0] = 255
     buffer = io.BytesIO()
@@ -64,7 +64,7 @@ def test_images_are_thumbnails() -> None:
     np.testing.assert_allclose(vector[-6:], [0.5, 0, 0, 0.5, 0, 0], atol=1e-6)
 
 
-def test_images_of_different_bands_stand_side_by_side() -> None:
+def test_images_with_different_bands_are_concatenated() -> None:
     half = {bands: np.zeros((40, 60, *bands), np.uint8) for bands in ((), (3,))}
     for pixels in half.values():
         pixels[:, 30:] = 255
@@ -84,7 +84,7 @@ def test_images_of_different_bands_stand_side_by_side() -> None:
     np.testing.assert_allclose(vector[:, -4:], [grey * 0.5, ~grey * 0.5])
 
 
-def test_sounds_are_levels_of_mel_bands() -> None:
+def test_sounds_become_mel_band_levels() -> None:
     time_s = np.arange(8000) / 8000
     low, high = (Audio(np.sin(2 * np.pi * hz * time_s)[None].astype(np.float32), 8000) for hz in (200, 3000))
     spectrogram = Spectrogram(sample_rate_hz=8000, mel_bands=16, patch=(4, 4)).fit([low, high])
@@ -93,14 +93,14 @@ def test_sounds_are_levels_of_mel_bands() -> None:
     assert means[1].argmax() > 12
 
 
-def test_signals_slower_than_any_band_are_means_and_stds() -> None:
+def test_signals_slower_than_any_band_become_means_and_stds() -> None:
     hours = Recording(np.arange(96, dtype=np.float32)[None], ("Cz",), ("uV",), 1 / 3600)
     signal = Signal(montage="eeg", unit="uV", sample_rate_hz=1 / 3600, patch_s=4 * 3600)
     signal = signal.fit([signal.decode(to_members(hours))])
     assert signal.plain(signal.parse(hours)).shape == (2 * signal.widths[0],)
 
 
-def test_signals_are_band_powers_by_channel() -> None:
+def test_signals_become_band_powers_by_channel() -> None:
     time_s = np.arange(1000) / 100
     samples = np.stack([np.sin(2 * np.pi * hz * time_s) for hz in (2.03, 10.03)]).astype(np.float32)
     recording = Recording(samples, ("Cz", "Fz"), ("uV", "uV"), 100)

@@ -16,7 +16,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_retrieval_by_sorting() -> None:
+def test_retrieval_equals_ranks_by_sorting() -> None:
     rng = np.random.default_rng(0)
     a = unit(rng.normal(size=(40, 5)))
     b = unit(a + rng.normal(size=(40, 5)))
@@ -35,7 +35,7 @@ def test_retrieval_by_sorting() -> None:
         assert row["r1"] < row["r10"] <= 1
 
 
-def test_retrieval_of_equal_embeddings_is_whole_and_of_constant_ones_nothing() -> None:
+def test_retrieval_is_perfect_for_equal_and_zero_for_constant_embeddings() -> None:
     rows, everyone = np.eye(12), np.ones(12, bool)
     assert retrieval({"a": rows, "b": rows}, {"a": everyone, "b": everyone})["a->b"]["r1"] == 1
     flat = np.ones((12, 3)) / math.sqrt(3)
@@ -50,7 +50,7 @@ def test_retrieval_needs_two_samples_with_both() -> None:
     assert few["a->b"]["chance_r10"] == 1
 
 
-def test_rankme_counts_the_dimensions_in_use() -> None:
+def test_rankme_counts_used_dimensions() -> None:
     assert rankme(np.eye(8)) == pytest.approx(8, rel=1e-4)
     assert rankme(np.ones((50, 8))) == pytest.approx(1, rel=1e-4)
     rows = np.random.default_rng(0).normal(size=(100, 6)) * [5, 4, 3, 2, 1, 1e-9]
@@ -90,7 +90,7 @@ def test_classification() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_classification_where_classes_do_not_occur() -> None:
+def test_classification_with_absent_classes() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
     measured = classification(probabilities, np.array([0, 1, 1]))
     assert measured["accuracy"] == pytest.approx(2 / 3)

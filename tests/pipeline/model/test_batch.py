@@ -37,7 +37,7 @@ def samples(draw: st.DrawFn) -> list[dict[str, Tokens]]:
 
 @settings(max_examples=150, deadline=None)
 @given(samples())
-def test_unpack_undoes_pack(given_samples: list[dict[str, Tokens]]) -> None:
+def test_unpack_inverts_pack(given_samples: list[dict[str, Tokens]]) -> None:
     batch = pack(given_samples, WIDTHS)
     again = unpack(batch)
     assert [set(sample) for sample in again] == [set(sample) for sample in given_samples]
@@ -54,7 +54,7 @@ def test_unpack_undoes_pack(given_samples: list[dict[str, Tokens]]) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(samples())
-def test_the_last_row_is_a_known_dummy_of_a_slot_of_its_own(given_samples: list[dict[str, Tokens]]) -> None:
+def test_the_last_row_is_a_dummy_in_its_own_slot(given_samples: list[dict[str, Tokens]]) -> None:
     batch = pack(given_samples, WIDTHS)
     assert list(batch.packs) == list(WIDTHS)
     for name, content in batch.packs.items():
@@ -70,7 +70,7 @@ def test_the_last_row_is_a_known_dummy_of_a_slot_of_its_own(given_samples: list[
         assert content.action[-1] == Action.KEEP
 
 
-def test_tokens_the_model_was_not_fitted_to_are_refused() -> None:
+def test_tokens_outside_the_fitted_vocabulary_are_refused() -> None:
     good = tokens(3, WIDTHS["table"], 0)
     with pytest.raises(ValueError, match=r"'sound' is not among the model's: image, smiles"):
         pack([{"table": good}, {"sound": good}], WIDTHS)
@@ -82,7 +82,7 @@ def test_tokens_the_model_was_not_fitted_to_are_refused() -> None:
             pack([{"image": wrong}], WIDTHS)
 
 
-def test_masks_and_what_is_seen_stand_beside_the_truth() -> None:
+def test_masks_and_visible_values_are_stored_with_the_targets() -> None:
     true = {"table": tokens(4, WIDTHS["table"], 0)}
     altered = {"table": true["table"]._replace(values=true["table"].values + 1, ids=true["table"].ids.copy())}
     target = np.array([True, False, True, False])
@@ -99,7 +99,7 @@ def test_masks_and_what_is_seen_stand_beside_the_truth() -> None:
     np.testing.assert_array_equal(unpack(batch)[1]["table"].values, true["table"].values)
 
 
-def test_nothing_corrupted_shares_its_memory() -> None:
+def test_corrupted_arrays_do_not_share_memory() -> None:
     sample = {"table": tokens(4, WIDTHS["table"], 0)}
     mask = {"table": Mask(np.zeros(4, bool), np.zeros(4, np.int8), np.arange(4))}
     content = pack([sample], WIDTHS, [mask], [sample]).packs["table"]

@@ -138,7 +138,7 @@ def test_a_sample_is_encoded_as_if_it_were_alone(model: SensoriumModel, draw: Dr
         assert_same(encode(model, batch_of(model, [sample])), together, [0], [number])
 
 
-def test_order_of_samples_and_modalities_is_of_no_matter(model: SensoriumModel, draw: Draw) -> None:
+def test_the_order_of_samples_and_modalities_does_not_matter(model: SensoriumModel, draw: Draw) -> None:
     samples = draw(5)
     order = [3, 0, 4, 1, 2]
     backwards = [dict(reversed(samples[i].items())) for i in order]
@@ -160,7 +160,7 @@ def test_embeddings_have_unit_length_and_differ(model: SensoriumModel, draw: Dra
         assert differs(embedding[0], embedding[1])
 
 
-def test_views_agree_where_nothing_is_masked(model: SensoriumModel, draw: Draw) -> None:
+def test_views_are_equal_if_nothing_is_masked(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(4))
     full, visible = encode(model, batch), encode(model, batch, "visible")
     assert_same(visible, full)
@@ -168,7 +168,7 @@ def test_views_agree_where_nothing_is_masked(model: SensoriumModel, draw: Draw) 
         torch.testing.assert_close(visible.tokens[name], full.tokens[name], **CLOSE)
 
 
-def test_two_views_in_one_call_are_two_calls(model: SensoriumModel, draw: Draw) -> None:
+def test_two_views_in_one_call_equal_two_calls(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(4), Action.DROP)
     with torch.no_grad():
         both = model(batch, views=("full", "visible"), decode=True)
@@ -183,7 +183,7 @@ def test_two_views_in_one_call_are_two_calls(model: SensoriumModel, draw: Draw) 
 
 @pytest.mark.parametrize("action", [Action.DROP, Action.MASK])
 @pytest.mark.parametrize("name", ["smiles", "image", "table"])
-def test_what_is_hidden_has_no_influence(model: SensoriumModel, draw: Draw, action: Action, name: str) -> None:
+def test_hidden_content_has_no_influence(model: SensoriumModel, draw: Draw, action: Action, name: str) -> None:
     batch = batch_of(model, draw(4), action)
     changed = change(batch, name, batch.packs[name].target)
     ours, theirs = encode(model, batch, "visible"), encode(model, changed, "visible")
@@ -194,13 +194,13 @@ def test_what_is_hidden_has_no_influence(model: SensoriumModel, draw: Draw, acti
 
 
 @pytest.mark.parametrize("action", [Action.DROP, Action.MASK])
-def test_the_place_of_a_hidden_token_counts(model: SensoriumModel, draw: Draw, action: Action) -> None:
+def test_the_position_of_a_hidden_token_matters(model: SensoriumModel, draw: Draw, action: Action) -> None:
     """Two hidden patches of one image get different predictions, so the decoder knows which is which."""
     prediction = encode(model, batch_of(model, draw(1), action), "visible").predictions["image"]
     assert differs(prediction[0], prediction[1])
 
 
-def test_one_modality_helps_to_fill_in_another_of_its_sample_alone(model: SensoriumModel, draw: Draw) -> None:
+def test_a_modality_informs_predictions_only_within_its_sample(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(3), Action.DROP)
     table = batch.packs["table"]
     changed = change(batch, "table", (table.sample == 0) & ~table.target)
@@ -211,7 +211,7 @@ def test_one_modality_helps_to_fill_in_another_of_its_sample_alone(model: Sensor
     torch.testing.assert_close(ours[-1], theirs[-1], **CLOSE)
 
 
-def test_fusion_lets_one_modality_see_another(kinds: dict[str, Modality], draw: Draw) -> None:
+def test_fusion_attends_across_modalities(kinds: dict[str, Modality], draw: Draw) -> None:
     for depth, sees in ((0, False), (1, True)):
         model = make(kinds, fusion_depth=depth)
         batch = batch_of(model, draw(2))
@@ -222,7 +222,7 @@ def test_fusion_lets_one_modality_see_another(kinds: dict[str, Modality], draw: 
         assert differs(a.fused, b.fused)
 
 
-def test_dropped_tokens_take_no_part(model: SensoriumModel, draw: Draw) -> None:
+def test_dropped_tokens_have_no_influence(model: SensoriumModel, draw: Draw) -> None:
     samples = draw(3)
     fewer = [{name: Tokens(*(part[1::2] for part in tokens)) for name, tokens in s.items()} for s in samples]
     dropped = batch_of(model, samples, Action.DROP)
@@ -235,7 +235,7 @@ def test_dropped_tokens_take_no_part(model: SensoriumModel, draw: Draw) -> None:
         assert ours.tokens[name][~gone].any()
 
 
-def test_tokens_before_fusion_know_one_modality_alone(kinds: dict[str, Modality], draw: Draw) -> None:
+def test_tokens_before_fusion_depend_on_one_modality(kinds: dict[str, Modality], draw: Draw) -> None:
     model = make(kinds, fusion_depth=2)
     batch = batch_of(model, draw(2))
     a, b = encode(model, batch), encode(model, change(batch, "table", batch.packs["table"].sample < 2))
@@ -243,7 +243,7 @@ def test_tokens_before_fusion_know_one_modality_alone(kinds: dict[str, Modality]
     torch.testing.assert_close(a.unimodal_tokens["image"], b.unimodal_tokens["image"], **CLOSE)
 
 
-def test_a_batch_comes_to_where_the_model_is(
+def test_a_batch_is_moved_to_the_device_of_the_model(
     model: SensoriumModel, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved: list[torch.device] = []
@@ -263,7 +263,7 @@ def test_fused_features_without_fusion_are_the_mean_over_modalities(kinds: dict[
         torch.testing.assert_close(encoded.fused[slot], mean, **CLOSE)
 
 
-def test_predictions_are_as_many_as_targets_and_a_dummy(model: SensoriumModel, draw: Draw) -> None:
+def test_there_is_one_prediction_per_target_and_one_dummy(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(4), Action.MASK)
     encoded = encode(model, batch, "visible")
     for name, content in batch.packs.items():
@@ -272,7 +272,7 @@ def test_predictions_are_as_many_as_targets_and_a_dummy(model: SensoriumModel, d
 
 
 @pytest.mark.parametrize("action", [None, Action.DROP])
-def test_an_absent_modality_gives_zeros_and_no_nan(model: SensoriumModel, draw: Draw, action: Action | None) -> None:
+def test_an_absent_modality_gives_zeros_without_nan(model: SensoriumModel, draw: Draw, action: Action | None) -> None:
     first, second, third = draw(3)
     samples: list[Sample] = [first, {"smiles": second["smiles"]}, {}, {"table": third["table"]}]
     batch = batch_of(model, samples, action).to("cpu")
@@ -290,14 +290,14 @@ def test_an_absent_modality_gives_zeros_and_no_nan(model: SensoriumModel, draw: 
     model.zero_grad()
 
 
-def test_samples_can_be_given_as_arrays(model: SensoriumModel, draw: Draw) -> None:
+def test_samples_can_be_passed_as_arrays(model: SensoriumModel, draw: Draw) -> None:
     samples = draw(3)
     with torch.no_grad():
         output = model([{name: tuple(tokens) for name, tokens in sample.items()} for sample in samples])
     assert_same(output, encode(model, batch_of(model, samples)))
 
 
-def test_saved_and_loaded_it_is_the_same_model(model: SensoriumModel, draw: Draw, tmp_path: Path) -> None:
+def test_a_model_round_trips_through_save_and_load(model: SensoriumModel, draw: Draw, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = SensoriumModel.from_pretrained(tmp_path).eval()
     assert loaded.modalities == model.modalities
@@ -311,12 +311,12 @@ def test_saved_and_loaded_it_is_the_same_model(model: SensoriumModel, draw: Draw
         assert torch.equal(loaded.state_dict()[name], value)
 
 
-def test_initialisation_depends_on_the_seed_alone(kinds: dict[str, Modality]) -> None:
+def test_initialization_depends_only_on_the_seed(kinds: dict[str, Modality]) -> None:
     a, b = make(kinds).state_dict(), make(kinds).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_layers_are_means_of_what_goes_into_each_block(model: SensoriumModel, draw: Draw) -> None:
+def test_layer_features_are_mean_inputs_of_each_block(model: SensoriumModel, draw: Draw) -> None:
     batch = batch_of(model, draw(3))
     met: list[torch.Tensor] = []
     hooks = [

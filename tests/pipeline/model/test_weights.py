@@ -35,7 +35,7 @@ def model() -> SensoriumModel:
     return SensoriumModel(SensoriumConfig({"kind": texts.to_json()}, dim=16, depth=1, heads=2, decoder_dim=12))
 
 
-def test_a_model_of_an_earlier_version_loads_and_is_saved_under_present_names(
+def test_a_model_of_an_earlier_version_loads_and_is_saved_with_current_names(
     model: SensoriumModel, tmp_path: Path
 ) -> None:
     model.save_pretrained(tmp_path)
@@ -49,6 +49,6 @@ def test_a_model_of_an_earlier_version_loads_and_is_saved_under_present_names(
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == weights.keys()
 
 
-def test_every_parameter_has_its_name_back(model: SensoriumModel) -> None:
+def test_every_parameter_name_is_restored(model: SensoriumModel) -> None:
     for name in model.state_dict():
         assert current_name(former_name(name)) == current_name(name) == name

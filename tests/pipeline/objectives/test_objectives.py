@@ -88,7 +88,7 @@ def test_masked_loss_is_the_sum_over_targets(recipe: dict[str, Any]) -> None:
     assert {name: term.sum.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-4)
 
 
-def test_masked_loss_ignores_what_is_no_target(recipe: dict[str, Any]) -> None:
+def test_masked_loss_ignores_tokens_that_are_not_targets(recipe: dict[str, Any]) -> None:
     module, stream = prepared(recipe, objectives={"masked": {}})
     batch = stream[0]
     encodings = module.model(batch, views=("visible",), decode=True)
@@ -102,7 +102,7 @@ def test_masked_loss_ignores_what_is_no_target(recipe: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 0.07, 100.0])
-def test_infonce_is_cross_entropy_over_the_samples_that_have_both(holes: Batch, scale: float) -> None:
+def test_infonce_is_cross_entropy_over_samples_with_both_modalities(holes: Batch, scale: float) -> None:
     objective = ContrastiveObjective((("smiles", "image"), ("image", "table")), "full", scale)
     ours, theirs = embedded(holes), embedded(holes)
     terms = objective({"full": ours}, holes)
@@ -138,7 +138,7 @@ def test_infonce_of_absent_pairs_is_zero_and_finite(kinds: dict[str, Modality], 
     assert not any(embedding.grad.any() for embedding in encoding.embeddings.values())
 
 
-def test_counts_depend_on_the_batch_alone(recipe: dict[str, Any], holes: Batch, kinds: dict[str, Modality]) -> None:
+def test_counts_depend_only_on_the_batch(recipe: dict[str, Any], holes: Batch, kinds: dict[str, Modality]) -> None:
     module, stream = prepared(recipe)
     batch = stream[0]
     counted = module.count(batch)
@@ -158,7 +158,7 @@ def test_counts_depend_on_the_batch_alone(recipe: dict[str, Any], holes: Batch, 
     }
 
 
-def test_pairs_and_reads_are_the_recipes(kinds: dict[str, Modality], holes: Batch) -> None:
+def test_pairs_and_reads_follow_the_recipe(kinds: dict[str, Modality], holes: Batch) -> None:
     objective = Contrastive(pairs=(("table", "image"),), reads="visible").build(kinds, 32)
     assert objective.views == ("visible",)
     assert list(objective.count(holes)) == ["table-image"]
@@ -166,14 +166,14 @@ def test_pairs_and_reads_are_the_recipes(kinds: dict[str, Modality], holes: Batc
 
 @pytest.mark.parametrize(("start", "uphill", "stays"), [(MAX_LOG_SCALE, True, True), (MAX_LOG_SCALE, False, False),
                                                         (0.0, False, True), (0.0, True, False)])  # fmt: skip
-def test_at_a_bound_the_gradient_only_leads_inside(start: float, uphill: bool, stays: bool) -> None:
+def test_at_a_bound_the_gradient_only_points_inward(start: float, uphill: bool, stays: bool) -> None:
     x = torch.tensor([start], requires_grad=True)
     loss = Bounded.apply(x, 0.0, MAX_LOG_SCALE).sum() * (-1 if uphill else 1)
     loss.backward()
     assert bool(x.grad == 0) == stays
 
 
-def test_beyond_a_bound_the_value_is_clamped_and_can_come_back() -> None:
+def test_outside_a_bound_the_value_is_clamped_and_can_return() -> None:
     x = torch.tensor([MAX_LOG_SCALE + 0.5], requires_grad=True)
     bounded = Bounded.apply(x, 0.0, MAX_LOG_SCALE)
     assert bounded.item() == pytest.approx(MAX_LOG_SCALE)
@@ -259,7 +259,7 @@ def test_an_objective_is_one_file(recipe: dict[str, Any], tmp_path: Path, monkey
     assert pull.steps == 4, "checkpoints hold buffers"
 
 
-def test_a_batch_can_be_learnt_by_heart(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_batch_can_be_overfitted(recipe: dict[str, Any], tmp_path: Path) -> None:
     sizes = {"dim": 64, "depth": 2, "heads": 4, "embedding": 32, "decoder": {"dim": 64, "depth": 1, "heads": 4}}
     module, stream = prepared(recipe, model=sizes, train={**recipe["train"], "batch_size": 8, "weight_decay": 0.0})
     batch = stream[0]
@@ -280,7 +280,7 @@ def test_a_batch_can_be_learnt_by_heart(recipe: dict[str, Any], tmp_path: Path) 
     assert means["masked/table"] < 0.1
 
 
-def test_regression_adds_up_over_tokens(kinds: dict[str, Modality], draw: Draw) -> None:
+def test_regression_loss_is_a_sum_over_tokens(kinds: dict[str, Modality], draw: Draw) -> None:
     """What two molecules' tokens in one sample read is the sum of what each reads alone; dropped ones add nothing."""
     torch.manual_seed(0)
     regression = Regression(reads="visible").build(kinds, 32)
@@ -296,7 +296,7 @@ def test_regression_adds_up_over_tokens(kinds: dict[str, Modality], draw: Draw) 
     torch.testing.assert_close(less[0], joint_sum[0] - regression.features["smiles"](tokens[0]) / 16, rtol=0, atol=1e-5)
 
 
-def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str, Any]) -> None:
+def test_regression_and_its_gradient_equal_a_simple_reference(recipe: dict[str, Any]) -> None:
     module, stream = prepared(recipe, objectives={"regression": {}})
     objective, batch = module.objectives["regression"], stream[0]
     encoding = module.model(batch, views=("full",))["full"]
@@ -323,7 +323,7 @@ def test_regression_and_its_gradient_against_a_plain_reference(recipe: dict[str,
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_do_not_depend_on_the_order_that_threads_arrive_in(kinds: dict[str, Modality], draw: Draw) -> None:
+def test_gradients_do_not_depend_on_thread_order(kinds: dict[str, Modality], draw: Draw) -> None:
     torch.manual_seed(0)
     regression, (sample,) = Regression().build(kinds, 64), draw(1)
     cells = Tokens(*(np.tile(part, (1000, 1)) for part in sample["table"]))

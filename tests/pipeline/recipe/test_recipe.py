@@ -36,14 +36,14 @@ def refused(recipe: dict[str, Any], *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "size"), SHIPPED)
-def test_every_shipped_recipe_loads_and_comes_back(name: str, size: str) -> None:
+def test_every_shipped_recipe_round_trips(name: str, size: str) -> None:
     loaded = load(name, [f"size={size}"])
     assert loaded.name == name
     assert load(yaml.safe_load(yaml.safe_dump(loaded.to_dict()))) == loaded
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_shipped_recipe_has_a_size_by_default_and_says_where_its_data_comes_from(name: str) -> None:
+def test_a_shipped_recipe_has_a_default_size_and_a_data_source(name: str) -> None:
     loaded = load(name)
     assert loaded.data.source is not None
     assert loaded.model.dim % loaded.model.heads == 0
@@ -82,13 +82,13 @@ def test_a_resolved_recipe_is_explicit(recipe: dict[str, Any]) -> None:
         ("size=smal", "size", "small"),
     ],
 )
-def test_unknown_words_name_the_nearest(recipe: dict[str, Any], override: str, wrong: str, meant: str) -> None:
+def test_unknown_keys_name_the_nearest(recipe: dict[str, Any], override: str, wrong: str, meant: str) -> None:
     message = refused(recipe, override)
     assert wrong in message
     assert message.endswith(f"did you mean '{meant}'?")
 
 
-def test_words_near_nothing_list_what_is_known(recipe: dict[str, Any]) -> None:
+def test_unknown_keys_without_a_near_match_list_all_keys(recipe: dict[str, Any]) -> None:
     message = refused(recipe, "modalities.image.type=zzz")
     assert all(kind in message for kind in ("image", "smiles", "table"))
 
@@ -98,7 +98,7 @@ def test_words_near_nothing_list_what_is_known(recipe: dict[str, Any]) -> None:
     ["modalities.image.mean=[0.5]", "modalities.image.separate=true", "modalities.smiles.brackets=[C]",
      "modalities.table.numbers=[]"],
 )  # fmt: skip
-def test_what_fitting_learns_cannot_be_set(recipe: dict[str, Any], override: str) -> None:
+def test_fitted_values_cannot_be_set(recipe: dict[str, Any], override: str) -> None:
     assert f"unknown key '{override.partition('=')[0]}'" in refused(recipe, override)
 
 
@@ -144,7 +144,7 @@ def test_wrong_values_are_named(recipe: dict[str, Any], override: str, error: st
     assert error in refused(recipe, override)
 
 
-def test_what_is_missing_is_named(recipe: dict[str, Any]) -> None:
+def test_missing_keys_are_named(recipe: dict[str, Any]) -> None:
     for key in ("name", "modalities", "objectives"):
         assert key in refused({k: v for k, v in recipe.items() if k != key})
     assert "at least one modality" in refused({**recipe, "modalities": {}})
@@ -154,7 +154,7 @@ def test_what_is_missing_is_named(recipe: dict[str, Any]) -> None:
         assert repr(name) in refused({**recipe, "modalities": {name: {"type": "smiles"}}})
 
 
-def test_numbers_that_yaml_takes_for_words(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_numbers_that_yaml_reads_as_strings(tmp_path: Path, recipe: dict[str, Any]) -> None:
     path = tmp_path / "recipe.yaml"
     text = yaml.safe_dump(recipe).replace("learning_rate: 0.001", "learning_rate: 1e-4")
     path.write_text(text)
@@ -163,7 +163,7 @@ def test_numbers_that_yaml_takes_for_words(tmp_path: Path, recipe: dict[str, Any
     assert load(recipe, ["train.learning_rate=2E-3"]).train.learning_rate == 2e-3
 
 
-def test_a_key_given_twice_is_an_error(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_a_duplicate_key_is_an_error(tmp_path: Path, recipe: dict[str, Any]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe) + "train: {steps: 1}\n")
     with pytest.raises(ValueError, match="key 'train' is given twice"):
@@ -171,7 +171,7 @@ def test_a_key_given_twice_is_an_error(tmp_path: Path, recipe: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "a: b: c"])
-def test_files_that_are_no_recipe(tmp_path: Path, text: str) -> None:
+def test_files_that_are_not_recipes(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"recipe\.yaml"):
         load(tmp_path / "recipe.yaml")
@@ -203,7 +203,7 @@ def test_extends_a_shipped_recipe_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_recipe_has_a_base_of_its_own(path: Path) -> None:
+def test_every_recipe_has_its_own_base(path: Path) -> None:
     base_model = yaml.safe_load(path.read_text())["sizes"]["base"]["model"]
     base, demo = (load(path.stem, [f"size={size}"]) for size in ("base", "demo"))
     assert (base.model.dim, base.model.depth, base.model.heads) == (
@@ -214,14 +214,14 @@ def test_every_recipe_has_a_base_of_its_own(path: Path) -> None:
     assert base.model.dim * base.model.depth > demo.model.dim * demo.model.depth
 
 
-def test_extends_in_a_circle(tmp_path: Path) -> None:
+def test_circular_extends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\nname: a\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(ValueError, match="extends itself"):
         load(tmp_path / "a.yaml")
 
 
-def test_overrides_win_over_sizes_and_recipe(recipe: dict[str, Any]) -> None:
+def test_overrides_take_precedence_over_sizes_and_recipe(recipe: dict[str, Any]) -> None:
     plain = {key: value for key, value in recipe.items() if key != "model"}
     assert load(plain, ["size=tiny"]).model.dim == SIZES["tiny"]["dim"]
     assert load(plain, ["size=tiny", "model.dim=96"]).model.dim == 96
@@ -244,7 +244,7 @@ def test_overrides_are_yaml() -> None:
         parse_overrides(["a=["])
 
 
-def test_merge_leaves_its_inputs_alone() -> None:
+def test_merge_does_not_change_its_inputs() -> None:
     base: dict[str, Any] = {"a": {"b": 1, "c": 2}, "d": 3}
     assert merge(base, {"a": {"b": 5}, "d": {"e": 1}}) == {"a": {"b": 5, "c": 2}, "d": {"e": 1}}
     assert base == {"a": {"b": 1, "c": 2}, "d": 3}
@@ -292,17 +292,17 @@ def without_source(recipe: dict[str, Any]) -> dict[str, Any]:
         ("train.trackers=[NO]", "'train.trackers.0'"),
     ],
 )
-def test_a_word_that_yaml_reads_as_a_bool_is_to_be_quoted(recipe: dict[str, Any], override: str, what: str) -> None:
+def test_words_that_yaml_reads_as_bools_must_be_quoted(recipe: dict[str, Any], override: str, what: str) -> None:
     message = refused(without_source(recipe) if "source=" in override else recipe, override)
     assert f"{what} is false: YAML reads NO, off and false without quotes as false" in message
     assert message.endswith('write "NO" if it is text')
 
 
-def test_a_key_of_the_recipe_that_is_a_bool_is_to_be_quoted(recipe: dict[str, Any]) -> None:
+def test_recipe_keys_that_yaml_reads_as_bools_must_be_quoted(recipe: dict[str, Any]) -> None:
     assert "a key is true: YAML reads YES, on and true without quotes" in refused({**recipe, True: {}})  # type: ignore[dict-item]
 
 
-def test_quoted_words_are_text_and_bools_stay_bools(recipe: dict[str, Any]) -> None:
+def test_quoted_words_are_text_and_bools_are_bools(recipe: dict[str, Any]) -> None:
     loaded = load(
         without_source(recipe), ["data.source={type: rows, columns: {table: ['NO', \"off\"]}, labels: ['yes']}"]
     )
@@ -314,9 +314,7 @@ def test_quoted_words_are_text_and_bools_stay_bools(recipe: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(("value", "read"), [("2019", "2019"), ("2019-05-21", r"datetime\.date\(2019, 5, 21\)")])
-def test_numbers_and_dates_where_text_is_expected_are_to_be_quoted(
-    recipe: dict[str, Any], value: str, read: str
-) -> None:
+def test_numbers_and_dates_in_place_of_text_must_be_quoted(recipe: dict[str, Any], value: str, read: str) -> None:
     override = f"data.source={{type: rows, labels: [{value}]}}"
     with pytest.raises(ValueError, match=rf"'data\.source\.labels\.0' is {read}: .* so write it in quotes$"):
         load(without_source(recipe), [override])

@@ -43,7 +43,7 @@ def test_each_row_refuses_its_old_key_and_names_the_new_one(row: Renamed, size: 
 
 
 @pytest.mark.parametrize("row", RENAMED, ids=[row.old for row in RENAMED])
-def test_no_row_refuses_a_key_that_recipes_have(row: Renamed) -> None:
+def test_no_row_refuses_a_current_key(row: Renamed) -> None:
     part, _, key = row.old.partition("=")[0].rpartition(".")
     if part in ("train", "data", "evaluate", "model"):
         assert key not in Recipe.model_fields[part].annotation.model_fields  # type: ignore[union-attr]
@@ -59,7 +59,7 @@ def test_a_recipe_and_an_override_with_an_old_key(recipe: dict[str, Any]) -> Non
         load(recipe)
 
 
-def test_rows_apply_by_type_and_value_and_reach_joined_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_match_type_and_value_and_apply_to_joined_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         renamed,
         "RENAMED",
@@ -91,9 +91,7 @@ def test_rows_apply_by_type_and_value_and_reach_joined_sources(monkeypatch: pyte
     assert refusal({"modalities": {"a": {"uneven": True}}}) == "'modalities.a.uneven' is gone: leave it out"
 
 
-def test_a_run_of_an_earlier_version_is_read_or_refused_by_a_line_that_says_what_to_do(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_an_earlier_version_is_read_or_refused_with_instructions(run: Path, tmp_path: Path) -> None:
     old = Path(shutil.copytree(run, tmp_path / "old"))
     state = yaml.safe_load((old / "recipe.yaml").read_text())
     state["train"]["pass_size"] = state["train"].pop("micro_batch_size")

@@ -41,7 +41,7 @@ def test_a_recipe_of_an_earlier_version_keeps_its_values() -> None:
     assert upgraded["masking"]["probability"] == 0.25
 
 
-def test_a_recipe_of_today_stays_as_it_is(recipe: dict[str, Any]) -> None:
+def test_a_current_recipe_is_unchanged(recipe: dict[str, Any]) -> None:
     state = load(recipe).to_dict()
     assert upgrade_recipe(state) == load(state).to_dict()
 

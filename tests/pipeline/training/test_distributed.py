@@ -95,7 +95,9 @@ def test_every_zero_stage_trains_as_one_process(recipe_file: Path, alone: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_run_goes_on_with_another_number_of_ranks(recipe_file: Path, alone: Path, tmp_path: Path, stage: int) -> None:
+def test_a_run_resumes_with_a_different_number_of_ranks(
+    recipe_file: Path, alone: Path, tmp_path: Path, stage: int
+) -> None:
     """Two steps on two ranks, then two in one process without DeepSpeed, and the other way round."""
     two_ranks, one_process = tmp_path / "there", tmp_path / "back"
     flat = "train.schedule.kind=constant"
@@ -122,7 +124,7 @@ def test_gradient_accumulation_on_two_ranks(recipe: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
+def test_a_mixed_run_killed_on_two_ranks_resumes_in_one_process(
     recipe: dict[str, Any], many_shards: Path, tmp_path: Path
 ) -> None:
     """SIGKILL between checkpoints; the rest on another number of ranks and workers trains as if nothing had been."""
@@ -150,7 +152,7 @@ def test_a_mixed_run_killed_on_two_ranks_goes_on_in_one_process(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_ranks_asked_to_end_do_so_together_and_go_on_exactly(
+def test_stopped_ranks_stop_together_and_resume_exactly(
     recipe: dict[str, Any], tmp_path: Path, sent: signal.Signals
 ) -> None:
     """SIGTERM to the second rank alone, or Ctrl-C to what started both."""
@@ -216,7 +218,7 @@ if engine.rank == 0:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_nan_on_one_rank_is_as_if_the_batch_had_never_been_seen(
+def test_nan_on_one_rank_skips_the_batch_on_all_ranks(
     recipe: dict[str, Any], recipe_file: Path, tmp_path: Path, stage: int
 ) -> None:
     script = tmp_path / "forget.py"

@@ -97,7 +97,7 @@ def folder(recipe: dict[str, Any], many_shards: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_any_ranks_and_workers_deliver_the_same_and_go_on_after_a_kill(folder: Path) -> None:
+def test_any_ranks_and_workers_deliver_the_same_and_resume_after_a_kill(folder: Path) -> None:
     alone = Ranks(folder, 1, "0,1,3")
     straight = alone.read(PASSES)
     assert alone.read(2 * PASSES) == 2 * straight

@@ -87,7 +87,7 @@ def test_faults_are_counted_by_shard_and_reason_and_logged_with_their_keys(
     assert all(f"({key} in {tar})" in messages for key, tar in bad.items())
 
 
-def test_a_run_with_faults_goes_on_exactly_and_counts_them_once(faulty: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_with_faults_resumes_exactly_and_counts_them_once(faulty: dict[str, Any], tmp_path: Path) -> None:
     faulty["train"]["schedule"] = {"kind": "constant"}
     straight = pretrain(faulty, out=tmp_path / "straight")
     steps = faulty["train"]["steps"]
@@ -103,7 +103,7 @@ def test_a_run_with_faults_goes_on_exactly_and_counts_them_once(faulty: dict[str
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_sample_that_comes_thrice_in_a_step_counts_thrice(
+def test_a_sample_that_occurs_three_times_in_a_step_counts_three_times(
     faulty: dict[str, Any], harmed: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     keep, (folder, bad) = tmp_path / "keep.csv", harmed
@@ -130,7 +130,7 @@ def test_too_many_faults_stop_the_run_and_name_the_worst_shard(
 
 
 @pytest.mark.slow
-def test_two_ranks_count_and_stop_alike(faulty: dict[str, Any], tmp_path: Path) -> None:
+def test_two_ranks_count_and_stop_equally(faulty: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(faulty))
     alone = pretrain(faulty, out=tmp_path / "alone")

@@ -88,7 +88,7 @@ def test_every_kind_of_data_is_tested_here() -> None:
 
 @pytest.mark.parametrize("way", ["dtype", "to"])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_documented_call_works_and_gives_nearly_the_same(folder: Path, dtype: torch.dtype, way: str) -> None:
+def test_the_documented_call_gives_nearly_equal_embeddings(folder: Path, dtype: torch.dtype, way: str) -> None:
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     inputs = processor(**{name: [raw_data(i)[name] for i in range(2)] for name in KINDS})
     model = loaded(folder, dtype=dtype) if way == "dtype" else loaded(folder, dtype=torch.float32).to(dtype)

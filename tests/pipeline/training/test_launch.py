@@ -37,7 +37,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(("way", "lines"), [("works", ["done by 0"]), ("fails", ["a mistake", "left to it with 2"])])
-def test_ranks_wait_longer_for_the_one_that_prepares_than_for_one_that_hangs(way: str, lines: list[str]) -> None:
+def test_ranks_wait_longer_for_preparation_than_for_a_hung_rank(way: str, lines: list[str]) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
     done = subprocess.run(
         [*launch, sys.executable, "-c", LED, way], capture_output=True, text=True, timeout=120, check=True

@@ -56,7 +56,7 @@ def plain_gradients(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
     return gradients
 
 
-def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_path: Path) -> None:
     checked, engine, stream = create(recipe, tmp_path, gradient_clip=1e9)
     batch = stream[0]
     gradients = plain_gradients(engine, batch)
@@ -76,7 +76,7 @@ def test_step_is_adamw_on_the_mean_of_every_term(recipe: dict[str, Any], tmp_pat
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6, msg=name)
 
 
-def test_two_passes_of_masked_modelling_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_two_micro_batches_of_masked_modeling_equal_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     """Sums are divided by the count of the whole step, so cutting a batch changes nothing."""
     recipe = {**recipe, "objectives": {"masked": {}}}
     _, single, stream = create(recipe, tmp_path)
@@ -111,7 +111,7 @@ def test_no_gradient_is_none_when_modalities_are_absent(recipe: dict[str, Any], 
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_leaves_no_trace(recipe: dict[str, Any], tmp_path: Path, bad: float) -> None:
+def test_a_nonfinite_step_leaves_no_trace(recipe: dict[str, Any], tmp_path: Path, bad: float) -> None:
     _, engine, stream = create(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
     before = {name: p.detach().clone() for name, p in engine.unwrapped.named_parameters()}
@@ -129,7 +129,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(recipe: dict[str, Any], tmp_p
     assert other.step([stream[2]], 1e-3).loss == again.loss
 
 
-def test_checkpoint_brings_everything_back(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_restores_everything(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, stream = create(recipe, tmp_path)
     for i in range(3):
         engine.step([stream[i]], 1e-3)
@@ -173,7 +173,7 @@ def test_a_checkpoint_without_a_parameter_is_refused(recipe: dict[str, Any], tmp
         load_checkpoint(engine, tmp_path / "c")
 
 
-def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_stores_parameters_and_moments_by_name(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, stream = create(recipe, tmp_path)
     engine.step([stream[0]], 1e-3)
     save_checkpoint(engine, tmp_path / "c", {})
@@ -184,7 +184,7 @@ def test_checkpoint_holds_parameters_and_moments_by_name(recipe: dict[str, Any],
     assert {path.suffix for path in (tmp_path / "c").iterdir()} == {".safetensors", ".json"}
 
 
-def test_full_disk_leaves_the_previous_checkpoint_whole(
+def test_a_full_disk_leaves_the_previous_checkpoint_complete(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, engine, stream = create(recipe, tmp_path)
@@ -231,7 +231,7 @@ def test_learning_rate_schedules() -> None:
     assert set(rates("constant")) == {1.0}
 
 
-def test_decay_spares_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_weight_decay_excludes_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, _ = create(recipe, tmp_path)
     decayed, without_decay = parameter_groups(engine.unwrapped, 0.1)
     spared = {id(p) for p in without_decay["params"]}
@@ -244,7 +244,7 @@ def test_decay_spares_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: 
     assert len(decayed["params"]) + len(without_decay["params"]) == len(list(engine.unwrapped.parameters()))
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_ranks_cannot_divide_is_refused(recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="16 samples cannot be divided among 3 ranks"):
         create_accelerator(load(recipe).train, Path("unused"))

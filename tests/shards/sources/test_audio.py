@@ -78,7 +78,7 @@ def test_fields_of_the_file_name_become_labels_and_groups(digits: Path) -> None:
     assert labels(AudioFolder(pattern="{digit}_{speaker}_{i}", labels=("digit",)), digits)[2] == {"digit": "7"}
 
 
-def test_a_build_splits_by_speaker_and_counts_what_is_left_out(digits: Path, tmp_path: Path) -> None:
+def test_a_build_splits_by_speaker_and_counts_skipped_files(digits: Path, tmp_path: Path) -> None:
     source = AudioFolder(pattern="{digit}_{speaker}_{i}.wav")
     manifest = build(source, MODALITIES, SplitBy(by="speaker", validation=0, test=0.4), digits, tmp_path / "out")
     assert manifest.fields == {"audio.wav": 3, "labels.json": 3}
@@ -101,7 +101,7 @@ def test_a_pattern_over_folders(tmp_path: Path) -> None:
     assert extensions == ["audio.flac", "audio.ogg", "audio.flac"]
 
 
-def test_a_field_that_stands_twice_says_the_same_twice(tmp_path: Path) -> None:
+def test_a_repeated_field_must_have_one_value(tmp_path: Path) -> None:
     record(tmp_path / "ann" / "ann_1.wav")
     record(tmp_path / "ann" / "bob_1.wav")
     values = labels(AudioFolder(pattern="{speaker}/{speaker}_{i}.wav"), tmp_path)
@@ -144,13 +144,13 @@ def test_a_table_names_recordings(listed: Path) -> None:
     ]
 
 
-def test_paths_in_a_table_are_told_apart(listed: Path) -> None:
+def test_paths_in_a_table_distinguish_equal_file_names(listed: Path) -> None:
     (listed / "paths.csv").write_text("filename,x\naudio/3-300-C.wav,1\naudio/old/3-300-C.wav,2\n")
     values = labels(AudioFolder(table="paths.csv", labels=("x",)), listed)
     assert [row for row in values if isinstance(row, dict)] == [{"x": 1}, {"x": 2}]
 
 
-def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(listed: Path, tmp_path: Path) -> None:
     for fields, message in (
         ({"table": "none.csv"}, "no file"),
         ({"table": "meta/esc50.csv", "filename": "path"}, "has no column 'path'; it has filename, fold"),
@@ -172,13 +172,13 @@ def test_mistakes_are_named(listed: Path, tmp_path: Path) -> None:
             AudioFolder(**fields)  # type: ignore[arg-type]
 
 
-def test_one_file_is_a_folder_of_one(digits: Path) -> None:
+def test_one_file_equals_a_folder_with_one_file(digits: Path) -> None:
     (sample,) = make_samples(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits / "recordings" / "7_ann_3.wav")
     assert isinstance(sample, Sample)
     assert sample.groups["speaker"] == "ann"
 
 
-def test_huge_files_are_left_unread(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_files_are_not_read(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modalities.files.reading.MAX_BYTES", 2000)
     assert (
         make_samples(AudioFolder(pattern="{digit}_{speaker}_{i}.wav"), digits)[0]
@@ -201,7 +201,7 @@ def heard(sample: Sample | str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_long_recordings_are_cut_without_a_loss(tmp_path: Path, suffix: str) -> None:
+def test_long_recordings_are_cut_losslessly(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"ann_1.{suffix}", LONG, 8000, subtype="PCM_16")
     source = AudioFolder(pattern="{speaker}_{i}", window_s=1, labels=("speaker", "start_s"))
     first, second = make_samples(source, tmp_path)
@@ -216,7 +216,7 @@ def test_long_recordings_are_cut_without_a_loss(tmp_path: Path, suffix: str) -> 
     np.testing.assert_array_equal(heard(overlapping[3]), LONG[12_000:])
 
 
-def test_other_kinds_of_samples_are_cut_too(tmp_path: Path) -> None:
+def test_other_sample_types_are_cut(tmp_path: Path) -> None:
     floats = (LONG / 20_000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", floats, 8000, subtype="FLOAT")
     [part] = make_samples(AudioFolder(window_s=2), tmp_path)
@@ -280,7 +280,7 @@ def test_mp3_files_are_read_and_cut(tmp_path: Path) -> None:
     assert len(make_samples(AudioFolder(window_s=1), tmp_path)) == 2
 
 
-def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
+def test_an_mp3_file_without_a_stated_length_is_cut_to_its_end(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     noise = 0.1 * np.random.default_rng(0).standard_normal(20 * 44_100)
@@ -306,7 +306,7 @@ def test_an_mp3_file_without_its_length_is_cut_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav"])
-def test_a_recording_that_does_not_say_its_length_ends(tmp_path: Path, suffix: str) -> None:
+def test_a_recording_without_a_stated_length_ends_with_its_data(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"a.{suffix}", LONG, 8000, subtype="PCM_16")
     data = bytearray((tmp_path / f"a.{suffix}").read_bytes())
     if suffix == "flac":
@@ -342,7 +342,7 @@ def test_telephone_recordings_are_cut(tmp_path: Path) -> None:
         ({"stride_s": 1}, "stride_s needs window_s"),
     ],
 )
-def test_windows_that_cannot_be_are_refused(windows: dict[str, float], message: str) -> None:
+def test_invalid_windows_are_refused(windows: dict[str, float], message: str) -> None:
     from shards.sources.edf import Edf
     from shards.sources.wfdb import Wfdb
 

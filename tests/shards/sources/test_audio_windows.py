@@ -41,7 +41,7 @@ def cut(path: Path, source: AudioFolder) -> list[tuple[int, np.ndarray]]:
 
 
 @pytest.mark.parametrize("stride_s", [1.0, 0.4, 1.7])
-def test_windows_of_mp3_files_are_what_the_file_holds_there(tmp_path: Path, stride_s: float) -> None:
+def test_windows_of_mp3_files_equal_the_samples_of_the_file(tmp_path: Path, stride_s: float) -> None:
     reference = calls(tmp_path / "a.mp3")
     parts = cut(tmp_path / "a.mp3", AudioFolder(window_s=1, stride_s=stride_s))
     assert len(parts) == 1 + int(8.5 / stride_s)
@@ -89,7 +89,7 @@ WAV = ("FLOAT", "DOUBLE", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW", "ALAW"
     ("gains", "extension", "loss"),
     [((0.99,), "wav", 0), ((1e-5,), "wav", 0), ((0.3, 1e-4), "wav", 0), ((0.3, 0.2), "flac", 2**-24)],
 )
-def test_windows_of_lossy_formats_hold_what_the_file_does(
+def test_windows_of_lossy_formats_equal_the_samples_of_the_file(
     tmp_path: Path, name: str, gains: tuple[float, ...], extension: str, loss: float
 ) -> None:
     square = np.sign(np.sin(2 * np.pi * 441 * np.arange(40_000) / 16_000))
@@ -107,14 +107,14 @@ def test_windows_of_lossy_formats_hold_what_the_file_does(
     assert np.abs(samples - reference[:32_000]).max() <= loss
 
 
-def test_a_silent_channel_of_a_lossy_format_is_no_reason_for_floats(tmp_path: Path) -> None:
+def test_a_silent_channel_of_a_lossy_format_does_not_need_floats(tmp_path: Path) -> None:
     square = np.sign(np.sin(2 * np.pi * 441 * np.arange(40_000) / 16_000))
     soundfile.write(tmp_path / "a.mp3", square[:, None] * (0.3, 0), 16_000, format="MP3")
     source = AudioFolder(window_s=1)
     assert [source.content(item)[0] for item in source.items(tmp_path)] == ["flac", "flac"]
 
 
-def test_a_clipped_recording_is_refused_in_windows_as_it_is_whole(tmp_path: Path) -> None:
+def test_a_clipped_recording_is_refused_with_and_without_windows(tmp_path: Path) -> None:
     """A loud MP3 file is not clipped: its decoder goes beyond the highest whole number."""
     tone = np.sin(2 * np.pi * 441 * np.arange(40_000) / 16_000)
     soundfile.write(tmp_path / "loud.mp3", 1.2 * tone, 16_000, format="MP3")
@@ -133,7 +133,7 @@ def test_a_clipped_recording_is_refused_in_windows_as_it_is_whole(tmp_path: Path
 
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
-def test_windows_of_whole_numbers_lose_nothing(tmp_path: Path, subtype: str) -> None:
+def test_windows_of_integers_are_lossless(tmp_path: Path, subtype: str) -> None:
     limit = 2 ** ({"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}[subtype] - 1)
     numbers = np.random.default_rng(0).integers(-limit, limit, 12_000)
     numbers[:5] = -limit, limit - 1, 0, 1, -1
@@ -144,7 +144,7 @@ def test_windows_of_whole_numbers_lose_nothing(tmp_path: Path, subtype: str) -> 
     np.testing.assert_array_equal(soundfile.read(io.BytesIO(data))[0] * limit, numbers[:8000])
 
 
-def test_windows_have_the_same_bytes_in_each_build(tmp_path: Path) -> None:
+def test_windows_have_equal_bytes_in_every_build(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for subtype in WAV:
         soundfile.write(tmp_path / f"{subtype}.wav", 0.1 * rng.standard_normal(20_000), 8000, subtype=subtype)
@@ -165,7 +165,7 @@ def test_windows_have_the_same_bytes_in_each_build(tmp_path: Path) -> None:
     assert contents() == first
 
 
-def test_windows_of_flac_files_in_which_libflac_finds_no_place(tmp_path: Path) -> None:
+def test_windows_of_flac_files_that_libflac_cannot_seek_in(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(-9000, 9000, 270_000).astype(np.int16)
     path = tmp_path / "a.flac"
     soundfile.write(path, noise, 8000)
@@ -192,7 +192,7 @@ def test_an_mp3_file_with_padding_is_cut(tmp_path: Path) -> None:
         np.testing.assert_allclose(samples, reference[start : start + 16_000], atol=2**-23)
 
 
-def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
+def test_remainders_of_recordings_are_counted(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     soundfile.write(raw / "a.wav", LONG, 8000)

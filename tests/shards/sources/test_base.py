@@ -34,7 +34,7 @@ from shards.sources.wfdb import Wfdb
     ],
     ids=lambda source: source.type,
 )
-def test_an_absolute_glob_is_one_line(source: Source, tmp_path: Path) -> None:
+def test_an_absolute_glob_is_refused_in_one_line(source: Source, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^data\.source gives the absolute path /raw/\*: give a path relative to "):
         list(source.items(tmp_path))
 
@@ -54,7 +54,7 @@ def test_files_match_in_order(tmp_path: Path) -> None:
         find_files(tmp_path, "*", (".wav", ".ogg"))
 
 
-def test_globs_mean_what_they_do_elsewhere(tmp_path: Path) -> None:
+def test_globs_follow_the_usual_rules(tmp_path: Path) -> None:
     for name in ("a.txt", "b/x.txt", "b/c/y.txt", "b/c/.z.txt", "[d]/x.txt", "e f/é.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -66,7 +66,7 @@ def test_globs_mean_what_they_do_elsewhere(tmp_path: Path) -> None:
         assert find_files(tmp_path, pattern, recursive=True) == expected, pattern
 
 
-def test_folders_behind_links_are_looked_into_once(tmp_path: Path) -> None:
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
     raw, other = tmp_path / "raw", tmp_path / "other"
     for folder in (raw / "own", other):
         folder.mkdir(parents=True)

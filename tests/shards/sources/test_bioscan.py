@@ -75,7 +75,7 @@ def make_samples(source: Bioscan, raw: Path, modalities: dict[str, Modality] = M
     return outcomes(source, raw, modalities)
 
 
-def test_a_specimen(tmp_path: Path) -> None:
+def test_members_of_a_specimen(tmp_path: Path) -> None:
     ranks = {"subfamily": "Sciarinae", "genus": "Bradysia", "species": "Bradysia ocellaris"}
     rows = [specimen(1, **ranks), specimen(2, chunk="", split="val")]
     source = Bioscan(
@@ -112,7 +112,7 @@ def test_the_default_taxonomy_reads_from_phylum_to_species(tmp_path: Path) -> No
     assert sample.members.keys() == {"image.jpg", "dna.txt", "taxonomy.txt"}
 
 
-def test_modalities_that_a_recipe_has_not_are_not_read(tmp_path: Path) -> None:
+def test_modalities_outside_the_recipe_are_not_read(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, dna_barcode="")], absent=("BIOUG0001", "BIOUG0002"))
     sample, without = make_samples(Bioscan(), raw, {"dna": Dna()})
     assert isinstance(sample, Sample)
@@ -120,14 +120,14 @@ def test_modalities_that_a_recipe_has_not_are_not_read(tmp_path: Path) -> None:
     assert without == "row without image and DNA"
 
 
-def test_rows_of_some_splits_alone(tmp_path: Path) -> None:
+def test_only_rows_of_the_selected_splits_are_read(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, split="train"), specimen(3, split="key_unseen")])
     samples = make_samples(Bioscan(splits=("pretrain", "train")), raw)
     assert [sample.identity for sample in samples] == ["BIOUG0001", "BIOUG0002"]  # type: ignore[union-attr]
     assert len(make_samples(Bioscan(), raw)) == 3
 
 
-def test_shards_of_the_tree(tmp_path: Path) -> None:
+def test_shards_are_built_from_the_folder_tree(tmp_path: Path) -> None:
     rows = [specimen(i) for i in range(12)]
     rows += [specimen(20, processid=""), specimen(21), specimen(22, dna_barcode="not DNA!"), specimen(1)]
     raw = tree(tmp_path / "raw", rows, absent=("BIOUG0021", ""))
@@ -145,7 +145,7 @@ def test_shards_of_the_tree(tmp_path: Path) -> None:
     assert not groups[0] & groups[1]
 
 
-def test_a_row_that_is_not_csv_is_left_out_alone(tmp_path: Path) -> None:
+def test_an_invalid_csv_row_is_skipped_alone(tmp_path: Path) -> None:
     raw = tree(tmp_path, [specimen(1), specimen(2, country="Perú"), specimen(3)])
     (file,) = (raw / "metadata" / "csv").glob("*.csv")
     file.write_text(file.read_text().replace("Perú", '"Perú'))
@@ -159,7 +159,7 @@ def test_a_row_that_is_not_csv_is_left_out_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"labels": ("colour",)}, {"columns": {"table": ("colour",)}}])
-def test_what_is_not_there_is_named(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_missing_files_are_named(tmp_path: Path, options: dict[str, Any]) -> None:
     raw = tree(tmp_path / "raw", [specimen(1)])
     with pytest.raises(ValueError, match="no column 'colour'; it has processid, sampleid"):
         list(Bioscan(**options).items(raw))

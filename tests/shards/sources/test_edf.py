@@ -98,7 +98,7 @@ def test_one_file_gives_eeg_and_ecg(tmp_path: Path, suffix: str) -> None:
     assert sample.members.keys() == {"eeg.npy", "eeg.json", "ecg.npy", "ecg.json"}
 
 
-def test_windows_of_all_modalities_are_of_the_same_time(tmp_path: Path) -> None:
+def test_windows_of_all_modalities_cover_the_same_time(tmp_path: Path) -> None:
     samples = record(tmp_path / "a.edf")
     windows = make_samples(Edf(window_s=2, stride_s=1.5, labels=("start_s",)), tmp_path)
     assert len(windows) == 3
@@ -107,7 +107,7 @@ def test_windows_of_all_modalities_are_of_the_same_time(tmp_path: Path) -> None:
     assert json.loads(windows[1].members["labels.json"]) == {"start_s": 1.5}  # type: ignore[union-attr]
 
 
-def test_persons_join_their_recordings(persons: Path) -> None:
+def test_subjects_are_joined_with_their_recordings(persons: Path) -> None:
     rest, task, other, missing = make_samples(Edf(**PERSONS), persons)
     assert isinstance(rest, Sample)
     assert isinstance(task, Sample)
@@ -120,7 +120,7 @@ def test_persons_join_their_recordings(persons: Path) -> None:
     assert missing == "recording without a row in the table"
 
 
-def test_a_build_keeps_a_person_on_one_side(persons: Path, tmp_path: Path) -> None:
+def test_a_build_keeps_each_subject_in_one_split(persons: Path, tmp_path: Path) -> None:
     (persons / "Subject01_2.edf").write_bytes((persons / "Subject00_1.edf").read_bytes()[:700])
     (persons / "notes.edf").write_text("not an EDF file")
     record(persons / "Subject01_3.edf", ("EEG Fp1", "EEG fp1", "ECG ECG"))
@@ -140,7 +140,7 @@ def test_a_build_keeps_a_person_on_one_side(persons: Path, tmp_path: Path) -> No
     assert groups == [{"00"}, {"01"}]
 
 
-def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+def test_files_without_information_are_counted(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     record(raw / "good.edf")
     record(raw / "clipped.edf", change=lambda samples: samples.clip(-0.5, 0.5))
@@ -162,7 +162,7 @@ def test_files_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     }
 
 
-def test_channels_may_be_left_out(tmp_path: Path) -> None:
+def test_channels_may_be_excluded(tmp_path: Path) -> None:
     record(tmp_path / "a.edf", ("EEG Fp1", "EOG left", "ECG"))
     assert make_samples(Edf(), tmp_path) == ["signal with an unknown channel"]
     [sample] = make_samples(Edf(exclude=("eog*",)), tmp_path)
@@ -180,12 +180,12 @@ def test_channels_may_be_left_out(tmp_path: Path) -> None:
         ({"table": "none.csv"}, "no file"),
     ],
 )
-def test_recipes_that_do_not_fit_the_files_are_refused(persons: Path, changes: dict[str, Any], why: str) -> None:
+def test_recipes_that_do_not_match_the_files_are_refused(persons: Path, changes: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make_samples(Edf(**{**PERSONS, **changes}), persons)
 
 
-def test_a_person_twice_in_the_table_is_refused(persons: Path) -> None:
+def test_a_duplicate_subject_in_the_table_is_refused(persons: Path) -> None:
     (persons / "twice.csv").write_text("Subject,Age\nSubject00,1\nSubject00,2\n")
     with pytest.raises(ValueError, match="has two rows with Subject 'Subject00'"):
         make_samples(Edf(**{**PERSONS, "table": "twice.csv"}), persons)
@@ -236,7 +236,7 @@ def annotations_of(source: Edf, raw: Path) -> list[Any]:
     return [s if isinstance(s, str) else json.loads(s.members["labels.json"]) for s in make_samples(source, raw)]
 
 
-def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
+def test_windows_are_labeled_by_the_annotations_that_cover_them(tmp_path: Path) -> None:
     annotated(tmp_path / "a.edf")
     fields = ("symbol", "symbols", "annotations")
     assert [
@@ -254,7 +254,7 @@ def test_windows_say_what_annotations_cover_them(tmp_path: Path) -> None:
     ]
 
 
-def test_a_flag_finds_a_text_with_a_comma(tmp_path: Path) -> None:
+def test_a_flag_matches_text_with_a_comma(tmp_path: Path) -> None:
     annotated(tmp_path / "a.edf", [(0.0, 2.0, "seizure, left temporal"), (2.0, 4.0, "rest")])
     source = Edf(
         window_s=2,
@@ -301,7 +301,7 @@ def test_no_two_windows_are_the_same_sample(tmp_path: Path) -> None:
     assert len({sample.identity for sample in last if isinstance(sample, Sample)}) == 40
 
 
-def test_annotations_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_annotations_are_refused(tmp_path: Path) -> None:
     record(tmp_path / "plain.edf")
     assert make_samples(Edf(annotations="overlap"), tmp_path) == ["recording without annotations"]
     assert make_samples(Edf(window_s=2, annotations="onset"), tmp_path) == ["recording without annotations"]
@@ -367,7 +367,7 @@ def test_stages_of_a_second_file_are_joined(night: Path) -> None:
     ("late_s", "stages_late_s", "starts_s"),
     [(0, 0, [2.0, 4.0]), (0.5, 0, [1.5, 3.5]), (0, 0.5, [2.5, 4.5]), (0.25, 0.75, [2.5, 4.5])],
 )
-def test_both_files_say_when_their_first_records_begin(
+def test_both_files_state_the_start_of_their_first_record(
     tmp_path: Path, late_s: float, stages_late_s: float, starts_s: list[float]
 ) -> None:
     """Headers say whole seconds; the first annotation of the first record says the rest."""
@@ -388,7 +388,7 @@ def test_both_files_say_when_their_first_records_begin(
     assert stages.index("1") == starts_s[1] / 0.5
 
 
-def test_a_second_file_without_a_date_cannot_be_placed(night: Path) -> None:
+def test_a_second_file_without_a_date_cannot_be_aligned(night: Path) -> None:
     path = night / "SC4001EC-Hypnogram.edf"
     hypnogram(path, STAGES, datetime(1989, 4, 24, 16, 13))
     data = path.read_bytes()
@@ -405,7 +405,7 @@ def test_a_second_file_is_named_by_fields_of_the_pattern() -> None:
         Edf(annotation_file="../{record}.edf", annotations="overlap")
 
 
-def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_windows_over_bad_segments_are_skipped_and_counted(tmp_path: Path) -> None:
     annotated(tmp_path / "raw" / "a.edf", [(2.5, 0.2, "BAD_acq_skip"), (5.9, 0.0, "bad"), (0.5, 0.2, "no BAD")])
     split = SplitBy(validation=0, test=0)
     manifest = build(Edf(window_s=1), {"eeg": MODALITIES["eeg"]}, split, tmp_path / "raw", tmp_path / "cut")
@@ -417,7 +417,7 @@ def test_windows_over_bad_stretches_are_left_out_and_counted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["BADTRIAL", "badchannel Fp1", "Bad: cough"])
-def test_what_begins_with_bad_is_what_mne_rejects(tmp_path: Path, text: str) -> None:
+def test_annotations_that_start_with_bad_are_rejected_as_in_mne(tmp_path: Path, text: str) -> None:
     import mne
 
     annotated(tmp_path / "a.edf", [(2.0, 1.0, text)])
@@ -430,7 +430,7 @@ def test_what_begins_with_bad_is_what_mne_rejects(tmp_path: Path, text: str) -> 
     assert outcome[2] == "window over an annotation that begins with 'bad'"
 
 
-def test_a_timeline_finds_what_a_search_of_all_annotations_finds() -> None:
+def test_a_timeline_equals_a_search_of_all_annotations() -> None:
     rng = np.random.default_rng(0)
     onsets, lengths = rng.integers(0, 200, 300) / 10, rng.choice([0, 0.1, 0.3, 2, 15], 300)
     texts = rng.choice(["rest", "bad", "Bad_2"], 300, p=[0.9, 0.05, 0.05])
@@ -449,7 +449,7 @@ def test_a_timeline_finds_what_a_search_of_all_annotations_finds() -> None:
             assert timeline.is_bad(start, stop) == any(note.text != "rest" for note in inside)
 
 
-def test_annotations_are_walked_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotations_are_scanned_once_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     annotated(tmp_path / "a.edf", [(n, 0.005, "click") for n in range(6)])
     walked: list[int] = []
@@ -489,7 +489,7 @@ def test_no_sample_is_lost_between_whole_milliseconds(tmp_path: Path) -> None:
     assert changes == {"end of a recording, shorter than a window, left out": 1}
 
 
-def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
+def test_remainders_of_recordings_are_counted(tmp_path: Path) -> None:
     annotated(tmp_path / "raw" / "a.edf", [(3.5, 0.1, "bad")])
     annotated(tmp_path / "raw" / "b.edf")
     reason = "end of a recording, shorter than a window, left out"
@@ -513,7 +513,7 @@ def test_rests_of_recordings_are_counted(tmp_path: Path) -> None:
     assert manifest.changed == {reason: 2}, "also where the last window is left out"
 
 
-def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_are_not_read_until_samples_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from shards.sources import edf
 
     record(tmp_path / "a.edf")
@@ -521,7 +521,7 @@ def test_whole_recordings_are_not_read_before_they_are_made(tmp_path: Path, monk
     assert [item.path.name for item in Edf().items(tmp_path)] == ["a.edf"]
 
 
-def test_what_means_missing_in_the_table_of_persons(persons: Path) -> None:
+def test_missing_values_in_the_table_of_subjects(persons: Path) -> None:
     with counted_changes() as changes:
         rest, _, other, _ = make_samples(Edf(**PERSONS, missing={"Age": (21,)}), persons)
     assert isinstance(rest, Sample)

@@ -58,7 +58,7 @@ def make_samples(source: Fasta, raw: Path, modalities: dict[str, Modality] = MOD
     return outcomes(source, raw, modalities)
 
 
-def test_records_join_their_rows(raw: Path) -> None:
+def test_records_are_joined_with_their_rows(raw: Path) -> None:
     first, second, third, alone, last = make_samples(SOURCE, raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
@@ -77,7 +77,7 @@ def test_records_join_their_rows(raw: Path) -> None:
     assert (alone, last) == ("DNA without a table row", "table row without DNA")
 
 
-def test_groups_are_columns_derived_ones_ids_and_sequences(raw: Path) -> None:
+def test_groups_are_columns_derived_columns_ids_and_sequences(raw: Path) -> None:
     first, second, third, *_ = make_samples(SOURCE, raw)
     assert isinstance(first, Sample)
     assert isinstance(second, Sample)
@@ -88,7 +88,7 @@ def test_groups_are_columns_derived_ones_ids_and_sequences(raw: Path) -> None:
     assert third.groups["genus"] == third.groups["scientific_name"] == ""
 
 
-def test_a_build_counts_what_it_leaves_out(raw: Path, tmp_path: Path) -> None:
+def test_a_build_counts_skipped_records(raw: Path, tmp_path: Path) -> None:
     (raw / "b.fasta").write_text(">12\nMEEPQSDPSV\n>007\nACGT\n>13\n")
     with (raw / "specimens.tsv").open("a") as table:
         table.write("12\tLarus canus\t\t\t\n13\tLarus canus\t\t\t\n14\tA b\t\t\t\n14\tA c\t\t\t\n")
@@ -119,7 +119,7 @@ def test_records_alone_need_no_table(raw: Path) -> None:
     }
 
 
-def test_of_equal_sequences_one_is_enough(tmp_path: Path) -> None:
+def test_duplicate_sequences_are_kept_once(tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text(">a\nACGTACGT\n>b\nacgtacgt\n>c\nACGTACGG\n>gaps\nACGT--ACGT\n>rna\nACGUACGU\n")
     for unique, count in ((False, 5), (True, 2)):
         split = SplitBy(by="sequence", validation=0, test=0.4)
@@ -151,7 +151,7 @@ def test_compressed_and_broken_files(tmp_path: Path) -> None:
     ]
 
 
-def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
+def test_bytes_around_the_records_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_bytes(
         "\ufeff; old remark\r\n>a \N{GREEK SMALL LETTER ALPHA}\r\nAC\r\nGT\r\n".encode() + b">b \xff\nAC\n"
     )
@@ -174,7 +174,7 @@ def test_bytes_around_the_records_do_no_harm(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_not_there_is_named(raw: Path, changes: dict[str, Any], message: str) -> None:
+def test_missing_files_are_named(raw: Path, changes: dict[str, Any], message: str) -> None:
     fields = {name: getattr(SOURCE, name) for name in ("table", "key", "columns", "derive", "labels")}
     with pytest.raises(ValueError, match=message):
         make_samples(Fasta(**{**fields, **changes}), raw)
@@ -232,7 +232,7 @@ def test_numbers_and_degrees(text: str, value: Any) -> None:
         (None, None, None),
     ],
 )
-def test_dates_of_genbank_and_iso_dates_have_the_same_months_and_years(text: Any, month: Any, year: Any) -> None:
+def test_genbank_and_iso_dates_have_equal_months_and_years(text: Any, month: Any, year: Any) -> None:
     parts: dict[str, Any] = {part: {"column": "when", "date": part} for part in ("month", "year")}
     with counted_changes() as changes:
         assert derive_columns({"when": text}, parts) == {"when": text, "month": month, "year": year}
@@ -248,7 +248,7 @@ def test_cells_without_a_month_are_missing_and_counted(text: str) -> None:
 
 @pytest.mark.parametrize("names", [("country",), ("geo_loc_name",), ("country", "geo_loc_name")])
 @pytest.mark.parametrize("iso", [False, True])
-def test_the_recipe_of_birds_reads_tables_of_genbank_before_and_after_2024(
+def test_the_birds_recipe_reads_genbank_tables_before_and_after_2024(
     names: tuple[str, ...], iso: bool, tmp_path: Path
 ) -> None:
     """2024 renamed the qualifier `country` to `geo_loc_name`; of a table with both the filled cell counts."""

@@ -89,7 +89,7 @@ def make_samples(source: Hub, raw: Path) -> list[Sample | str]:
     return outcomes(source, raw, MODALITIES)
 
 
-def test_columns_become_members_as_they_are(raw: Path) -> None:
+def test_columns_become_members_unchanged(raw: Path) -> None:
     source = Hub(dataset="parquet", files="*.parquet", columns=COLUMNS, labels=("species",))
     first, second, third = make_samples(source, raw)
     assert isinstance(first, Sample)
@@ -117,7 +117,7 @@ def test_columns_become_members_as_they_are(raw: Path) -> None:
     assert json.loads(third.members["labels.json"]) == {"species": None}
 
 
-def test_a_build_counts_what_cannot_be_used(raw: Path, tmp_path: Path) -> None:
+def test_a_build_counts_unusable_samples(raw: Path, tmp_path: Path) -> None:
     source = Hub(dataset="parquet", files="*.parquet", columns=COLUMNS, key="note", groups=("unused",))
     manifest = build(source, MODALITIES, SplitBy(by="unused", validation=0, test=0), raw, tmp_path / "out", workers=2)
     assert manifest.skipped == {"row without note": 1}
@@ -175,7 +175,7 @@ def test_kinds_of_cells(cell: Any, modality: str, member: str) -> None:
     MODALITIES[modality].decode({member.partition(".")[2]: sample.members[member]})
 
 
-def test_files_of_streamed_data_sets_are_fetched(tmp_path: Path, serve: Callable[[Path], Any]) -> None:
+def test_files_in_streamed_data_sets_are_fetched(tmp_path: Path, serve: Callable[[Path], Any]) -> None:
     (tmp_path / "a.png").write_bytes(png("red"))
     server = serve(tmp_path)
     rows = datasets.load_dataset("imagefolder", data_files=[f"{server.url}/a.png"], split="train", streaming=True)
@@ -185,7 +185,7 @@ def test_files_of_streamed_data_sets_are_fetched(tmp_path: Path, serve: Callable
     assert sample.members == {"image.png": png("red")}
 
 
-def test_a_build_counts_what_a_server_lacks_and_goes_on_after_a_dead_link(
+def test_a_build_counts_missing_remote_files_and_continues_after_a_dead_link(
     tmp_path: Path, serve: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "web").mkdir()
@@ -210,12 +210,12 @@ def test_a_build_counts_what_a_server_lacks_and_goes_on_after_a_dead_link(
 
 
 @pytest.mark.parametrize("start", [b"ID3", b"\xff\xf3", b"\xff\xfb"])
-def test_all_mp3_are_known_by_their_bytes(start: bytes) -> None:
+def test_every_mp3_variant_is_detected_by_content(start: bytes) -> None:
     sample = Hub(dataset="json", columns={"audio": "cell"}).make(Row(1, {"cell": start + bytes(9)}), MODALITIES)
     assert list(sample.members) == ["audio.mp3"]
 
 
-def test_sounds_of_data_sets_get_their_length() -> None:
+def test_sounds_in_data_sets_get_their_length() -> None:
     data = bytearray(wav())
     data[40:44] = bytes(4)
     for cell in (bytes(data), {"bytes": bytes(data), "path": "a.wav"}):
@@ -225,14 +225,14 @@ def test_sounds_of_data_sets_get_their_length() -> None:
         assert changes == {"wav audio that does not state its length: read to the end of the file": 1}
 
 
-def test_big_tiff_is_known_by_its_bytes() -> None:
+def test_bigtiff_is_detected_by_content() -> None:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.arange(63, dtype=np.uint8).reshape(7, 9), bigtiff=True)
     sample = Hub(dataset="json", columns={"image": "cell"}).make(Row(1, {"cell": buffer.getvalue()}), MODALITIES)
     assert list(sample.members) == ["image.tif"]
 
 
-def test_mistakes_are_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_reported(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def items(**fields: Any) -> list[Row]:
         return list(
             Hub(**{"dataset": "parquet", "files": "*.parquet", "columns": {"table": ("x",)}, **fields}).items(raw)

@@ -77,7 +77,7 @@ def test_the_class_is_the_folder(fish: Path) -> None:
     assert labels(ImageFolder(labels=()), fish)[0] is None
 
 
-def test_the_pattern_gives_groups_and_labels(fish: Path) -> None:
+def test_the_pattern_defines_groups_and_labels(fish: Path) -> None:
     source = ImageFolder(pattern="{species}/{video:6}_{camera}_frame{frame}", labels=("species",))
     first, *_, last = make_samples(source, fish)
     assert isinstance(first, Sample)
@@ -133,7 +133,7 @@ def test_a_build_splits_by_video_and_counts_by_reason(fish: Path, tmp_path: Path
     assert manifest.fields == {"image.jpg": 1, "image.png": 3, "labels.json": 4}
 
 
-def test_mistakes_are_named(fish: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(fish: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no \.png, \.jpg.* file \*\*/\* in"):
         list(ImageFolder().items(tmp_path / "empty"))
@@ -151,7 +151,7 @@ def test_mistakes_are_named(fish: Path, tmp_path: Path) -> None:
         ImageFolder().make(item, MODALITIES)
 
 
-def test_pixels_without_data_and_frames_left_out_are_counted_in_the_manifest(tmp_path: Path) -> None:
+def test_nodata_pixels_and_skipped_frames_are_counted_in_the_manifest(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for i in range(3):

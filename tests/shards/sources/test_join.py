@@ -72,7 +72,7 @@ def test_an_inner_join_has_all_modalities(raw: Path, tmp_path: Path) -> None:
     assert "table" not in other, "a row without a mass is a partner nonetheless, for its labels"
 
 
-def test_a_left_join_keeps_what_has_no_partner(raw: Path, tmp_path: Path) -> None:
+def test_a_left_join_keeps_unmatched_samples(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), how="left", sources=(IMAGES, ROWS, DRUGS))
     assert manifest.fields == {"image.png": 4, "labels.json": 4, "smiles.txt": 1, "table.json": 2}
     assert manifest.skipped["invalid SMILES"] == 1
@@ -89,7 +89,7 @@ def test_a_left_join_keeps_what_has_no_partner(raw: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["inner", "left"])
-def test_what_has_no_key_has_no_partner(how: str, raw: Path, tmp_path: Path) -> None:
+def test_samples_without_a_key_are_unmatched(how: str, raw: Path, tmp_path: Path) -> None:
     (raw / "boxes.csv").write_text("box,smell\na,1\n,2\n")
     (raw / "specimens.csv").write_text("id,species,mass,box\n1,owl,1,a\n2,jay,2,\n")
     boxes = {"type": "rows", "file": "boxes.csv", "columns": {"smell": ["smell"]}}
@@ -101,18 +101,18 @@ def test_what_has_no_key_has_no_partner(how: str, raw: Path, tmp_path: Path) -> 
     assert manifest.skipped == {"rows without box": 2 if how == "inner" else 1}
 
 
-def test_three_sources_are_all_needed(raw: Path, tmp_path: Path) -> None:
+def test_an_inner_join_requires_all_three_sources(raw: Path, tmp_path: Path) -> None:
     manifest = joined(raw, tmp_path / "out", ("specimen", "id", "code"), sources=(IMAGES, ROWS, DRUGS))
     assert manifest.fields == {"image.png": 1, "labels.json": 1, "smiles.txt": 1}
     assert manifest.skipped["images without rows of its key"] == 3
 
 
-def test_any_number_of_workers_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_equal_bytes(raw: Path, tmp_path: Path) -> None:
     one, two = (joined(raw, tmp_path / str(workers), workers=workers) for workers in (1, 2))
     assert one == two
 
 
-def test_a_split_can_be_made_by_what_any_source_offers(raw: Path, tmp_path: Path) -> None:
+def test_a_split_can_use_groups_of_any_source(raw: Path, tmp_path: Path) -> None:
     source = Join(sources=(IMAGES, ROWS), by=("specimen", "id"))
     for by, groups in (("box", ["a", "a", "b"]), ("view", ["side", "top", "top"])):
         build(source, MODALITIES, SplitBy(by=by, validation=0, test=0), raw, tmp_path / by)
@@ -121,7 +121,7 @@ def test_a_split_can_be_made_by_what_any_source_offers(raw: Path, tmp_path: Path
         build(source, MODALITIES, SplitBy(by="shelf"), raw, tmp_path / "out")
 
 
-def test_recipes_describe_joins_and_keep_them(raw: Path, tmp_path: Path) -> None:
+def test_joins_round_trip_through_recipes(raw: Path, tmp_path: Path) -> None:
     state: dict[str, Any] = {
         "name": "joined",
         "data": {"source": {"type": "join", "by": ["specimen", "id"], "sources": [IMAGES, ROWS]}},

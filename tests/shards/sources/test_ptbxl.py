@@ -106,7 +106,7 @@ def test_records_with_their_rows(raw: Path) -> None:
     assert normal.identity == "1"
 
 
-def test_the_rate_is_chosen_and_statements_may_be_absent(raw: Path) -> None:
+def test_the_rate_is_configurable_and_statements_may_be_missing(raw: Path) -> None:
     (raw / "scp_statements.csv").rename(raw / "elsewhere.csv")
     sample = make_samples(PtbXl(sample_rate_hz=100, labels=("diagnostic_class",)), raw / "ptbxl_database.csv")[0]
     assert isinstance(sample, Sample)
@@ -114,7 +114,7 @@ def test_the_rate_is_chosen_and_statements_may_be_absent(raw: Path) -> None:
     assert labels(sample) == {"diagnostic_class": None}
 
 
-def test_leads_of_several_samples_a_frame_keep_their_rate(raw: Path) -> None:
+def test_leads_with_several_samples_per_frame_keep_their_rate(raw: Path) -> None:
     folder = raw / "records500" / "00000"
     tone = np.round(1000 * np.sin(2 * np.pi * 200 * np.arange(2000) / 1000))
     tone.astype("<i2").tofile(folder / "00001_hr.dat")
@@ -138,12 +138,12 @@ def test_a_build_splits_by_patient_or_fold(raw: Path, tmp_path: Path, by: str) -
 
 
 @pytest.mark.parametrize("text", ["[1]", "{'A'", "{'A': 'b'}", "1", "{'A': None}", "(" * 500])
-def test_codes_that_are_none(text: str) -> None:
+def test_invalid_codes_are_refused(text: str) -> None:
     with pytest.raises(ContentError):
         parse_diagnoses(text, {})
 
 
-def test_folders_of_another_kind_are_refused(raw: Path, tmp_path: Path) -> None:
+def test_folders_of_other_data_sets_are_refused(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no file .*ptbxl_database\.csv"):
         next(PtbXl().items(tmp_path))
     (raw / "ptbxl_database.csv").write_text("ecg_id,patient_id\n1,2\n")

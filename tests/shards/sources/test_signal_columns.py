@@ -59,7 +59,7 @@ def decoded(
 
 
 @pytest.mark.parametrize("kind", ["lists", "array", "time first", "leads"])
-def test_values_units_and_rates_of_all_rows(kind: str, tmp_path: Path) -> None:
+def test_values_units_and_rates_for_all_rows(kind: str, tmp_path: Path) -> None:
     """Samples in µV and a rate for all rows; a recipe's unit is mV."""
     samples = [waves(i) * 1000 for i in range(2)]
     signal: dict[str, Any] = {"sample_rate_hz": 250, "unit": "uV", "channels": list(LEADS)}
@@ -80,7 +80,7 @@ def test_values_units_and_rates_of_all_rows(kind: str, tmp_path: Path) -> None:
         assert (recording.channels, recording.units, recording.rate_hz) == (LEADS, ("mV",) * 3, 250.0)
 
 
-def test_each_row_may_say_its_own_rate_unit_and_channels(tmp_path: Path) -> None:
+def test_each_row_may_state_its_rate_unit_and_channels(tmp_path: Path) -> None:
     samples = [waves(0), waves(1, 2, 90)]
     rows = {
         "x": [array.tolist() for array in samples],
@@ -123,7 +123,7 @@ def make_recording(cells: dict[str, Any], columns: Any = "x", **signal: Any) -> 
     return ECG["ecg"].decode({name.partition(".")[2]: data for name, data in members.items()}), dict(changes)
 
 
-def test_a_lead_without_samples_is_left_out_and_counted() -> None:
+def test_a_lead_without_samples_is_excluded_and_counted() -> None:
     wave = waves(0, 1)[0].tolist()
     recording, changes = make_recording({"I": wave, "II": None, "V1": wave}, LEADS, unit=("mV", "uV", "V"))
     assert recording.channels == ("I", "V1")
@@ -151,14 +151,14 @@ def test_a_lead_without_samples_is_left_out_and_counted() -> None:
         ({"x": waves(0).tolist()}, {"channels": LEADS, "unit": ("mV", "uV")}, "names or units do not fit"),
     ],
 )
-def test_rows_that_are_no_signals_are_left_out_by_reason(
+def test_rows_without_signals_are_skipped_with_a_reason(
     cells: dict[str, Any], signal: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ContentError, match=reason):
         make_recording(cells, **signal)
 
 
-def test_leads_of_other_lengths_are_left_out() -> None:
+def test_leads_of_unequal_length_are_excluded() -> None:
     with pytest.raises(ContentError, match="channels that are not lists of one length"):
         make_recording({"I": [1.0, 2.0], "II": [1.0]}, ("I", "II"))
 
@@ -171,7 +171,7 @@ def refused(source: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_mistakes_of_recipes_are_named() -> None:
+def test_mistakes_in_recipes_are_reported() -> None:
     assert "signals needs either sample_rate_hz or times" in refused({"signals": {"ecg": {"unit": "mV"}}})
     assert "signals.eeg is no modality of data.source.columns" in refused({"signals": {"eeg": {"sample_rate_hz": 1}}})
     assert "unknown key 'data.source.signals.ecg.rate'" in refused({"signals": {"ecg": {"rate": 1}}})
@@ -180,7 +180,7 @@ def test_mistakes_of_recipes_are_named() -> None:
         make_recording({"x": waves(0).tolist()})
 
 
-def test_columns_that_a_data_set_lacks_are_named(tmp_path: Path) -> None:
+def test_missing_columns_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"x": [1.0, 2.0]}))
     columns = SignalColumns(sample_rate_hz=Column(column="fs"))
     source = Hub(dataset="json", files="*.jsonl", columns={"ecg": "x"}, signals={"ecg": columns})

@@ -101,7 +101,7 @@ def test_tars_of_a_shard_writer_become_shards(raw: Path, tmp_path: Path) -> None
             np.testing.assert_array_equal((pixels * 255).round(), theirs[number]["PNG"])
 
 
-def test_a_split_can_be_made_by_a_field_or_by_tar(raw: Path, tmp_path: Path) -> None:
+def test_a_split_can_use_a_field_or_the_tar(raw: Path, tmp_path: Path) -> None:
     for by, groups in (("tar", {"birds-000.tar", "birds-001.tar"}), ("species", {"s0", "s1"})):
         build(WebDataset(**SOURCE), MODALITIES, SplitBy(by=by, validation=0, test=0), raw, tmp_path / by)
         assert {group for _, group, _, _ in Split(tmp_path / by, "train").locations()} == groups
@@ -117,7 +117,7 @@ def test_a_field_identifies_samples(raw: Path, tmp_path: Path) -> None:
         build(other, MODALITIES, ALL, raw, tmp_path / "none")
 
 
-def test_unknown_extensions_are_decoded_as_the_recipe_says(tmp_path: Path) -> None:
+def test_unknown_extensions_are_decoded_as_set_in_the_recipe(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
         writer.write({"__key__": "1", "meta": b'{"mass": 2}', "grade": b"3.5", "note": b"small", "txt": b"Apis"})
     source = WebDataset(
@@ -185,7 +185,7 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
         ({"members": {"image": "jpg"}, "columns": {"image": ["a"]}}, "data.source.columns.image is also in members"),
     ],
 )
-def test_wrong_recipes_are_one_line(source: dict[str, Any], message: str) -> None:
+def test_invalid_recipes_are_refused_in_one_line(source: dict[str, Any], message: str) -> None:
     recipe = {
         "name": "x",
         "data": {"source": {"type": "webdataset", **source}},
@@ -196,7 +196,7 @@ def test_wrong_recipes_are_one_line(source: dict[str, Any], message: str) -> Non
         load(recipe)
 
 
-def test_compressed_tars_and_paths_that_lead_outside_are_refused(tmp_path: Path) -> None:
+def test_compressed_tars_and_paths_outside_the_folder_are_refused(tmp_path: Path) -> None:
     for mode, name, message in (("w:gz", "1.transcript", "not a readable tar"), ("w", "../1.transcript", "outside")):
         with tarfile.open(tmp_path / "a.tar", mode) as tar:
             entry = tarfile.TarInfo(name)

@@ -110,7 +110,7 @@ def test_windows_over_time(tmp_path: Path) -> None:
     assert len(make_samples(Wfdb(window_s=60), tmp_path)) == 1, "a short record is one window"
 
 
-def test_annotations_over_and_around(tmp_path: Path) -> None:
+def test_windows_over_and_around_annotations(tmp_path: Path) -> None:
     samples = record(tmp_path, "100", seconds=4)
     at = np.array([10, 300, 400, 500, 990])
     wfdb.wrann("100", "atr", at, symbol=["N", "N", "V", "V", "N"], write_dir=str(tmp_path))
@@ -135,7 +135,7 @@ def test_annotations_over_and_around(tmp_path: Path) -> None:
         Wfdb(centered=True)
 
 
-def test_annotations_of_one_time_are_two_samples(tmp_path: Path) -> None:
+def test_two_annotations_at_one_time_are_two_samples(tmp_path: Path) -> None:
     record(tmp_path, "a")
     wfdb.wrann("a", "atr", np.array([500, 500]), symbol=["N", "+"], aux_note=["", "(AFIB"], write_dir=str(tmp_path))
     outcomes = make_samples(Wfdb(window_s=1, annotations="atr", centered=True), tmp_path)
@@ -145,7 +145,7 @@ def test_annotations_of_one_time_are_two_samples(tmp_path: Path) -> None:
     ]
 
 
-def test_header_and_annotations_are_parsed_once_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_and_annotations_are_parsed_once_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wfdb.io.header
 
     record(tmp_path, "a", seconds=8)
@@ -164,7 +164,7 @@ def test_header_and_annotations_are_parsed_once_a_file(tmp_path: Path, monkeypat
     assert [source._annotation_fields(item)["annotations"] for item in items] == [1, *[0] * 7], "a new file is read"
 
 
-def test_annotations_lie_where_their_own_clock_says(tmp_path: Path) -> None:
+def test_annotations_are_placed_by_their_own_clock(tmp_path: Path) -> None:
     samples = np.zeros(125 * 40)
     beats = np.arange(2, 38)
     samples[beats * 125] = np.where(beats == 4, 2.0, 1.0)
@@ -182,7 +182,7 @@ def test_annotations_lie_where_their_own_clock_says(tmp_path: Path) -> None:
     assert [labels(sample)["symbols"] for sample in over] == ["N", "N,V", *["N"] * 8]
 
 
-def test_annotations_of_a_record_with_several_samples_a_frame(tmp_path: Path) -> None:
+def test_annotations_of_a_record_with_several_samples_per_frame(tmp_path: Path) -> None:
     """Annotations without a clock of their own count frames, not samples."""
     samples = np.zeros((1000, 4))
     samples[[300, 600], 0] = 1000
@@ -223,7 +223,7 @@ def test_annotations_are_not_rounded_to_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clock_hz", [250, 1000, 360])
-def test_centered_windows_begin_at_any_sample(tmp_path: Path, clock_hz: int) -> None:
+def test_centered_windows_start_at_any_sample(tmp_path: Path, clock_hz: int) -> None:
     samples = np.random.default_rng(0).integers(-5, 5, 250 * 60)
     beats = np.arange(300, len(samples) - 500, 333)
     samples[beats] = 1000
@@ -239,7 +239,7 @@ def test_centered_windows_begin_at_any_sample(tmp_path: Path, clock_hz: int) -> 
     assert outcomes[0].identity == "r.hea:0.2:2.2:0" or clock_hz == 360  # type: ignore[union-attr]
 
 
-def test_windows_are_no_whole_number_of_frames(tmp_path: Path) -> None:
+def test_windows_need_not_be_a_multiple_of_frames(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).integers(-900, 900, 250 * 60)
     framed(tmp_path, samples, 1, 250)
     half = make_samples(Wfdb(window_s=0.5), tmp_path)
@@ -268,7 +268,7 @@ def test_slow_channels_are_cut_to_their_nearest_samples(tmp_path: Path) -> None:
         np.testing.assert_allclose(recording(sample, "eeg").samples[0], slow[first : first + 50] / 100, atol=1e-6)
 
 
-def test_rests_of_records_are_counted(tmp_path: Path) -> None:
+def test_remainders_of_records_are_counted(tmp_path: Path) -> None:
     record(tmp_path / "raw", "a", seconds=5)
     record(tmp_path / "raw", "long", seconds=5.004)
     reason = "end of a recording, shorter than a window, left out"
@@ -316,7 +316,7 @@ def test_segments_stay_with_their_record_and_its_time(tmp_path: Path) -> None:
     assert sorted(groups, key=sorted) == [{"other"}, {"p1"}]
 
 
-def test_annotations_of_the_whole_lie_in_its_segments(tmp_path: Path) -> None:
+def test_annotations_of_a_multi_segment_record_are_placed_in_its_segments(tmp_path: Path) -> None:
     segmented(tmp_path)
     at = np.array([100, 700, 1200, 1700, 2000])
     wfdb.wrann("p1", "atr", at * 2, symbol=["N", "V", "A", "F", "N"], fs=500, write_dir=str(tmp_path))
@@ -328,7 +328,7 @@ def test_annotations_of_the_whole_lie_in_its_segments(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_channels_go_to_the_modalities_that_know_them(tmp_path: Path) -> None:
+def test_channels_are_assigned_to_matching_modalities(tmp_path: Path) -> None:
     record(tmp_path, "a", ("II", "EEG C3-A2", "PLETH"), units=["mV", "uV", "NU"])
     eeg = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=0.1)
     both: dict[str, Modality] = {"ecg": ECG, "eeg": eeg}
@@ -356,7 +356,7 @@ def test_file_names_give_fields(tmp_path: Path) -> None:
     }
 
 
-def test_a_build_counts_what_cannot_be_used(tmp_path: Path) -> None:
+def test_a_build_counts_unusable_samples(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for i in range(6):
         record(raw, f"good{i}" + "x" * i, comments=(f"Age: {i}",))
@@ -385,7 +385,7 @@ def test_a_build_counts_what_cannot_be_used(tmp_path: Path) -> None:
         next(Wfdb().items(tmp_path / "out"))
 
 
-def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
+def test_signals_without_information_are_counted(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     record(raw, "good")
     for name, change in (
@@ -410,7 +410,7 @@ def test_signals_that_tell_nothing_are_counted(tmp_path: Path) -> None:
     }
 
 
-def test_a_missing_sample_costs_a_lead_or_a_window(tmp_path: Path) -> None:
+def test_a_missing_sample_excludes_a_lead_or_a_window(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     samples = np.random.default_rng(0).integers(-900, 900, (2000, 3))
@@ -473,7 +473,7 @@ def test_comments_are_numbers_or_texts_or_unknown() -> None:
 
 
 @pytest.mark.skipif("SENSORIUM_DATA" not in os.environ, reason="SENSORIUM_DATA names no folder of real data")
-def test_real_records_of_many_kinds() -> None:
+def test_real_records_of_many_types() -> None:
     folder = Path(os.environ["SENSORIUM_DATA"]) / "ecg"
     assert sum(isinstance(sample, Sample) for sample in make_samples(Wfdb(), folder / "cinc2021")) == 38
     frank = make_samples(Wfdb(window_s=10, files="s0010_re.hea"), folder / "physionet")
