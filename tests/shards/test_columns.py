@@ -7,7 +7,7 @@ import pytest
 from shards.columns import require_columns
 
 
-def test_a_column_that_is_not_there_is_named() -> None:
+def test_a_missing_column_is_named() -> None:
     require_columns("a.csv", ["smiles", "mass"], ["mass"])
     with pytest.raises(ValueError, match=r"^a\.csv has no column 'age'; it has smiles, mass$"):
         require_columns("a.csv", ["smiles", "mass"], ["mass", "age"])

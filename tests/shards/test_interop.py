@@ -203,7 +203,7 @@ class Formats(Source):
         return Sample(identity=f"{modality} {extension} {number}", members=members)
 
 
-def test_members_of_every_kind_load_as_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_of_every_type_load_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lines of the guide run unchanged: sounds are bytes, because `datasets` decodes none without torchcodec."""
     extensions = {kind.type: set(kind.extensions) for kind in MODALITY_TYPES.values()}
     formats = {(name, end) for name, end in Formats.FORMATS}
@@ -281,7 +281,7 @@ def add(tar: Path, members: dict[str, bytes]) -> Path:
     return tar
 
 
-def test_tars_of_webdataset_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
+def test_webdataset_tars_are_read_as_by_webdataset(tmp_path: Path) -> None:
     """Keys in folders with dots, dots in members, files that belong to no sample."""
     members = {
         f"v1.0/part/{i:03d}.{extension}": f"{extension} {i}".encode()

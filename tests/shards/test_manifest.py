@@ -122,12 +122,12 @@ def test_a_changed_index_is_named(folder: Path) -> None:
         assert f"{folder / 'train-00001.index.parquet'} has a wrong checksum" in fault(call)
 
 
-def test_a_fault_in_one_split_leaves_the_others_readable(folder: Path) -> None:
+def test_a_broken_split_leaves_the_others_readable(folder: Path) -> None:
     (folder / "train-00001.tar").unlink()
     assert len(Split(folder, "validation")) == 3
 
 
-def test_a_missing_manifest_tells_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_reported_with_instructions(tmp_path: Path) -> None:
     assert f"no shards at {tmp_path}" in fault(lambda: Manifest.read(tmp_path))
     assert "sensorium shards build" in fault(lambda: Split(tmp_path / "nowhere", "train"))
 
@@ -166,12 +166,12 @@ def test_manifests_without_versions_are_read(folder: Path) -> None:
     assert verify_shards(folder).versions == {}
 
 
-def test_unknown_keys_of_a_manifest_are_refused(folder: Path) -> None:
+def test_unknown_manifest_keys_are_refused(folder: Path) -> None:
     rewrite(folder, colour="red")
     assert "'colour'" in fault(lambda: Manifest.read(folder))
 
 
-def test_another_version_is_named(folder: Path) -> None:
+def test_an_unsupported_manifest_version_is_named(folder: Path) -> None:
     rewrite(folder, version=2)
     message = fault(lambda: Manifest.read(folder))
     assert message == f"{folder / 'manifest.json'} has format version 2, this program reads 1"
@@ -189,7 +189,7 @@ def redescribe(folder: Path, name: str) -> None:
     replace(manifest, shards=tuple(shards)).write(folder)
 
 
-def test_verify_finds_an_index_of_another_tar(folder: Path) -> None:
+def test_verify_detects_an_index_of_another_tar(folder: Path) -> None:
     tar = folder / "train-00001.tar"
     rows = pl.read_parquet(index_path(tar)).with_columns(pl.col("offset") + 512)
     write_index(tar, rows.drop("content").rows())
@@ -197,7 +197,7 @@ def test_verify_finds_an_index_of_another_tar(folder: Path) -> None:
     assert f"index of {tar} does not match the tar" in fault(lambda: verify_shards(folder))
 
 
-def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
+def test_verify_detects_an_index_with_other_columns(folder: Path) -> None:
     tar = folder / "train-00001.tar"
     pl.read_parquet(index_path(tar)).drop("group").write_parquet(index_path(tar))
     redescribe(folder, tar.name)
@@ -214,7 +214,7 @@ def test_verify_finds_an_index_of_other_columns(folder: Path) -> None:
         ({"size": pl.when(pl.int_range(pl.len()) > 0).then("size")}, "lacks 1 sizes"),
     ],
 )
-def test_verify_finds_an_index_of_other_types_and_with_gaps(
+def test_verify_detects_an_index_with_other_types_or_gaps(
     folder: Path, changes: dict[str, pl.Expr], message: str
 ) -> None:
     path = index_path(folder / "train-00001.tar")
@@ -231,7 +231,7 @@ def test_verify_finds_an_index_that_is_not_parquet(folder: Path, content: bytes)
     assert f"index {path} cannot be read (" in fault(lambda: verify_shards(folder))
 
 
-def test_verify_finds_a_wrong_number_of_samples(folder: Path) -> None:
+def test_verify_detects_a_wrong_number_of_samples(folder: Path) -> None:
     shards = [{**asdict(shard), "samples": 7} for shard in Manifest.read(folder).shards]
     rewrite(folder, shards=shards)
     assert f"{folder / 'train-00000.tar'} has 8 samples, not 7" in fault(lambda: verify_shards(folder))
@@ -388,7 +388,7 @@ def test_a_name_that_matches_no_member_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
 
 
-def test_a_wrong_name_leaves_an_indexed_folder_as_it_was(tmp_path: Path) -> None:
+def test_a_wrong_name_does_not_change_an_indexed_folder(tmp_path: Path) -> None:
     add(tmp_path / "00000.tar", img2dataset(["0", "1"]))
     manifest = index_tars(tmp_path, {"jpg": "photo"})
     with pytest.raises(ValueError, match=r"--as png=photo matches no file"):

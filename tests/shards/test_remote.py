@@ -84,7 +84,7 @@ def test_a_remote_split_equals_the_local_one(folder: Path, web: Any, cache: Cach
     assert verify_shards(web.url, cache=cache) == split.manifest
 
 
-def test_files_are_fetched_when_they_are_first_needed(web: Any, cache: Cache) -> None:
+def test_files_are_fetched_on_first_use(web: Any, cache: Cache) -> None:
     split = Split(web.url, "train", cache=cache)
     assert dict(web.requests) == {"manifest.json": 1}
     split.key(2, 1)
@@ -159,7 +159,7 @@ def test_a_refusal_is_not_retried(web: Any, cache: Cache) -> None:
 
 @pytest.mark.parametrize("fault", ["wrong", "short"])
 @pytest.mark.parametrize("name", ["train-00001.index.parquet", "train-00001.tar"])
-def test_wrong_contents_are_fetched_again_once_then_refused(web: Any, cache: Cache, name: str, fault: str) -> None:
+def test_corrupted_contents_are_refetched_once_then_refused(web: Any, cache: Cache, name: str, fault: str) -> None:
     split = Split(web.url, "train", cache=cache)
     web.faults[name] = [fault]
     assert split.read(1, 2)["smiles"]["txt"].startswith(b"1 2 ")
@@ -237,7 +237,7 @@ def test_loader_workers_share_a_cache(folder: Path, web: Any, cache: Cache) -> N
     assert all(web.requests[tar(number)] == 1 for number in range(SHARDS))
 
 
-def test_processes_share_a_cache_that_is_too_small_for_them(folder: Path, web: Any, cache: Cache) -> None:
+def test_processes_share_a_cache_too_small_for_all(folder: Path, web: Any, cache: Cache) -> None:
     room = Cache(cache.folder, (2 * BYTES + 2**17) / GIB, timeout_s=10)
     split = Split(web.url, "train", cache=room)
     expected = content(Split(folder, "train"))
@@ -266,7 +266,7 @@ def test_downloads_may_end_while_others_look_for_room(web: Any, cache: Cache, mo
     assert not list(Path(cache.folder).glob("*.part"))
 
 
-def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
+def test_a_killed_fetch_leaves_no_files(web: Any, cache: Cache) -> None:
     slow = Cache(cache.folder, (BYTES + 2**17) / GIB, timeout_s=60)
     split = Split(web.url, "train", cache=slow)
     split.key(0, 0)
@@ -285,7 +285,7 @@ def test_a_killed_fetch_leaves_nothing_behind(web: Any, cache: Cache) -> None:
     assert split.read(0, 0)["smiles"]["txt"].startswith(b"0 0 ")
 
 
-def test_a_file_cut_short_in_the_cache_is_fetched_again(web: Any, cache: Cache) -> None:
+def test_a_truncated_file_in_the_cache_is_refetched(web: Any, cache: Cache) -> None:
     split = Split(web.url, "train", cache=cache)
     expected = split.read(0, 1)
     path = Path(cache.folder) / split.shards[0].sha256

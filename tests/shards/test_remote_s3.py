@@ -218,7 +218,7 @@ def test_missing_credentials_are_reported_at_once(cache: Cache, monkeypatch: pyt
     assert message.startswith(f"cannot fetch {URL}/manifest.json: Unable to locate credentials (attempt 1, ")
 
 
-def test_wrong_contents_are_fetched_again_once_then_refused(folder: Path, s3: Spoiled, cache: Cache) -> None:
+def test_corrupted_contents_are_refetched_once_then_refused(folder: Path, s3: Spoiled, cache: Cache) -> None:
     data = (folder / TAR).read_bytes()
     put(TAR, data[:600] + b"!" + data[601:])
     split = Split(URL, "train", cache=cache)

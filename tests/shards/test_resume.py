@@ -148,7 +148,7 @@ def test_a_build_killed_while_making_and_while_writing_resumes_exactly(raw: Path
     assert not (tmp_path / "out.building").exists()
 
 
-def test_finished_chunks_are_not_made_again(raw: Path, tmp_path: Path) -> None:
+def test_finished_chunks_are_not_recomputed(raw: Path, tmp_path: Path) -> None:
     interrupt(raw, tmp_path / "out")
     messages: list[str] = []
     run_build(raw, tmp_path / "out", messages)
@@ -176,7 +176,7 @@ def test_finished_chunks_survive_an_error(raw: Path, tmp_path: Path, monkeypatch
     assert Interrupted.numbers == list(range(COUNT - CHUNK, COUNT))
 
 
-def test_finished_shards_are_not_written_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shards_are_not_rewritten(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from shards.index import write_index
 
     names: list[str] = []
@@ -227,9 +227,7 @@ def test_two_builds_of_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     run_build(raw, tmp_path / "out")
 
 
-def test_a_build_killed_while_cleaning_up_is_finished(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_killed_during_cleanup_is_finished(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(path: Path, **_: Any) -> None:
         if path == tmp_path / "out.building":
             raise KeyboardInterrupt

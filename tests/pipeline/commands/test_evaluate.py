@@ -227,7 +227,7 @@ def test_a_description_in_json_is_no_thumbnail_of_a_recording() -> None:
         assert thumbnail(members, "ecg", fitted).startswith("<svg")
 
 
-def test_memory_falls_with_the_stage() -> None:
+def test_memory_decreases_with_the_zero_stage() -> None:
     by_stage = memory(10**9, 8)
     assert by_stage["1"] > by_stage["2"] > by_stage["3"]
     assert by_stage["3"] == pytest.approx(20 * 10**9 / 8 / 2**30)

@@ -145,8 +145,8 @@ def test_unusable_samples_in_shards_are_skipped_and_counted(
         embed_file(finds, faulty, tmp_path / "e.parquet"),
         predict_file(tmp_path / "t", faulty, tmp_path / "p.parquet"),
     ):
-        assert set(pl.read_parquet(output["path"])["key"]) == usable
-        assert sorted(output["skipped"]) == sorted(f"{key}: {reason}" for key in set().union(*spoilt.values()))
+        assert set(pl.read_parquet(output.path)["key"]) == usable
+        assert sorted(output.skipped) == sorted(f"{key}: {reason}" for key in set().union(*spoilt.values()))
     with pytest.raises(ValueError, match=r"none of 12 samples can be used \([0-9a-f]{32}: DNA shorter"):
         embed_file(finds, write(5, ["a", "b", "c"], spoilt=12), tmp_path / "none.parquet")
 

@@ -59,7 +59,7 @@ def test_a_table_that_names_wfdb_records(raw: Path, tmp_path: Path) -> None:
     labelled = write(raw, "labelled.csv", range(100, 140))
     settings = Settings(epochs=2, batch_size=8)
     result = finetune(run, labelled, "fast", out=tmp_path / "t", columns={"ecg": "file"}, settings=settings)
-    assert (result["labels"] + result["test"], result["skipped"]) == (40, 0)
+    assert (result.labels + result.test, result.skipped) == (40, 0)
     new = write(raw, "new.csv", range(200, 220))
     predict_file(tmp_path / "t", new, tmp_path / "p.parquet", columns={"ecg": "file"})
     predictions = pl.read_parquet(tmp_path / "p.parquet")["fast"].to_list()
