@@ -50,7 +50,7 @@ GOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("source", "modalities"), GOOD, ids=lambda part: part.get("type", ",".join(part)))
-def test_sources_that_fit_their_modalities_are_read(source: dict[str, Any], modalities: dict[str, Any]) -> None:
+def test_sources_that_match_their_modalities_are_read(source: dict[str, Any], modalities: dict[str, Any]) -> None:
     loaded = load(recipe(source, modalities))
     assert loaded.data.source is not None
     assert loaded.data.source.writes(loaded.modalities) <= loaded.modalities.keys() | {"taxonomy"}
@@ -196,7 +196,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("source", "modalities", "message"), BAD, ids=[f"{n}-{case[0]['type']}" for n, case in enumerate(BAD)]
 )
-def test_a_source_that_contradicts_the_modalities_is_one_line_when_the_recipe_is_read(
+def test_a_source_that_contradicts_the_modalities_is_refused_with_the_recipe(
     source: dict[str, Any], modalities: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=r"^data\.source") as caught:
@@ -228,7 +228,7 @@ def test_a_join_may_take_labels_alone_and_complementary_partners(sources: list[d
     load(recipe({"type": "join", "by": "id", "how": how, "sources": sources}, modalities))
 
 
-def test_a_build_checks_before_it_looks_at_raw_files(tmp_path: Path) -> None:
+def test_a_build_checks_before_it_opens_raw_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^data\.source\.dna refers to modality 'dna'"):
         build(Fasta(), {"table": Table()}, SplitBy(), tmp_path / "none", tmp_path / "out")
     (tmp_path / "raw").mkdir()
