@@ -25,8 +25,7 @@ ERROR = "_error"
 class LightCurve(MultichannelModality):
     """Patches of observations at uneven times, without interpolation.
 
-    See `MultichannelModality` for channels, units and scaling. After the time of the patch's first observation,
-    `coords` have the times of all its observations in s after that.
+    After the time of the patch's first observation, `coords` have the times of all its observations in s after that.
 
     Attributes:
         errors: Whether each channel (`flux`) comes with the errors of its values (`flux_error`), which join its

@@ -60,8 +60,8 @@ class MultichannelModality(PatchModality):
     tokens.
 
     Attributes:
-        montage: How names of channels are read (`files.channels.resolve_channel`); a name that it does not
-            know is refused. `any` accepts every name, without a position.
+        montage: How names of channels are read; a name that it does not know is refused. `any` accepts every name,
+            without a position.
         channels: Channels to use, in this order; by default all names that the montage knows, and `any` for all names.
             A derivation such as `F3-C3` is computed from its electrodes if a file lacks it.
         unit: Unit to which recordings are converted; `null` takes numbers as they are.

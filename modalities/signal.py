@@ -30,7 +30,7 @@ _EVEN = 0.01
 @register
 @dataclass(frozen=True, kw_only=True)
 class Signal(MultichannelModality):
-    """Patches of single channels at an even rate; see `MultichannelModality` for channels, units and scaling.
+    """Patches of single channels at an even sample rate.
 
     A remainder shorter than a patch is ignored.
 

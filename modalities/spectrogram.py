@@ -47,7 +47,7 @@ class Spectrogram(PatchModality):
 
     Sound is resampled, its mean is subtracted, and Hann windows and triangular mel filters give the energies. Values
     are `(x - mean) / (2 * std)` of the training data. `ids` are 2 (content) and the channel, from 2 on; `coords` are
-    the patch's first frame in s and its lowest mel band. A tail shorter than a patch is padded with silence (`FLOOR`),
+    the patch's first frame in s and its lowest mel band. A tail shorter than a patch is padded with silence,
     so that no sound is lost.
 
     Attributes:

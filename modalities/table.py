@@ -46,7 +46,7 @@ class Table(Modality):
     subwords of the column's name. `values` are the number and, in tables with dates, sine and cosine of the day of the
     year.
 
-    The kind of a column is that of nearly all its cells (`strings.cells.column_of`); `fit` decides it for all later
+    The kind of a column is that of nearly all its cells; `fit` decides it for all later
     data. Numbers with one common unit (`12 mm`) are numbers, and the unit becomes part of the name; numbers in another
     unit or without one are invalid and never converted. ISO dates and times (`2015-11-05`, UTC without an offset) are
     days since 1970.
@@ -60,8 +60,8 @@ class Table(Modality):
         invalid_cells: How to read cells of a number or date column that are neither (`<0.01`, `ND`, `2019-05`), for
             all columns or by column: `missing`, `bound` (the number in `<0.01`, `>100`, `ca. 5` or `5?`; other cells
             are missing) or `error`.
-        missing: By column, the cells that mean a missing value, in place of `cells.MISSING_WORDS`: `{iron: [-999],
-            country: []}`. The values of the recipe's source are added.
+        missing: By column, the cells that mean a missing value, in place of the usual words (`NA`, `NaN`, `null`, `?`,
+            ...): `{iron: [-999], country: []}`. The values of the recipe's source are added.
     """
 
     type: ClassVar[str] = "table"

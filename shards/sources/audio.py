@@ -38,15 +38,15 @@ _BLOCK = 1 << 20
 @register
 @dataclass(frozen=True, kw_only=True)
 class AudioFolder(WindowedSource, MediaFolder):
-    """WAV, FLAC, Ogg and MP3 files; see `MediaFolder` for the keys.
+    """WAV, FLAC, Ogg and MP3 files, whole or in windows.
 
     Recordings longer than `window_s` are cut into windows, which have the field `start_s`; the end of a recording
     that is shorter than a window is left out and counted. Windows of integers become FLAC without loss; windows of
     lossy formats become FLAC of 24 bits if that holds them to 16 bits of each channel's highest sample, and WAV of
     floats otherwise.
 
-    A file whose header states no length, or less than there is, becomes one whose header does, which is counted as a
-    change; one whose header states more than there is is skipped.
+    If a header states no length, or less than the file has, it is corrected, which is counted as a change. If it states
+    more than the file has, the file is skipped.
 
     Attributes:
         modality: Name of the modality that reads the files.

@@ -73,9 +73,8 @@ class Source(ABC):
     `register`.
 
     Attributes:
-        missing: By column, the cells that mean a missing value, in place of the usual words
-            (`modalities.strings.cells.MISSING_WORDS`): `{iron: [-999], country: []}`. It applies to cells, labels and
-            groups.
+        missing: By column, the cells that mean a missing value, in place of the usual words (`NA`, `NaN`, `null`, `?`,
+            ...): `{iron: [-999], country: []}`. It applies to cells, labels and groups. Empty cells are always missing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

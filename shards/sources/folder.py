@@ -16,8 +16,8 @@ class FolderSource(Source):
     Attributes:
         files: Glob of the files, relative to the raw folder.
         pattern: Form of the paths, with fields in braces: `{digit}_{speaker}_{take}.wav`, or with folders
-            `{species}/{recorder}_{date}.flac`. It describes as many of the last parts of a path as it has itself;
-            without a suffix it describes files of any suffix. A field is the shortest text that matches, and
+            `{species}/{recorder}_{date}.flac`. It is matched against the end of a path, as many folders deep as the
+            pattern; without a suffix it matches files of any suffix. A field is the shortest text that matches, and
             `{video:15}` is 15 characters long.
     """
 

@@ -19,7 +19,7 @@ from shards.sources.media import MediaFolder
 @register
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(MediaFolder):
-    """Images of any file type that the modality `image` reads; see `MediaFolder` for the keys.
+    """Images of any file type that the modality `image` reads.
 
     Every image below a folder has the field `class`, the name of that folder. It is the label if the recipe gives
     neither labels nor pattern nor table.

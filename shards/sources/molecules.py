@@ -66,8 +66,8 @@ class Molecules(Source):
     """Files of molecules become samples with `smiles.txt`, `image.png` (gray drawing), `table.json` and `labels.json`.
 
     The first three are made if the recipe has a modality of that name. A split can be made by `scaffold`
-    (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate;
-    `modalities.strings.chemistry` describes how stereochemical groups, atom maps, salts and `*` are treated.
+    (Bemis & Murcko 1996) and by properties. The identity is RDKit's canonical SMILES, or the CXSMILES of a racemate.
+    The page on formats describes how stereochemical groups, atom maps, salts and `*` are treated.
 
     Attributes:
         files: Glob of `.smi`, `.csv`, `.tsv`, `.parquet` and `.sdf` files below the raw folder, also with gzip
