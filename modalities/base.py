@@ -103,7 +103,8 @@ class Modality(ABC):
     illustrates: ClassVar[bool] = False
     """Whether a thumbnail shows the object, so that reports put it beside texts."""
     is_recording: ClassVar[bool] = False
-    """Whether content is a recording with channels: sources of recordings store their channels in such modalities."""
+    """Whether content is a recording with channels. Sources store the channels that the modality `takes`, as an `npy`
+    and a `json` member (`files.recording.to_members`)."""
     cells: ClassVar[Literal["none", "text", "typed"]] = "none"
     """Cells that `from_columns` reads: `text`, as written in the file; `typed`, as numbers, dates and booleans; `none`
     if content cannot be made of several columns."""
@@ -187,6 +188,14 @@ class Modality(ABC):
         Called only if `cells` is not `none`.
         """
         raise NotImplementedError(f"modality type {self.type} is not made of several columns")
+
+    def takes(self, label: str) -> bool:
+        """Whether this modality reads a channel that a file calls `label`; called if `is_recording`."""
+        return True
+
+    def channel_hint(self, label: str) -> str | None:
+        """Hint for a channel that the modality must know but does not take; None if it can be left out."""
+        return None
 
     def knows(self, column: str) -> bool:
         """Whether `fit` met a column; called if `cells` is `typed`."""

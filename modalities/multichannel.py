@@ -177,11 +177,13 @@ class MultichannelModality(PatchModality):
         return ()
 
     def takes(self, label: str) -> bool:
-        """Whether this modality reads a channel that a file calls `label`."""
         name = resolve_channel(label, self.montage)
         if self.selected_channels:
             return name in self._needed_channels
         return name is not None or self.channels == "any"
+
+    def channel_hint(self, label: str) -> str | None:
+        return None if self.selected_channels else suggest_channels(label, self.montage)
 
     @cached_property
     def _needed_channels(self) -> frozenset[str]:
@@ -318,8 +320,8 @@ class MultichannelModality(PatchModality):
         name = resolve_channel(label, self.montage)
         if name is None and self.channels == "any":
             name = resolve_channel(label, "any")
-        if name is None and not self.selected_channels:
-            raise ContentError("signal with an unknown channel", suggest_channels(label, self.montage))
+        if name is None and (hint := self.channel_hint(label)):
+            raise ContentError("signal with an unknown channel", hint)
         return name
 
     def check(self, raw: Recording) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
+from modalities.files.images import read_image
 from modalities.files.magic import extensions_of
 from modalities.files.reading import ContentError, MissingPackageError, lazy_import, parse_json
-from modalities.image import Image
 from shards.manifest import Manifest, Shard
 from shards.remote import Cache, open_store
 from shards.store import ShardError, Store
@@ -102,7 +102,7 @@ def decode_members(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decode(extension: str, data: bytes) -> Any:
     if extension in _IMAGES:
-        pixels = Image().decode({extension: data}).pixels
+        pixels = read_image({extension: data}).pixels
         return pixels if extension in ("tif", "tiff") else (pixels * 255).round().astype(np.uint8)
     if extension in _SOUNDS:
         return _decode_sound(data)

@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import modalities
-from modalities.base import MODALITY_TYPES
+from modalities.base import MODALITY_TYPES, Modality
 
 ROOT = Path(modalities.__file__).parent.parent
-CONCRETE = {cls.__module__ for cls in MODALITY_TYPES.values() if cls.__module__.startswith("modalities.")}
+CONCRETE = {
+    base.__module__
+    for cls in MODALITY_TYPES.values()
+    for base in cls.__mro__
+    if issubclass(base, Modality) and base is not Modality and base.__module__.startswith("modalities.")
+}
+"""Modules of modalities and of their common bases."""
 
 
 def imports(folder: str) -> Iterator[tuple[str, str]]:

@@ -97,9 +97,8 @@ def equals_number(samples: np.ndarray, number: float) -> np.ndarray | None:
         if abs(number) > limit * (1 + float(rounding)):
             return None
         with np.errstate(over="ignore", invalid="ignore"):
-            value = samples.dtype.type(
-                np.clip(number, -limit, limit)
-            )  # the largest float, written as text, may exceed it
+            # the largest float, written as text, may exceed the limit
+            value = samples.dtype.type(np.clip(number, -limit, limit))
             tolerance = rounding * np.abs(value)
             return (samples == value) | (np.abs(samples - value) <= tolerance)
     if samples.dtype.kind not in "iub":

@@ -82,7 +82,7 @@ def assign_actions(
     """Actions `(N,)` int8 and sources `(N,)` int64 of all tokens; targets `indices` get the actions of the mode."""
     action, source = np.zeros(tokens.size, np.int8), np.arange(tokens.size, dtype=np.int64)
     shares = MODES.find(masking.mode, "mask.mode").shares
-    if len(shares) == 1:
+    if len(shares) == 1 and shares[0][0] in (Action.DROP, Action.MASK):  # no random numbers, no content to replace
         action[indices] = shares[0][0]
         return action, source
     ends = np.cumsum([share for _, share in shares])

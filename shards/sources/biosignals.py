@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modalities.base import Modality
-from modalities.files.channels import suggest_channels
 from modalities.files.reading import ContentError
 from modalities.files.recording import Recording, to_members
-from modalities.multichannel import MultichannelModality
 from shards.sources.base import Sample, Source
 from shards.sources.checks import require_signal, require_tables
 from shards.sources.folder import FolderSource
@@ -99,15 +97,15 @@ def assign_channels(
     Raises:
         ContentError: no modality knows a channel, or no channel is left.
     """
-    signals = {name: modality for name, modality in modalities.items() if isinstance(modality, MultichannelModality)}
+    signals = {name: modality for name, modality in modalities.items() if modality.is_recording}
     channels: dict[str, list[int]] = {}
-    unlisted = [modality for modality in signals.values() if not modality.selected_channels]
     for number, label in enumerate(labels):
         if any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in exclude):
             continue
         names = [name for name, modality in signals.items() if modality.takes(label)]
-        if not names and unlisted:
-            raise ContentError("signal with an unknown channel", suggest_channels(label, unlisted[0].montage))
+        hints = (modality.channel_hint(label) for modality in signals.values())
+        if not names and (hint := next(filter(None, hints), None)):
+            raise ContentError("signal with an unknown channel", hint)
         for name in names:
             channels.setdefault(name, []).append(number)
     if not channels:

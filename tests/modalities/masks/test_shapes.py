@@ -78,6 +78,30 @@ def test_a_recipe_uses_a_registered_shape_and_mode(recipe: dict[str, Any]) -> No
     assert set(mask.action[mask.target].tolist()) == {Action.ZERO}
 
 
+@pytest.mark.parametrize(("num_ids", "action"), [(9, Action.RANDOM), (0, Action.MASK)])
+def test_a_mode_of_random_content_alone_draws_ids(num_ids: int, action: Action) -> None:
+    class Shuffle(MaskMode):
+        type = "shuffle"
+        shares = ((Action.RANDOM, 1.0),)
+
+    MODES.register(Shuffle)
+    try:
+        rules = MaskRules((Masking(mode="shuffle", ratio=1.0),), num_ids)
+        mask = draw_mask(plates(10, 10), np.random.default_rng(0), 0, rules)
+    finally:
+        forget(MODES, Shuffle.type)
+    assert (mask.action == action).all()
+    if num_ids:
+        assert set(mask.source.tolist()) == set(range(2, num_ids))
+
+
+@pytest.mark.usefixtures("comb")
+def test_zeros_alone_do_not_leave_content_in_ids_visible() -> None:
+    tokens = plates(1, 8)._replace(values=np.zeros((8, 2), np.float32))
+    mask = draw_mask(tokens, np.random.default_rng(0), 0, MaskRules((Masking(mode="zero", ratio=1.0),), 9))
+    assert (mask.action == Action.MASK).all()
+
+
 def test_unknown_kinds_and_modes_are_refused_with_the_registered_ones(recipe: dict[str, Any]) -> None:
     recipe["modalities"]["table"]["mask"] = {"kind": "comb"}
     with pytest.raises(ValueError, match=r"modalities.table.mask.kind is 'comb'; known: block, random, span$"):
