@@ -1,4 +1,4 @@
-"""Which of several sets a position of a mixture falls to."""
+"""Distribution of the positions of a mixture over its shard sets."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from math import lcm
 
 
 class Blend:
-    """Spreads positions over sets in given shares, as evenly as whole numbers allow; a pure function.
+    """Distributes positions over sets by their shares, as evenly as integers allow; a pure function.
 
-    Sets are halved as in a tree. Of n positions that reach a branch the left side has had `round(n * share)`, so that
-    its count is known without a replay, grows by 0 or 1, and each set's is within half the depth of the tree of its
-    share: `|count - n * share| <= ceil(log2(sets)) / 2`. Arithmetic is of whole numbers: no drift however far.
+    The sets are the leaves of a binary tree. Of n positions that reach a branch, `round(n * share)` go left. So the
+    counts need no replay, grow by 0 or 1 per position, and differ from the shares by at most half the depth of the
+    tree: `|count - n * share| <= ceil(log2(sets)) / 2`. The arithmetic uses integers, so nothing drifts.
 
-    stages: from which position on which shares hold, not all 0; the first begins at 0. A set of share 0 has no position
-    of its stage. Counts go on from stage to stage.
+    stages: (first position, share of each set) of each stage. The first starts at 0; the shares of a stage are not all
+    0, and a set of share 0 has no positions in it. Counts continue from stage to stage.
     """
 
     def __init__(self, stages: Sequence[tuple[int, Sequence[Fraction]]]):
         self._starts = [start for start, _ in stages]
-        assert self._starts == sorted({0, *self._starts}), "stages rise from 0"
-        self._sums = [_running(shares) for _, shares in stages]
+        assert self._starts == sorted({0, *self._starts}), "stages start at 0 and increase"
+        self._sums = [_cumulative(shares) for _, shares in stages]
         self._before = [[0] * len(stages[0][1])]
         for stage, (start, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             self._before.append(self._add(stage, end - start))
 
     def locate(self, position: int) -> tuple[int, int]:
-        """(set, how many positions of that set come before)."""
+        """Return (set, number of positions of that set before this one)."""
         stage = bisect_right(self._starts, position) - 1
         sums, count = self._sums[stage], position - self._starts[stage]
         low, high = 0, len(sums) - 1
@@ -42,7 +42,7 @@ class Blend:
         return low, self._before[stage][low] + count
 
     def counts(self, position: int) -> list[int]:
-        """How many of the positions before this one fall to each set."""
+        """Number of positions of each set before this one."""
         stage = bisect_right(self._starts, position) - 1
         return self._add(stage, position - self._starts[stage])
 
@@ -51,8 +51,8 @@ class Blend:
         return [a + b for a, b in zip(self._before[stage], _counts(self._sums[stage], count), strict=True)]
 
 
-def _running(shares: Sequence[Fraction]) -> list[int]:
-    """Running sums of shares, from 0, over a common denominator."""
+def _cumulative(shares: Sequence[Fraction]) -> list[int]:
+    """Cumulative sums of shares, from 0, over a common denominator."""
     scale = lcm(*(share.denominator for share in shares))
     sums = [0]
     for share in shares:
@@ -61,13 +61,13 @@ def _running(shares: Sequence[Fraction]) -> list[int]:
 
 
 def _count_left(sums: Sequence[int], low: int, middle: int, high: int, count: int) -> int:
-    """How many of `count` positions that reach sets `low` to `high` go to those below `middle`."""
+    """Of `count` positions that reach sets `low` to `high`, the number that go to sets below `middle`."""
     total = sums[high] - sums[low]
     return (2 * count * (sums[middle] - sums[low]) + total) // (2 * total) if total else 0
 
 
 def _counts(sums: Sequence[int], count: int) -> list[int]:
-    """How many of `count` positions fall to each set."""
+    """Number of positions of each set among the first `count`."""
 
     def below(low: int, high: int, count: int) -> list[int]:
         if high - low == 1:

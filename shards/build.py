@@ -59,8 +59,8 @@ def build(
     """Write the shards of all raw items under `raw` to the new folder `out`.
 
     Unusable items and duplicates are skipped and counted in the manifest. The folder appears when it is complete; until
-    then the content takes its size twice on disk. If a build is killed or fails, the same call continues it. A call
-    with other settings, raw files or versions of parsers starts again and says so through `report`.
+    then the content takes twice its size on disk. If a build is killed or fails, the same call continues it. A call
+    with other settings, raw files or versions of parsers starts again and reports it through `report`.
 
     dedupe: skip samples that repeat the content of an earlier one (`shards.dedupe`). workers: number of parallel
     workers, None for one per core. engine: `local` or `ray` (`shards.engines`). Neither changes the bytes.
@@ -74,34 +74,56 @@ def build(
     """
     source.check(modalities)
     raw, out = raw.absolute(), out.absolute()  # a cluster may have been started in another folder
-    kinds = resolve_dedupe(dedupe, modalities, source.drawings)
-    versions = installed_versions(required_packages(modalities, source, kinds.values()))
-    job = Job(
-        source=source,
-        modalities=modalities,
-        split=split,
-        kinds=kinds,
-        samples_per_shard=samples_per_shard,
-        versions=versions,
-    )
+    job = _describe_job(source, modalities, split, samples_per_shard, dedupe)
     building = out.with_name(out.name + ".building")
     if _is_occupied(out) and not building.exists():
-        raise ValueError(f"{out} is not empty: choose another folder or remove it")
-    job_fingerprint = fingerprint_job(job, raw, (out, building))
+        raise _occupied_error(out)
+    work = building / fingerprint_job(job, raw, (out, building))
     with worker_pool(engine, workers) as run, _locked(building):
-        work = building / job_fingerprint
         if _is_occupied(out):
-            if not work.exists() or (work / "shards").exists():
-                raise ValueError(f"{out} is not empty: choose another folder or remove it")
-            shutil.rmtree(building)  # this very build was killed while cleaning up
-            return Manifest.read(out)
-        _prepare(work, versions, report)
+            return _finish_cleanup(work, out)
+        _prepare(work, job.versions, report)
         manifest = _run_stages(job, raw, work, run, progress)
         if out.exists():
             out.rmdir()
         (work / "shards").rename(out)
         shutil.rmtree(building)
         return manifest
+
+
+def _describe_job(
+    source: Source,
+    modalities: Mapping[str, Modality],
+    split: SplitBy,
+    samples_per_shard: int,
+    dedupe: str | Mapping[str, str] | None,
+) -> Job:
+    """The job of a build, with the kind of comparison of each modality and the versions of the parsers."""
+    kinds = resolve_dedupe(dedupe, modalities, source.drawings)
+    return Job(
+        source=source,
+        modalities=modalities,
+        split=split,
+        kinds=kinds,
+        samples_per_shard=samples_per_shard,
+        versions=installed_versions(required_packages(modalities, source, kinds.values())),
+    )
+
+
+def _finish_cleanup(work: Path, out: Path) -> Manifest:
+    """Remove the working folder of a build that was killed after it had moved its shards to `out`.
+
+    Raises:
+        ValueError: the content of `out` is not from this build.
+    """
+    if not work.exists() or (work / "shards").exists():
+        raise _occupied_error(out)
+    shutil.rmtree(work.parent)
+    return Manifest.read(out)
+
+
+def _occupied_error(out: Path) -> ValueError:
+    return ValueError(f"{out} is not empty: choose another folder or remove it")
 
 
 def _run_stages(

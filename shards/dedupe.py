@@ -1,4 +1,4 @@
-"""Which samples repeat the content of an earlier one."""
+"""Find samples that repeat the content of an earlier one."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 from modalities.base import Modality
 
 KINDS = ("exact", "perceptual", "sequence")
-"""How content can be compared, and of which modalities. exact: the bytes of all members. perceptual: 64-bit hashes of
-images, within `NEAR_BITS`; not for line drawings, of which different ones are as near as that. sequence: what a
-sequence says, not how it is written: DNA of either strand, canonical SMILES, text without case and spacing."""
+"""How content can be compared. exact: the bytes of all members. perceptual: images, equal if their 64-bit hashes differ
+by at most `NEAR_BITS`; not line drawings, because different ones have hashes as similar. sequence: the meaning of a
+sequence in any spelling: DNA of either strand, canonical SMILES, text without case and spacing."""
 
 _DRAWING = (
-    "but line drawings look alike where they are not the same: compare what they show, "
-    "as the SMILES of molecules by `data.dedupe: {smiles: sequence}`"
+    "but different line drawings look alike: compare their content instead, "
+    "for example the SMILES of molecules by `data.dedupe: {smiles: sequence}`"
 )
 
 NEAR_BITS = 3
-"""Bits by which the 64-bit hashes of images that look alike may differ: photographs saved again, smaller, grey and with
-loss, differed by 0 to 2, different ones of a series by 6 and more."""
+"""Largest number of bits by which the 64-bit hashes of duplicate images differ. Photographs that were saved again,
+smaller, gray or with lossy compression, differed by 0 to 2; different photographs of a series by 6 and more."""
 
 
 def resolve_dedupe(
     dedupe: str | Mapping[str, str] | None, modalities: Mapping[str, Modality], drawings: Collection[str] | None = None
 ) -> dict[str, str]:
-    """The kind of comparison of each modality that is compared. One word stands for all modalities it is for.
+    """The kind of comparison of each modality that is compared.
 
-    drawings: modalities whose images the source draws; with it, given for a build, perceptual hashes of drawings are
-    refused: these, and images on white `paper`.
+    dedupe: kinds by modality, or one kind for all modalities that can be compared by it. drawings: modalities whose
+    images the source draws. If given, as in a build, perceptual hashes of these and of images declared as drawings are
+    refused.
 
     Raises:
-        ValueError: an unknown kind or modality, or a kind that is not for it.
+        ValueError: a kind or modality is unknown, or the modality cannot be compared by the kind.
     """
     if dedupe is None:
         return {}
@@ -55,11 +56,11 @@ def resolve_dedupe(
         ):
             raise ValueError(f"data.dedupe is 'perceptual', {_DRAWING}")
         if not kinds_by_name:
-            raise ValueError(f"data.dedupe is {dedupe!r}, but no modality of the recipe can be compared by that")
+            raise ValueError(f"data.dedupe is {dedupe!r}, but no modality of the recipe can be compared by it")
         return kinds_by_name
     for name, kind in dedupe.items():
         if name not in modalities:
-            raise ValueError(f"data.dedupe names the modality {name!r}, which the recipe has not")
+            raise ValueError(f"data.dedupe names the modality {name!r}, but the recipe defines none by that name")
         if kind not in modalities[name].comparisons:
             comparisons = ", ".join(modalities[name].comparisons)
             raise ValueError(
@@ -74,10 +75,10 @@ def resolve_dedupe(
 def fingerprint(
     kind: str, modality: Modality, members: Mapping[str, bytes], raw: Any, canonical: str | None = None
 ) -> str:
-    """What the content of a modality is compared by, in hexadecimal digits.
+    """The fingerprint of the content of a modality, in hexadecimal digits.
 
-    members: its bytes by extension. raw: what `modality.decode` made of them. canonical: the one way to write what a
-    sequence says, where the source knows it.
+    members: bytes by extension. raw: the decoded members. canonical: the canonical form of a sequence, if the source
+    gives it.
     """
     if kind == "perceptual":
         return modality.perceptual_hash(raw)
@@ -95,10 +96,10 @@ def _digest(*parts: bytes) -> str:
 
 
 class DuplicateIndex:
-    """Contents met so far, on disk. A sample repeats an earlier one that is alike in every modality compared.
+    """Fingerprints of all samples so far, on disk. A duplicate equals an earlier sample in every compared modality.
 
-    Hashes of images within `NEAR_BITS` agree in at least one of `NEAR_BITS` + 1 equal bands, by which they are found
-    (Manku, Jain & Das Sarma 2007): one of n images is compared with about n / 16,384 others.
+    Image hashes that differ by at most `NEAR_BITS` agree in at least one of `NEAR_BITS` + 1 equal bands, which serve as
+    keys of the lookup (Manku, Jain & Das Sarma 2007): one of n images is compared with about n / 16,384 others.
     """
 
     def __init__(self, database: sqlite3.Connection, kinds: Mapping[str, str]):
@@ -109,7 +110,7 @@ class DuplicateIndex:
         database.execute("CREATE INDEX content_by_band ON content (band)")
 
     def add(self, fingerprints: Mapping[str, str]) -> bool:
-        """Whether the content is new; it is then held. What has none of the modalities compared is always new."""
+        """Add a sample if it is new; return whether it is. A sample without any compared modality is always new."""
         if not any(name in fingerprints for name in (*self.exact, *self.near)):
             return True
         near = [fingerprints[name] for name in self.near if name in fingerprints]
@@ -129,5 +130,5 @@ class DuplicateIndex:
 
 
 def hamming(one: str, other: str) -> int:
-    """Bits in which two hashes differ."""
+    """Number of bits in which two hexadecimal hashes differ."""
     return (int(one, 16) ^ int(other, 16)).bit_count()

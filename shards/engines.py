@@ -1,4 +1,4 @@
-"""Where the parts of a build run: in this process, in processes of this machine, or on a Ray cluster."""
+"""Engines that run the parts of a build: in this process, in processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from typing import Any
 from modalities.files.reading import lazy_import
 
 Mapper = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
-"""`run(function, calls)` yields the function's value for each tuple of arguments, in the order of the calls."""
+"""`run(function, calls)` yields the function's result for each tuple of arguments, in the order of the calls."""
 
 
 def worker_pool(engine: str, workers: int | None) -> AbstractContextManager[Mapper]:
-    """What runs the parts of a build, until the context ends.
+    """Open a pool of workers for the parts of a build; it closes when the context ends.
 
-    engine: `local`, or `ray`: the cluster that `RAY_ADDRESS` or `ray start` names, or a new one on this machine. All
-    its machines must see raw data and shards at the same paths. workers: parts at a time, None for one a core.
+    engine: `local` or `ray`. Ray uses the cluster of `RAY_ADDRESS` or `ray start`, or a new one on this machine; all
+    its machines must have the raw data and the shards at the same paths. workers: number of parallel workers, None for
+    one per core.
 
     Raises:
-        ValueError: another engine, or Ray is not installed.
+        ValueError: the engine is unknown, or Ray is not installed.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}; known: {', '.join(ENGINES)}")
@@ -47,8 +48,8 @@ def _local(workers: int | None) -> Iterator[Mapper]:
             yield from _in_order(calls, lambda call: pool.submit(function, *call).result, 2 * workers)
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                "a worker process was killed, most likely for lack of memory: "
-                "run the same again with fewer workers, what is finished is kept"
+                "a worker process was killed, probably because memory ran out: "
+                "run the same command again with fewer workers; finished parts are kept"
             ) from error
 
     try:
@@ -58,7 +59,7 @@ def _local(workers: int | None) -> Iterator[Mapper]:
 
 
 def _end_with_parent() -> None:
-    """Make a worker end when the build is killed: a pool's own workers would wait for ever."""
+    """Make a worker exit when the build is killed, because the workers of a pool would wait forever."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -71,10 +72,10 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _ray(workers: int | None) -> Iterator[Mapper]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: nothing is sent anywhere unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, so that Ray sends no usage statistics
     ray = lazy_import("ray", "ray")
-    ours = not ray.is_initialized()
-    if ours:
+    is_new = not ray.is_initialized()
+    if is_new:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     call_one = ray.remote(_call)
     ahead = workers or 2 * int(ray.cluster_resources()["CPU"])
@@ -93,13 +94,13 @@ def _ray(workers: int | None) -> Iterator[Mapper]:
         except ray.exceptions.RayError as error:
             raise ChildProcessError(
                 f"the Ray cluster lost a part of the build ({type(error).__name__}): "
-                "run the same again, what is finished is kept"
+                "run the same command again; finished parts are kept"
             ) from error
 
     try:
         yield run
     finally:
-        if ours:
+        if is_new:
             ray.shutdown()
 
 
@@ -110,7 +111,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 def _in_order(
     calls: Iterable[tuple[Any, ...]], submit: Callable[[tuple[Any, ...]], Callable[[], Any]], ahead: int
 ) -> Iterator[Any]:
-    """Results in the order of the calls, of which at most `ahead` wait, so that memory stays bounded."""
+    """Yield results in the order of the calls. At most `ahead` calls are pending, so that memory stays bounded."""
     waiting: deque[Callable[[], Any]] = deque()
     for call in calls:
         waiting.append(submit(call))

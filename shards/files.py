@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from safetensors import SafetensorError
 
 TEMPORARY_SUFFIX = ".writing"
 """Ending of temporary names."""
+NOT_A_WRITE = (ChildProcessError, ConnectionError, TimeoutError, InterruptedError)
+"""OSErrors that no write to disk raises."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -36,8 +39,8 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         yield temporary
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise write_error(error, path) from error
+        if isinstance(error, (OSError, SafetensorError)) and (failure := write_error(error, path)) is not error:
+            raise failure from error
         raise
     temporary.replace(path)
 
@@ -58,19 +61,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield temporary
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise write_error(error, folder) from error
+        if isinstance(error, (OSError, SafetensorError)) and (failure := write_error(error, folder)) is not error:
+            raise failure from error
         raise
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 
 
-def write_error(error: Exception, path: Path) -> OSError:
-    """A failed write as an OSError with an error number and a path, which tells a full disk from other faults."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error if error.filename else OSError(error.errno, error.strerror or str(error), str(path))
-    full = "os error 28" in str(error)  # safetensors and polars report it in the text alone
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path))
+def write_error(error: OSError | SafetensorError, path: Path) -> OSError:
+    """A failed write as an OSError with an error number and a path, so that a full disk can be recognized.
+
+    Other errors are returned as they are: a killed worker, a lost connection, or a subclass with only a message, such
+    as an unreadable image.
+    """
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # errors of safetensors and polars
+        return OSError(int(number[1]), str(error), str(path))
+    if not isinstance(error, OSError):
+        return OSError(errno.EIO, str(error), str(path))
+    if error.filename or isinstance(error, NOT_A_WRITE) or (error.errno is None and type(error) is not OSError):
+        return error
+    return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a recipe to the dataclasses that they describe, checked; mistakes become one line."""
+"""Parse parts of a recipe into validated dataclasses; errors are one line each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from modalities.names import did_you_mean
 from modalities.registry import Registry
 
 _TEXT_FAULTS = ("string_type", "literal_error", "invalid_key")
-"""What pydantic calls faults of values and keys that should be text."""
+"""pydantic's names of errors about values and keys that should be text."""
 
 
 def refuse_bools(value: Any, where: str) -> None:
-    """Check that no bool stands where text is expected, alone or in lists and mappings, whose keys are text too.
+    """Check that text contains no bool, alone or in lists and mappings, whose keys are text too.
 
     Raises:
-        ValueError: there is one; the message says to quote it.
+        ValueError: there is a bool; the message says to quote it.
     """
     if isinstance(value, bool):
         raise ValueError(_bool_for_text(value, f"'{where}'"))
@@ -35,33 +35,33 @@ def refuse_bools(value: Any, where: str) -> None:
 
 
 def refuse_bool_key(key: Any, where: str) -> None:
-    """Check that a key of the mapping at `where` is no bool.
+    """Check that a key of the mapping at `where` is not a bool.
 
     Raises:
-        ValueError: it is one; the message says to quote it.
+        ValueError: it is a bool; the message says to quote it.
     """
     if isinstance(key, bool):
         raise ValueError(_bool_for_text(key, f"a key of '{where}'"))
 
 
-def _bool_for_text(value: bool, what: str) -> str:
-    """YAML 1.1 reads more words as bools than most people expect, nitric oxide and Norway among them."""
+def _bool_for_text(value: bool, subject: str) -> str:
+    """The message for a bool in place of text. YAML 1.1 reads NO as a bool, so also nitric oxide and Norway."""
     words, text = ("YES, on and true", "YES") if value else ("NO, off and false", "NO")
     read = str(value).lower()
-    return f'{what} is {read}: YAML reads {words} without quotes as {read}, so write "{text}" if it is text'
+    return f'{subject} is {read}: YAML reads {words} without quotes as {read}, so write "{text}" if it is text'
 
 
 def _is_text(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field takes text, alone or in lists and mappings, and no bools, nor parts with fields of their own."""
-    named = set(re.findall(r"\w+", re.sub(r"Literal\[[^]]*\]", "", str(field.type))))
-    return "str" in named and named <= {"str", "int", "float", "tuple", "dict", "list", "None"}
+    """Whether a field holds text, alone or in lists and mappings, but neither bools nor nested dataclasses."""
+    types = set(re.findall(r"\w+", re.sub(r"Literal\[[^]]*\]", "", str(field.type))))
+    return "str" in types and types <= {"str", "int", "float", "tuple", "dict", "list", "None"}
 
 
 def parse_typed(value: Any, registry: Registry[Any], where: str) -> Any:
-    """The dataclass that `value["type"]` names; what is no mapping is passed on.
+    """Parse the dataclass that `value["type"]` names; a value that is not a mapping is returned as it is.
 
     Raises:
-        ValueError: an unknown type, or what `configured` refuses.
+        ValueError: the type is unknown, or as `parse_dataclass`.
     """
     if not isinstance(value, dict):
         return value
@@ -72,10 +72,10 @@ def parse_typed(value: Any, registry: Registry[Any], where: str) -> Any:
 
 
 def parse_dataclass(cls: type, config: Any, where: str) -> Any:
-    """A validated dataclass from a mapping; keys that `fit` learns are unknown here.
+    """Parse a validated dataclass from a mapping. Fitted fields are unknown keys.
 
     Raises:
-        ValueError: naming the first wrong key.
+        ValueError: a key is wrong; the message names the first.
     """
     if not isinstance(config, dict):
         raise ValueError(f"{where} must be a mapping")
@@ -102,9 +102,9 @@ def parse_dataclass(cls: type, config: Any, where: str) -> Any:
 def explain_error(
     error: pydantic.ValidationError, where: str = "", keys_at: Callable[[Sequence[Any]], list[str]] | None = None
 ) -> str:
-    """The first fault of a validation error in one line; an unknown key explains a missing one, so it goes first.
+    """Describe the first fault of a validation error in one line. Unknown keys come first: they explain missing ones.
 
-    keys_at: the keys that are known at a path.
+    keys_at: returns the valid keys at a path.
     """
     unknown = ("extra_forbidden", "unexpected_keyword_argument")
     fault = min(error.errors(), key=lambda fault: fault["type"] not in unknown)

@@ -1,4 +1,4 @@
-"""Which samples of a split are used, and how often: keep-lists and weights from a side file."""
+"""Select the samples of a split and their frequency, by keep-lists and weights from a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pyarrow import ArrowException, ChunkedArray, Table
 from shards.columns import require_columns
 
 GOLDEN = 40503
-"""Odd, near 2^16 times the golden ratio: multiples of it modulo 2^16 visit every phase, evenly (Weyl 1916)."""
+"""An odd number near 2^16 / golden ratio: its multiples modulo 2^16 visit all phases evenly (Weyl 1916)."""
 
 
 class Selection:
-    """The samples of each shard that are kept, and the slots that a pass gives them.
+    """The selected samples of each shard, and their slots in an epoch.
 
-    Without weights a slot is a kept sample. With them a shard of total weight W has `round(W)` slots a pass (at least
-    1), and a sample of weight w takes w of them: exactly, where weights are whole; else its share of them, rounded
-    down or up from pass to pass so that it comes true over many (systematic sampling, Madow 1949).
-    Memory is 4 bytes a kept sample, 12 with weights.
+    Without weights, every selected sample has one slot. With weights, a shard of total weight W has `round(W)` slots
+    per epoch (at least 1), and a sample of weight w has w of them: exactly if weights are integers, else rounded down
+    or up from epoch to epoch, with mean w over many epochs (systematic sampling, Madow 1949). Memory is 4 bytes per
+    selected sample, 12 with weights.
 
-    numbers: kept samples of each shard. weights: theirs, above 0; all 1 where None.
+    numbers: numbers of the selected samples, by shard. weights: their weights, above 0; None for 1.
     """
 
     def __init__(self, numbers: Iterable[np.ndarray], weights: Iterable[np.ndarray] | None = None):
@@ -35,28 +35,28 @@ class Selection:
         self._starts = np.cumsum([0, *map(len, indices)])
         self._ends: np.ndarray | None = None
         self.sizes = tuple(map(len, indices))
-        """Slots of each shard in a pass."""
+        """Slots of each shard per epoch."""
         if weights is not None:
-            running = [np.cumsum(shard, dtype=np.float64) for shard in weights]
-            self._ends = np.concatenate([np.zeros(0), *running])
-            self.sizes = tuple(max(round(ends[-1]), 1) if len(ends) else 0 for ends in running)
+            cumulative = [np.cumsum(shard, dtype=np.float64) for shard in weights]
+            self._ends = np.concatenate([np.zeros(0), *cumulative])
+            self.sizes = tuple(max(round(ends[-1]), 1) if len(ends) else 0 for ends in cumulative)
 
     @property
     def weighted(self) -> bool:
-        """Whether a sample may have several slots in a pass."""
+        """Whether samples have weights, so that one may have several slots in an epoch."""
         return self._ends is not None
 
     def digest(self) -> str:
-        """Hexadecimal sha256 of what is kept and how often."""
+        """Hexadecimal sha256 of the selected samples and their weights."""
         ends = b"" if self._ends is None else self._ends.tobytes()
         return hashlib.sha256(self._starts.tobytes() + self._numbers.tobytes() + ends).hexdigest()
 
     def sample_numbers(self, shard: int) -> np.ndarray:
-        """The kept samples of a shard, each once."""
+        """Numbers of the selected samples of a shard."""
         return self._numbers[self._starts[shard] : self._starts[shard + 1]]
 
     def pick(self, epoch: int, shard: int, slot: int) -> int:
-        """The sample in a slot of a shard in a pass."""
+        """Number of the sample in a slot of a shard in an epoch."""
         if self._ends is None:
             return int(self.sample_numbers(shard)[slot])
         ends = self._ends[self._starts[shard] : self._starts[shard + 1]]
@@ -66,12 +66,12 @@ class Selection:
 
 
 def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
-    """Keys to keep, from the column `key` of a CSV or Parquet file, and their weights, 1 without a column of them.
+    """Read a keep-list: weights by key, from the column `key` of a CSV or Parquet file; 1 without a weight column.
 
-    Keys of weight 0 or without one are left out.
+    Keys of weight 0 or with an empty cell are omitted.
 
     Raises:
-        ValueError: no such file or column, a key twice, or a weight that is not a number of at least 0.
+        ValueError: the file or a column does not exist, a key is repeated, or a weight is not a number of at least 0.
     """
     table = _read(file)
     require_columns(file, table.column_names, ["key", *([column] if column else [])])
@@ -80,13 +80,13 @@ def read_weights(file: Path, column: str | None = None) -> dict[str, float]:
     weights = _numbers(table[column], file, column) if column else np.ones(len(keys))
     weights_by_key = dict(zip(keys, weights.tolist(), strict=True))
     if len(weights_by_key) < len(keys):
-        twice = next(key for key, count in Counter(keys).items() if count > 1)
-        raise ValueError(f"{file} has the key {twice!r} twice")
+        repeated = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"{file} has the key {repeated!r} twice")
     return {key: weight for key, weight in weights_by_key.items() if weight > 0}
 
 
 def _read(file: Path) -> Table:
-    """A table, read by one thread: forked loader workers must not inherit a pool of them."""
+    """Read a table with one thread, because forked loader workers must not inherit a thread pool."""
     if not file.is_file():
         raise ValueError(f"no keep-list {file}")
     try:
@@ -102,21 +102,23 @@ def _read(file: Path) -> Table:
 
 
 def _numbers(column: ChunkedArray, file: Path, name: str | None) -> np.ndarray:
-    """A column of weights as floats; empty cells are 0."""
+    """Convert a column of weights to floats; empty cells are 0."""
     try:
         weights = column.cast("float64").fill_null(0.0).to_numpy()
     except ArrowException as error:
-        raise ValueError(f"column {name!r} of {file} holds other things than numbers") from error
+        raise ValueError(f"column {name!r} of {file} has cells that are not numbers") from error
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"column {name!r} of {file} holds weights that are negative or not finite")
+        raise ValueError(f"column {name!r} of {file} has weights that are negative or not finite")
     return weights
 
 
 def select(keys: Iterable[list[str]], weights: dict[str, float], weighted: bool) -> Selection:
-    """The samples whose keys are to be kept; `keys` gives those of each shard in turn, so that one is held at a time.
+    """Select the samples whose keys have a weight.
+
+    keys: the keys of each shard, one shard at a time, so that memory holds one.
 
     Raises:
-        ValueError: none of them is there.
+        ValueError: no sample is selected.
     """
     numbers, shares = [], []
     for shard in keys:
@@ -124,5 +126,5 @@ def select(keys: Iterable[list[str]], weights: dict[str, float], weighted: bool)
         numbers.append(np.flatnonzero(shard_weights).astype(np.int32))
         shares.append(shard_weights[numbers[-1]])
     if not any(map(len, numbers)):
-        raise ValueError("none of its keys is among the samples")
+        raise ValueError("none of its keys is the key of a sample")
     return Selection(numbers, shares if weighted else None)

@@ -1,4 +1,4 @@
-"""A webdataset pipeline over a shard set, for training loops outside of sensorium."""
+"""A webdataset pipeline over a shard set, for training loops outside sensorium."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def webdataset(
     - `image.png`, `image.jpg`, `image.webp`: uint8 array `(H, W, C)`
     - `image.tif`: float32 array `(H, W, C)`, 0 to 1 if the file has unsigned integers, NaN without data
     - `ecg.npy`: the array; arrays of Python objects are refused
-    - `table.json`, `labels.json`: what the JSON says, mostly a dict
+    - `table.json`, `labels.json`: the parsed JSON, usually a dict
     - `smiles.txt`, `dna.txt`: string
     - `audio.flac`, `audio.wav`, ...: float32 array `(T, C)` and the sample rate in Hz, if soundfile is installed
     - any other member, and sounds without soundfile: bytes
 
     For an exact order, use `sm.RawBatches`. Ranks and loader workers read different shards, so have at least as many
-    shards as workers in total. Samples without a modality lack its key, so choose a collate function that allows for
+    shards as workers in total. Samples without a modality lack its key, so use a collate function that allows for
     it, or select members first:
 
         import sensorium as sm
@@ -61,11 +61,7 @@ def webdataset(
         ValueError: there is no such shard set, or the split has no samples.
     """
     store = open_store(folder, cache)
-    manifest = Manifest.read(store)
-    shards = {shard.name: shard for shard in manifest.of(split) if shard.samples}
-    if not shards:
-        counts = ", ".join(f"{name} {count:,}" for name, count in manifest.counts().items())
-        raise ShardError(f"the {split} split of {store.location} is empty ({counts})")
+    shards = _shards_of(store, split)
     return ShardPipeline(
         wds.SimpleShardList(sorted(shards)),
         wds.split_by_node,
@@ -76,6 +72,20 @@ def webdataset(
         wds.tariterators.group_by_keys,
         wds.map(decode_members),
     )
+
+
+def _shards_of(store: Store, split: str) -> dict[str, Shard]:
+    """The shards of a split by name, without empty ones.
+
+    Raises:
+        ShardError: the split has no samples.
+    """
+    manifest = Manifest.read(store)
+    shards = {shard.name: shard for shard in manifest.of(split) if shard.samples}
+    if not shards:
+        counts = ", ".join(f"{name} {count:,}" for name, count in manifest.counts().items())
+        raise ShardError(f"the {split} split of {store.location} is empty ({counts})")
+    return shards
 
 
 def _open_tars(
@@ -89,10 +99,10 @@ def _open_tars(
 
 
 def decode_members(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Decode the members of a sample by their extension, as `webdataset` says.
+    """Decode the members of a sample by their extension, as `webdataset` describes.
 
     Raises:
-        ContentError: the bytes of a member are not what its extension says.
+        ContentError: the bytes of a member do not match its extension.
     """
     return {
         name: value if name.startswith("__") else _decode(name.rpartition(".")[2].lower(), value)

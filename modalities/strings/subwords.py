@@ -10,6 +10,19 @@ from modalities.files.reading import lazy_import
 
 SPACE = "\u2581"
 """Sentencepiece's symbol for a space within a piece."""
+TRAINER_OPTIONS = {
+    "hard_vocab_limit": False,
+    "required_chars": SPACE,  # even if it is rare
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "max_sentence_length": 1 << 30,  # sentencepiece ignores longer strings
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": -1,
+    "eos_id": -1,
+    "num_threads": 1,  # one order of summation: the same strings give the same bytes
+    "minloglevel": 2,
+}
 
 
 def train(
@@ -39,32 +52,22 @@ def train(
     usable = [string for string in strings if string.strip()]
     if not usable:
         raise ValueError("no text to fit a vocabulary on")
-    written = io.BytesIO()
+    file = io.BytesIO()
     try:
         _sentencepiece().SentencePieceTrainer.train(
             sentence_iterator=iter(usable),
-            model_writer=written,
+            model_writer=file,
             vocab_size=size,
             model_type=kind,
-            hard_vocab_limit=False,
             byte_fallback=byte_fallback,
             character_coverage=0.9995 if byte_fallback else 1.0,
-            required_chars=SPACE,  # even if it is rare
             user_defined_symbols=list(single_letters),
             add_dummy_prefix=word_starts,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            max_sentence_length=1 << 30,  # sentencepiece ignores longer strings
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            num_threads=1,  # one order of summation: the same strings give the same bytes
-            minloglevel=2,
+            **TRAINER_OPTIONS,
         )
     except RuntimeError as error:
         raise ValueError(f"sentencepiece cannot fit a vocabulary of {size:,} pieces: {error}") from error
-    model = written.getvalue()
+    model = file.getvalue()
     pieces = load(model)
     return model, tuple(pieces.id_to_piece(i) for i in range(2, pieces.get_piece_size()))
 

@@ -153,7 +153,7 @@ def test_a_racemate_is_not_a_duplicate_of_its_enantiomer(tmp_path: Path) -> None
     assert members == [pure, other, pure, pure], "the racemate's member is a plain SMILES"
 
 
-DRAWING = r"line drawings look alike where they are not the same: .* `data\.dedupe: \{smiles: sequence\}`"
+DRAWING = r"different line drawings look alike: .* `data\.dedupe: \{smiles: sequence\}`"
 
 
 @pytest.mark.parametrize("dedupe", ["perceptual", {"image": "perceptual", "smiles": "sequence"}])

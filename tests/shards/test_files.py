@@ -6,6 +6,8 @@ import errno
 from pathlib import Path
 
 import pytest
+from PIL import UnidentifiedImageError
+from requests import HTTPError
 from safetensors import SafetensorError
 
 from shards.files import atomic_file, atomic_folder, temporary_path, write_json, write_text
@@ -57,6 +59,8 @@ def test_a_folder_is_replaced_at_the_end(tmp_path: Path) -> None:
         (SafetensorError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
         (OSError("No space left on device (os error 28)"), errno.ENOSPC),
         (SafetensorError("invalid header"), errno.EIO),
+        (OSError("12 requested and 0 written"), errno.EIO),
+        (PermissionError("Permission denied (os error 13)"), errno.EACCES),
         (PermissionError(errno.EACCES, "Permission denied"), errno.EACCES),
     ],
 )
@@ -68,3 +72,23 @@ def test_a_full_disk_is_an_oserror_that_names_the_path(error: Exception, number:
             raise error
         assert (caught.value.errno, caught.value.filename) == (number, str(path))
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ChildProcessError("a worker process was killed"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError("no data for 30 s"),
+        HTTPError("401 Client Error"),
+        UnidentifiedImageError("cannot identify image file"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "raw.csv"),
+    ],
+)
+def test_errors_that_are_not_failed_writes_are_unchanged(error: OSError, tmp_path: Path) -> None:
+    for write, path in ((atomic_file, tmp_path / "file"), (atomic_folder, tmp_path / "folder")):
+        with pytest.raises(type(error)) as caught, write(path):
+            raise error
+        assert caught.value is error
+        assert caught.value.__cause__ is None
+    assert not list(tmp_path.iterdir())

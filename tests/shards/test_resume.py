@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import runpy
 import signal
@@ -56,6 +57,27 @@ def run(log, raw, out, workers):
 
 if __name__ == "__main__":
     run(*sys.argv[1:])
+"""
+
+
+KILLED = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from shards.samples import CHUNK
+from shards.sources.base import Sample, Source
+
+@dataclass(frozen=True, kw_only=True)
+class Killed(Source):
+    type = "killed"
+    flag: str
+    def items(self, raw):
+        yield from range(3 * CHUNK)
+    def make(self, item, modalities):
+        if item == 2 * CHUNK and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os._exit(9)
+        return Sample(identity=str(item), members={"text.txt": f"sample {item}".encode()})
 """
 
 
@@ -174,6 +196,23 @@ def test_finished_chunks_survive_an_error(raw: Path, tmp_path: Path, monkeypatch
     Interrupted.numbers.clear()
     run_build(raw, tmp_path / "out")
     assert Interrupted.numbers == list(range(COUNT - CHUNK, COUNT))
+
+
+def test_a_killed_worker_is_reported_and_finished_chunks_are_kept(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is that of the worker pool, not an error of the ledger that was being written."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = importlib.import_module("killed").Killed(flag=str(tmp_path / "flag"))
+    arguments = {"samples_per_shard": 9, "workers": 2}
+    with pytest.raises(ChildProcessError, match=r"^a worker process was killed, .* with fewer workers"):
+        build(source, TEXT, SPLIT, raw, tmp_path / "out", **arguments)
+    messages: list[str] = []
+    build(source, TEXT, SPLIT, raw, tmp_path / "out", report=messages.append, **arguments)
+    assert len(messages) == 1
+    assert messages[0].startswith(f"resuming in {tmp_path / 'out.building'}: ")
+    assert verify_shards(tmp_path / "out").counts()["train"] > CHUNK
 
 
 def test_finished_shards_are_not_rewritten(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_keys_and_weights_are_read(file: Path) -> None:
         ("name\na\n", None, "has no column 'key'; it has name"),
         ("key\na\n", "often", "has no column 'often'; it has key"),
         ("key\na\nb\na\n", None, "has the key 'a' twice"),
-        ("key,often\na,much\n", "often", "column 'often' of .* holds other things than numbers"),
+        ("key,often\na,much\n", "often", "column 'often' of .* has cells that are not numbers"),
         ("key,often\na,-1\n", "often", "negative or not finite"),
         ("key,often\na,inf\n", "often", "negative or not finite"),
         ("key,often\na\n", None, "cannot be read"),
@@ -51,7 +51,7 @@ def test_rows_without_a_key_are_skipped(tmp_path: Path) -> None:
 
 def test_non_numeric_weights_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"key": ["a"], "often": [[1.0]]}).write_parquet(tmp_path / "side.parquet")
-    with pytest.raises(ValueError, match="holds other things than numbers"):
+    with pytest.raises(ValueError, match="has cells that are not numbers"):
         read_weights(tmp_path / "side.parquet", "often")
 
 
