@@ -1,6 +1,6 @@
 """Sources: one raw format per file. A new one needs a file here and an import below.
 
-Of equally good drafts that of the source imported first wins.
+If drafts are equally good, the source that is imported first wins.
 """
 
 # isort: off

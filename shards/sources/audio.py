@@ -40,8 +40,8 @@ _BLOCK = 1 << 20
 class AudioFolder(WindowedSource, MediaFolder):
     """WAV, FLAC, Ogg and MP3 files, whole or in windows.
 
-    Recordings longer than `window_s` are cut into windows, which have the field `start_s`; the end of a recording
-    that is shorter than a window is left out and counted. Windows of integers become FLAC without loss; windows of
+    Recordings longer than `window_s` are cut into windows, which have the field `start_s`; a remainder shorter than a
+    window is dropped and counted. Windows of integers become FLAC without loss; windows of
     lossy formats become FLAC of 24 bits if that holds them to 16 bits of each channel's highest sample, and WAV of
     floats otherwise.
 
@@ -152,8 +152,8 @@ def _represents(samples: np.ndarray, bits: int) -> bool:
 class _Decoder:
     """Decode a file once from its start, for windows in order.
 
-    Seeking in MPEG audio is slow, because it reads all earlier headers, and wrong for the next frames, because they
-    borrow bits from earlier ones. `soundfile` seeks after each read of a seekable file.
+    Seeking in MPEG audio is slow, because it reads all earlier headers, and decodes the next frames wrongly, because
+    they borrow bits from earlier ones. `soundfile` seeks after each read of a seekable file.
     """
 
     def __init__(self, path: Path):
@@ -203,7 +203,7 @@ def _decoder(path: Path) -> _Decoder:
 
 @cache_by_mtime(64)
 def _splice(path: Path) -> Splice | None:
-    """The change that makes a header state the length of its file, None if it does; does not read the whole file.
+    """The correction of the length in a file's header, None if it is correct; does not read the whole file.
 
     Raises:
         ContentError: the file does not match its extension, or is visibly truncated.

@@ -54,7 +54,7 @@ class StoredSample:
     """A `Sample` whose members a build has written to disk.
 
     fingerprints: fingerprint of the content by modality, which finds duplicates. changes: how often content lost
-    something or was read otherwise than it is written, by reason (`modalities.files.reading.count_change`).
+    something or was read differently from how it is written, by reason (`modalities.files.reading.count_change`).
     """
 
     identity: str
@@ -92,7 +92,7 @@ class Source(ABC):
     missing: dict[str, tuple[str | int | float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:  # noqa: B027 (not abstract: the end of the chain of `super` calls)
-        """Check the fields among themselves. An override calls `super().__post_init__()` first.
+        """Check the fields for consistency. An override calls `super().__post_init__()` first.
 
         Raises:
             ValueError: a value is impossible or two contradict each other; the message names the key.
@@ -100,7 +100,7 @@ class Source(ABC):
 
     @property
     def parsers(self) -> tuple[str, ...]:
-        """`requires` and the packages that the values of the fields call for."""
+        """`requires` and the packages that the values of the fields need."""
         return (*self.requires, *(("polars",) if getattr(self, "table", None) is not None else ()))
 
     @property
@@ -119,19 +119,19 @@ class Source(ABC):
         The default checks that the recipe defines every modality that `reads` names.
 
         Raises:
-            ValueError: a contradiction that is known without data, such as a modality that the recipe does not define;
-                the message names the key.
+            ValueError: source and recipe contradict each other, for example by a modality that the recipe does not
+                define; the message names the key.
         """
         for name in self.reads:
             require_modality(name, modalities, "columns")
 
     def writes(self, modalities: Mapping[str, Modality]) -> frozenset[str]:
-        """Names of the modalities whose members the source makes, as far as that is known without data."""
+        """Names of the modalities whose members the source makes, as far as the recipe determines them."""
         return frozenset(self.reads)
 
     @classmethod
     def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
-        """Draft recipes for surveyed files. Runs when `sensorium init` looks at a folder.
+        """Draft recipes for surveyed files. Runs when `sensorium init` surveys a folder.
 
         A recipe must build and train unchanged on the folder. Open at most `MAX_OPENED` files of those in
         `survey.files[cls.type]`, and do not raise if they are unusable. The default drafts nothing.

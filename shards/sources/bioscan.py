@@ -31,7 +31,7 @@ _NOT_A_NUMBER = frozenset({"processid", "sampleid", "taxon", "dna_bin", "dna_bar
 
 
 class Specimen(NamedTuple):
-    """A row of the CSV as it is written, the types of its columns, and why it is unreadable (empty if it is not)."""
+    """The cells of a CSV row as written, the types of its columns, and the reason why it is unreadable, or empty."""
 
     folder: Path
     row: dict[str, str]
@@ -52,10 +52,10 @@ class Bioscan(Source):
         images: Folder of one image size, with files `{split}/{chunk}/{processid}.jpg`.
         splits: Values of the column `split` whose rows are used; all by default. Training and test are divided by
             `data.split`.
-        image: Name of the image modality; it is left out if the recipe does not define it.
-        dna: Name of the DNA modality; it is left out if the recipe does not define it.
+        image: Name of the image modality; omitted if the recipe does not define it.
+        dna: Name of the DNA modality; omitted if the recipe does not define it.
         columns: By further modality, its columns: cells of a table or words of one text. By default the text
-            `taxonomy` reads from phylum to species as far as they are known.
+            `taxonomy` consists of the known names from phylum to species.
         labels: Columns stored as labels, apart from the content.
     """
 
@@ -170,7 +170,7 @@ class Bioscan(Source):
 
 
 def _frames(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Yield some columns of a CSV as they are written, many rows at a time; skips rows with a fault."""
+    """Yield some columns of a CSV as text, many rows at a time; skips rows with a fault."""
     lines = read_lines(path)
     names = next(lines).cells
     places = {name: names.index(name) for name in columns}

@@ -51,7 +51,7 @@ class BiosignalSource(Source):
     def sample(self, identity: str, recordings: Mapping[str, Recording], fields: Fields) -> Sample:
         """The sample of recordings by modality and of their fields.
 
-        A field that the recording lacks is null; a table whose fields are all null is left out.
+        A field that the recording lacks is null; a table with only null fields is omitted.
         """
         members = {
             f"{name}.{extension}": data
@@ -87,7 +87,7 @@ def assign_channels(
 ) -> dict[str, list[int]]:
     """The channels of a file that each signal modality takes, by number.
 
-    Ignores channels that match a pattern of `exclude`, and channels that a modality's own list does not name.
+    Ignores channels that match a pattern of `exclude`, and channels missing from the list of a modality that has one.
 
     Args:
         labels: Names of the channels in the file.

@@ -12,7 +12,7 @@ def require_modality(name: str, modalities: Mapping[str, Modality], key: str) ->
     """The modality that the recipe key `data.source.{key}` names.
 
     Raises:
-        ValueError: the recipe does not define it.
+        ValueError: the recipe does not define the modality.
     """
     if name not in modalities:
         raise ValueError(
@@ -26,7 +26,7 @@ def require_tables(names: Iterable[str], modalities: Mapping[str, Modality], key
     """Check that modalities are defined and of type `table`.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a modality is not.
     """
     for name in names:
         if (modality := require_modality(name, modalities, key)).cells != "typed":
@@ -36,10 +36,10 @@ def require_tables(names: Iterable[str], modalities: Mapping[str, Modality], key
 def require_cells(
     columns: Mapping[str, str | tuple[str, ...]], modalities: Mapping[str, Modality], key: str = "columns"
 ) -> None:
-    """Check that modalities are defined and can be made of cells: tables and texts.
+    """Check that modalities are defined and can be made from cells: tables and texts.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a modality is not.
     """
     for name in columns:
         if (modality := require_modality(name, modalities, key)).cells == "none":
@@ -47,9 +47,9 @@ def require_cells(
 
 
 def require_extension(modality: Modality, extensions: Iterable[str], subject: str) -> None:
-    """Check that a modality reads files of one of some extensions.
+    """Check that a modality reads files with one of the extensions.
 
-    subject: the recipe key and the modality's name, which begin the message.
+    subject: recipe key and name of the modality, for the message.
 
     Raises:
         ValueError: it reads none of them.
@@ -63,7 +63,7 @@ def require_signal(modalities: Mapping[str, Modality], source: str) -> None:
     """Check that a recipe has a signal for the channels of recordings; `source` is the source's type.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no signal.
     """
     if not any(modality.is_recording for modality in modalities.values()):
         types = ", ".join(f"{name} ({modality.type})" for name, modality in modalities.items())

@@ -1,4 +1,4 @@
-"""Read CSV and TSV files as rows of text, as it is written."""
+"""Read CSV and TSV files as rows of uninterpreted text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BrokenFileError(ValueError):
 
 
 class Line(NamedTuple):
-    """A row of a table: the number of its first line, its cells, and why it is unreadable (empty if it is not)."""
+    """A row of a table: the number of its first line, its cells, and the reason why it is unreadable, or empty."""
 
     number: int
     cells: list[str]
@@ -39,9 +39,9 @@ def read_lines(path: Path) -> Iterator[Line]:
     """Yield the rows of a CSV or TSV file (also `.gz`), the header first; an unreadable row has a fault.
 
     The separator is a comma in `.csv` and a tab in other files, unless only another of comma, tab and semicolon gives
-    the first rows equal lengths. Between tabs a quote is an ordinary character, as databases write it, unless each cell
-    that begins with a quote also ends with one, as R and spreadsheets write it. After a row with a fault, the next line
-    starts a new row.
+    the first rows equal lengths. In tab-separated files a quote is an ordinary character, as in exports of databases,
+    unless every cell that begins with a quote also ends with one, as in exports of R and spreadsheets. After a row with
+    a fault, the next line starts a new row.
 
     Raises:
         ValueError: the file is unreadable, empty, or neither UTF-8 nor UTF-16.
@@ -78,7 +78,7 @@ def _separator(lines: Sequence[str], usual: str) -> str:
 
 
 def _has_line_breaks(path: Path) -> bool:
-    """Whether a tab-separated file has quoted tabs or line breaks: parsed that way, no row has a fault."""
+    """Whether a tab-separated file has quoted tabs or line breaks: if parsed with quotes, no row has a fault."""
     with _text_lines(path) as lines:
         if len({line.count("\t") for line in lines if line.strip("\r\n")}) == 1:
             return False
@@ -89,7 +89,7 @@ def _has_line_breaks(path: Path) -> bool:
 
 
 def _is_quoted(path: Path) -> bool:
-    """Whether a tab-separated file with one row per line quotes cells: those that begin with a quote end with one."""
+    """Whether a tab-separated file with one row per line has quoted cells: all that begin with a quote end with one."""
     with _text_lines(path) as lines:
         cells = (cell for line in lines if '"' in line for cell in line.rstrip("\r\n").split("\t"))
         return all(len(cell) > 1 and cell.endswith('"') for cell in cells if cell.startswith('"'))
@@ -112,7 +112,7 @@ def _parsed_tabs(feed: _Feed, mark: str) -> Iterator[Line]:
 
 
 def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
-    """Rows as Python's csv module reads them; skips blank lines."""
+    """Rows as parsed by Python's csv module; skips blank lines."""
     csv.field_size_limit(MAX_CELL)
     while True:
         feed.begin()
@@ -129,7 +129,7 @@ def _parsed_csv(feed: _Feed, mark: str) -> Iterator[Line]:
 
 
 class _Feed:
-    """Lines for a parser, which can push back all lines of a row except the first."""
+    """An iterator over lines that can push back all lines of a row except the first."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines = lines
@@ -194,10 +194,10 @@ def decoded_lines(file: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def valid_rows(path: Path, lines: Iterable[Line]) -> Iterator[Line]:
-    """Yield rows, none of which may have a fault.
+    """Yield rows and check that none has a fault.
 
     Raises:
-        ValueError: a row has a fault; the message names both.
+        ValueError: a row has a fault; the message names the line and the fault.
     """
     for line in lines:
         if line.fault:

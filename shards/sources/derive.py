@@ -11,7 +11,7 @@ from modalities.names import did_you_mean
 from shards.sources.tables import parse_cell
 
 Derivation = Mapping[str, str | int | tuple[str, ...]]
-"""`column` (a name, or several of which the first filled one counts) and one of `word`, `pattern` and `date`."""
+"""`column` (a name, or several: the first filled one counts) and one of `word`, `pattern` and `date`."""
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*([NSEW])")
 _KEYS = {"column", "word", "pattern", "date"}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -61,9 +61,9 @@ class Edf(BiosignalFolder):
     """One sample per file, or per window of one, with all signal modalities and tables.
 
     Channels go to the signal modalities that know their names: `EEG Fp1` to one of montage eeg, `ECG ECG` to one of
-    montage ecg. Windows that overlap an annotation beginning with `bad`, in any case (`BAD_acq_skip`, as mne exports
-    it), are left out; a recording that is not cut into windows is taken whole, which is counted. The end of a
-    recording that is shorter than a window is left out and counted. Fields of a recording are those of its file
+    montage ecg. Windows that overlap an annotation beginning with `bad`, in any case (`BAD_acq_skip` in exports of
+    mne), are skipped; a recording that is not cut into windows is kept, which is counted. A remainder shorter than a
+    window is dropped and counted. Fields of a recording are those of its file
     name, `record` (the file name without suffix), `start_s` (of the window), and a row of `table`.
 
     Attributes:
@@ -72,7 +72,7 @@ class Edf(BiosignalFolder):
             with the annotations that it overlaps as `symbol` (the text that covers most of it, or is most frequent in
             it), `symbols` (all texts, separated by commas) and `annotations` (their number). `centered`, `onset`: one
             window of `window_s` around each annotation, or from its start on, with its text as `symbol`; windows that
-            cross an end are left out.
+            cross an end of the recording are skipped.
         annotation_file: A second file of annotations in the same folder, as in the pairs of Sleep-EDF, named by the
             fields of the first file with `*` for the rest: files `*-PSG.edf`, pattern `{night:7}{rest}-PSG.edf` and
             annotation_file `{night}*-Hypnogram.edf` join SC4001EC-Hypnogram to SC4001E0-PSG. The dates of both files
@@ -98,7 +98,7 @@ class Edf(BiosignalFolder):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.table is None) != (not self.join) or len(self.join) > 1:
-            raise ValueError("data.source: table and join of one column belong together")
+            raise ValueError("data.source: table needs a join by one column, and join needs a table")
         if self.annotations in ("centered", "onset") and (self.window_s is None or self.stride_s is not None):
             raise ValueError(f"data.source: annotations '{self.annotations}' need window_s and no stride_s")
         if self.annotation_file is not None and self.annotations is None:
@@ -195,7 +195,7 @@ class Edf(BiosignalFolder):
         """The annotations of a file and of its second file.
 
         Raises:
-            ContentError: they are unreadable, or the source needs annotations and there are none.
+            ContentError: the annotations are unreadable, or missing although the source needs them.
         """
         timeline = read_timeline((path,) if self.annotation_file is None else (path, self._annotation_path(path)))
         if self.annotations is not None and not timeline.annotations:
@@ -203,7 +203,7 @@ class Edf(BiosignalFolder):
         return timeline
 
     def _annotation_path(self, path: Path) -> Path:
-        """The second file, which has a recording's annotations.
+        """Path of the second file, with the annotations of a recording.
 
         Raises:
             ContentError: no file or several files have that name.
@@ -277,17 +277,17 @@ def _folder(raw: Path) -> Path:
 
 
 def _check_form(form: str, names: Collection[str], key: str) -> None:
-    """Check that a text has no other fields in braces than `names`; `key` is its recipe key.
+    """Check that all fields in braces in a text are in `names`; `key` is its recipe key.
 
     Raises:
-        ValueError: it has, or its braces are not balanced.
+        ValueError: a field is not, or the braces are not balanced.
     """
     try:
         fields = [name for _, name, _, _ in Formatter().parse(form) if name is not None]
     except ValueError as error:
         raise ValueError(f"data.source.{key} {form!r} is not text with fields in braces: {error}") from error
     if unknown := [name for name in fields if name not in names]:
-        raise ValueError(f"data.source.{key} {form!r} uses the field {unknown[0]!r}, which the pattern does not give")
+        raise ValueError(f"data.source.{key} {form!r} uses the field {unknown[0]!r}, which is not in the pattern")
 
 
 @lru_cache(maxsize=4)

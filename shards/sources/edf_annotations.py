@@ -32,7 +32,7 @@ class Timeline:
         self._bad_onsets, self._bad_latest = self._onsets[bad], np.maximum.accumulate(self._ends[bad])
 
     def within(self, start_s: float, stop_s: float) -> list[Annotation]:
-        """The annotations that overlap a window, and those without a length that begin in it."""
+        """The annotations that overlap a window, including those without a length that begin in it."""
         first, last = np.searchsorted(self._latest, start_s), np.searchsorted(self._onsets, stop_s)
         onsets, ends = self._onsets[first:last], self._ends[first:last]
         overlaps = np.flatnonzero((ends > start_s) | (onsets >= start_s))
@@ -46,7 +46,7 @@ class Timeline:
     def fields(self, start_s: float, stop_s: float) -> dict[str, Any]:
         """The fields of a window: `symbol`, `symbols` and `annotations`.
 
-        `symbol` is the text that covers most of the window, of equal ones the most frequent, then the first by name.
+        `symbol` is the text that covers most of the window; ties go to the most frequent, then to the first by name.
         """
         covered_s, counts = defaultdict[str, float](float), Counter[str]()
         for onset_s, length_s, text in self.within(start_s, stop_s):
@@ -57,12 +57,12 @@ class Timeline:
 
 
 def read_timeline(paths: Sequence[Path]) -> Timeline:
-    """Read the annotations of a recording and, if there is one, of a second file, placed by the dates of both.
+    """Read the annotations of a recording and, if there is one, of a second file, aligned by the dates of both.
 
     Cached until the size or the time of a file changes.
 
     Raises:
-        ContentError: the annotations are unreadable, or a date that places the second file is.
+        ContentError: the annotations are unreadable, or a date needed to align the second file is.
     """
     states = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
     return _read_timeline(tuple(paths), states)

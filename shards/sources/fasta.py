@@ -47,23 +47,23 @@ class Record(NamedTuple):
 class Fasta(Source):
     """FASTA records become samples of a DNA modality; their table rows give other modalities and labels.
 
-    A split can be made by any column, by `id`, or by `sequence`, so that equal ones stay together.
+    A split can be made by any column, by `id`, or by `sequence`, so that equal sequences stay together.
 
     Attributes:
         files: Glob of the FASTA files below the raw folder; gzip by the suffix.
-        pattern: Regular expression for the id in a record's header: its first group, or all that it matches; by
+        pattern: Regular expression for the id in a record's header: its first group, or its whole match; by
             default the first word.
         table: CSV, TSV or Parquet file below the raw folder, joined by its column `key`; it must fit into memory.
         key: Column of `table` with the ids.
         dna: Name of the DNA modality.
-        unique: Whether only the first of equal sequences is used.
+        unique: Whether to use only the first of equal sequences.
         columns: By modality, its column, or a list of columns that become the cells of a table or the words of one
             text.
         derive: New columns: `genus: {column: scientific_name, word: 1}` for a word, `country: {column: country,
             pattern: "[^:]+"}` for the match of a regular expression, `month: {column: collection_date, date: month}`
             for the `month` (`May`) or `year` of the first date, in GenBank's form or ISO 8601. Numbers become numbers,
-            and `25.66 S` degrees, negative in the south and west. `column` may be a list of names, of which the first
-            filled one counts.
+            and `25.66 S` degrees, negative in the south and west. `column` may be a list of names: the first filled
+            one counts.
         labels: Columns stored as labels, apart from the content.
     """
 
@@ -90,7 +90,7 @@ class Fasta(Source):
         if self.pattern is not None:
             check_regex(self.pattern, "data.source.pattern")
         if self.table is None and (self.columns or self.derive or self.labels):
-            raise ValueError("data.source has columns, derive or labels, but no table to take them from")
+            raise ValueError("data.source has columns, derive or labels, but no table with these columns")
 
     @classmethod
     def draft(cls, survey: Survey, tables: Sequence[TableFile]) -> list[Draft]:
@@ -131,7 +131,7 @@ class Fasta(Source):
         yield from (Record(name, fault="table row without DNA") for name in rows if name not in used)
 
     def _joined(self, record: Record, rows: Mapping[str, list[Row]], used: set[str]) -> Record:
-        """The record under its id, with its row of the table; adds the id to `used`."""
+        """The record with its id and its row of the table; adds the id to `used`."""
         name = self._id(record.name)
         used.add(name)
         if not name:

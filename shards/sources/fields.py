@@ -33,13 +33,13 @@ def pattern_fields(pattern: str | None) -> tuple[str, ...]:
 def path_fields(pattern: str | None, path: PurePath, suffixes: Sequence[str]) -> dict[str, str]:
     """The fields of a path by a pattern, `Subject{subject}_{part}.edf` or, with folders, `{species}/{name:15}`.
 
-    A pattern describes as many of the last parts of a path as it has itself. A field is the shortest text that matches,
+    A pattern with n parts describes the last n parts of a path. A field is the shortest text that matches,
     `{video:15}` is 15 characters long, and a field that occurs twice has the same text both times.
 
     Args:
         pattern: The pattern; None has no fields.
         path: The path of a file.
-        suffixes: A pattern that ends in none of these describes files of any suffix.
+        suffixes: A pattern that ends in none of these matches files with any suffix.
 
     Raises:
         ContentError: the path does not match the pattern.
@@ -74,7 +74,7 @@ def index_rows(
     normalize: Callable[[str], str] = str,
     codes: Codes | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The rows of a table by the text in one column, which is read as written, so that 007 is not 7.
+    """The rows of a table by the text in one column; the text stays as written, so that 007 is not 7.
 
     Args:
         path: The table file.

@@ -197,10 +197,10 @@ def _named(row: dict[str, Any], classes: Mapping[str, list[str]]) -> dict[str, A
 
 
 def _content(cell: Any, modality: Modality, name: str) -> CellContent:
-    """Content of a cell that is a file, an array as lists, or what the modality reads.
+    """Content of a cell: a file, an array as lists, or a value that the modality parses.
 
     Raises:
-        ContentError: the modality cannot be made of it.
+        ContentError: the modality cannot be made from it.
     """
     if isinstance(cell, dict) and cell.keys() >= {"bytes", "path"}:
         data = cell["bytes"] if cell["bytes"] is not None else _contents(str(cell["path"]), f"{name} file")

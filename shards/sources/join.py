@@ -29,16 +29,16 @@ class Item(NamedTuple):
 class Join(Source):
     """Samples of the first source, each with the members of the other sources' samples of the same key.
 
-    Several samples of the first source may share a partner; of several samples of another source with one key, the
-    first is used. Samples that are left out, without a key or a partner, are counted by reason. Labels are merged,
-    and a split can be made by the fields of any source; if two have a field of one name, that of the first counts.
-    The samples of all sources but the first must fit into memory, without their members.
+    Several samples of the first source may share a partner; if several samples of another source have the same key,
+    the first is used. Samples without a key or a partner are skipped and counted by reason. Labels are merged, and
+    a split can be made by the fields of any source; if two have a field of the same name, the first source's counts.
+    The samples of all sources except the first must fit into memory, without their members.
 
     Attributes:
-        sources: The sources, each as `data.source` would have it, all below one raw folder.
-        by: Field that they are joined by: one name for all, or one for each in turn. Any field that a split of that
+        sources: The sources, each with the keys of `data.source`, all below one raw folder.
+        by: Field to join by: one name for all sources, or a list with one per source. Any field that a split of the
             source can be made by.
-        how: `inner` leaves out samples of the first source that lack a partner; `left` keeps them.
+        how: `inner` skips samples of the first source that lack a partner; `left` keeps them.
     """
 
     type: ClassVar[str] = "join"
@@ -73,7 +73,7 @@ class Join(Source):
         """The joined sources.
 
         Raises:
-            ValueError: the settings of one are invalid; the message names the key.
+            ValueError: the settings of a source are invalid; the message names the key.
         """
         return tuple(
             parse_typed(config, SOURCE_TYPES, f"data.source.sources.{i}") for i, config in enumerate(self.sources)
@@ -152,7 +152,7 @@ class Join(Source):
         folder: Path,
         labels: BinaryIO,
     ) -> StoredSample | str:
-        """The joined sample of a part of the first source, or why there is none; appends merged labels to a file."""
+        """Join one sample of the first source, or return the reason to skip it. Appends merged labels to a file."""
         partners = {
             number: samples_by_key[key]
             for number, samples_by_key in enumerate(waiting)
@@ -187,7 +187,7 @@ class Join(Source):
 
 
 def _merge_labels(tables: Sequence[ByteRange], folder: Path, labels: BinaryIO) -> ByteRange:
-    """Append the labels of several samples to a file, merged; of labels with one name, those of the first count."""
+    """Merge the labels of several samples and append them to a file; the first label of each name counts."""
     merged: dict[str, Any] = {}
     for table in tables:
         merged = {**json.loads(table.read(folder)), **merged}

@@ -42,9 +42,9 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MediaFolder(FolderSource):
-    """Base of sources whose files are the content: samples `{modality}.{extension}` with `labels.json`.
+    """Base of sources with one content file per sample: members `{modality}.{extension}` and `labels.json`.
 
-    The pattern gives fields of text, the table fields with typed cells. A split can be made by any field. The
+    Fields of the pattern are text; fields of the table are typed. A split can be made by any field. The
     identity of a sample is its path relative to the raw folder.
 
     Attributes:
@@ -52,7 +52,7 @@ class MediaFolder(FolderSource):
         table: CSV, TSV or Parquet file with one row per file, relative to the raw folder.
         filename: Column of `table` that names the file, by a path relative to the raw folder or by a name, with or
             without suffix.
-        labels: Fields stored as labels; by default those of the pattern.
+        labels: Fields stored as labels; by default the fields of the pattern.
         columns: Fields of each table modality.
     """
 
@@ -96,7 +96,7 @@ class MediaFolder(FolderSource):
 
     @classmethod
     def _sketch_names(cls, sketch: Sketch, names: NamePattern | None, folders: Sequence[str]) -> None:
-        """Add the pattern, labels and groups that names of files and of their folders give."""
+        """Add the pattern, labels and groups that follow from the names of files and folders."""
         pattern = names.pattern if names else None
         if names is not None:
             sketch.labels += [name for name in names.labels if name != "class"]
@@ -225,7 +225,7 @@ def _file_tables(survey: Survey, paths: Sequence[Path], tables: Sequence[TableFi
 
 
 def _sketch_table(sketch: Sketch, survey: Survey, table: TableFile, column: str, fields: Collection[str]) -> None:
-    """Add a table that names files in a column; `fields` are those that files have without it."""
+    """Add a table with a column of file names; `fields` are the fields that files have without it."""
     columns = table.columns
     cells = [name for name in columns.content if name != column and name not in fields]
     sketch.source |= {"table": survey.name(table.path), "filename": column}
@@ -240,6 +240,6 @@ def _sketch_table(sketch: Sketch, survey: Survey, table: TableFile, column: str,
 
 
 def _aliases(name: str) -> list[str]:
-    """The names by which a table may call a file, the most exact first."""
+    """The names that a table may use for a file, the most exact first."""
     path = PurePosixPath(name)
     return list(dict.fromkeys((name, path.with_suffix("").as_posix(), path.name, path.stem)))

@@ -38,7 +38,7 @@ def cell_members(
 
 
 def table_member(name: str, row: Mapping[str, Any], columns: tuple[str, ...]) -> dict[str, bytes]:
-    """The member of a table; empty if all its cells are missing, because such a row has no content."""
+    """The member of a table; empty if all cells are missing, because such a row has no content."""
     if all(row[column] is None for column in columns):
         return {}
     return {f"{name}.json": dump_cells(row, columns)}
@@ -50,5 +50,5 @@ def dump_cells(row: Mapping[str, Any], columns: tuple[str, ...]) -> bytes:
 
 
 def join_list(value: Any) -> Any:
-    """The value of a field as a label, cell or group: the items of a list separated by commas, anything else as is."""
+    """The value of a field as a label, cell or group: the items of a list separated by commas, others unchanged."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -74,12 +74,12 @@ class Molecules(Source):
             (`.sdf.gz`).
         smiles: Column of a table that has the SMILES.
         drawing_px: Side of the square drawing.
-        bond_px: Length of a bond, so that drawings have one scale; smaller only if a molecule would not fit.
+        bond_px: Length of a bond, so that all drawings have one scale; shorter only if the molecule would not fit.
         line_px: Width of a bond's line.
         descriptors: Names in `rdkit.Chem.Descriptors` that become the table.
         labels: Names in `rdkit.Chem.Descriptors` that become labels.
-        properties: Columns of a table, or data fields of an SDF file, that become labels; of several tables some may
-            lack them.
+        properties: Columns of a table, or data fields of an SDF file, that become labels; if there are several
+            tables, some may lack them.
     """
 
     type: ClassVar[str] = "molecules"
@@ -153,7 +153,7 @@ class Molecules(Source):
                 yield Record(fault="file of molecules that cannot be read to its end")
 
     def _check_properties(self, paths: list[Path]) -> None:
-        """Refuse a property that no file has, if all files are tables."""
+        """Refuse a property that is in no file, if all files are tables."""
         if not self.properties or not all(_kind(path) in TABLES for path in paths):
             return
         columns: dict[str, None] = {}

@@ -39,9 +39,9 @@ class PtbXl(BiosignalSource):
     """One sample per record, with the field names of PTB-XL.
 
     Fields of a record are the columns of the database and, from its `scp_codes`, `codes` (all, separated by commas),
-    `code` (the likeliest) and, if `scp_statements.csv` exists, `diagnostic_class` (of the likeliest diagnostic code:
-    NORM, MI, STTC, CD or HYP). Among the fields for a split are `patient_id`, which keeps each patient in one split,
-    and `strat_fold`, the ten folds that come with the data.
+    `code` (the most likely) and, if `scp_statements.csv` exists, `diagnostic_class` (of the most likely diagnostic
+    code: NORM, MI, STTC, CD or HYP). Among the fields for a split are `patient_id`, which keeps each patient in one
+    split, and `strat_fold`, the ten folds that come with the data.
 
     Attributes:
         sample_rate_hz: 500 (column `filename_hr`) or 100 (`filename_lr`).
@@ -120,11 +120,11 @@ def read_statements(path: Path) -> dict[str, str]:
 def parse_diagnoses(scp_codes: str | None, classes: Mapping[str, str]) -> Fields:
     """Fields from text such as `{'NORM': 100.0, 'SR': 0.0}`: codes and their likelihoods in percent.
 
-    In PTB-XL a likelihood of 0 means that none was given, as is usual for rhythms.
+    In PTB-XL a likelihood of 0 means unknown, as is usual for rhythms.
 
     Args:
         scp_codes: The cell; None has no codes.
-        classes: Diagnostic class by code; if empty, the field `diagnostic_class` is left out.
+        classes: Diagnostic class by code; if empty, the field `diagnostic_class` is omitted.
 
     Raises:
         ContentError: the text does not have this form.

@@ -1,4 +1,4 @@
-"""Rows of a CSV, TSV or Parquet file, whose cells are content or name files of content."""
+"""Rows of a CSV, TSV or Parquet file, with content in cells or in files that cells name."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Item(NamedTuple):
 class Rows(Source):
     """One sample per row of a table.
 
-    A split can be made by any column, or by the `scaffold` of a SMILES. Of several files, one that cannot be read is
-    left out and counted; the type of a column is decided over all files.
+    A split can be made by any column, or by the `scaffold` of a SMILES. If there are several files, an unreadable
+    one is skipped and counted; the type of a column is inferred over all files.
 
     Attributes:
         file: CSV, TSV or Parquet file, or a glob for several of them, below the raw folder.

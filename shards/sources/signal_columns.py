@@ -14,7 +14,7 @@ from modalities.files.recording import Recording, to_members
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A value that differs by row: the name of its column."""
+    """A property that differs between rows: the name of its column."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -58,7 +58,7 @@ class SignalColumns:
         Args:
             name: The modality.
             columns: One column, whose cells are lists of numbers (one channel) or lists of lists; or one column per
-                channel. Channels without samples are left out and counted.
+                channel. Channels without samples are dropped and counted.
             row: The cells by column.
 
         Raises:
@@ -103,7 +103,7 @@ class SignalColumns:
         return channels
 
     def _units(self, row: Mapping[str, Any], count: int) -> tuple[str, ...]:
-        """One unit per channel; if the row has another number of units, the modality refuses it."""
+        """One unit per channel; if the number of units differs, the modality refuses the row."""
         unit = row[self.unit.column] if isinstance(self.unit, Column) else self.unit
         return (unit or "",) * count if unit is None or isinstance(unit, str) else tuple(map(str, unit))
 

@@ -34,7 +34,7 @@ _AT_ONCE = 50_000
 
 
 def read_table(path: Path, rows: int | None = None) -> pl.DataFrame:
-    """Read a CSV or TSV file as text as it is written, or a Parquet file with its own types.
+    """Read a CSV or TSV file as uninterpreted text, or a Parquet file with its types.
 
     rows: number of rows to read, by default all.
 
@@ -76,7 +76,7 @@ class CellTypes:
     """How often each word or code means a missing value, by column."""
 
     def cell(self, name: str, value: Any) -> Any:
-        """The value of a cell: None if missing, a number, a truth value, or the text as it is written."""
+        """The value of a cell: None if missing, else a number, a bool or the text unchanged."""
         if is_missing(value, name, self.codes):
             return None
         if not isinstance(value, str) or name not in self.columns:
@@ -94,7 +94,7 @@ class CellTypes:
         return {name: self.cell(name, value) for name, value in written.items()}
 
     def written(self, name: str, value: Any) -> str:
-        """The text of a cell as it is written; empty if it means missing."""
+        """The unchanged text of a cell; empty if it means missing."""
         return "" if self.cell(name, value) is None else str(value)
 
     def numeric(self, name: str) -> bool:
@@ -102,7 +102,7 @@ class CellTypes:
         return name in self.columns and self.columns[name].kind == "number" and not self.columns[name].unit
 
     def count(self, names: Iterable[str]) -> None:
-        """Count as changes what is not read as it is written: words that mean missing, notations of numbers."""
+        """Count values that differ from their text as changes: words that mean missing, notations of numbers."""
         for name in dict.fromkeys(names):
             for word, times in self.words.get(name, {}).items():
                 count_change(f"{name}: {word!r} is missing", times)
@@ -139,7 +139,7 @@ def infer_types(
     Args:
         frames: Rows of the same table or of several.
         codes: Cells that mean missing, by column.
-        text: Columns whose cells stay as they are written.
+        text: Columns whose cells stay unchanged text.
         kinds: Types that columns must have, because a model was fitted on them.
         typed: Whether the types of the frames are those of their file, so that text is text.
     """
@@ -205,8 +205,8 @@ def read_rows(
     Args:
         path: The table file.
         codes: Cells that mean missing, by column.
-        text: Columns whose cells stay as they are written.
-        used: Columns whose changes are counted, by default all.
+        text: Columns whose cells stay unchanged text.
+        used: Columns in which changes are counted, by default all.
 
     Raises:
         ValueError: see `read_table`.

@@ -80,7 +80,7 @@ class WebDataset(Source):
         if not (self.members or self.columns):
             raise ValueError("data.source.members is empty: give the extensions of each modality")
         for name in self.members.keys() & self.columns.keys():
-            raise ValueError(f"data.source.columns.{name} is also in members: take the modality from one of them")
+            raise ValueError(f"data.source.columns.{name} is also in members: remove it from one of them")
         for extension in (*itertools.chain.from_iterable(self._extensions.values()), *self.decode):
             if _last(extension) in PICKLES:
                 raise ValueError(
@@ -214,7 +214,7 @@ def _text(data: bytes, extension: str) -> str:
 
 
 def _number(data: bytes, extension: str) -> int | float:
-    """A whole number if it is written as one."""
+    """An integer if it is written as one, else a float."""
     text = _text(data[:100], extension).strip()
     try:
         value = json.loads(text)

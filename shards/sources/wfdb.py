@@ -40,8 +40,8 @@ class Excerpt(NamedTuple):
     """Ticks `start` to `stop` of a record or segment: one item.
 
     A tick is the time of a sample of the record's fastest channel. start, stop: both 0 if the record is unreadable or
-    the annotation too near an end. raw: the raw folder. path: the header. annotation: number of the annotation that the
-    window is centered on, or -1. segment: place of the segment in its record, None for a record of one segment.
+    the annotation is too near an end. raw: the raw folder. path: the header. annotation: number of the annotation that
+    the window is centered on, or -1. segment: position of the segment in its record, None if there is only one.
     """
 
     raw: Path
@@ -59,21 +59,21 @@ class Wfdb(BiosignalFolder):
 
     Channels go to the signal modalities that know their names, each at its own rate (several samples per frame). A
     channel without a gain is uncalibrated; only a modality with `unit: null` takes it. Annotations follow the clock
-    of their file (`time resolution`), and windows begin at any sample of the fastest channel. The end of a record
-    that is shorter than a window is left out and counted.
+    of their file (`time resolution`), and windows begin at any sample of the fastest channel. A remainder
+    shorter than a window is dropped and counted.
 
     Fields of a record are those of its file name, `record` (its name), `start_s` (of a window), its comments of the
     form `Age: 74` and, with annotations, `symbol` (of the annotation, or the most frequent in the window), `symbols`
     (all, separated by commas) and `annotations` (their number). Each segment of a record of several segments is a
     sample, or is cut into windows. It has the field `segment` (its name), the `record` and comments of the whole
-    record and, if it has none of its own, the annotations of the whole; `start_s` counts from the beginning of the
-    whole.
+    record and, if it has no annotation file, the annotations of the whole record; `start_s` counts from the beginning
+    of the whole record.
 
     Attributes:
         files: Glob of headers that also applies in every folder below the raw folder.
         annotations: Extension of the files of annotations, such as `atr`; none are read by default.
         centered: Whether one window is cut around each annotation instead of windows at regular times; windows that
-            cross an end are left out.
+            cross an end of the record are skipped.
     """
 
     type: ClassVar[str] = "wfdb"

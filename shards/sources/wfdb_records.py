@@ -69,7 +69,7 @@ def headers_by_folder(folders: Iterable[Path]) -> Iterator[tuple[Path, FolderHea
 class AnnotationFile(NamedTuple):
     """Annotations in order of time.
 
-    samples: times `(N,)` int64, in samples at `clock_hz`. clock_hz: None if the file does not say it.
+    samples: times `(N,)` int64, in samples at `clock_hz`. clock_hz: None if the file does not state it.
     """
 
     samples: np.ndarray
@@ -124,10 +124,10 @@ class RecordAnnotations(NamedTuple):
 def record_annotations(path: Path, segment: Segment | None, extension: str) -> RecordAnnotations:
     """The annotations of the record or segment whose header is at `path`.
 
-    A segment without a file of its own takes those of its record that lie within it.
+    A segment without an annotation file has the annotations of its record that are within the segment.
 
     Raises:
-        ContentError: there are none, or they are unreadable.
+        ContentError: the annotations are missing or unreadable.
     """
     header, file = read_wfdb_header(path), path.with_suffix(f".{extension}")
     inherited = segment if not file.is_file() else None

@@ -63,7 +63,7 @@ class WindowedSource(Source):
 def refuse_empty_window(annotation: int, start: Fraction | int, stop: Fraction | int) -> None:
     """Refuse the empty window that marks an annotation too near an end of its recording.
 
-    annotation: its number, -1 for a window that belongs to none.
+    annotation: its number, -1 for a window without an annotation.
 
     Raises:
         ContentError: the window is empty.

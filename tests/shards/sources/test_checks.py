@@ -115,12 +115,12 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"type": "edf", "table": "a.csv", "join": {"id": "{persn}"}, "pattern": "{person}.edf"},
         {"ecg": ECG},
-        "data.source.join '{persn}' uses the field 'persn', which the pattern does not give",
+        "data.source.join '{persn}' uses the field 'persn', which is not in the pattern",
     ),
     (
         {"type": "edf", "annotations": "overlap", "annotation_file": "{night}.edf"},
         {"ecg": ECG},
-        "data.source.annotation_file '{night}.edf' uses the field 'night', which the pattern does not give",
+        "data.source.annotation_file '{night}.edf' uses the field 'night', which is not in the pattern",
     ),
     ({"type": "fasta"}, {"gene": DNA}, "data.source.dna " + UNDEFINED.format(name="dna")),
     (

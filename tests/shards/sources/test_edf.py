@@ -172,9 +172,9 @@ def test_channels_may_be_excluded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"join": {}}, "belong together"),
-        ({"table": None}, "belong together"),
-        ({"join": {"Subject": "{person}"}}, "'person', which the pattern does not give"),
+        ({"join": {}}, "table needs a join by one column"),
+        ({"table": None}, "table needs a join by one column"),
+        ({"join": {"Subject": "{person}"}}, "'person', which is not in the pattern"),
         ({"join": {"Subject": "{subject"}}, "is not text with fields in braces"),
         ({"join": {"Person": "Subject{subject}"}}, "has no column 'Person'"),
         ({"table": "none.csv"}, "no file"),
@@ -397,7 +397,7 @@ def test_a_second_file_without_a_date_cannot_be_aligned(night: Path) -> None:
 
 
 def test_a_second_file_is_named_by_fields_of_the_pattern() -> None:
-    with pytest.raises(ValueError, match=r"'{person}\.edf' uses the field 'person', which the pattern does not give"):
+    with pytest.raises(ValueError, match=r"'{person}\.edf' uses the field 'person', which is not in the pattern"):
         Edf(**{**SLEEP, "annotation_file": "{person}.edf"})
     with pytest.raises(ValueError, match="annotation_file needs annotations"):
         Edf(annotation_file="{record}.edf")

@@ -192,7 +192,7 @@ def test_missing_files_are_named(raw: Path, changes: dict[str, Any], message: st
         ({"derive": {"g": {"column": "a", "word": "x"}}}, "counted from 1"),
         ({"derive": {"g": {"column": "a", "pattern": "("}}}, r"derive\.g\.pattern is not a regular expression"),
         ({"pattern": "["}, r"data\.source\.pattern is not a regular expression"),
-        ({"table": None, "labels": ["a"]}, "no table to take them from"),
+        ({"table": None, "labels": ["a"]}, "no table with these columns"),
         ({"tables": "x"}, r"unknown key 'data\.source\.tables': did you mean 'table'"),
     ],
 )
