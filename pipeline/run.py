@@ -22,7 +22,7 @@ from pipeline.model.modeling import SensoriumModel
 from pipeline.model.weights import load_pretrained
 from pipeline.recipe.load import load
 from pipeline.recipe.schema import Recipe
-from pipeline.recipe.upgrade import upgrade_modalities, upgrade_recipe, upgrade_results
+from pipeline.recipe.upgrade import upgrade_modalities, upgrade_recipe, upgrade_results, upgrade_task
 from shards.files import TEMPORARY_SUFFIX, write_json, write_text
 from shards.manifest import Manifest
 from shards.versions import installed_versions, relevant_versions, required_packages, version_differences
@@ -163,7 +163,7 @@ class Run:
         return self.folder / "checkpoints" / f"step-{step}"
 
     def result(self) -> dict[str, Any]:
-        """The results so far, by command."""
+        """The results so far, by command, also if an earlier version of sensorium wrote them."""
         path = self.folder / "result.json"
         return upgrade_results(json.loads(path.read_text())) if path.is_file() else {}
 
@@ -267,6 +267,7 @@ def load_config(source: str | Path) -> SensoriumConfig:
     """
     config = SensoriumConfig.from_pretrained(source)
     config.modalities = upgrade_modalities(config.modalities)
+    config.head = config.head and upgrade_task(config.head)
     return config
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.model.modeling import SensoriumModel
 
 RENAMED = {
-    r"^(?:entries|input_embeddings)\.([^.]+)\.([^.]+)\.place\.": r"input_embeddings.\1.\2.position.",
-    r"^(?:entries|input_embeddings)\.([^.]+)\.([^.]+)\.band\.": r"input_embeddings.\1.\2.channel.",
+    r"^entries\.([^.]+)\.([^.]+)\.place\.": r"input_embeddings.\1.\2.position.",
+    r"^entries\.([^.]+)\.([^.]+)\.band\.": r"input_embeddings.\1.\2.channel.",
     r"^entries\.([^.]+)\.kind$": r"input_embeddings.\1.type_embedding",
     r"^entries\.([^.]+)\.hidden$": r"input_embeddings.\1.mask_token",
     r"^entries\.": "input_embeddings.",

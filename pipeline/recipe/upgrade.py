@@ -39,8 +39,12 @@ def upgrade_modalities(states: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgrade_head(state: Mapping[str, Any]) -> dict[str, Any]:
     """The description of a fine-tuned head that any version saved, with the keys of today."""
-    names = {"deviation": "std"}
-    return {**state, "task": {names.get(key, key): value for key, value in state["task"].items()}}
+    return {**state, "task": upgrade_task(state["task"])}
+
+
+def upgrade_task(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a fine-tuned model that any version saved, with the keys of today."""
+    return {"std" if key == "deviation" else key: value for key, value in task.items()}
 
 
 def upgrade_results(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _current_tensor_name(tensor: str) -> str:
     part, _, name = tensor.partition(":")
     if name.startswith("model."):
         return f"{part}:model.{current_name(name.removeprefix('model.'))}"
-    name = re.sub(r"^(objectives\.[^.]+)\.place\.", r"\1.position.", name)
+    name = re.sub(r"^objectives\.regression\.place\.", "objectives.regression.position.", name)
     return f"{part}:{name}"
 
 

@@ -170,6 +170,9 @@ def test_a_saved_model_predicts_as_in_memory(run: Path, table: Path, tmp_path: P
     expected = predict(predictor, samples, range(80)) * task.std + task.mean
     predict_file(tmp_path / "t", table, tmp_path / "p.parquet", columns={"smiles": "structure"})
     np.testing.assert_allclose(pl.read_parquet(tmp_path / "p.parquet")["atoms"].to_numpy(), expected, rtol=1e-5)
+    head = tmp_path / "t" / "head.json"
+    head.write_text(head.read_text().replace('"std"', '"deviation"'))
+    assert load_predictor(Run.existing(tmp_path / "t"))[1] == task  # the key of earlier versions
 
 
 def test_embeddings_of_a_file(run: Path, table: Path, tmp_path: Path) -> None:

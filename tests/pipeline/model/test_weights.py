@@ -12,6 +12,8 @@ from modalities.text import Text
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
 from pipeline.model.weights import current_name, load_pretrained
+from pipeline.run import load_model
+from pipeline.training.checkpoint import _current_tensor_name
 
 FORMER = {
     "input_embeddings.kind.type_embedding": "entries.kind.kind",
@@ -47,6 +49,27 @@ def test_a_model_of_an_earlier_version_loads_and_is_saved_with_current_names(
     assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
     loaded.save_pretrained(tmp_path / "again")
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == weights.keys()
+
+
+@pytest.mark.parametrize("key", ["std", "deviation"])
+def test_a_head_of_an_earlier_version_predicts(model: SensoriumModel, tmp_path: Path, key: str) -> None:
+    head = {"kind": "regression", "classes": [], "mean": 3.0, key: 2.0, "modalities": ["kind"], "features": "pooled"}
+    config = SensoriumConfig(**{**model.config.to_dict(), "head": head})
+    torch.manual_seed(0)
+    SensoriumModel(config).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path).eval()
+    tokens = loaded.modalities["kind"].tokenize("a wasp")
+    batch = loaded.pack([{"kind": tokens}])
+    assert loaded.head is not None
+    output = loaded.head(loaded.features(batch, ["kind"], layers=False))[:, 0]
+    assert torch.allclose(loaded.predict(batch), output.double() * 2 + 3)
+
+
+def test_names_in_modalities_and_objectives_of_other_packages_stay() -> None:
+    for name in ("input_embeddings.kind.embedding.place.weight", "input_embeddings.kind.embedding.band.weight"):
+        assert current_name(name) == name
+    assert _current_tensor_name("exp_avg:objectives.other.place.weight") == "exp_avg:objectives.other.place.weight"
+    assert _current_tensor_name("parameter:objectives.regression.place.bias").endswith(".regression.position.bias")
 
 
 def test_every_parameter_name_is_restored(model: SensoriumModel) -> None:
