@@ -19,7 +19,7 @@ from modalities.extras import install_command
 from pipeline.commands.result import Result
 from pipeline.machine import fast_bf16
 
-REQUIRED = ("torch", "transformers", "accelerate", "deepspeed", "safetensors", "polars", "pydantic")
+REQUIRED = ("torch", "transformers", "accelerate", "deepspeed", "peft", "safetensors", "polars", "pydantic")
 OPTIONAL = {
     "matplotlib": "sensorium report",
     "ray": "sensorium shards build --engine ray",

@@ -247,11 +247,11 @@ def test_doctor_explains_what_a_missing_parser_is_for(monkeypatch: pytest.Monkey
 
 def test_doctor_finds_the_packages_of_the_tests() -> None:
     result = doctor()
-    assert all(result.packages[name] for name in ("torch", "deepspeed"))
+    assert all(result.packages[name] for name in ("torch", "deepspeed", "peft"))
     parsers = result.parsers
     assert parsers.keys() >= {"rdkit", "pillow", "wfdb", "pyedflib", "soundfile", "mne", "biopython", "datasets"}
     assert parsers.keys() >= {name for kind in (Image, Signal, Spectrogram, Text) for name in kind.requires}
     assert all(parser.version and parser.uses for parser in parsers.values())
-    assert any(use.startswith("waveforms: Files that hold recordings: WFDB") for use in parsers["wfdb"].uses)
+    assert any(use.startswith("waveforms: Recordings in WFDB records") for use in parsers["wfdb"].uses)
     assert result.cores >= 1
     assert isinstance(result.missing, list)
