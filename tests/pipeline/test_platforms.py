@@ -51,12 +51,7 @@ def test_workers_share_memory_without_linux_calls(monkeypatch: pytest.MonkeyPatc
         os.close(descriptor)
 
 
-<<<<<<< HEAD
 def test_doctor_reports_that_apple_gpus_are_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any("Apple" in line for line in doctor()["missing"])
-=======
-def test_doctor_says_that_apple_gpus_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("Apple" in line for line in doctor().missing)
->>>>>>> a68d35b (doctor lists peft again; tests read its result by attributes)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert "no training on Apple GPUs (MPS): models train on the CPU of this machine" in doctor().missing

@@ -208,7 +208,7 @@ def test_examples_come_from_an_existing_split(
     assert example_split(Run(run).recipe()).split == expected
     if expected == "train":
         export(run, tmp_path / "model")
-        assert "holds a few of the train\nsplit" in (tmp_path / "model" / "README.md").read_text()
+        assert "has a few samples of the train\nsplit" in (tmp_path / "model" / "README.md").read_text()
         assert "Samples of the train split, masked" in Path(report(run).path).read_text()
 
 
