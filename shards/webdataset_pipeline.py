@@ -46,7 +46,6 @@ def webdataset(
 
         import sensorium as sm
         from torch.utils.data import DataLoader
-
         samples = sm.webdataset("shards/birds", shuffle=True).shuffle(1000).to_tuple("image.jpg", "labels.json")
         for image, labels in DataLoader(samples, batch_size=None, num_workers=4):
             ...

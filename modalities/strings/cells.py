@@ -214,8 +214,7 @@ def column_of(
         texts: Number of cells by text, stripped and not missing.
         numbers: Number of cells that are numbers by type.
         booleans: Number of cells that are booleans by type.
-        typed: Whether the file has typed columns. Its texts are then not numbers, unless other cells are: the column
-            was inferred to be numeric before, and still is if more than half of its cells are numbers.
+        typed: Whether the file has typed columns: texts are then numbers only if other cells are, and most cells.
         kind: Kind of a column that was fitted before; only the notation is inferred.
         decimal: Decimal mark of other columns of the file.
     """

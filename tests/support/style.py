@@ -1,24 +1,30 @@
 """Style rules that ruff does not know: sizes of files and functions, names that are not nouns or verbs, dataclasses.
 
-`python tests/support/style.py` writes how far each file still is from the rules to `tests/leftovers.json`. The style
-test fails if a file exceeds its entry, and if an entry is larger than needed, so the table can only shrink.
+`EXCEPTIONS` lists the exceptions with their reasons; the style test fails for any other violation and for an exception
+that is no longer needed. `python tests/support/style.py` prints all violations.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFTOVERS = ROOT / "tests" / "leftovers.json"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 MAX_POSITIONAL_FIELDS = 4
 """Frozen dataclasses with more fields take them by keyword alone."""
+EXCEPTIONS = {
+    ("modalities/strings/subwords.py", "function train"): "a third is its docstring and its table of trainer options",
+    (
+        "shards/build.py",
+        "function build",
+    ): "half is its signature and docstring; it calls each step of a build",
+}
+"""Reason why a violation is accepted, by file and rule."""
 BANNED_NAMES = frozenset(
     [
         "held",
@@ -110,6 +116,6 @@ def all_violations() -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    counts = all_violations()
-    LEFTOVERS.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-    print(sum(len(rules) for rules in counts.values()), "leftovers in", len(counts), "files")
+    for path, rules in all_violations().items():
+        for rule, count in rules.items():
+            print(f"{path}: {rule}: {count}")
