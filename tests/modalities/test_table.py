@@ -628,9 +628,9 @@ def test_advice_on_codes_can_be_copied() -> None:
         'missing: {size: ["-999 mm"]}',
         "missing: {v: [-99999999]}",
     ]
-    advised = Table(missing={"day": ("9999-12-31",), "size": (-999,), "v": (-99999999,)})
-    assert advised.survey(rows) == []
-    assert advised.fit(rows).scales["size"] == (29.5, pytest.approx(np.std(range(60))))
+    with_advice = Table(missing={"day": ("9999-12-31",), "size": (-999,), "v": (-99999999,)})
+    assert with_advice.survey(rows) == []
+    assert with_advice.fit(rows).scales["size"] == (29.5, pytest.approx(np.std(range(60))))
     assert len(Table(missing={"v": (-1,)}).survey(rows)) == 3, "a code that is not there hides no other"
 
 

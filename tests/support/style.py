@@ -46,6 +46,13 @@ BANNED_NAMES = frozenset(
         "own",
         "whole",
         "there",
+        "heard",
+        "got",
+        "advised",
+        "asked",
+        "grown",
+        "spared",
+        "altered",
     ]
 )
 """Participles, adverbs and pronouns that say nothing about a value: use the noun (`names`, `indices`, `reason`)."""

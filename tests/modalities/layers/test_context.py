@@ -35,9 +35,9 @@ def test_context_on_a_full_grid_equals_a_convolution(axes: int) -> None:
     context, side = Context(4, axes, 3), 5
     coords = torch.cartesian_prod(*[torch.arange(side)] * axes).view(-1, axes)
     x = torch.randn(len(coords), 4)
-    got = context(x, coords.float(), torch.zeros(len(x), 1, dtype=torch.int64), torch.ones(len(x), dtype=torch.bool))
+    output = context(x, coords.float(), torch.zeros(len(x), 1, dtype=torch.int64), torch.ones(len(x), dtype=torch.bool))
     grid = context.norm(x).T.reshape(1, 4, *[side] * axes)
     kernel = context.mix.weight.view(4, *[3] * axes, 4).movedim(-1, 1)
     convolve = F.conv1d if axes == 1 else F.conv2d
     mixed = convolve(grid, kernel, context.mix.bias, padding=1)[0].flatten(1).T
-    torch.testing.assert_close(got, x + F.silu(mixed))
+    torch.testing.assert_close(output, x + F.silu(mixed))

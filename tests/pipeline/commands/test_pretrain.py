@@ -272,10 +272,10 @@ def test_init_may_add_modalities(recipe: dict[str, Any], run: Path, tmp_path: Pa
     source = pretrain(few, out=tmp_path / "few")
     fitted = Run(run).modalities()
     assert fitted is not None
-    grown = build_module(load({**recipe, "init": str(source)}), fitted).model.state_dict()
+    larger_state = build_module(load({**recipe, "init": str(source)}), fitted).model.state_dict()
     weights = load_file(source / "model" / "model.safetensors")
-    assert all(torch.equal(grown[name], value) for name, value in weights.items())
-    assert any(name.startswith("input_embeddings.image") and name not in weights for name in grown)
+    assert all(torch.equal(larger_state[name], value) for name, value in weights.items())
+    assert any(name.startswith("input_embeddings.image") and name not in weights for name in larger_state)
 
 
 def animals(folder: Path, rows: str, **table: Any) -> dict[str, Any]:

@@ -84,11 +84,11 @@ def test_tokens_outside_the_fitted_vocabulary_are_refused() -> None:
 
 def test_masks_and_visible_values_are_stored_with_the_targets() -> None:
     true = {"table": tokens(4, WIDTHS["table"], 0)}
-    altered = {"table": true["table"]._replace(values=true["table"].values + 1, ids=true["table"].ids.copy())}
+    inputs = {"table": true["table"]._replace(values=true["table"].values + 1, ids=true["table"].ids.copy())}
     target = np.array([True, False, True, False])
     action = np.array([Action.NOISE, Action.KEEP, Action.DROP, Action.KEEP], np.int8)
     masks = {"table": Mask(target, action, np.arange(4))}
-    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, altered], keys=["", "b"], faults=[Fault("a.tar", "a", "torn")])
+    batch = pack([{}, true], WIDTHS, [{}, masks], [{}, inputs], keys=["", "b"], faults=[Fault("a.tar", "a", "torn")])
     content = batch.packs["table"]
     assert content.target.tolist() == [*target.tolist(), False]
     assert content.action.tolist() == [*action.tolist(), 0]

@@ -234,8 +234,8 @@ def test_learning_rate_schedules() -> None:
 def test_weight_decay_excludes_norms_biases_and_tables(recipe: dict[str, Any], tmp_path: Path) -> None:
     _, engine, _ = create(recipe, tmp_path)
     decayed, without_decay = parameter_groups(engine.unwrapped, 0.1)
-    spared = {id(p) for p in without_decay["params"]}
-    names = {name for name, p in engine.unwrapped.named_parameters() if id(p) in spared}
+    undecayed = {id(p) for p in without_decay["params"]}
+    names = {name for name, p in engine.unwrapped.named_parameters() if id(p) in undecayed}
     assert "model.input_embeddings.smiles.embedding.content.weight" in names
     assert "model.trunk.blocks.0.norm_mlp.weight" in names
     assert "objectives.contrastive.log_scale" in names

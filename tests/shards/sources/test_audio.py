@@ -190,7 +190,7 @@ LONG = np.random.default_rng(5).integers(-9000, 9000, (20_000, 2)).astype(np.int
 """Two and a half seconds at 8 kHz."""
 
 
-def heard(sample: Sample | str) -> np.ndarray:
+def samples_of(sample: Sample | str) -> np.ndarray:
     """Samples `(T, C)` of a part."""
     assert isinstance(sample, Sample)
     [(name, data)] = [(name, data) for name, data in sample.members.items() if name.startswith("audio.")]
@@ -205,15 +205,15 @@ def test_long_recordings_are_cut_losslessly(tmp_path: Path, suffix: str) -> None
     soundfile.write(tmp_path / f"ann_1.{suffix}", LONG, 8000, subtype="PCM_16")
     source = AudioFolder(pattern="{speaker}_{i}", window_s=1, labels=("speaker", "start_s"))
     first, second = make_samples(source, tmp_path)
-    np.testing.assert_array_equal(heard(first), LONG[:8000])
-    np.testing.assert_array_equal(heard(second), LONG[8000:16_000])
+    np.testing.assert_array_equal(samples_of(first), LONG[:8000])
+    np.testing.assert_array_equal(samples_of(second), LONG[8000:16_000])
     assert isinstance(second, Sample)
     assert second.identity == f"ann_1.{suffix}:8000:16000"
     assert json.loads(second.members["labels.json"]) == {"speaker": "ann", "start_s": 1.0}
     assert second.groups == {"speaker": "ann", "i": "1", "start_s": "1.0"}
     overlapping = make_samples(AudioFolder(window_s=1, stride_s=0.5), tmp_path)
     assert len(overlapping) == 4
-    np.testing.assert_array_equal(heard(overlapping[3]), LONG[12_000:])
+    np.testing.assert_array_equal(samples_of(overlapping[3]), LONG[12_000:])
 
 
 def test_other_sample_types_are_cut(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_other_sample_types_are_cut(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(20_000) / 8000)
     soundfile.write(tmp_path / "a.ogg", tone, 8000)
     [part] = make_samples(AudioFolder(window_s=2), tmp_path)
-    assert np.abs(heard(part)[2000:14_000, 0] / 32768 - tone[2000:14_000]).max() < 0.1
+    assert np.abs(samples_of(part)[2000:14_000, 0] / 32768 - tone[2000:14_000]).max() < 0.1
 
 
 def test_a_recording_no_longer_than_a_window_keeps_its_bytes(digits: Path) -> None:
@@ -316,8 +316,8 @@ def test_a_recording_without_a_stated_length_ends_with_its_data(tmp_path: Path, 
         data[40:44] = bytes(4)
     (tmp_path / f"a.{suffix}").write_bytes(data)
     first, second = make_samples(AudioFolder(window_s=1), tmp_path)
-    np.testing.assert_array_equal(heard(first), LONG[:8000])
-    np.testing.assert_array_equal(heard(second), LONG[8000:16_000])
+    np.testing.assert_array_equal(samples_of(first), LONG[:8000])
+    np.testing.assert_array_equal(samples_of(second), LONG[8000:16_000])
     [single] = make_samples(AudioFolder(), tmp_path)
     assert isinstance(single, Sample)
     samples, _ = soundfile.read(io.BytesIO(single.members[f"audio.{suffix}"]), dtype="int16")

@@ -457,11 +457,11 @@ def test_headers_are_read_ahead_in_order(tmp_path: Path, monkeypatch: pytest.Mon
         return int(path.name)
 
     monkeypatch.setattr(biosignals, "LOOKAHEAD", 8)
-    asked: list[int] = []
-    paths = (asked.append(n) or Path(str(n)) for n in range(50))
+    requests: list[int] = []
+    paths = (requests.append(n) or Path(str(n)) for n in range(50))
     ahead = biosignals.read_ahead(read, paths)
     assert next(ahead) == (Path("0"), 0)
-    assert len(asked) == 8, "no more are read before they are needed"
+    assert len(requests) == 8, "no more are read before they are needed"
     rest = list(ahead)
     assert [str(result) for _, result in rest] == [str(n) if n != 7 else "seven" for n in range(1, 50)]
     assert 1 < maximum <= 8
