@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.model.modeling import SensoriumModel
 
 RENAMED = {
-    r"^entries\.([^.]+)\.([^.]+)\.place\.": r"input_embeddings.\1.\2.position.",
-    r"^entries\.([^.]+)\.([^.]+)\.band\.": r"input_embeddings.\1.\2.channel.",
+    r"^entries\.([^.]+\.[^.]+)\.place\.": r"input_embeddings.\1.position.",
+    r"^entries\.([^.]+\.[^.]+)\.band\.": r"input_embeddings.\1.channel.",
     r"^entries\.([^.]+)\.kind$": r"input_embeddings.\1.type_embedding",
     r"^entries\.([^.]+)\.hidden$": r"input_embeddings.\1.mask_token",
     r"^entries\.": "input_embeddings.",
@@ -18,7 +18,7 @@ RENAMED = {
     r"^decoder\.place\.": "decoder.position.",
 }
 """Patterns of former parameter names of `SensoriumModel` and their replacements; the first pattern that matches counts.
-Renaming a parameter adds a row here."""
+Renaming a parameter adds a row here. Transformers replaces `\\1` alone, so a pattern has at most one group."""
 
 
 def current_name(name: str) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from modalities.text import Text
 from pipeline.model.configuration import SensoriumConfig
 from pipeline.model.modeling import SensoriumModel
-from pipeline.model.weights import current_name, load_pretrained
+from pipeline.model.weights import RENAMED, current_name, load_pretrained
 from pipeline.run import load_model
 from pipeline.training.checkpoint import _current_tensor_name
 
@@ -75,3 +75,10 @@ def test_names_in_modalities_and_objectives_of_other_packages_stay() -> None:
 def test_every_parameter_name_is_restored(model: SensoriumModel) -> None:
     for name in model.state_dict():
         assert current_name(former_name(name)) == current_name(name) == name
+
+
+def test_patterns_have_one_group() -> None:
+    """Transformers replaces no group but the first, and leaves others of a name uninitialized."""
+    assert not [new for new in RENAMED.values() if r"\2" in new]
+    assert current_name("entries.a.embedding.place.w") == "input_embeddings.a.embedding.position.w"
+    assert current_name("entries.a.embedding.band.w") == "input_embeddings.a.embedding.channel.w"
