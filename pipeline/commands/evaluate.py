@@ -102,14 +102,14 @@ def evaluate(
         rankme={name: rankme(values[present]) for name, values, present in encoded.features() if present.any()},
         skipped=len(encoded.faults),
     )
-    trained.add_result(evaluate=result.figures())  # saved now in case probing the label fails
     if name := label or recipe.evaluate.probe:
         training = Split(path, "train", cache=recipe.data.cache)
         locations = by_key_hash(training)[: recipe.evaluate.probe_samples]
         labels = labels_of(training, locations, name), labels_of(test, gallery, name)
+        trained.add_result(evaluate=result.figures())  # saved now in case probing the label fails
         features = encode(model, training, locations, workers)
         result = replace(result, probe=probe(name, (features, labels[0]), (encoded, labels[1])))
-        trained.add_result(evaluate=result.figures())
+    trained.add_result(evaluate=result.figures())
     return result
 
 

@@ -678,6 +678,7 @@ def test_json_of_evaluate_finetune_embed_and_predict(call: Call, run: Path, tabl
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     judged = call("evaluate", copy, "--json").figures()
     assert len(judged["retrieval"]) == 6
+    assert judged.pop("path") == str(copy)
     assert json.loads((copy / "result.json").read_text())["evaluate"] == judged
     tuned = call("finetune", copy, "--data", table, "--label", "weight", "--epochs", "1", "--out", "tuned", "--json")
     figures = tuned.figures()
@@ -725,6 +726,6 @@ def test_init_drafts_a_recipe_that_builds(call: Call, table: Path, tmp_path: Pat
     assert (result["path"], result["samples"]) == ("raw.yaml", 40)
     assert result["guesses"]
     assert call("shards", "build", "raw.yaml", "--raw", "raw", "--out", "built", "--json").figures()["skipped"] == {}
-    assert "raw.yaml is there already" in call("init", "raw").refusal()
+    assert "raw.yaml exists: choose another name with --out" in call("init", "raw").refusal()
     (tmp_path / "empty").mkdir()
     assert "nothing usable in empty: looked for images" in call("init", "empty").refusal()
