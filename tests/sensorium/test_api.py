@@ -39,7 +39,7 @@ def test_type_checkers_see_the_names_that_python_resolves() -> None:
     imports = {
         alias.asname: (node.module, alias.name)
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("pipeline.", "shards."))
         for alias in node.names
         if alias.asname is not None
     }

@@ -176,18 +176,18 @@ def test_a_fine_tuned_run_is_exported_with_its_head(run: Path, tmp_path: Path, l
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"fine-tuned to predict `{label}`, " + ("one of F, N, O" if classes else "a number in the unit") in card
     metric = "balanced_accuracy" if classes else "rmse"
-    assert f"{tuned['pretrained'][metric + '_mean']:.3f} ± 0.000" in card
+    assert f"{tuned.pretrained[metric + '_mean']:.3f} ± 0.000" in card
     assert "model.predict(**inputs)" in card
 
 
 def test_a_pretrained_export_has_no_head(run: Path) -> None:
-    with pytest.raises(ValueError, match="is not a fine-tuned run"):
+    with pytest.raises(ValueError, match="the model has no head: it was not fine-tuned"):
         Run(run).load_model().predict([])
 
 
 def test_a_failed_export_leaves_no_files(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder: 0.1)
-    with pytest.raises(RuntimeError, match="differs by"):
+    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder, packages: 0.1)
+    with pytest.raises(RuntimeError, match="differ by"):
         export_run(run, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
@@ -197,8 +197,8 @@ def test_a_failed_push_is_reported_in_one_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder: 0.0)
-    with pytest.raises(ValueError, match=rf"model is written, but was not pushed to {name}"):
+    monkeypatch.setattr(sys.modules[export_run.__module__], "check", lambda folder, packages: 0.0)
+    with pytest.raises(ValueError, match=rf"model is written, but could not be pushed to {name}"):
         export_run(run, tmp_path / "model", push=name)
     assert (tmp_path / "model" / "config.json").is_file()
 
@@ -207,7 +207,7 @@ def test_a_failed_push_is_reported_in_one_line(
 def test_an_unrelated_model_or_repository_is_not_overwritten(run: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     (tmp_path / ".git").mkdir()
-    with pytest.raises(ValueError, match=r"holds what is no exported model \(.*\.git.*\): choose another folder"):
+    with pytest.raises(ValueError, match=r"is not an exported model, it has .*\.git.*: choose another folder"):
         export_run(run, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -309,7 +309,8 @@ def test_quoted_words_are_text_and_bools_are_bools(recipe: dict[str, Any]) -> No
     assert loaded.data.source is not None
     assert loaded.data.source.reads == {"table": ("NO", "off")}
     assert load(loaded.to_dict()) == loaded
-    assert load(without_source(recipe), ["data.source={type: fasta, unique: yes}"]).data.source.unique  # type: ignore[union-attr]
+    unique = load(without_source(recipe), ["data.source={type: fasta, unique: yes}", "modalities.dna={type: dna}"])
+    assert unique.data.source.unique is True  # type: ignore[union-attr]
     assert load(recipe, ["modalities.image.flip=yes"]).modalities["image"].flip is True  # type: ignore[attr-defined]
 
 

@@ -148,7 +148,7 @@ def test_a_lead_without_samples_is_excluded_and_counted() -> None:
             "without times",
         ),
         ({"x": waves(0, 1).tolist(), "c": None}, {"channels": Column(column="c")}, "ecg without names of channels"),
-        ({"x": waves(0).tolist()}, {"channels": LEADS, "unit": ("mV", "uV")}, "names or units do not fit"),
+        ({"x": waves(0).tolist()}, {"channels": LEADS, "unit": ("mV", "uV")}, "names or units do not match"),
     ],
 )
 def test_rows_without_signals_are_skipped_with_a_reason(
@@ -173,7 +173,9 @@ def refused(source: dict[str, Any]) -> str:
 
 def test_mistakes_in_recipes_are_reported() -> None:
     assert "signals needs either sample_rate_hz or times" in refused({"signals": {"ecg": {"unit": "mV"}}})
-    assert "signals.eeg is no modality of data.source.columns" in refused({"signals": {"eeg": {"sample_rate_hz": 1}}})
+    assert "signals.eeg is not a modality of data.source.columns" in refused(
+        {"signals": {"eeg": {"sample_rate_hz": 1}}}
+    )
     assert "unknown key 'data.source.signals.ecg.rate'" in refused({"signals": {"ecg": {"rate": 1}}})
     assert "without quotes as false" in refused({"signals": {"ecg": {"sample_rate_hz": 1, "channels": [False]}}})
     with pytest.raises(ValueError, match="needs channels: the column 'x' has 3 without names"):
