@@ -27,7 +27,7 @@ names = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p._
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
-for name in dir(sensorium):
+for name in sensorium._LOCATIONS:
     getattr(sensorium, name)
 print(len(names))
 """
