@@ -59,13 +59,15 @@ def sensorium(python: Path, *words: str | Path, cwd: Path) -> subprocess.Complet
     return run(python, "-m", "pipeline", *words, cwd=cwd)
 
 
-def write_recipe(folder: Path, source: Mapping[str, Any], modality: Mapping[str, Any], **evaluate: Any) -> Path:
-    """Write a tiny recipe of one modality."""
+def write_recipe(
+    folder: Path, source: Mapping[str, Any], modality: Mapping[str, Any], name: str = "x", **evaluate: Any
+) -> Path:
+    """Write a tiny recipe of one modality, named `name`."""
     recipe = {
         "name": "tiny",
         "model": {"dim": 16, "depth": 1, "heads": 2, "embedding": 8, "decoder": {"dim": 16, "depth": 1, "heads": 2}},
         "data": {"source": dict(source), "shards": [{"path": str(folder / "shards")}]},
-        "modalities": {"x": dict(modality)},
+        "modalities": {name: dict(modality)},
         "objectives": {"masked": {}},
         "train": {"steps": 4, "batch_size": 16, "precision": "fp32", "workers": 0, "log_every": 1},
         "evaluate": {"gallery": 10, **evaluate},
@@ -142,7 +144,7 @@ def smiles(folder: Path) -> None:
         ("molecules", {"type": "molecules"}, {"type": "smiles"}, smiles),
         ("audio", {"type": "audio", "modality": "x"}, {"type": "spectrogram"}, wave),
         ("biosignals", {"type": "wfdb"}, {"type": "signal", "sample_rate_hz": 100, "patch_s": 0.1}, wfdb_record),
-        ("sequences", {"type": "fasta"}, {"type": "dna"}, fasta),
+        ("sequences", {"type": "fasta", "dna": "x"}, {"type": "dna"}, fasta),
         ("images", {"type": "images", "modality": "x"}, {"type": "image"}, jpeg),
     ],
 )
@@ -151,7 +153,7 @@ def test_raw_files_without_their_reader_fail_with_the_name_of_the_extra(
 ) -> None:
     (tmp_path / "raw").mkdir()
     write(tmp_path / "raw")
-    recipe = write_recipe(tmp_path, source, modality)
+    recipe = write_recipe(tmp_path, source, modality, name="smiles" if extra == "molecules" else "x")
     words = ("shards", "build", recipe, "--raw", tmp_path / "raw", "--out", tmp_path / "shards", "--workers", "1")
     process = sensorium(python, *words, cwd=tmp_path)
     assert process.returncode == 2, process.stdout + process.stderr[-3000:]
