@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,11 @@ def test_every_recipe_key_is_documented(generate: ModuleType) -> None:
     assert not generate.missing()
 
 
-def test_reference_pages_are_up_to_date(generate: ModuleType) -> None:
-    assert not generate.stale(), "run python docs/generate.py and commit docs/reference"
+def test_reference_pages_are_up_to_date() -> None:
+    """In a process of its own, because other tests register classes that the pages do not have."""
+    command = [sys.executable, ROOT / "docs" / "generate.py", "--check"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_keys_have_type_default_unit_and_meaning(generate: ModuleType) -> None:
