@@ -347,7 +347,7 @@ def compare(work: Path, pythons: dict[str, str], counts: dict[str, int], workers
 
 
 def row(modality: str, workers: int, turns: list[dict[str, float]]) -> dict[str, Any]:
-    rates = {loader: statistics.median(turn[loader] for turn in turns) for loader in turns[0]}
+    rates = {loader: statistics.median(rates_of_all[loader] for rates_of_all in turns) for loader in turns[0]}
     best = max((rates[loader] for loader in PACKAGES if loader in rates), default=None)
     return {
         "modality": modality,

@@ -94,9 +94,6 @@ class Modality(ABC):
 
     mask: Masking | tuple[Masking, ...] = Masking()
 
-    comparisons: ClassVar[tuple[str, ...]] = ("exact",)
-    """Kinds of `data.dedupe` that apply: `exact` compares bytes, `perceptual` the results of `perceptual_hash`, and
-    `sequence` those of `canonical`; the latter two need that method."""
     identifies: ClassVar[bool] = True
     """Whether equal content means the same individual. Not so for tables and texts: many samples share a taxonomy or a
     place, so the search for training samples in a test set ignores them if a sample has other modalities."""
@@ -183,11 +180,17 @@ class Modality(ABC):
         raise ContentError(f"{self.type} cannot be made of {type(cell).__name__}")
 
     def from_columns(self, row: Mapping[str, Any]) -> dict[str, bytes]:
-        """Make members by extension of the cells of several columns; empty if all are missing (None).
+        """Make members by extension of the cells of one or more columns; empty if all are missing (None).
 
-        Called only if `cells` is not `none`.
+        The default makes them of a single cell.
+
+        Raises:
+            ContentError: the cells cannot be used.
         """
-        raise NotImplementedError(f"modality type {self.type} is not made of several columns")
+        if len(row) != 1:
+            raise ContentError(f"{self.type} cannot be made of {len(row)} columns")
+        (cell,) = row.values()
+        return {} if cell is None else self.from_cell(cell).members
 
     def takes(self, label: str) -> bool:
         """Whether this modality reads a channel that a file calls `label`; called if `is_recording`."""
@@ -246,13 +249,26 @@ class Modality(ABC):
             return False
         return bool((tokens.ids[:, 0] > UNKNOWN).any()) if tokens.ids.shape[1] else bool(tokens.size)
 
-    def canonical(self, raw: Any) -> str:
-        """Normal form: equal for raw items with the same meaning, such as two spellings of a molecule."""
-        raise NotImplementedError(f"modality type {self.type} has no canonical form")
+    def canonical(self, raw: Any) -> str | None:
+        """Normal form: equal for raw items with the same meaning, such as two spellings of a molecule; None for none.
 
-    def perceptual_hash(self, raw: Any) -> str:
-        """64-bit hash in hexadecimal digits; hashes of similar items differ in few bits."""
-        raise NotImplementedError(f"modality type {self.type} has no perceptual hash")
+        A class that overrides this can be compared by `data.dedupe: sequence`.
+        """
+        return None
+
+    def perceptual_hash(self, raw: Any) -> str | None:
+        """64-bit hash in hexadecimal digits; hashes of similar items differ in few bits. None for no hash.
+
+        A class that overrides this can be compared by `data.dedupe: perceptual`.
+        """
+        return None
+
+    @property
+    def comparisons(self) -> tuple[str, ...]:
+        """Kinds of `data.dedupe` that apply: `exact` compares bytes, the others results of the methods above."""
+        methods = {"perceptual": "perceptual_hash", "sequence": "canonical"}
+        overridden = (k for k, name in methods.items() if getattr(type(self), name) is not getattr(Modality, name))
+        return ("exact", *overridden)
 
     @property
     def is_drawing(self) -> bool:

@@ -54,8 +54,6 @@ class Dna(TokenSequence):
 
     type: ClassVar[str] = "dna"
 
-    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
-
     vocabulary: Literal["kmer", "character", "learned"] = "kmer"
     kmer: int = 4
     stride: int | None = None

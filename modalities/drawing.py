@@ -13,7 +13,7 @@ from modalities.files.reading import lazy_import
 
 MAX_CHANNELS, MAX_POINTS = 12, 600
 """Largest number of channels drawn, and of points of each."""
-_WIDTH, _LEFT, _HEIGHT = 600, 60, 40
+_WIDTH, _MARGIN, _HEIGHT = 600, 60, 40
 """Pixels: width of a trace, of the channel names on its left, and height of a channel."""
 
 
@@ -44,13 +44,13 @@ def draw_channels(
         width, middle = _WIDTH / len(row), _HEIGHT * number + _HEIGHT // 2
         parts.append(f'<text x="0" y="{middle + 4}" font-size="11">{html.escape(name)}</text>')
         parts += (
-            f'<rect x="{_LEFT + i * width:.1f}" y="{middle - 19}" width="{width:.1f}" height="38" fill="#bfccdf"/>'
+            f'<rect x="{_MARGIN + i * width:.1f}" y="{middle - 19}" width="{width:.1f}" height="38" fill="#bfccdf"/>'
             for i in np.flatnonzero(target[row])
         )
         parts.append(_draw_trace(values[row], middle, peak, "#222"))
         if predicted is not None:
             parts.append(_draw_trace(predicted[row], middle, peak, "#c33"))
-    size = f'viewBox="0 0 {_LEFT + _WIDTH} {_HEIGHT * len(channels)}" width="{_LEFT + _WIDTH}"'
+    size = f'viewBox="0 0 {_MARGIN + _WIDTH} {_HEIGHT * len(channels)}" width="{_MARGIN + _WIDTH}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">{"".join(parts)}</svg>'
 
 
@@ -58,7 +58,7 @@ def _draw_trace(patches: np.ndarray, middle: int, peak: float, color: str) -> st
     """A path through patches `(n, P)`, interrupted at NaN."""
     y = middle - (patches.ravel() / peak).clip(-1, 1) * (_HEIGHT // 2 - 1)
     step = -(-len(y) // MAX_POINTS)
-    x = _LEFT + np.arange(len(y)) * _WIDTH / len(y)
+    x = _MARGIN + np.arange(len(y)) * _WIDTH / len(y)
     commands, command = [], "M"
     for across, down in zip(x[::step], y[::step], strict=True):
         if np.isnan(down):

@@ -71,7 +71,6 @@ class Image(PatchModality):
     extensions: ClassVar[tuple[str, ...]] = (*extensions_of("image", is_stored=True), "npy")
     requires: ClassVar[tuple[str, ...]] = ("imagecodecs", "pillow", "simplejpeg", "tifffile")
 
-    comparisons: ClassVar[tuple[str, ...]] = ("exact", "perceptual")
     illustrates: ClassVar[bool] = True
 
     size: int = 224

@@ -50,7 +50,6 @@ class Smiles(TokenSequence):
 
     type: ClassVar[str] = "smiles"
 
-    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
     group_names: ClassVar[tuple[str, ...]] = ("scaffold",)
     build_requires: ClassVar[tuple[str, ...]] = PACKAGES
 

@@ -39,7 +39,6 @@ class Text(TokenSequence):
     type: ClassVar[str] = "text"
     requires: ClassVar[tuple[str, ...]] = ("sentencepiece",)
 
-    comparisons: ClassVar[tuple[str, ...]] = ("exact", "sequence")
     identifies: ClassVar[bool] = False
     cells: ClassVar[Literal["none", "text", "typed"]] = "text"
 

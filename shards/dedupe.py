@@ -80,11 +80,11 @@ def fingerprint(
     members: bytes by extension. raw: the decoded members. canonical: the canonical form of a sequence, if the source
     gives it.
     """
-    if kind == "perceptual":
-        return modality.perceptual_hash(raw)
-    if kind == "sequence":
-        return _digest((canonical or modality.canonical(raw)).encode())
-    return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
+    if kind == "exact":
+        return _digest(*(part for extension in sorted(members) for part in (extension.encode(), members[extension])))
+    compared = modality.perceptual_hash(raw) if kind == "perceptual" else canonical or modality.canonical(raw)
+    assert compared is not None, f"{modality.type} cannot be compared by {kind}"
+    return compared if kind == "perceptual" else _digest(compared.encode())
 
 
 def _digest(*parts: bytes) -> str:

@@ -219,6 +219,6 @@ class Mixture:
 
     def _local(self, position: int) -> tuple[int, int]:
         """The stream of a position, and the number of that stream's positions before it."""
-        turn, inside = divmod(position, self.length)
-        rounds, node = divmod(turn, self.nodes)
+        segment, inside = divmod(position, self.length)
+        rounds, node = divmod(segment, self.nodes)
         return node, rounds * self.length + inside

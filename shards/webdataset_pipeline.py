@@ -13,7 +13,7 @@ import webdataset as wds
 
 from modalities.files.images import read_image
 from modalities.files.magic import extensions_of
-from modalities.files.reading import ContentError, MissingPackageError, lazy_import, parse_json
+from modalities.files.reading import ContentError, lazy_import, parse_json
 from shards.manifest import Manifest, Shard
 from shards.remote import Cache, open_store
 from shards.store import ShardError, Store
@@ -32,13 +32,13 @@ def webdataset(
 
     A sample is a dict of `__key__`, `__url__` and its members by name:
 
-    - `image.png`, `image.jpg`, `image.webp`: uint8 array `(H, W, C)`
-    - `image.tif`: float32 array `(H, W, C)`, 0 to 1 if the file has unsigned integers, NaN without data
+    - `image.png`, `image.jpg`, ...: uint8 array `(H, W, C)`; of TIFF, of more than 8 bits and of pixels without data
+      (NaN) a float32 array, 0 to 1 if the file has unsigned integers
     - `ecg.npy`: the array; arrays of Python objects are refused
     - `table.json`, `labels.json`: the parsed JSON, usually a dict
     - `smiles.txt`, `dna.txt`: string
-    - `audio.flac`, `audio.wav`, ...: float32 array `(T, C)` and the sample rate in Hz, if soundfile is installed
-    - any other member, and sounds without soundfile: bytes
+    - `audio.flac`, `audio.wav`, ...: float32 array `(T, C)` and the sample rate in Hz
+    - any other member: bytes
 
     For an exact order, use `sm.RawBatches`. Ranks and loader workers read different shards, so have at least as many
     shards as workers in total. Samples without a modality lack its key, so use a collate function that allows for
@@ -57,7 +57,7 @@ def webdataset(
         cache: How remote shards are cached.
 
     Raises:
-        ValueError: there is no such shard set, or the split has no samples.
+        ValueError: there is no such shard set, the split has no samples, or a package that decodes them is missing.
     """
     store = open_store(folder, cache)
     shards = _shards_of(store, split)
@@ -111,8 +111,7 @@ def decode_members(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decode(extension: str, data: bytes) -> Any:
     if extension in _IMAGES:
-        pixels = read_image({extension: data}).pixels
-        return pixels if extension in ("tif", "tiff") else (pixels * 255).round().astype(np.uint8)
+        return _decode_image(extension, data)
     if extension in _SOUNDS:
         return _decode_sound(data)
     if extension == "npy":
@@ -127,12 +126,17 @@ def _decode(extension: str, data: bytes) -> Any:
     return data
 
 
-def _decode_sound(data: bytes) -> tuple[np.ndarray, int] | bytes:
-    """Samples `(T, C)` and their rate in Hz; the bytes if soundfile is not installed."""
-    try:
-        soundfile = lazy_import("soundfile", "soundfile")
-    except MissingPackageError:
-        return data
+def _decode_image(extension: str, data: bytes) -> np.ndarray:
+    """Pixels `(H, W, C)`: uint8 if that loses nothing, else float32."""
+    pixels = read_image({extension: data}).pixels
+    levels = np.rint(pixels * 255)
+    fits_uint8 = extension not in ("tif", "tiff") and np.allclose(levels / 255, pixels, rtol=0, atol=1e-6)
+    return levels.astype(np.uint8) if fits_uint8 else pixels
+
+
+def _decode_sound(data: bytes) -> tuple[np.ndarray, int]:
+    """Samples `(T, C)` and their rate in Hz."""
+    soundfile = lazy_import("soundfile", "soundfile")
     try:
         samples, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -32,7 +32,7 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 _WHITE_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 2, 3, 5, 6
 _PLAIN = (0, 1, 2, 4, 34892, 51177)
 """Photometric interpretations whose samples are values: gray, RGB, mask, linear raw, depth."""
-_OTHERS = {
+_UNREAD_COLORS = {
     8: "in CIELab color",
     9: "in ICCLab color",
     10: "in ITULab color",
@@ -129,7 +129,7 @@ def _check_color(page: Any) -> None:
     """
     photometric, compression = int(page.photometric), int(page.compression)
     if photometric not in (*_PLAIN, _PALETTE, _SEPARATED, _YCBCR):
-        name = _OTHERS.get(photometric, f"of photometric interpretation {photometric}")
+        name = _UNREAD_COLORS.get(photometric, f"of photometric interpretation {photometric}")
         raise ContentError(f"TIFF {name}: convert it to RGB")
     if photometric == _SEPARATED and (page.tags.valueof(_INK_SET, default=1) != 1 or page.samplesperpixel < 4):
         raise ContentError("TIFF of inks other than CMYK: convert it to RGB")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modalities.masks.masking import Masking, MaskRules
-from modalities.masks.shapes import MaskShape, register
-from modalities.tokens import Tokens
+from modalities.masks.shapes import MaskRequest, MaskShape, register
 
 
 @register
@@ -19,18 +17,11 @@ class Block(MaskShape):
     type = "block"
     coordinates = 2
 
-    def select(
-        self,
-        tokens: Tokens,
-        candidates: np.ndarray,
-        count: int,
-        masking: Masking,
-        rules: MaskRules,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
+    def select(self, request: MaskRequest, rng: np.random.Generator) -> np.ndarray:
         """See `MaskShape.select`."""
-        cells = np.stack([_grid_steps(tokens.coords[candidates, axis]) for axis in range(2)], 1)
-        shortest, longest = masking.span_range(self.default_span)
+        candidates, count = request.candidates, request.num_targets
+        cells = np.stack([_grid_steps(request.tokens.coords[candidates, axis]) for axis in range(2)], 1)
+        shortest, longest = request.masking.span_range(self.default_span)
         size = len(candidates)
         sides = rng.integers(shortest, longest + 1, size) if shortest < longest else np.full(size, shortest)
         hidden, n_hidden = np.zeros(size, bool), 0

@@ -7,7 +7,7 @@ import numpy as np
 from modalities.masks.axis import mask_axis
 from modalities.masks.masking import Action, Mask, Masking, MaskRules
 from modalities.masks.modes import MODES
-from modalities.masks.shapes import SHAPES
+from modalities.masks.shapes import SHAPES, MaskRequest
 from modalities.tokens import Tokens, maskable
 
 
@@ -68,7 +68,7 @@ def _select(
     count = int(np.floor(ratio * len(candidates) + rng.random()))  # stochastic rounding: exact on average
     if masking.mode == "drop":
         count = min(count, tokens.size - 1)
-    return shape.select(tokens, candidates, count, masking, rules, rng)
+    return shape.select(MaskRequest(tokens, candidates, count, masking, rules), rng)
 
 
 def assign_actions(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from modalities.masks.masking import Masking, MaskRules
-from modalities.masks.shapes import MaskShape, register
-from modalities.tokens import Tokens
+from modalities.masks.shapes import MaskRequest, MaskShape, register
 
 
 @register
@@ -15,14 +13,6 @@ class Random(MaskShape):
 
     type = "random"
 
-    def select(
-        self,
-        tokens: Tokens,
-        candidates: np.ndarray,
-        count: int,
-        masking: Masking,
-        rules: MaskRules,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
+    def select(self, request: MaskRequest, rng: np.random.Generator) -> np.ndarray:
         """See `MaskShape.select`."""
-        return rng.permutation(candidates)[:count]
+        return rng.permutation(request.candidates)[: request.num_targets]

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from modalities.masks.masking import Masking, MaskRules
 from modalities.registry import Registry
 from modalities.tokens import Tokens
+
+
+class MaskRequest(NamedTuple):
+    """What a mask shape selects targets from.
+
+    candidates: `(M,)` indices of the tokens that may become targets. num_targets: how many to select. masking: settings
+    of the recipe, such as `span`. rules: axes and rows of the modality.
+    """
+
+    tokens: Tokens
+    candidates: np.ndarray
+    num_targets: int
+    masking: Masking
+    rules: MaskRules
 
 
 class MaskShape(ABC):
@@ -26,20 +40,10 @@ class MaskShape(ABC):
     """Number of coordinates that tokens must have."""
 
     @abstractmethod
-    def select(
-        self,
-        tokens: Tokens,
-        candidates: np.ndarray,
-        count: int,
-        masking: Masking,
-        rules: MaskRules,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        """Indices `(count,)` of the targets, fewer only if there are fewer candidates.
+    def select(self, request: MaskRequest, rng: np.random.Generator) -> np.ndarray:
+        """Indices `(num_targets,)` of the targets, fewer only if there are fewer candidates.
 
-        candidates: `(M,)` indices of the tokens that may become targets. masking: settings of the recipe, such as
-        `span`. rules: axes and rows of the modality. Random numbers come from `rng` alone, so that masks are a function
-        of its state and the arguments.
+        Random numbers come from `rng` alone, so that masks are a function of its state and the request.
         """
 
 

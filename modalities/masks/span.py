@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from modalities.masks.masking import Masking, MaskRules
-from modalities.masks.shapes import MaskShape, draw_runs, first_unique, register
-from modalities.tokens import Tokens, column
+from modalities.masks.shapes import MaskRequest, MaskShape, draw_runs, first_unique, register
+from modalities.tokens import column
 
 
 @register
@@ -15,16 +14,9 @@ class Span(MaskShape):
 
     type = "span"
 
-    def select(
-        self,
-        tokens: Tokens,
-        candidates: np.ndarray,
-        count: int,
-        masking: Masking,
-        rules: MaskRules,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
+    def select(self, request: MaskRequest, rng: np.random.Generator) -> np.ndarray:
         """See `MaskShape.select`; rows are the values of `rules.row_axis`, the whole sample without one."""
+        tokens, candidates, count, masking, rules = request
         if not len(candidates):
             return candidates
         axis = rules.row_axis

@@ -29,7 +29,7 @@ _QUANTITY = re.compile(rf"([-+]?{_NUMBER})\s*(?![eE][-+]?\d)([^\W\d_]\S{{0,15}}|
 _BOUND = re.compile(rf"(?:<=?|>=?|[≤≥~≈]|ca\.?|c\.)\s*([-+]?{_NUMBER})|([-+]?{_NUMBER})\s*\?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].+)?")
 _OTHER_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}")
-_EXPONENT, _WHOLE = re.compile(r"\d+[eE]\d+"), re.compile(r"\d+")
+_EXPONENT, _DIGITS = re.compile(r"\d+[eE]\d+"), re.compile(r"\d+")
 _SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2212": "-"})
 """Non-breaking and thin spaces become spaces, the typographic minus sign becomes a hyphen."""
 
@@ -252,7 +252,7 @@ def _identifier(texts: Iterable[str]) -> str:
     """The first text that makes a column one of identifiers; empty if there is none."""
     listed = list(texts)
     first = next((text for text in listed if is_identifier(text)), "")
-    whole_numbers = [text for text in listed if _WHOLE.fullmatch(text)]
+    whole_numbers = [text for text in listed if _DIGITS.fullmatch(text)]
     powers = [text for text in listed if _EXPONENT.fullmatch(text)]
     return first or (powers[0] if powers and whole_numbers and len(powers) + len(whole_numbers) == len(listed) else "")
 

@@ -16,13 +16,15 @@ class Renamed(NamedTuple):
     old: dotted path of the key, where `*` is any one name, optionally with the value that was renamed:
         `train.pass_size`, `modalities.*.target=normalised`. `data.source` includes each of joined `sources`.
     new: name of the key today, with the value today if the value was renamed: `micro_batch_size`, `target=normalized`;
-        or a sentence without `=` that begins with a blank, for a key that is gone: ` is gone: leave it out`.
+        None for a key that is gone.
     types: values of `type` or `kind` beside the key for which the row applies; all by default.
+    instead: what to write instead of a key that is gone; without it the key had no effect and can be left out.
     """
 
     old: str
-    new: str
+    new: str | None
     types: tuple[str, ...] = ()
+    instead: str | None = None
 
 
 RENAMED: tuple[Renamed, ...] = (
@@ -42,8 +44,8 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("modalities.*.faulty=leave_out", "faulty_channels=exclude", ("signal",)),
     Renamed("modalities.*.faulty", "faulty_channels", ("signal",)),
     Renamed("modalities.*.clipped", "max_clipped", ("signal",)),
-    Renamed("modalities.*.uneven=true", " is gone: use `type: lightcurve`", ("signal",)),
-    Renamed("modalities.*.uneven", " is gone: leave it out", ("signal",)),
+    Renamed("modalities.*.uneven=true", None, ("signal",), "use `type: lightcurve`"),
+    Renamed("modalities.*.uneven", None, ("signal",)),
     Renamed("modalities.*.odd", "invalid_cells", ("table",)),
     Renamed("modalities.*.randomise", "randomize", ("smiles",)),
     Renamed("modalities.*.size", "vocabulary_size", ("dna",)),
@@ -94,7 +96,7 @@ def renaming_error(row: Renamed, path: tuple[str, ...], parent: Mapping[Any, Any
     if len(pattern) != len(parts) or any(p not in ("*", part) for p, part in zip(pattern, parts, strict=True)):
         return None
     before = f"'{'.'.join(path)}{': ' + old_value if old_value else ''}'"
-    if row.new.startswith(" "):
-        return f"{before}{row.new}"
+    if row.new is None:
+        return f"{before} is gone: {row.instead or 'leave it out'}"
     key, _, new_value = row.new.partition("=")
     return f"{before} is now '{'.'.join((*path[:-1], key))}{': ' + new_value if new_value else ''}'"

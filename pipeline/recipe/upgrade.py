@@ -7,12 +7,11 @@ from typing import Any
 
 from pipeline.recipe.renamed import RENAMED, Renamed, RenamedKeyError, renaming_error
 
-DROPPED = " is gone: leave it out"
 SAVED_KEYS: tuple[Renamed, ...] = (
     *RENAMED,
     Renamed("modalities.*.deviation", "std", ("image", "spectrogram")),
     *(
-        Renamed(f"modalities.*.{key}", DROPPED, ("signal",))
+        Renamed(f"modalities.*.{key}", None, ("signal",))
         for key in ("window_points", "patch_points", "step_s", "errors")
     ),
 )
@@ -85,8 +84,8 @@ def _upgrade(part: Any, path: tuple[str, ...]) -> Any:
         row = next((row for row in SAVED_KEYS if renaming_error(row, (*path, str(key)), part, value)), None)
         if row is None:
             upgraded[key] = _upgrade(value, (*path, str(key)))
-        elif row.new.startswith(" "):
-            if row.new != DROPPED:
+        elif row.new is None:
+            if row.instead is not None:
                 raise RenamedKeyError(renaming_error(row, (*path, str(key)), part, value))
         else:
             name, _, new_value = row.new.partition("=")

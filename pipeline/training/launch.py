@@ -38,8 +38,8 @@ def on_main_process(accelerator: Any, work: Callable[[], T]) -> T | None:
     If it fails, the other ranks exit and only the main process reports the error.
 
     Raises:
-        ValueError, OSError: as `work`.
-        SystemExit: on the other ranks, with the exit code of a user's mistake.
+        BaseException: as `work`, on the main process.
+        SystemExit: on the other ranks.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -50,7 +50,7 @@ def on_main_process(accelerator: Any, work: Callable[[], T]) -> T | None:
     try:
         if accelerator.is_main_process:
             result = work()
-    except (ValueError, OSError):
+    except BaseException:
         failed += 1
         raise
     finally:

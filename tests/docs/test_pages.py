@@ -70,9 +70,10 @@ def test_recipes_on_a_page_are_valid(path: Path) -> None:
     for block in blocks(path, "yaml") if path.name != "extending.md" else []:
         state = yaml.safe_load(block)
         if isinstance(state, dict) and "modalities" in state:
-            load(state)
+            assert load(state).modalities.keys() == state["modalities"].keys()
         elif isinstance(state, dict) and set(state) <= RECIPE_KEYS:
-            load({"name": "x", "modalities": {"a": {"type": "text"}}, "objectives": {"masked": {}}, **state})
+            part = {"name": "x", "modalities": {"a": {"type": "text"}}, "objectives": {"masked": {}}, **state}
+            assert load(part).name == part["name"]
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "findings" / "README.md"])

@@ -52,7 +52,7 @@ def waves(*channels: str, uneven: bool = False) -> Recording:
     return Recording(samples, channels, ("uV",) * len(channels), 0.0 if uneven else 100.0, 0.5, times)
 
 
-MADE: dict[str, Modality] = {
+EXAMPLES: dict[str, Modality] = {
     "image": Image(size=16, patch=8, bands="rgb"),
     "bands": Image(size=12, patch=4, target="values", flip=True, crop=(0.5, 1.0), brightness=0.2),
     "smiles": Smiles(min_count=1, mask=Masking(mode="bert", final_ratio=0.5, ratio_steps=7)),
@@ -83,13 +83,13 @@ RAWS: dict[str, list[Any]] = {
     "frames": [hiss(0.2, 8000, 2), hiss(0.1, 16000, 1)],
     "table": [{"a b": 1.5, "kind": "é<x>", "on": True, "gone": None}, {"a b": 0.1, "kind": "y", "on": False}],
 }
-NAMES = sorted(MADE)
+NAMES = sorted(EXAMPLES)
 
 
 @pytest.fixture(scope="module")
 def learned() -> dict[str, Modality]:
     """The modalities, fitted."""
-    return {name: modality.fit(RAWS[name]) for name, modality in MADE.items()}
+    return {name: modality.fit(RAWS[name]) for name, modality in EXAMPLES.items()}
 
 
 def back(modality: Modality) -> Modality:
@@ -98,7 +98,7 @@ def back(modality: Modality) -> Modality:
 
 
 def test_every_registered_modality_is_tested_here() -> None:
-    assert {modality.type for modality in MADE.values()} == set(MODALITY_TYPES)
+    assert {modality.type for modality in EXAMPLES.values()} == set(MODALITY_TYPES)
 
 
 @pytest.mark.parametrize("type_", sorted(MODALITY_TYPES))
@@ -108,11 +108,11 @@ def test_defaults_round_trip_through_json(type_: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_json_round_trip(name: str, learned: dict[str, Modality]) -> None:
-    for modality in (MADE[name], learned[name]):
+    for modality in (EXAMPLES[name], learned[name]):
         assert back(modality) == modality
         assert type(back(modality)) is type(modality)
         assert hash(back(modality)) == hash(modality)
-    assert learned[name] != MADE[name]
+    assert learned[name] != EXAMPLES[name]
     for raw in RAWS[name]:
         same = zip(back(learned[name]).tokenize(raw), learned[name].tokenize(raw), strict=True)
         assert all((a == b).all() for a, b in same)
@@ -171,7 +171,7 @@ def test_binary_assets_round_trip_through_json(codes: bytes, nested: tuple[Any, 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_fields_are_refused(name: str) -> None:
-    state = MADE[name].to_json()
+    state = EXAMPLES[name].to_json()
     with pytest.raises(ValueError, match="no field colour"):
         from_json({**state, "colour": 1})
     with pytest.raises(ValueError, match=r"no field mask\.colour"):
@@ -186,13 +186,13 @@ def test_unknown_types_are_refused(state: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fit_learns_on_a_copy(name: str, learned: dict[str, Modality]) -> None:
-    assert MADE[name] == back(MADE[name])
-    for field in dataclasses.fields(MADE[name]):
-        same = getattr(MADE[name], field.name) == getattr(learned[name], field.name)
+    assert EXAMPLES[name] == back(EXAMPLES[name])
+    for field in dataclasses.fields(EXAMPLES[name]):
+        same = getattr(EXAMPLES[name], field.name) == getattr(learned[name], field.name)
         assert same or field.metadata.get("fitted"), field.name
-    assert learned[name] == MADE[name].fit(iter(RAWS[name]))
+    assert learned[name] == EXAMPLES[name].fit(iter(RAWS[name]))
     with pytest.raises(ValueError, match="to fit"):
-        MADE[name].fit([])
+        EXAMPLES[name].fit([])
 
 
 def test_a_missing_parser_names_its_package() -> None:

@@ -130,7 +130,7 @@ def test_unfitted_bands_are_refused() -> None:
 def test_flip_is_one_of_the_eight_symmetries(shape: tuple[int, int]) -> None:
     raw = picture(*shape)
     modality = Image(size=12, patch=4, flip=True).fit([raw])
-    symmetries = [np.rot90(side, turn) for side in (raw.pixels, raw.pixels[:, ::-1]) for turn in range(4)]
+    symmetries = [np.rot90(side, quarters) for side in (raw.pixels, raw.pixels[:, ::-1]) for quarters in range(4)]
     crops = set()
     for seed in range(100):
         pixels = assemble(modality, modality.tokenize(raw, np.random.default_rng(seed)))

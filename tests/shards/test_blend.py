@@ -1,4 +1,4 @@
-"""Positions fall to sets in their shares, each set's in turn, and where is known without a replay."""
+"""Positions are shared among sets by weight, and the share at any position is computed without a replay."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_counts_follow_their_shares_at_any_position(shares: list[Fraction], posi
 
 def test_shares_equal_to_sizes_finish_all_sets_together() -> None:
     blend = Blend([(0, [Fraction(size) for size in (40, 8, 13, 1)])])
-    assert [blend.counts(turn * 62) for turn in (1, 2, 10**12)] == [
-        [turn * size for size in (40, 8, 13, 1)] for turn in (1, 2, 10**12)
+    assert [blend.counts(rounds * 62) for rounds in (1, 2, 10**12)] == [
+        [rounds * size for size in (40, 8, 13, 1)] for rounds in (1, 2, 10**12)
     ]

@@ -35,7 +35,7 @@ from shards.versions import installed_versions, relevant_versions, required_pack
 SIGNAL = Signal(montage="eeg", unit="uV", sample_rate_hz=100, patch_s=1.0)
 CHEMISTRY = ("chembl_structure_pipeline", "rdkit")
 SMILES: dict[str, Modality] = {"smiles": Smiles()}
-WHOLE = SplitBy(validation=0, test=0)
+NO_SPLIT = SplitBy(validation=0, test=0)
 
 
 def version(name: str) -> str:
@@ -99,20 +99,20 @@ def test_a_manifest_names_the_versions(tmp_path: Path) -> None:
     (raw / "x").mkdir(parents=True)
     Pillow.fromarray(np.arange(1024, dtype=np.uint8).reshape(32, 32)).save(raw / "x" / "a.png")
     images: dict[str, Modality] = {"image": Image(size=32, patch=16)}
-    manifest = build(ImageFolder(modality="image", pattern="{class}/{i}"), images, WHOLE, raw, tmp_path / "images")
+    manifest = build(ImageFolder(modality="image", pattern="{class}/{i}"), images, NO_SPLIT, raw, tmp_path / "images")
     assert manifest.versions == {name: version(name) for name in ("imagecodecs", "pillow")}
     (raw / "a.smi").write_text("CCO")
     with_image: dict[str, Modality] = {**SMILES, "image": Image(size=96, patch=12)}
-    manifest = build(Molecules(), with_image, WHOLE, raw, tmp_path / "molecules")
+    manifest = build(Molecules(), with_image, NO_SPLIT, raw, tmp_path / "molecules")
     assert manifest.versions == {name: version(name) for name in (*CHEMISTRY, "imagecodecs", "pillow")}
     assert Manifest.read(tmp_path / "molecules").versions == manifest.versions
 
 
 def test_tars_do_not_depend_on_the_versions(tmp_path: Path, pretend: Any) -> None:
     (tmp_path / "a.smi").write_text("CCO\nCCN\nc1ccccc1")
-    first = build(Molecules(), SMILES, WHOLE, tmp_path / "a.smi", tmp_path / "one")
+    first = build(Molecules(), SMILES, NO_SPLIT, tmp_path / "a.smi", tmp_path / "one")
     pretend(rdkit="2025.3.6")
-    second = build(Molecules(), SMILES, WHOLE, tmp_path / "a.smi", tmp_path / "two")
+    second = build(Molecules(), SMILES, NO_SPLIT, tmp_path / "a.smi", tmp_path / "two")
     assert second.versions["rdkit"] == "2025.3.6" != first.versions["rdkit"]
     assert first.shards == second.shards
 
@@ -134,7 +134,7 @@ def test_a_build_with_other_versions_starts_over(tmp_path: Path, pretend: Any, m
     messages: list[str] = []
 
     def go() -> Manifest:
-        return build(Stopping(), SMILES, WHOLE, tmp_path / "a.smi", tmp_path / "out", report=messages.append)
+        return build(Stopping(), SMILES, NO_SPLIT, tmp_path / "a.smi", tmp_path / "out", report=messages.append)
 
     pretend(rdkit="2025.3.6")
     with pytest.raises(KeyboardInterrupt):

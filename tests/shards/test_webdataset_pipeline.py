@@ -99,9 +99,23 @@ def test_a_second_iteration_is_another_epoch(shards: Path) -> None:
     assert [sample["__key__"] for sample in samples] == [sample["__key__"] for sample in samples]
 
 
-def test_sounds_are_bytes_without_soundfile(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sounds_need_soundfile(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    assert all(sample["call.flac"][:4] == b"fLaC" for sample in sm.webdataset(shards))
+    with pytest.raises(ValueError, match=r"pip install 'sensorium\[audio\]'"):
+        list(sm.webdataset(shards))
+
+
+def test_images_of_16_bits_and_pixels_without_data_are_float32() -> None:
+    deep = RNG.integers(0, 2**16, (9, 7), np.uint16)
+    for pixels, expected in ((deep, deep[..., None] / 65535), (PIXELS, PIXELS)):
+        file = io.BytesIO()
+        Pillow.fromarray(pixels).save(file, "png")
+        decoded = decode_members({"a.png": file.getvalue()})["a.png"]
+        assert decoded.dtype == (np.uint8 if pixels is PIXELS else np.float32)
+        np.testing.assert_allclose(decoded, expected, rtol=0, atol=1e-6)
+    tiff = io.BytesIO()
+    tifffile.imwrite(tiff, np.where(np.eye(8), np.nan, RNG.random((8, 8))).astype(np.float32))
+    assert np.isnan(decode_members({"a.tif": tiff.getvalue()})["a.tif"]).sum() == 8
 
 
 def test_pickles_and_broken_members_are_refused() -> None:

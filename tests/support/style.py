@@ -53,6 +53,7 @@ BANNED_NAMES = frozenset(
         "grown",
         "spared",
         "altered",
+        "turn",
     ]
 )
 """Participles, adverbs and pronouns that say nothing about a value: use the noun (`names`, `indices`, `reason`)."""
@@ -106,7 +107,7 @@ def violations(path: Path, source: str) -> dict[str, int]:
                 sizes[f"function {node.name}"] = length
         elif isinstance(node, ast.ClassDef) and positional_fields(node) > MAX_POSITIONAL_FIELDS:
             sizes[f"fields of {node.name}"] = positional_fields(node)
-    names = Counter(f"name {name}" for name in bound_names(tree) if name.strip("_") in BANNED_NAMES)
+    names = Counter(f"name {name}" for name in bound_names(tree) if name.strip("_").lower() in BANNED_NAMES)
     return sizes | dict(sorted(names.items()))
 
 

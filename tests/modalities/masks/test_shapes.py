@@ -12,7 +12,7 @@ from modalities.masks.draw import draw_mask
 from modalities.masks.masking import Action, Masking, MaskRules
 from modalities.masks.modes import MODES, MaskMode
 from modalities.masks.plan import MaskPlan, check_masks
-from modalities.masks.shapes import SHAPES, MaskShape
+from modalities.masks.shapes import SHAPES, MaskRequest, MaskShape
 from modalities.registry import Registry
 from modalities.table import Table
 from modalities.tokens import Axes, Tokens
@@ -27,17 +27,9 @@ class Comb(MaskShape):
     type = "comb"
     default_span = 2
 
-    def select(
-        self,
-        tokens: Tokens,
-        candidates: np.ndarray,
-        count: int,
-        masking: Masking,
-        rules: MaskRules,
-        rng: np.random.Generator,
-    ) -> np.ndarray:
-        step = masking.span_range(self.default_span)[0]
-        return np.roll(candidates, -int(rng.integers(step)))[::step][:count]
+    def select(self, request: MaskRequest, rng: np.random.Generator) -> np.ndarray:
+        step = request.masking.span_range(self.default_span)[0]
+        return np.roll(request.candidates, -int(rng.integers(step)))[::step][: request.num_targets]
 
 
 class Zero(MaskMode):

@@ -22,7 +22,7 @@ from shards.sources.molecules import Molecules
 from shards.sources.rows import Rows
 
 SMILES: dict[str, Modality] = {"smiles": Smiles()}
-WHOLE = SplitBy(validation=0, test=0)
+NO_SPLIT = SplitBy(validation=0, test=0)
 
 MAPS = "atom-map numbers removed from a SMILES"
 STAR = "atom written * (R group, attachment point or polymer end)"
@@ -227,10 +227,10 @@ def test_racemates_of_all_files_keep_their_labels(tmp_path: Path) -> None:
     assert "MDLV30/STERAC1 ATOMS=(1 2)" in blocks[2]
     assert "MDLV30/STEREL1 ATOMS=(1 2)" in blocks[3]
     (tmp_path / "c.sdf").write_text("".join(f"{b}\n> <y>\n{n}\n\n$$$$\n" for n, b in enumerate(blocks)))
-    manifest = build(Molecules(files="*"), SMILES, WHOLE, tmp_path, tmp_path / "all")
+    manifest = build(Molecules(files="*"), SMILES, NO_SPLIT, tmp_path, tmp_path / "all")
     assert (manifest.fields, manifest.skipped) == ({"smiles.txt": 4}, {"duplicate": 8})
     assert manifest.changed == {LONE: 2}
-    build(Molecules(files="c.sdf", properties=("y",)), SMILES, WHOLE, tmp_path, tmp_path / "sdf")
+    build(Molecules(files="c.sdf", properties=("y",)), SMILES, NO_SPLIT, tmp_path, tmp_path / "sdf")
     split = Split(tmp_path / "sdf", "train")
     members = [split.read(shard, number) for _, _, shard, number in split.locations()]
     assert {(s["smiles"]["txt"].decode(), json.loads(s["labels"]["json"])["y"]) for s in members} == {

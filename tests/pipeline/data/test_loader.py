@@ -111,7 +111,7 @@ def test_all_samples_of_all_sets_occur_once_per_epoch(stream: TrainingBatches) -
 
 
 def test_masks_differ_between_epochs_and_seeds(stream: TrainingBatches) -> None:
-    first, again, other = (joined([s[i] for i in turn]) for s, turn in (
+    first, again, other = (joined([s[i] for i in indices]) for s, indices in (
         (stream, range(6)), (stream, range(6, 12)), (replace(stream, seed=6), range(6))
     ))  # fmt: skip
 

@@ -25,7 +25,7 @@ LARGE = (64, 1000)
 
 
 @dataclass(frozen=True)
-class Made:
+class FunctionItems:
     """Items made by a function of their number."""
 
     make: Callable[[int], Any]
@@ -79,33 +79,33 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_items_equal_those_of_one_process_in_the_requested_order(make: Callable[[int], Any], workers: int) -> None:
     numbers = [5, 0, 7, 7, *range(30)]
-    results = prefetch(Made(make), numbers, workers)
+    results = prefetch(FunctionItems(make), numbers, workers)
     assert all(equal(next(results), make(number)) for number in numbers)
     assert next(results, "none") == "none"
 
 
 def test_a_tensor_that_occurs_twice_in_an_item_is_shared() -> None:
-    (item,) = prefetch(Made(all_kinds), range(1), 1)
+    (item,) = prefetch(FunctionItems(all_kinds), range(1), 1)
     assert item["float64"] is item["again"]
 
 
 def test_items_are_writable_and_own_their_memory() -> None:
     arrays = []
-    for number, item in enumerate(prefetch(Made(large), range(20), 1)):
+    for number, item in enumerate(prefetch(FunctionItems(large), range(20), 1)):
         item += 1
         arrays.append(item[0])  # a view keeps its item
         assert all((row == before + 1).all() for before, row in enumerate(arrays)), number
 
 
 def test_more_items_than_slots_may_be_retained() -> None:
-    arrays = list(prefetch(Made(large), range(MAX_SLOTS + 30), 1))
+    arrays = list(prefetch(FunctionItems(large), range(MAX_SLOTS + 30), 1))
     assert all(equal(item, large(number)) for number, item in enumerate(arrays))
     assert psutil.Process().num_fds() < 3 * MAX_SLOTS
 
 
 @pytest.mark.parametrize("make", [large, lambda number: torch.from_numpy(placed(number % 2)[0])])
 def test_memory_is_reused(make: Callable[[int], torch.Tensor]) -> None:
-    results = prefetch(Made(make), range(200), 1)
+    results = prefetch(FunctionItems(make), range(200), 1)
     assert len({item.data_ptr() for item in results}) <= MAX_AHEAD + 3
 
 
@@ -117,14 +117,14 @@ def fails(number: int) -> int:
 
 def test_a_slot_stores_each_array_once() -> None:
     """Arrays made in the slot take no more of it than those copied there."""
-    for item in prefetch(Made(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
+    for item in prefetch(FunctionItems(lambda number: empty((1 << 20,), np.dtype(np.uint8))), range(8), 1):
         maps = Path("/proc/self/maps").read_text().splitlines()
         spans = [line.split()[0].split("-") for line in maps if "memfd:sensorium" in line]
         assert {int(end, 16) - int(start, 16) for start, end in spans} == {item.nbytes}
 
 
 def test_an_error_in_an_item_is_raised_in_order() -> None:
-    results = prefetch(Made(fails), range(6), 2)
+    results = prefetch(FunctionItems(fails), range(6), 2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(OSError, match="No space left") as caught:
         next(results)
@@ -144,11 +144,11 @@ def raises_unpicklable(number: int) -> int:
 
 def test_an_error_that_cannot_be_pickled_is_reported() -> None:
     with pytest.raises(RuntimeError, match="UnpicklableError: 0 and 0"):
-        next(prefetch(Made(raises_unpicklable), range(1), 1))
+        next(prefetch(FunctionItems(raises_unpicklable), range(1), 1))
 
 
 def test_an_item_that_cannot_be_pickled_is_an_error_in_order() -> None:
-    results = prefetch(Made(lambda number: number or (lambda: 0)), range(2), 1)
+    results = prefetch(FunctionItems(lambda number: number or (lambda: 0)), range(2), 1)
     with pytest.raises(Exception, match="lambda"):
         next(results)
     assert next(results) == 1
@@ -162,7 +162,7 @@ def test_a_killed_worker_is_reported_in_one_line(number: signal.Signals, hint: s
             os.kill(os.getpid(), number)
         return at
 
-    results = prefetch(Made(dies), range(6), 1)
+    results = prefetch(FunctionItems(dies), range(6), 1)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ChildProcessError, match=hint) as caught:
         next(results)
@@ -175,7 +175,7 @@ def whose(number: int) -> int:
 
 
 def test_workers_leave_signals_to_the_receiver() -> None:
-    results = prefetch(Made(whose), range(40), 2)
+    results = prefetch(FunctionItems(whose), range(40), 2)
     for pid in (next(results), next(results)):
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
@@ -189,7 +189,7 @@ def whose_soon(number: int) -> int:
 
 @pytest.mark.parametrize("make", [whose, whose_soon])
 def test_workers_stop_when_iteration_stops(make: Callable[[int], int]) -> None:
-    results = prefetch(Made(make), range(10**6), 2)
+    results = prefetch(FunctionItems(make), range(10**6), 2)
     pids = {next(results), next(results)}
     assert len(pids) == 2
     assert all(map(psutil.pid_exists, pids))

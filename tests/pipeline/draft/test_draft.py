@@ -85,8 +85,8 @@ def dna(length: int = 240) -> str:
     return "".join(RNG.choice(list("ACGT"), length))
 
 
-Made = tuple[dict[str, Any], str, Manifest]
-Make = Callable[..., Made]
+DraftAndShards = tuple[dict[str, Any], str, Manifest]
+Make = Callable[..., DraftAndShards]
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def raw(tmp_path: Path) -> Path:
 def make(raw: Path, tmp_path: Path) -> Make:
     """Draft a recipe for the raw folder and build its shards: the recipe, the comments, what was built."""
 
-    def draft_and_build() -> Made:
+    def draft_and_build() -> DraftAndShards:
         path = tmp_path / "drafted.yaml"
         drafted = draft_recipe(raw, path)
         state, comments = yaml.safe_load(path.read_text()), path.read_text().partition("\nname:")[0]

@@ -225,7 +225,9 @@ def test_a_join_may_take_labels_alone_and_complementary_partners(sources: list[d
     if "molecules" in {source["type"] for source in sources}:
         modalities = {"cells": TABLE}
         sources[0]["columns"] = {"cells": ["a"]}
-    load(recipe({"type": "join", "by": "id", "how": how, "sources": sources}, modalities))
+    loaded = load(recipe({"type": "join", "by": "id", "how": how, "sources": sources}, modalities))
+    assert loaded.data.source is not None
+    assert [part.type for part in loaded.data.source.parts] == [source["type"] for source in sources]  # type: ignore[attr-defined]
 
 
 def test_a_build_checks_before_it_opens_raw_files(tmp_path: Path) -> None:
